@@ -1,0 +1,76 @@
+# `make run` and `make test` need Python 3.11 or newer and make; all else is installed into .venv.
+# Another interpreter: make run PYTHON=python3.13
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+PYTEST_FLAGS ?= -n 2
+SPECS := $(sort $(wildcard specs/*.yaml))
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+INPUTS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test lint format golden schema reports bench clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z][a-z]*\):.*## /  make \1\t/p' Makefile
+
+run: $(VENV)/.installed-base ## install archcalc and count the parameters of Kimi K2.5
+	@$(BIN)/archcalc params specs/k25.yaml
+
+test: lint ## run every check that CI runs; the tests come last
+	@echo "== pytest"
+	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.installed-dev ## the checks that run no code of ours: style, types, imports, spelling
+	@echo "== ruff check"
+	@$(BIN)/ruff check
+	@echo "== ruff format"
+	@$(BIN)/ruff format --check
+	@echo "== mypy"
+	@$(BIN)/mypy
+	@echo "== import-linter"
+	@$(BIN)/lint-imports --no-logo
+	@echo "== codespell"
+	@$(BIN)/codespell
+
+format: $(VENV)/.installed-dev ## rewrite the code as ruff wants it
+	@$(BIN)/ruff check --fix --exit-zero --quiet
+	@$(BIN)/ruff format
+
+golden: $(VENV)/.installed-dev ## rewrite the golden files; read the diff before you commit it
+	@$(BIN)/python -m pytest -k golden --snapshot-update
+
+schema: $(VENV)/.installed-base ## rewrite schema/spec.schema.json from the types
+	@mkdir -p schema
+	@$(BIN)/archcalc schema -o schema/spec.schema.json
+
+reports: $(VENV)/.installed-base ## rewrite reports/ for every bundled spec
+	@$(BIN)/archcalc report $(SPECS) --dir reports
+
+bench: $(VENV)/.installed-base ## start-up time against the import floor, and peak memory
+	@$(BIN)/python tests/bench_startup.py
+
+clean: ## remove .venv, caches and builds
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+# Stamps: a second run installs nothing. pip goes through the configured index; the pins keep it to what CI tested.
+$(VENV)/.created:
+	@python=; for p in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3); do \
+		if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python=$$p; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then echo "make: no Python 3.11 or newer with venv and ensurepip found; name one with PYTHON=..." >&2; exit 1; fi; \
+	echo "== creating $(VENV) with $$python"; "$$python" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed-base: $(INPUTS) | $(VENV)/.created
+	@echo "== installing archcalc into $(VENV)"
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(INPUTS) | $(VENV)/.created
+	@echo "== installing archcalc and the tools of its tests into $(VENV) (some minutes the first time)"
+	@$(PIP) install -c constraints.txt -e '.[dev,all]'
+	@touch $@ $(VENV)/.installed-base
