@@ -1,0 +1,1 @@
+"""Attention blocks, one a file."""

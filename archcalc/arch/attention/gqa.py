@@ -1,0 +1,85 @@
+"""Multi-head and grouped-query attention."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from archcalc.arch.block import Block, Size
+from archcalc.arch.rows import key_rows, pairs
+from archcalc.errors import FieldError
+from archcalc.tape import Cache, Dim, Tape, Tensor
+
+
+class GQA(Block):
+    """Grouped-query attention: several query heads share one key-value head; equal head counts make it plain multi-head.
+
+    arXiv:2305.13245. `head_dim` is explicit: it need not be hidden_size / num_attention_heads.
+    """
+
+    purposes: ClassVar[dict[str, str]] = {
+        "q_proj": "Makes the queries of all heads.",
+        "k_proj": "Makes the keys of the key-value heads, which are cached.",
+        "v_proj": "Makes the values of the key-value heads, which are cached.",
+        "q_norm": "Normalises the queries so that attention logits stay bounded.",
+        "k_norm": "Normalises the keys so that attention logits stay bounded.",
+        "core": "Scaled dot-product attention over all heads.",
+        "o_proj": "Mixes the heads' outputs back into the hidden state.",
+    }
+
+    kind: Literal["gqa"]
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    head_dim: Size
+    attention_bias: bool
+    attention_out_bias: bool
+    qk_norm: Literal["per_head", "full"] | None
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise FieldError(
+                f"num_attention_heads {self.num_attention_heads} is no multiple of num_key_value_heads"
+                f" {self.num_key_value_heads}",
+                "num_attention_heads",
+                "num_key_value_heads",
+            )
+        return self
+
+    def forward(self, tape: Tape, x: Tensor) -> Tensor:
+        """x: rows [batch, seq], features [hidden]; returns the same shape."""
+        heads, kv_heads = self.dim("num_attention_heads", "heads"), self.dim("num_key_value_heads", "kv_heads")
+        dim = self.dim("head_dim")
+        bias = self.attention_bias
+        q = tape.linear(x, "q_proj", (heads, dim), role="attention", site="qkv", bias=bias)
+        k = tape.linear(x, "k_proj", (kv_heads, dim), role="attention", site="qkv", bias=bias)
+        v = tape.linear(x, "v_proj", (kv_heads, dim), role="attention", site="qkv", bias=bias)
+        q = self._norm(tape, q, "q_norm", heads, dim)
+        k = self._norm(tape, k, "k_norm", kv_heads, dim)
+        q = tape.rope(q, "q_rope", (heads, dim))
+        k = tape.rope(k, "k_rope", (kv_heads, dim))
+        keys = key_rows(tape)
+        out = tape.attention(
+            q,
+            k.view(k.features, keys),
+            v.view(v.features, keys),
+            "core",
+            heads=heads,
+            qk_dim=dim,
+            v_dim=dim,
+            pairs=pairs(tape),
+            caches=(Cache("key", (kv_heads, dim)), Cache("value", (kv_heads, dim))),
+        )
+        return tape.linear(
+            out, "o_proj", x.features, role="attention", site="attn_out", bias=self.attention_out_bias
+        )
+
+    def _norm(self, tape: Tape, x: Tensor, name: str, heads: Dim, dim: Dim) -> Tensor:
+        """RMSNorm over each head (Qwen3) or over all heads at once (OLMo 2), or none."""
+        if self.qk_norm is None:
+            return x
+        if self.qk_norm == "full":
+            return tape.rms_norm(x, name, role="attention", site="q_norm")
+        y = tape.rms_norm(x.view((dim,), (*x.rows, heads)), name, role="attention", site="q_norm")
+        return y.view(x.features, x.rows)

@@ -1,0 +1,100 @@
+"""Multi-head latent attention."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from archcalc.arch.block import Block, Size
+from archcalc.arch.rows import key_rows, pairs
+from archcalc.tape import Cache, Dim, Tape, Tensor
+
+
+class MLA(Block):
+    """Multi-head latent attention: keys and values are rebuilt from one small latent a token, which is all that is cached.
+
+    DeepSeek-V2, arXiv:2405.04434, section 2.1. Queries go through a low rank too where `q_lora_rank` is set.
+    """
+
+    purposes: ClassVar[dict[str, str]] = {
+        "q_a_proj": "Compresses the hidden state to the low-rank query latent.",
+        "q_a_layernorm": "Keeps the query latent at unit scale before it is expanded.",
+        "q_b_proj": "Expands the query latent to all heads, position-free and rotary parts side by side.",
+        "q_proj": "Makes the queries of all heads straight from the hidden state (no low rank).",
+        "kv_a_proj_with_mqa": "Compresses the hidden state to the KV latent and one rotary key that all heads share: what the cache holds.",
+        "kv_a_layernorm": "Keeps the KV latent at unit scale before it is expanded.",
+        "kv_b_proj": "Expands the KV latent to every head's position-free key and value.",
+        "core": "Scaled dot-product attention over all heads.",
+        "o_proj": "Mixes the heads' outputs back into the hidden state.",
+    }
+
+    kind: Literal["mla"]
+    num_attention_heads: Size
+    q_lora_rank: Size | None
+    kv_lora_rank: Size
+    qk_nope_head_dim: Size
+    qk_rope_head_dim: Size
+    v_head_dim: Size
+    attention_bias: bool
+
+    def forward(self, tape: Tape, x: Tensor) -> Tensor:
+        """x: rows [batch, seq], features [hidden]; returns the same shape."""
+        heads = self.dim("num_attention_heads", "heads")
+        nope, rope = self.dim("qk_nope_head_dim"), self.dim("qk_rope_head_dim")
+        latent, v_dim = self.dim("kv_lora_rank"), self.dim("v_head_dim")
+
+        q = self._queries(tape, x, heads, nope + rope)
+        kv = tape.linear(
+            x, "kv_a_proj_with_mqa", (latent + rope,), role="attention", site="kv_down", bias=self.attention_bias
+        )
+        kv_latent = tape.rms_norm(kv.view((latent,)), "kv_a_layernorm", role="attention", site="kv_norm")
+        caches = (Cache("latent", (latent,)), Cache("rope", (rope,)))
+
+        if tape.workload.absorbed:
+            out = self._absorbed(tape, q, kv_latent, heads, caches)
+        else:
+            keys = key_rows(tape)
+            up = tape.linear(
+                kv_latent.view((latent,), keys), "kv_b_proj", (heads, nope + v_dim), role="attention", site="kv_up"
+            )
+            q = tape.rope(q, "q_rope", (heads, nope + rope), site="q_up")
+            k = tape.copy((up, kv), "k", (heads, nope + rope), site="kv_up", rows=keys)
+            v = tape.copy((up,), "v", (heads, v_dim), site="kv_up", rows=keys)
+            out = tape.attention(
+                q, k, v, "core", heads=heads, qk_dim=nope + rope, v_dim=v_dim, pairs=pairs(tape), caches=caches
+            )
+        return tape.linear(out, "o_proj", x.features, role="attention", site="attn_out", bias=self.attention_bias)
+
+    def _queries(self, tape: Tape, x: Tensor, heads: Dim, qk_dim: Dim) -> Tensor:
+        """Queries of all heads: [batch, seq, heads, qk_dim]."""
+        if self.q_lora_rank is None:
+            return tape.linear(x, "q_proj", (heads, qk_dim), role="attention", site="q_up")
+        rank = self.dim("q_lora_rank")
+        latent = tape.linear(x, "q_a_proj", (rank,), role="attention", site="q_down", bias=self.attention_bias)
+        latent = tape.rms_norm(latent, "q_a_layernorm", role="attention", site="q_norm")
+        return tape.linear(latent, "q_b_proj", (heads, qk_dim), role="attention", site="q_up")
+
+    def _absorbed(self, tape: Tape, q: Tensor, kv_latent: Tensor, heads: Dim, caches: tuple[Cache, ...]) -> Tensor:
+        """Attention in the latent space: kv_b_proj's key half is folded into q, its value half into the output.
+
+        Every head scores kv_lora_rank + qk_rope_head_dim features and sums kv_lora_rank ones
+        (DeepSeek-V2, arXiv:2405.04434, section 2.1.2).
+        """
+        nope, rope = self.dim("qk_nope_head_dim"), self.dim("qk_rope_head_dim")
+        latent, v_dim = self.dim("kv_lora_rank"), self.dim("v_head_dim")
+        kv_b = tape.weight("kv_b_proj", "weight", (heads, nope + v_dim), (latent,), "attention")
+        q = tape.per_head_linear(q, "kv_b_proj", kv_b, heads, nope, latent, site="q_up")
+        q = tape.copy((q,), "q_latent", (heads, latent + rope), site="q_up")
+        keys = key_rows(tape)
+        k = kv_latent.view((latent + rope,), keys)
+        out = tape.attention(
+            q,
+            k,
+            kv_latent.view((latent,), keys),
+            "core",
+            heads=heads,
+            qk_dim=latent + rope,
+            v_dim=latent,
+            pairs=pairs(tape),
+            caches=caches,
+        )
+        return tape.per_head_linear(out, "kv_b_proj", kv_b, heads, latent, v_dim, site="kv_up")

@@ -1,0 +1,1 @@
+"""Projectors from a vision tower into the backbone, one a file."""

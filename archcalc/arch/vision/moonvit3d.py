@@ -1,0 +1,177 @@
+"""MoonViT-3D: a native-resolution vision transformer for images and chunks of video frames."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from archcalc.arch.block import Block, Dtype, Real, Size
+from archcalc.errors import FieldError
+from archcalc.tape import Dim, Dims, Tape, Tensor, Term
+from archcalc.workload import Workload
+
+
+class Chunk(NamedTuple):
+    """Frames that attend to one another: t frames of h x w patches."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def patches(self) -> int:
+        """Patches of the chunk; attention is full over all of them and never leaves it."""
+        return self.t * self.h * self.w
+
+
+class MoonViT3D(Block):
+    """Vision transformer over image patches at native resolution; video runs in chunks of a few frames (Kimi K2.5, arXiv:2602.02276).
+
+    Within a chunk every patch attends to every other. After the last block frames are averaged over time and patches
+    grouped `merge_kernel_size` at a time, so one backbone token stands for a merge window of one chunk.
+    """
+
+    purposes: ClassVar[dict[str, str]] = {
+        "patch_embed.proj": "Turns each patch of pixels into a feature vector: a convolution whose stride is its kernel.",
+        "patch_embed.pos_emb": "Learned positions of the patch grid, interpolated to each image; the time table is fixed and has no parameters.",
+        "norm0": "Normalises before attention.",
+        "norm1": "Normalises before the feed-forward.",
+        "wqkv": "Makes queries, keys and values of all heads in one fused matrix.",
+        "wo": "Mixes the heads' outputs.",
+        "mlp.fc0": "Expands to the feed-forward width.",
+        "mlp.fc1": "Brings the feed-forward features back.",
+        "mlp.act": "GELU (tanh form): the activation between the two; it has no parameters.",
+        "core": "Full attention over all patches of one chunk.",
+        "vision_tower.encoder.final_layernorm": "Normalises the last features before frames are averaged and patches merged.",
+    }
+
+    kind: Literal["moonvit3d"]
+    vt_hidden_size: Size
+    vt_num_hidden_layers: Size
+    vt_num_attention_heads: Size
+    vt_intermediate_size: Size
+    in_channels: Size
+    patch_size: Size
+    init_pos_emb_height: Size
+    init_pos_emb_width: Size
+    init_pos_emb_time: Size
+    pos_emb_type: Literal["divided_fixed"]
+    merge_kernel_size: Annotated[list[Size], Field(min_length=2, max_length=2)]
+    merge_type: Literal["sd2_tpool"]
+    video_attn_type: Literal["spatial_temporal"]
+    layer_norm_eps: Real
+    rope_theta: Real
+    dtype: Dtype
+    in_patch_limit: Size
+    in_patch_limit_each_frame: Size
+    patch_limit_on_one_side: Size
+    temporal_merge_kernel_size: Size
+    sample_fps: Real
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.vt_hidden_size % self.vt_num_attention_heads:
+            raise FieldError(
+                f"vt_hidden_size {self.vt_hidden_size} does not divide into vt_num_attention_heads"
+                f" {self.vt_num_attention_heads}",
+                "vt_hidden_size",
+                "vt_num_attention_heads",
+            )
+        for i, side in enumerate(("init_pos_emb_height", "init_pos_emb_width")):
+            if getattr(self, side) % self.merge_kernel_size[i]:
+                raise FieldError(
+                    f"{side} {getattr(self, side)} does not divide into merge_kernel_size {self.merge_kernel_size[i]}",
+                    side,
+                    ("merge_kernel_size", i),
+                )
+        return self
+
+    # -- from pixels to patches -----------------------------------------------------------------------------------
+
+    def grid(self, height: int, width: int, limit: int) -> tuple[int, int]:
+        """Patches (h, w) of a picture after resizing (never up) and zero-padding to whole merge windows.
+
+        The rule of the model's public image processor: at most `limit` patches by area, floored per side, and
+        `patch_limit_on_one_side` patches a side; flooring happens before padding, so the limit can be exceeded a little.
+        """
+        patch, side = self.patch_size, self.patch_limit_on_one_side * self.patch_size
+        area = max(1, height // patch) * max(1, width // patch)
+        scale = min(1.0, sqrt(limit / area), side / height, side / width)
+        merge_h, merge_w = self.merge_kernel_size
+        new_h, new_w = (min(max(1, int(length * scale)), side) for length in (height, width))
+        return -(-new_h // (patch * merge_h)) * merge_h, -(-new_w // (patch * merge_w)) * merge_w
+
+    def chunks(self, workload: Workload) -> list[Chunk]:
+        """The chunks that one sequence's images and videos make; none in decode, where they are cached context."""
+        if workload.phase == "decode":
+            return []
+        chunks = [Chunk(1, *self.grid(h, w, self.in_patch_limit)) for h, w in workload.images]
+        step = self.temporal_merge_kernel_size
+        for frames, height, width in workload.videos:
+            h, w = self.grid(height, width, self.in_patch_limit_each_frame)
+            chunks += [Chunk(min(step, frames - start), h, w) for start in range(0, frames, step)]
+        return chunks
+
+    def vision_tokens(self, chunks: list[Chunk]) -> int:
+        """Backbone tokens of the chunks: frames are averaged, windows merged."""
+        window = self.merge_kernel_size[0] * self.merge_kernel_size[1]
+        return sum(c.h * c.w // window for c in chunks)
+
+    # -- the forward pass -----------------------------------------------------------------------------------------
+
+    def forward(self, tape: Tape) -> Tensor:
+        """Pixels in; returns rows [batch, vision_tokens], features [merge window, vt_hidden]: patches grouped, not yet mixed."""
+        chunks = self.chunks(tape.workload)
+        batch = Dim("batch", tape.workload.batch)
+        rows = (batch, Dim("patches", sum(c.patches for c in chunks)))
+        tokens = self.vision_tokens(chunks)
+        hidden = self.dim("vt_hidden_size")
+        with tape.scope("", purposes=self.purposes):
+            with tape.segment("vision_tower.patch_embed", "vision", scope=""):
+                tape.dtype = self.dtype
+                x = self._embed(tape, rows, hidden)
+            pairs = (Term(2, (batch, Dim("patch_pairs", sum(c.patches**2 for c in chunks)))),)
+            layers = tuple(range(self.vt_num_hidden_layers))
+            with tape.segment("vision_tower.encoder.blocks.{i}", "vision", x, layers) as inner:
+                tape.dtype = self.dtype
+                x = self._block(tape, inner, pairs)
+            with tape.segment("vision_tower.encoder.final_layernorm", "vision", x, scope="") as inner:
+                tape.dtype = self.dtype
+                x = tape.layer_norm(inner, "vision_tower.encoder.final_layernorm", role="vision", site="vision_norm")
+                window = Dim("merge_kernel_size²", self.merge_kernel_size[0] * self.merge_kernel_size[1])
+                merged = (batch, Dim("vision_tokens", tokens))
+                pooled = tape.copy((x,), "sd2_tpool", (window, hidden), site="vision_merge", rows=merged)
+        tape.seq += tokens
+        return pooled
+
+    def _embed(self, tape: Tape, rows: Dims, hidden: Dim) -> Tensor:
+        kernel = (Dim("patch_size", self.patch_size), Dim("patch_size", self.patch_size))
+        with tape.scope("vision_tower"):
+            x = tape.conv_patch(rows, "patch_embed.proj", self.dim("in_channels"), kernel, hidden, role="vision")
+            table = (self.dim("init_pos_emb_height"), self.dim("init_pos_emb_width"), hidden)
+            return tape.add_table(x, "patch_embed.pos_emb", table, role="vision", site="patch_embed")
+
+    def _block(self, tape: Tape, x: Tensor, pairs: tuple[Term, ...]) -> Tensor:
+        hidden = x.features
+        heads = self.dim("vt_num_attention_heads", "vision_heads")
+        head_dim = Dim("vt_head_dim", self.vt_hidden_size // self.vt_num_attention_heads)
+        normed = tape.layer_norm(x, "norm0", role="vision", site="vision_norm")
+        qkv = tape.linear(
+            normed, "wqkv", (Dim("3", 3), heads, head_dim), role="vision", site="vision_qkv", bias=True
+        )
+        q = tape.rope(qkv, "q_rope", (heads, head_dim), site="vision_qkv")
+        k = tape.rope(qkv, "k_rope", (heads, head_dim), site="vision_qkv")
+        v = qkv.view((heads, head_dim))
+        out = tape.attention(
+            q, k, v, "core", heads=heads, qk_dim=head_dim, v_dim=head_dim, pairs=pairs, site="vision_core_attn"
+        )
+        out = tape.linear(out, "wo", hidden, role="vision", site="vision_attn_out", bias=True)
+        x = tape.add(x, out, "add_attn", site="vision_attn_out")
+        normed = tape.layer_norm(x, "norm1", role="vision", site="vision_norm")
+        width = self.dim("vt_intermediate_size", "vision_ffn")
+        inner = tape.linear(normed, "mlp.fc0", (width,), role="vision", site="vision_fc1", bias=True)
+        inner = tape.activation(inner, "mlp.act", site="vision_act")
+        out = tape.linear(inner, "mlp.fc1", hidden, role="vision", site="vision_fc2", bias=True)
+        return tape.add(x, out, "add_mlp", site="vision_fc2")

@@ -1,0 +1,112 @@
+"""The spec: one validated, frozen architecture file."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from archcalc.arch.block import Section
+from archcalc.arch.decoder import Decoder
+from archcalc.arch.projector.patch_merger import PatchMerger
+from archcalc.arch.vision.moonvit3d import MoonViT3D
+from archcalc.errors import FieldError
+from archcalc.spec.storage import Scheme, StorageKey
+from archcalc.tape import Tape
+from archcalc.units import parse_printed
+from archcalc.workload import Workload
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Claim(Section):
+    """A number that somebody published: judged by `archcalc claims`.
+
+    `value` is the number as printed ("~104B", "2.1 %"), or null where the source leaves it blank.
+    """
+
+    claim: Text
+    quantity: Text
+    value: str | None
+    source: Text
+
+    @field_validator("value")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_printed(value)
+        return value
+
+
+class Spec(Section):
+    """An architecture: what it is, how its release stores it, and what has been claimed about it."""
+
+    kind: Literal["spec"]
+    name: Text
+    title: Text
+    sources: dict[str, Text]
+    backbone: Decoder
+    vision: MoonViT3D | None = None
+    projector: PatchMerger | None = None
+    storage: dict[StorageKey, Scheme]
+    claims: list[Claim] = []
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.vision is None) != (self.projector is None):
+            have, lack = ("vision", "projector") if self.vision else ("projector", "vision")
+            raise FieldError(f"{have} without {lack}: the tower's output needs a way into the backbone", (have,))
+        if self.vision and self.projector:
+            tower, joined = self.vision.vt_hidden_size, self.projector.mm_hidden_size
+            if tower != joined:
+                raise FieldError(
+                    f"mm_hidden_size {joined} does not fit the tower's vt_hidden_size {tower}",
+                    ("projector", "mm_hidden_size"),
+                    ("vision", "vt_hidden_size"),
+                )
+            hidden, out = self.backbone.hidden_size, self.projector.text_hidden_size
+            if hidden != out:
+                raise FieldError(
+                    f"text_hidden_size {out} does not fit the backbone's hidden_size {hidden}",
+                    ("projector", "text_hidden_size"),
+                    ("backbone", "hidden_size"),
+                )
+        if "default" not in self.storage:
+            raise FieldError("storage has no default scheme", ("storage",), hint="add default: {scheme: plain, dtype: ...}")
+        return self
+
+    def forward(self, tape: Tape) -> None:
+        """Vision first, then the projector, then the backbone over text and vision tokens."""
+        if self.vision is None or self.projector is None:
+            self.backbone.forward(tape)
+            return
+        self.projector.forward(tape, self.vision.forward(tape))
+        with tape.scope("language_model"):
+            self.backbone.forward(tape)
+
+    def trace(self, workload: Workload) -> Tape:
+        """The tape of one forward pass; cached by workload."""
+        return _trace(_Identity(self), workload)
+
+
+class _Identity:
+    """Hashes a spec by identity: a frozen spec holds lists, which don't hash."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return id(self.spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and other.spec is self.spec
+
+
+@lru_cache(maxsize=256)
+def _trace(identity: _Identity, workload: Workload) -> Tape:
+    tape = Tape(workload)
+    identity.spec.forward(tape)
+    return tape

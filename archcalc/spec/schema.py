@@ -1,0 +1,36 @@
+"""JSON Schema of the YAML files, generated from their types (draft-07 keywords only, as editors read them)."""
+
+from __future__ import annotations
+
+from json import dumps
+from typing import Any
+
+from pydantic import BaseModel
+
+from archcalc.errors import InputError, did_you_mean
+from archcalc.spec.model import Spec
+
+KINDS: dict[str, type[BaseModel]] = {"spec": Spec}
+"""File kind to the type that validates it."""
+
+
+def schema_text(kind: str, kinds: dict[str, type[BaseModel]] | None = None) -> str:
+    """The schema of a kind as JSON text. Raises InputError for an unknown kind."""
+    known = KINDS if kinds is None else kinds
+    if kind not in known:
+        raise InputError(
+            f"no file kind is named {kind}", value=kind, hint=did_you_mean(kind, known) or f"one of {', '.join(known)}"
+        )
+    schema = _draft7(known[kind].model_json_schema())
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", "title": f"archcalc {kind}", **schema}
+    return dumps(schema, indent=2, ensure_ascii=True) + "\n"
+
+
+def _draft7(node: Any) -> Any:
+    """Rename `$defs`, drop `discriminator`: the rest of what pydantic writes is draft-07 already."""
+    if isinstance(node, list):
+        return [_draft7(item) for item in node]
+    if not isinstance(node, dict):
+        return node.replace("#/$defs/", "#/definitions/") if isinstance(node, str) else node
+    renamed = {"$defs": "definitions"}
+    return {renamed.get(key, key): _draft7(value) for key, value in node.items() if key not in ("discriminator", "title")}

@@ -1,0 +1,154 @@
+"""The tape: records the forward pass that blocks describe, segment by segment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from archcalc.tape.dims import Dim, Dims
+from archcalc.tape.ops import Operations
+from archcalc.tape.sites import SITES
+from archcalc.tape.values import Op, Part, Role, Segment, Storage, Tensor, Weight
+from archcalc.workload import Workload
+
+
+class Tape(Operations):
+    """Recorder of one forward pass under a workload.
+
+    Attributes:
+        workload: how the model is run; blocks read phase, sequence and images from it.
+        seq: new backbone tokens a sequence: the workload's text tokens, plus vision tokens once a tower has run.
+        segments: the recorded segments, in forward order.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self.segments: list[Segment] = []
+        self.abouts: dict[str, str] = {}
+        self.dtype = "bfloat16"
+        self.seq = workload.seq
+        self._names: list[str] = []
+        self._purposes: list[Mapping[str, str]] = []
+        self._segment: Segment | None = None
+
+    # -- where we are ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def scope(self, name: str, about: str = "", purposes: Mapping[str, str] | None = None) -> Iterator[None]:
+        """Prefix paths with `name`; `purposes` gives a sentence for each local name below it."""
+        self._names.extend(name.split(".") if name else ())
+        self._purposes.append(purposes or {})
+        if about:
+            self.abouts[self.path("")] = about
+        try:
+            yield
+        finally:
+            self._purposes.pop()
+            if name:
+                del self._names[-len(name.split(".")) :]
+
+    @contextmanager
+    def segment(
+        self,
+        name: str,
+        part: Part,
+        x: Tensor | None = None,
+        indices: tuple[int, ...] = (),
+        *,
+        about: str = "",
+        scope: str | None = None,
+    ) -> Iterator[Tensor]:
+        """Open a segment; on entry `x` becomes a fresh storage, so each copy is charged its own input.
+
+        `scope` prefixes paths instead of `name` (the head segment holds the final norm too).
+
+        Yields:
+            the entry tensor (an empty one where `x` is None: ids or pixels enter through an operation).
+        """
+        if self._segment is not None:
+            raise AssertionError(f"segment {name} opened inside {self._segment.path}")
+        entry = None if x is None else Storage(x.rows, x.features, x.dtype)
+        outer = self.dtype
+        path = self.path(name)
+        with self.scope(name if scope is None else scope, about):
+            self._segment = Segment(path, indices, part, entry)
+            self.segments.append(self._segment)
+            try:
+                if x is None or entry is None:
+                    yield Tensor((), (), Storage((), (), self.dtype), requires_grad=False)
+                else:
+                    yield Tensor(x.rows, x.features, entry, requires_grad=x.requires_grad)
+            finally:
+                self._segment = None
+                self.dtype = outer
+
+    def path(self, name: str) -> str:
+        """The full path of a local name."""
+        return ".".join([*self._names, name] if name else self._names)
+
+    def about(self, name: str) -> str:
+        """The innermost block's sentence about a local name, or an empty string."""
+        for purposes in reversed(self._purposes):
+            if name in purposes:
+                return purposes[name]
+        return ""
+
+    @property
+    def part(self) -> Part:
+        """The part of the model that is being recorded."""
+        return self._current.part
+
+    @property
+    def _current(self) -> Segment:
+        if self._segment is None:
+            raise AssertionError("operation outside a segment")
+        return self._segment
+
+    # -- what operations use --------------------------------------------------------------------------------------
+
+    def weight(
+        self,
+        name: str,
+        suffix: str,
+        out: Dims,
+        into: Dims,
+        role: Role,
+        *,
+        flat: bool = True,
+        stack: Dims = (),
+        active: Dim | None = None,
+        dtype: str | None = None,
+        trainable: bool = True,
+    ) -> Weight:
+        """A weight at a local name of the current segment."""
+        segment = self._current
+        return Weight(
+            self.path(name),
+            suffix,
+            out,
+            into,
+            flat=flat,
+            stack=stack,
+            active=active,
+            role=role,
+            part=segment.part,
+            dtype=dtype or self.dtype,
+            trainable=trainable,
+            indices=segment.indices,
+            about=self.about(name),
+        )
+
+    def record(self, op: Op) -> None:
+        """Append an operation to the open segment."""
+        if op.site not in SITES:
+            raise AssertionError(f"unknown site {op.site!r} of {op.path}")
+        self._current.ops.append(op)
+
+    def weights(self) -> list[Weight]:
+        """Every weight once, in forward order."""
+        seen: dict[int, Weight] = {}
+        for segment in self.segments:
+            for op in segment.ops:
+                for w in op.weights:
+                    seen.setdefault(id(w), w)
+        return list(seen.values())

@@ -1,0 +1,61 @@
+"""How the model is run: phase, batch, sequence, context, images. Sizes only; no model is known here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from archcalc.errors import InputError
+
+Phase = Literal["train", "prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One way to run a model.
+
+    Attributes:
+        phase: `train`, `prefill` or `decode` (one new token a sequence).
+        batch: sequences.
+        seq: new text tokens a sequence; vision tokens are added.
+        context: tokens already cached, a sequence.
+        attention: `causal` counts half of the new-by-new scores, `full` all of them.
+        logits: the head over `all` new tokens, or the `last` of each sequence.
+        mla: `expanded` or `absorbed` latent attention; `auto` is absorbed in decode, expanded otherwise (as vLLM does).
+        images: (height, width) [pixels], each sequence's own.
+        videos: (frames, height, width) [frames, pixels, pixels], each sequence's own.
+
+    Raises:
+        InputError: a size that is not positive.
+    """
+
+    phase: Phase = "prefill"
+    batch: int = 1
+    seq: int = 1
+    context: int = 0
+    attention: Literal["causal", "full"] = "causal"
+    logits: Literal["all", "last"] = "all"
+    mla: Literal["auto", "expanded", "absorbed"] = "auto"
+    images: tuple[tuple[int, int], ...] = ()
+    videos: tuple[tuple[int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = [("batch", self.batch, 1), ("seq", self.seq, 1), ("context", self.context, 0)]
+        sizes += [("image side", side, 1) for image in self.images for side in image]
+        sizes += [("video size", side, 1) for video in self.videos for side in video]
+        for name, size, least in sizes:
+            if size < least:
+                raise InputError(f"{name} must be at least {least}, not {size}", value=size)
+        if self.phase == "decode" and self.seq != 1:
+            raise InputError(
+                f"decode runs one new token a sequence, not seq {self.seq}",
+                value=self.seq,
+                hint="give the cached length with --context, or use --phase prefill",
+            )
+        if self.phase == "train" and self.context:
+            raise InputError("training has no cached context", value=self.context, hint="leave out --context")
+
+    @property
+    def absorbed(self) -> bool:
+        """Whether latent attention folds its up-projections into queries and outputs."""
+        return self.mla == "absorbed" or (self.mla == "auto" and self.phase == "decode")
