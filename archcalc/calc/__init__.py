@@ -1,0 +1,1 @@
+"""How much: folds over tapes, one question a file."""

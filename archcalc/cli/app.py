@@ -1,0 +1,88 @@
+"""The typer application: commands by name, imported when called, and the one place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from os import environ
+
+import typer
+
+from archcalc.errors import ArchcalcError, harmless
+
+COMMANDS: dict[str, str] = {
+    "params": "params",
+    "claims": "claims",
+    "validate": "validate",
+    "schema": "schema",
+    "specs": "specs",
+    "show": "show",
+}
+"""Command name to its module in archcalc.cli; each module has a function `command`."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        return _invoke(arguments)
+    except ArchcalcError as error:
+        print(error.render(), file=sys.stderr)
+        return error.exit_code
+    except typer.Exit as done:
+        return done.exit_code
+    except typer.TyperException as error:
+        error.show()
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if environ.get("ARCHCALC_TRACEBACK"):
+            raise
+        print(
+            f"internal error: {type(error).__name__}: {harmless(str(error))}\n"
+            "hint: this is a bug of archcalc; ARCHCALC_TRACEBACK=1 shows where",
+            file=sys.stderr,
+        )
+        return 3
+
+
+def _invoke(arguments: list[str]) -> int:
+    called = next((word for word in arguments if not word.startswith("-")), None)
+    wanted = [called] if called in COMMANDS and arguments[0] == called else list(COMMANDS)
+    result = typer.main.get_command(application(wanted)).main(
+        arguments or ["--help"], prog_name="archcalc", standalone_mode=False
+    )
+    return result if isinstance(result, int) else 0
+
+
+def application(names: list[str]) -> typer.Typer:
+    """The typer application with these commands; only their modules are imported."""
+    app = typer.Typer(
+        name="archcalc",
+        help="Sizes model architectures from YAML specs, and proves its numbers.",
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+    )
+    app.callback()(_root)
+    for name in names:
+        app.command(name)(import_module(f"archcalc.cli.{COMMANDS[name]}").command)
+    return app
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"archcalc {version('archcalc')}")
+        raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Sizes model architectures from YAML specs, and proves its numbers."""

@@ -1,0 +1,24 @@
+"""`archcalc schema`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="spec or plan.")] = "spec",
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file.")] = None,
+) -> None:
+    """Print the JSON Schema of a file kind, as editors use it."""
+    from archcalc.cli.output import write_file
+    from archcalc.spec.schema import schema_text
+
+    text = schema_text(kind)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_file(output, text.encode())

@@ -1,0 +1,33 @@
+"""Report to text: one file a format. Only here are numbers rounded and given units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from archcalc.errors import InputError, did_you_mean
+from archcalc.report.document import Report
+
+Renderer = Callable[[Report, str], str]
+
+FORMATS: dict[str, str] = {
+    "table": "archcalc.render.table",
+    "json": "archcalc.render.json",
+    "csv": "archcalc.render.csv",
+    "markdown": "archcalc.render.markdown",
+    "github": "archcalc.render.github",
+}
+"""Format name to the module that renders it (imported when used)."""
+
+ENDINGS = {"json": "json", "csv": "csv", "md": "markdown", "txt": "table"}
+"""File ending to format."""
+
+
+def renderer(name: str) -> Renderer:
+    """The `render(report, units)` function of a format. Raises InputError for an unknown name."""
+    if name not in FORMATS:
+        raise InputError(
+            f"unknown format {name}", value=name, hint=did_you_mean(name, FORMATS) or f"one of {', '.join(FORMATS)}"
+        )
+    render: Renderer = import_module(FORMATS[name]).render
+    return render

@@ -1,0 +1,48 @@
+"""One value as text, by its unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from archcalc.errors import harmless
+from archcalc.report.document import Report, Unit
+from archcalc.report.quantities import QUANTITIES, quantity
+from archcalc.units import format_bytes, format_count, format_flops, format_int, format_share
+
+__all__ = ["QUANTITIES", "cell", "quantity_lines"]
+
+
+def cell(value: Any, unit: Unit, units: str) -> str:
+    """A value as people read it: exact counts with separators, bytes and FLOPs scaled, text made harmless."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return harmless(value)
+    if unit == "bytes":
+        return format_bytes(int(value), units)
+    if unit == "flops":
+        return format_flops(int(value))
+    if unit == "share":
+        return format_share(value)
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return format_int(int(value))
+
+
+def quantity_lines(report: Report, units: str) -> list[tuple[str, str, str]]:
+    """(label, exact value, rounded value or empty) of each quantity, in the report's order."""
+    lines = []
+    for name, value in report.quantities.items():
+        about = quantity(name)
+        text = cell(value, about.unit, units)
+        exact = ""
+        if about.unit == "count" and isinstance(value, int) and abs(value) >= 10_000:
+            exact = format_count(value)
+        elif about.unit == "bytes" and units != "bytes":
+            exact = f"{value:,} B"
+        elif about.unit == "flops":
+            exact = format_int(int(value))
+        lines.append((about.label if about.label else name, text, exact))
+    return lines

@@ -1,0 +1,33 @@
+"""CSV: the main table (or the findings) with raw values."""
+
+from __future__ import annotations
+
+from csv import writer
+from io import StringIO
+from typing import Any
+
+from archcalc.errors import harmless
+from archcalc.report.document import Report
+
+
+def render(report: Report, units: str) -> str:
+    """Header and rows of the main table, of the findings where there is none, or else of the quantities."""
+    table = report.rows or report.findings_table
+    out = StringIO()
+    lines = writer(out, lineterminator="\n")
+    if table is None:
+        lines.writerow(["quantity", "value"])
+        lines.writerows([_plain(name), _plain(value)] for name, value in report.quantities.items())
+        return out.getvalue()
+    keys = [column.key for column in table.columns]
+    lines.writerow(keys)
+    lines.writerows([_plain(row.get(key)) for key in keys] for row in table.rows)
+    return out.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """Text that no spreadsheet takes for a formula and no terminal for a control sequence."""
+    if not isinstance(value, str):
+        return value
+    text = harmless(value)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

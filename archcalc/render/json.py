@@ -1,0 +1,37 @@
+"""JSON: raw values, sorted keys, no dates. The form is described in docs/json.md."""
+
+from __future__ import annotations
+
+from json import dumps
+from typing import Any
+
+from archcalc.report.document import FORMAT_VERSION, Report
+
+
+def document(report: Report) -> dict[str, Any]:
+    """The report as plain data."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "tool": "archcalc",
+        "command": report.command,
+        "title": report.title,
+        "inputs": dict(report.inputs),
+        "quantities": dict(report.quantities),
+        "exact": {
+            name: str(n)
+            for name, n in report.quantities.items()
+            if isinstance(n, int) and not isinstance(n, bool) and abs(n) > 2**53
+        },
+        "rows": list(report.rows.rows) if report.rows else [],
+        "tables": {table.name: list(table.rows) for table in report.tables},
+        "findings": list(report.findings),
+        "assumptions": list(report.assumptions),
+        "conventions": list(report.conventions),
+        "notes": list(report.notes),
+        **report.extra,
+    }
+
+
+def render(report: Report, units: str) -> str:
+    """The report as a JSON document; `units` does not matter: values are raw."""
+    return dumps(document(report), indent=1, sort_keys=True, ensure_ascii=True) + "\n"

@@ -1,0 +1,64 @@
+"""The one result document: every command makes a Report, every renderer reads one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+FORMAT_VERSION = 1
+"""Version of the JSON form; a reader refuses a newer one."""
+
+Unit = Literal["text", "count", "bytes", "flops", "share", "int", "number", "bool", "tokens"]
+
+
+class Column(NamedTuple):
+    """One column of a table: its key in the rows, its heading, and the unit that renderers print it in."""
+
+    key: str
+    title: str
+    unit: Unit = "text"
+
+
+class Table(NamedTuple):
+    """Rows of raw values (exact ints, text); `columns` says which of their keys people see, and how.
+
+    `bars`: the column whose values a renderer may draw as bars. A row's `depth` indents its first column.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: Sequence[Mapping[str, Any]]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one command found out.
+
+    Attributes:
+        command: the command's name.
+        title: one line for people.
+        inputs: what it was computed from: spec, workload, plan, flags.
+        quantities: stable names of docs/glossary.md to exact values.
+        rows: the main table, `rows` in JSON.
+        tables: further tables by name.
+        findings: comparisons with a verdict (claims, cross-checks).
+        assumptions: what no source gives and the numbers rest on.
+        conventions: how it was counted.
+        notes: whatever else a reader should know; warnings first.
+    """
+
+    command: str
+    title: str
+    inputs: Mapping[str, Any]
+    quantities: Mapping[str, int | float | bool]
+    rows: Table | None = None
+    tables: Sequence[Table] = ()
+    findings: Sequence[Mapping[str, Any]] = ()
+    findings_table: Table | None = None
+    assumptions: Sequence[str] = ()
+    conventions: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
