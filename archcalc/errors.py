@@ -240,7 +240,7 @@ def near_miss(name: str, choices: Iterable[str]) -> str | None:
         return by_folded[folded]
     from difflib import get_close_matches
 
-    close = get_close_matches(folded, by_folded, n=1, cutoff=0.7)
+    close = get_close_matches(folded, by_folded, n=1, cutoff=0.65)
     return by_folded[close[0]] if close else None
 
 

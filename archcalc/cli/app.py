@@ -13,6 +13,9 @@ from archcalc.errors import ArchcalcError, harmless
 COMMANDS: dict[str, str] = {
     "params": "params",
     "claims": "claims",
+    "flops": "flops",
+    "kv": "kv",
+    "weights": "weights",
     "validate": "validate",
     "schema": "schema",
     "specs": "specs",

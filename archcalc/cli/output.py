@@ -52,13 +52,12 @@ def _from_ending(path: Path) -> str:
 
 
 def _on_screen(report: Report, name: str, units: str) -> str:
-    if name != "table":
+    terminal = sys.stdout.isatty()
+    color = (terminal and not os.environ.get("NO_COLOR")) or bool(os.environ.get("FORCE_COLOR"))
+    if name != "table" or not (terminal or color):
         return renderer(name)(report, units)
     from shutil import get_terminal_size
 
-    from archcalc.render.table import render
+    from archcalc.render.terminal import render
 
-    terminal = sys.stdout.isatty()
-    color = (terminal and not os.environ.get("NO_COLOR")) or bool(os.environ.get("FORCE_COLOR"))
-    width = get_terminal_size().columns if terminal or "COLUMNS" in os.environ else None
-    return render(report, units, width=width, color=color)
+    return render(report, units, width=get_terminal_size().columns, color=color)

@@ -1,107 +1,67 @@
-"""Tables for a terminal, drawn by rich; as wide as they need to be off a terminal."""
+"""Tables as plain text, as wide as they need to be: for files and pipes. terminal.py fits the same blocks to a screen.
+
+This file draws without rich, so that a command whose output is piped does not wait for its import.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from io import StringIO
-from os import environ
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-from rich import box
-from rich.console import Console, RenderableType
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from archcalc.errors import harmless
 from archcalc.render.cells import cell, quantity_lines
 from archcalc.report.document import Column, Report, Table
 
-OFF_TERMINAL_WIDTH = 10_000
-"""Columns where nothing needs to be cut: files and pipes have no edge."""
 
-VERDICT_STYLES = {
-    "confirmed": "green",
-    "rounded": "green",
-    "convention": "yellow",
-    "refuted": "red",
-    "unstated": "cyan",
-    "equal": "green",
-    "differs": "bold red",
-}
+def render(report: Report, units: str) -> str:
+    """The report as aligned text without colour or width limit."""
+    return "\n".join(line.rstrip() for line in _lines(report, units)) + "\n"
 
 
-def render(report: Report, units: str, *, width: int | None = None, color: bool = False) -> str:
-    """The report for people.
-
-    Args:
-        width: columns of the terminal, or None off a terminal.
-        color: whether to style with ANSI colours.
-    """
-    out = StringIO()
-    console = Console(
-        file=out,
-        width=width or OFF_TERMINAL_WIDTH,
-        force_terminal=color,
-        no_color=not color,
-        highlight=False,
-        soft_wrap=False,
-        legacy_windows=False,
-        _environ={} if not color else dict(environ),
-    )
-    for block in _blocks(report, units):
-        console.print(block)
-    lines = out.getvalue().split("\n")
-    return "\n".join(line.rstrip() for line in lines) if not color else out.getvalue()
+def sections(report: Report) -> list[tuple[str, Sequence[str]]]:
+    """The lists of sentences that stand below the tables, by heading; empty ones left out."""
+    lists = (("notes", report.notes), ("assumed", report.assumptions), ("counted", report.conventions))
+    return [(title, lines) for title, lines in lists if lines]
 
 
-def _blocks(report: Report, units: str) -> list[RenderableType]:
-    blocks: list[RenderableType] = [Text(harmless(report.title), style="bold")]
-    if report.quantities:
-        blocks.append(_quantities(report, units))
-    for table in (report.findings_table, report.rows, *report.tables):
-        if table is not None and table.rows:
-            blocks += ["", Text(harmless(table.title), style="bold"), _table(table, units)]
-            if table.note:
-                blocks.append(Text(harmless(table.note), style="dim"))
-    for title, lines in (("notes", report.notes), ("assumed", report.assumptions), ("counted", report.conventions)):
-        if lines:
-            blocks += ["", _list(title, lines)]
-    return blocks
+def tables(report: Report) -> list[Table]:
+    """The tables of a report that have rows, in the order in which they are read."""
+    return [t for t in (report.findings_table, report.rows, *report.tables) if t is not None and t.rows]
 
 
-def _quantities(report: Report, units: str) -> RichTable:
-    grid = RichTable.grid(padding=(0, 2))
-    grid.add_column()
-    grid.add_column(justify="right", style="bold")
-    grid.add_column(justify="right", style="dim")
-    for label, text, exact in quantity_lines(report, units):
-        grid.add_row(Text("  " + harmless(label)), Text(text), Text(exact))
-    return grid
-
-
-def _list(title: str, lines: Sequence[str]) -> RichTable:
-    grid = RichTable.grid(padding=(0, 1))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column()
-    for i, line in enumerate(lines):
-        grid.add_row(f"{title}:" if i == 0 else "", Text(harmless(line)))
-    return grid
-
-
-def _table(table: Table, units: str) -> RichTable:
-    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
-    for i, column in enumerate(table.columns):
-        numeric = column.unit not in ("text", "bool")
-        drawn.add_column(
-            Text(column.title), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold", ratio=None if i else None
-        )
-    for row in table.rows:
-        drawn.add_row(*(_cell(row, column, i, units) for i, column in enumerate(table.columns)))
-    return drawn
-
-
-def _cell(row: Mapping[str, Any], column: Column, position: int, units: str) -> Text:
+def table_cell(row: Mapping[str, Any], column: Column, position: int, units: str) -> str:
+    """One cell; a row's label stands in its first column, indented by its depth."""
     if position == 0 and "label" in row:
-        return Text("  " * row.get("depth", 0) + harmless(str(row["label"])))
-    text = cell(row.get(column.key), column.unit, units)
-    return Text(text, style=VERDICT_STYLES.get(text, "") if column.key in ("verdict", "result") else "")
+        return "  " * row.get("depth", 0) + harmless(str(row["label"]))
+    return cell(row.get(column.key), column.unit, units)
+
+
+def is_numeric(column: Column) -> bool:
+    """Whether a column is aligned to the right."""
+    return column.unit not in ("text", "bool")
+
+
+def _lines(report: Report, units: str) -> Iterator[str]:
+    yield harmless(report.title)
+    yield from _aligned([["  " + a, b, c] for a, b, c in quantity_lines(report, units)], [False, True, True])
+    for table in tables(report):
+        yield ""
+        yield harmless(table.title)
+        head = [column.title for column in table.columns]
+        body = [[table_cell(row, c, i, units) for i, c in enumerate(table.columns)] for row in table.rows]
+        head_line, *rest = _aligned([head, *body], [is_numeric(c) for c in table.columns])
+        yield from (head_line, "-" * max(len(line.rstrip()) for line in (head_line, *rest)), *rest)
+        if table.note:
+            yield harmless(table.note)
+    for title, sentences in sections(report):
+        yield ""
+        for i, sentence in enumerate(sentences):
+            yield (f"{title}: " if i == 0 else " " * (len(title) + 2)) + harmless(sentence)
+
+
+def _aligned(rows: list[list[str]], right: list[bool]) -> list[str]:
+    """Rows with every column as wide as its widest cell, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)) for row in rows
+    ]

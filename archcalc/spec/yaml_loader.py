@@ -220,7 +220,7 @@ def load(text: str | bytes, source: str) -> Document:
     try:
         builder.run(loader(text).get_event)
     except yaml.YAMLError as error:
-        builder.problems.append(_syntax_problem(error, text, source))
+        builder.problems.append(_syntax_problem(error, builder))
     except (ValueError, OverflowError) as error:  # the parser's own: code points and versions out of range
         if isinstance(error, InputError):
             raise
@@ -355,7 +355,10 @@ class _Builder:
 
     def alias(self, event: AliasEvent) -> None:
         self.complain(f"aliases (`*{_cut(event.anchor or '')}`) are not allowed", event.start_mark, _REPEAT)
-        self.place(None, event.start_mark, None)
+        if self.stack and self.stack[-1].key is None and self.stack[-1].data.__class__ is dict:
+            self.stack[-1].key = _REFUSED_KEY
+        else:
+            self.place(None, event.start_mark, None)
 
     def refuse_decorations(self, event: ScalarEvent | CollectionStartEvent) -> None:
         if event.anchor is not None:
@@ -459,25 +462,22 @@ def _place(problem: Problem) -> Mark:
 
 _INDENT = "keys of one section start in the same column, deeper than the section's own key"
 _QUOTE = "put text with special characters in quotes"
+_ESCAPE = "use single quotes to keep backslashes"
+_DIRECTIVE = "leave it out"
 _SYNTAX: tuple[tuple[str, str, str | None], ...] = (
     ("unexpected end of stream", "this quoted text is never closed", "add the closing quote"),
     ("unexpected document", "this quoted text is never closed", "add the closing quote"),
+    ("nesting", f"more than {MAX_DEPTH} levels of nesting", None),
     ("',' or ']'", "expected `,` or `]` here", "lists are written [1, 2, 3]"),
     ("',' or '}'", "expected `,` or `}` here", "mappings are written {key: value, key: value}"),
-    ("tab", "a tab can't be used for indentation", "indent with spaces"),
+    ("tab character", "a tab can't be used for indentation", "indent with spaces"),
     ("expected ':'", "expected a colon after this key", "write `key: value`, with a space after the colon"),
-    ("mapping values", "a second `key:` on one line", "start a new line, or put the text in quotes"),
-    ("mapping keys", "a key can't start here", _INDENT),
-    ("sequence entries", "a list item can't start here", "start each `- item` on a line of its own"),
+    ("mapping values", "a `key:` can't stand here", "check the indentation, or put the text in quotes"),
+    ("mapping keys", "a `key:` can't stand here", _INDENT),
+    ("sequence entries", "a list item can't stand here", "start each `- item` on a line of its own"),
     ("cannot start any token", "text can't start with this character", _QUOTE),
-    ("scanning a quoted scalar", "this escape is not one of YAML's", "use single quotes to keep backslashes"),
-    ("double-quoted scalar", "this escape is not one of YAML's", "use single quotes to keep backslashes"),
-    ("parsing a quoted scalar", "this escape is not one of YAML's", "use single quotes to keep backslashes"),
-    (
-        "'-' indicator",
-        "expected a list item here",
-        "items of one list start in the same column, each with `- `",
-    ),
+    ("quoted scalar", "this escape is not one of YAML's", _ESCAPE),
+    ("'-' indicator", "expected a list item here", "items of one list start in the same column, with `- `"),
     ("block end", "this line doesn't fit its section", _INDENT),
     ("expected key", "this line doesn't fit its section", _INDENT),
     ("node content", "a value is missing here", None),
@@ -485,11 +485,11 @@ _SYNTAX: tuple[tuple[str, str, str | None], ...] = (
     (
         "block scalar",
         "this block text has a wrong header",
-        "write `|` or `>` and start the text on the next line",
+        "write `|` or `>`, then the text on the next line",
     ),
-    ("directive", "a wrong `%` line", "leave it out"),
-    ("version", "a wrong `%` line", "leave it out"),
-    ("YAML document", "a YAML version other than 1.1 or 1.2", "leave the `%YAML` line out"),
+    ("directive", "a `%` line that YAML doesn't know", _DIRECTIVE),
+    ("version", "a `%` line that YAML doesn't know", _DIRECTIVE),
+    ("YAML document", "a YAML version other than 1.1 or 1.2", _DIRECTIVE),
     ("alias", "aliases (`*name`) are not allowed", _REPEAT),
     ("anchor", "anchors (`&name`) are not allowed", _REPEAT),
     ("tag", "tags (`!name`) are not allowed", _QUOTE),
@@ -497,31 +497,48 @@ _SYNTAX: tuple[tuple[str, str, str | None], ...] = (
 """What the parser's complaint contains, what we say instead, and the hint. The first that fits is used."""
 
 
-def _syntax_problem(error: YAMLError, text: str, source: str) -> Problem:
+def _syntax_problem(error: YAMLError, builder: _Builder) -> Problem:
     """Our own account of a parser error, at the place where a reader would look for it."""
-    context, context_mark = getattr(error, "context", None) or "", getattr(error, "context_mark", None)
-    mark = getattr(error, "problem_mark", None) or context_mark
+    context = getattr(error, "context", None) or ""
     said = f"{context}: {getattr(error, 'problem', None) or ''}"
     message, hint = next(
         ((message, hint) for part, message, hint in _SYNTAX if part in said), ("this is not valid YAML", None)
     )
-    lines = _split_lines(text)
-    end = (len(lines), len(lines[-1]) + 1)
-    while not lines[end[0] - 1].strip() and end[0] > 1:
-        end = (end[0] - 1, len(lines[end[0] - 2]) + 1)
-    place = end if mark is None else min((mark.line + 1, mark.column + 1), end)
-    start = None if context_mark is None else (context_mark.line + 1, context_mark.column + 1)
-    bracket = "]" if "or ']'" in said else "}" if "or '}'" in said else None
+    lines = _split_lines(builder.text)
+    end = _end_of_text(lines)
+    start = _mark(getattr(error, "context_mark", None), end)
+    place = _mark(getattr(error, "problem_mark", None), end) or start or end
     related: tuple[Related, ...] = ()
-    if start is not None and ((bracket and place == end) or "closed" in message):
+    before, after = lines[place[0] - 1][: place[1] - 1], lines[place[0] - 1][place[1] - 1 :]
+    if "quoted text" in message and start is not None:
         place = start
-        if bracket:
-            message, hint = "this bracket is never closed", f"add the missing `{bracket}`"
+    elif "flow" in said and place == end and builder.stack:
+        place = _mark(builder.stack[-1].mark, end) or end
+        closing = "]" if builder.stack[-1].data.__class__ is list else "}"
+        message, hint = "this bracket is never closed", f"add the missing `{closing}`"
+    elif after.startswith("\t"):
+        message, hint = "a tab can't be used for indentation", "indent with spaces"
+    elif "fit its section" in message and before.strip():
+        message, hint = "unexpected text after the value", _QUOTE
     elif (
-        start is not None and start != place and ("collection" in context or "mapping" in context or bracket)
+        start is not None and start != place and ("parsing a block" in context or "parsing a flow" in context)
     ):
-        related = (Related("the section starts here", source, *start, lines[start[0] - 1]),)
-    return Problem(message, source, place[0], place[1], None, hint, lines[place[0] - 1], related)
+        related = (Related("the section starts here", builder.source, *start, lines[start[0] - 1]),)
+    snippet = lines[place[0] - 1]
+    return Problem(message, builder.source, place[0], place[1], None, hint, snippet, related)
+
+
+def _mark(mark: Any, end: Mark) -> Mark | None:
+    """A parser's mark as line and column, not beyond the end."""
+    return None if mark is None else min((mark.line + 1, mark.column + 1), end)
+
+
+def _end_of_text(lines: list[str]) -> Mark:
+    """Just behind the last line that is not blank."""
+    number = len(lines)
+    while number > 1 and not lines[number - 1].strip():
+        number -= 1
+    return number, len(lines[number - 1]) + 1
 
 
 # ---------------------------------------------------------------------------------------- schema errors
@@ -570,8 +587,8 @@ def problems_from_pydantic(
     """One error for all that a schema found, in our own words and in the order of the file.
 
     `errors` is what pydantic's `ValidationError.errors()` gives. Keys missing from one section are one
-    problem. An unknown key that is a near miss of a missing one is one problem too, with the missing key as its
-    hint; without such a partner, the `known_keys` of the section that are not yet given are tried.
+    problem. An unknown key that is a near miss of a missing one is one problem too, with the missing key as
+    its hint; without such a partner, the `known_keys` of the section that are not yet given are tried.
     """
     ordered = sorted(errors, key=lambda error: document.position(error["loc"], key=True))[:MAX_PROBLEMS]
     missing: dict[Loc, list[str]] = {}
@@ -677,6 +694,8 @@ def _wrong_value(error: Mapping[str, Any], document: Document) -> Problem:
         choices = str(context.get("expected_tags") or context.get("expected", ""))
         listed = choices.replace(" or ", ", ").split(", ")
         message = f"{subject} must be {_any_of(listed)}, not {show_value(value)}"
+        if is_key:
+            message = f"unknown key `{_cut(str(value))}`"
         hint = (
             did_you_mean(value, [choice.strip("'") for choice in listed]) if isinstance(value, str) else None
         )

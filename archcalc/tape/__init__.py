@@ -2,7 +2,7 @@
 
 from archcalc.tape.dims import Dim, Dims, Number, Term, formula, numeric, product, value
 from archcalc.tape.tape import Tape
-from archcalc.tape.values import Cache, Op, Part, Role, Save, Segment, Storage, Tensor, Weight
+from archcalc.tape.values import Cache, Op, Part, Role, Save, Segment, Storage, Stored, Tensor, Weight
 
 __all__ = [
     "Cache",
@@ -15,6 +15,7 @@ __all__ = [
     "Save",
     "Segment",
     "Storage",
+    "Stored",
     "Tape",
     "Tensor",
     "Term",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Literal, NamedTuple
 
 from archcalc.tape.dims import Dim, Dims, Number, product
@@ -167,6 +168,19 @@ class Weight:
         """Elements that one token uses: the stack replaced by `active` (DeepSeekMoE, arXiv:2401.06066)."""
         stack = product(self.stack) if self.active is None else self.active.size
         return max(1, len(self.indices)) * stack * self.matrix
+
+
+class Stored(NamedTuple):
+    """One tensor of a checkpoint: its name's last piece, its dtype and shape."""
+
+    suffix: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Tensor data [bytes]."""
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 class Save(NamedTuple):

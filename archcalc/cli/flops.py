@@ -1,0 +1,58 @@
+"""`archcalc flops`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from archcalc.cli.options import Batch, Format, Images, Output, SpecArgument, Units, Videos
+
+
+def command(
+    spec: SpecArgument,
+    phase: Annotated[Literal["train", "prefill", "decode"], typer.Option("--phase", help="What is run.")] = "prefill",
+    batch: Batch = 1,
+    seq: Annotated[
+        str | None,
+        typer.Option("--seq", metavar="N", help="New text tokens a sequence: 4096, 4k. [default: 4k; 1 in decode]"),
+    ] = None,
+    context: Annotated[str, typer.Option("--context", metavar="N", help="Tokens already cached: 128k.")] = "0",
+    attention: Annotated[
+        Literal["causal", "full"], typer.Option("--attention", help="causal counts half of the new-by-new scores.")
+    ] = "causal",
+    logits: Annotated[Literal["all", "last"], typer.Option("--logits", help="Where the head runs.")] = "all",
+    mla: Annotated[
+        Literal["auto", "expanded", "absorbed"],
+        typer.Option("--mla", help="Form of latent attention; auto is absorbed in decode."),
+    ] = "auto",
+    image: Images = None,
+    video: Videos = None,
+    tokens: Annotated[
+        str | None, typer.Option("--tokens", metavar="N", help="Scale a training step to a whole run: 15.5T.")
+    ] = None,
+    format_name: Format = None,
+    output: Output = None,
+    units: Units = "gib",
+) -> None:
+    """FLOPs of a training step, a prefill or a decode step, part by part."""
+    from archcalc.cli.output import emit
+    from archcalc.cli.sizes import parse_sides
+    from archcalc.report.flops import flops_report
+    from archcalc.spec.loader import load_spec
+    from archcalc.units import parse_context, parse_count
+    from archcalc.workload import Workload
+
+    workload = Workload(
+        phase=phase,
+        batch=batch,
+        seq=parse_context(seq) if seq is not None else 1 if phase == "decode" else 4096,
+        context=parse_context(context),
+        attention=attention,
+        logits=logits,
+        mla=mla,
+        images=tuple((h, w) for h, w in parse_sides(image, 2)),
+        videos=tuple((f, h, w) for f, h, w in parse_sides(video, 3)),
+    )
+    whole = None if tokens is None else parse_count(tokens)
+    emit(flops_report(load_spec(spec), workload, tokens=whole), format_name, output, units)

@@ -1,0 +1,30 @@
+"""`archcalc weights`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from archcalc.cli.options import Format, Output, SpecArgument, Units
+
+
+def command(
+    spec: SpecArgument,
+    as_name: Annotated[
+        str, typer.Option("--as", metavar="NAME", help="released, bf16, fp8, or a bundled spec whose storage to use.")
+    ] = "released",
+    optimizer: Annotated[
+        str | None, typer.Option("--optimizer", metavar="NAME", help="Size a training checkpoint too: adamw, muon, ...")
+    ] = None,
+    format_name: Format = None,
+    output: Output = None,
+    units: Units = "gib",
+) -> None:
+    """Weight bytes of the released checkpoint, or of another storage."""
+    from archcalc.cli.output import emit
+    from archcalc.report.weights import weights_report
+    from archcalc.spec.loader import load_spec
+
+    report = weights_report(load_spec(spec), as_name=as_name, optimizer_name=optimizer)
+    emit(report, format_name, output, units)

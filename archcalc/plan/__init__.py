@@ -1,0 +1,1 @@
+"""Where a model sits: plans, placement, savers, schedules, serving."""

@@ -1,0 +1,58 @@
+"""Optimizers as named sets of states: bytes that training keeps for each parameter beside weight and gradient."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from archcalc.errors import InputError, did_you_mean
+from archcalc.tape import Weight
+
+
+class Optimizer(NamedTuple):
+    """States of one optimizer [bytes a parameter].
+
+    Attributes:
+        master: fp32 copy of the weight, or what replaces it.
+        moments: first and second moment, or momentum.
+        matrix_moments: what matrices keep instead, where the optimizer treats them apart (Muon: momentum only), or None.
+        whole_matrices: the optimizer needs each matrix whole, so sharding hands out matrices, not slices.
+    """
+
+    master: int
+    moments: int
+    matrix_moments: int | None = None
+    whole_matrices: bool = False
+
+    def state_bytes(self, w: Weight) -> int:
+        """States of one parameter of a weight [bytes]."""
+        return self.master + (self.moments if self.matrix_moments is None or not orthogonalized(w) else self.matrix_moments)
+
+
+def orthogonalized(w: Weight) -> bool:
+    """Whether Muon's matrix step takes this weight: two-dimensional, and neither embedding nor output head.
+
+    Stacked experts count by their own matrices (Muon: Jordan 2024; Moonlight, arXiv:2502.16982, section 2.2).
+    """
+    return bool(w.into) and w.flat and w.role not in ("embedding", "head")
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adamw": Optimizer(master=4, moments=8),
+    "adamw-bf16-moments": Optimizer(master=4, moments=4),
+    "adamw-param-remainders": Optimizer(master=2, moments=8),
+    "adam-8bit": Optimizer(master=4, moments=2),
+    "muon": Optimizer(master=4, moments=8, matrix_moments=4, whole_matrices=True),
+    "muon-bf16-momentum": Optimizer(master=4, moments=4, matrix_moments=2, whole_matrices=True),
+    "sgd": Optimizer(master=4, moments=4),
+}
+"""By name. adamw: fp32 master, m and v (Megatron-LM); bf16-moments: m and v in bf16 (DeepSeek-V3, arXiv:2412.19437,
+section 3.3.3); param-remainders: the master is the bf16 weight plus 16 more bits (TransformerEngine); muon: master and
+momentum, AdamW for embedding, head, norms and biases; sgd: with momentum."""
+
+
+def optimizer(name: str) -> Optimizer:
+    """An optimizer by name. Raises InputError."""
+    if name not in OPTIMIZERS:
+        hint = did_you_mean(name, OPTIMIZERS) or f"one of {', '.join(OPTIMIZERS)}"
+        raise InputError(f"unknown optimizer {name}", value=name, hint=hint)
+    return OPTIMIZERS[name]

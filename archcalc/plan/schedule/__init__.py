@@ -1,0 +1,53 @@
+"""Pipeline schedules, one a file, and what follows from their order: chunks alive, and the bubble."""
+
+from archcalc.errors import InputError, did_you_mean
+
+from .base import Op, OpKind, Pipeline, Schedule
+from .dualpipe import DualPipe
+from .dualpipe_v import DualPipeV
+from .gpipe import GPipe
+from .interleaved import Interleaved1F1B
+from .live import State, live_states, most_live, states_of
+from .one_f_one_b import OneFOneB
+from .timing import Deadlock, Durations, Span, bubble, simulate
+from .zb_h1 import ZBH1
+from .zb_h2 import ZBH2
+from .zb_v import ZBV
+
+SCHEDULES: dict[str, Schedule] = {
+    "gpipe": GPipe(),
+    "1f1b": OneFOneB(),
+    "interleaved-1f1b": Interleaved1F1B(),
+    "zb-h1": ZBH1(),
+    "zb-h2": ZBH2(),
+    "zb-v": ZBV(),
+    "dualpipe": DualPipe(),
+    "dualpipe-v": DualPipeV(),
+}
+
+
+def get_schedule(kind: str) -> Schedule:
+    """The schedule of this name. Raises InputError for a name that there is not."""
+    if kind in SCHEDULES:
+        return SCHEDULES[kind]
+    hint = did_you_mean(kind, SCHEDULES) or "one of " + ", ".join(SCHEDULES)
+    raise InputError(f"there is no pipeline schedule {kind!r}", value=kind, hint=hint)
+
+
+__all__ = [
+    "SCHEDULES",
+    "Deadlock",
+    "Durations",
+    "Op",
+    "OpKind",
+    "Pipeline",
+    "Schedule",
+    "Span",
+    "State",
+    "bubble",
+    "get_schedule",
+    "live_states",
+    "most_live",
+    "simulate",
+    "states_of",
+]

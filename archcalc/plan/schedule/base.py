@@ -1,0 +1,145 @@
+"""What a pipeline schedule is: the order in which each rank runs its chunks, and which stages those chunks
+are.
+
+A *chunk* is a piece of the model that a rank holds, a *stage* the same piece by its place in the whole model.
+With PP ranks and VPP virtual stages a rank the model is cut into PP * VPP stages. Chunks are numbered from 0
+on each rank, stages, ranks and micro-batches from 0 overall.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple, Self
+
+from archcalc.errors import InputError
+
+OpKind = Literal["F", "B", "I", "W"]
+
+
+class Op(NamedTuple):
+    """One unit of work on a rank.
+
+    F is a forward, B a whole backward. A split backward is I (gradient of the input) and, later, W (of the
+    weights).
+    """
+
+    kind: OpKind
+    chunk: int
+    micro_batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """The sizes a schedule is laid out for. Any values can be held; Schedule.validate says which make sense.
+
+    pp: pipeline ranks. vpp: virtual stages a rank. micro_batches: in one optimizer step.
+    group: micro-batches that a chunk takes in a row before the next chunk does (None: pp).
+    extra_warmup: forwards added to the warm-up of each rank, as overlapping expert communication needs.
+    """
+
+    pp: int
+    vpp: int = 1
+    micro_batches: int
+    group: int | None = None
+    extra_warmup: int = 0
+
+    @property
+    def group_size(self) -> int:
+        """Micro-batches in a group, the default resolved."""
+        return self.pp if self.group is None else self.group
+
+    def with_micro_batches(self, micro_batches: int) -> Self:
+        """The same pipeline for another number of micro-batches."""
+        return replace(self, micro_batches=micro_batches)
+
+
+class Schedule(ABC):
+    """A pipeline schedule. Instances hold no state; there is one of each, in the registry of this package."""
+
+    kind: ClassVar[str]  # its name in a plan
+    virtual_stages: ClassVar[int | None] = 1  # the only vpp it works with; None: any
+    copies: ClassVar[int] = 1  # ranks that hold each stage, and so its parameters and gradients
+    splits_backward: ClassVar[bool] = False  # whether backwards are split into I and W
+    takes_group: ClassVar[bool] = False
+    takes_extra_warmup: ClassVar[bool] = False
+
+    @abstractmethod
+    def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
+        """Everything `rank` runs in one optimizer step, in order. The pipeline must be a valid one."""
+
+    def chunks_per_rank(self, vpp: int) -> int:
+        """Chunks that a rank holds."""
+        return vpp * self.copies
+
+    def stages(self, pp: int, vpp: int) -> int:
+        """Stages that the model is cut into."""
+        return pp * vpp
+
+    def stage(self, pp: int, rank: int, chunk: int) -> int:
+        """The stage that a chunk of a rank is: chunk * pp + rank, unless a schedule says otherwise."""
+        return chunk * pp + rank
+
+    def held(self, pp: int, vpp: int, rank: int) -> tuple[int, ...]:
+        """The stages that a rank holds, by chunk."""
+        return tuple(self.stage(pp, rank, chunk) for chunk in range(self.chunks_per_rank(vpp)))
+
+    def period(self, pipeline: Pipeline) -> int | None:
+        """Micro-batches after which the steady state repeats. None: there is no steady state."""
+        return 1
+
+    def cut(self, pipeline: Pipeline) -> Pipeline:
+        """A run short enough to be quick, that passes through the same states as the given one.
+
+        Four times the group (or pp, if more) always reaches the steady state and repeats it; what does not
+        fill a period, and the warm-up that was asked for on top, are kept.
+        """
+        period = self.period(pipeline)
+        if period is None:
+            return pipeline
+        least = 4 * max(pipeline.pp, period) + pipeline.extra_warmup
+        kept = -(-least // period) * period + pipeline.micro_batches % period
+        return pipeline.with_micro_batches(min(kept, pipeline.micro_batches))
+
+    def validate(self, pipeline: Pipeline) -> None:
+        """Raise InputError if this schedule cannot run such a pipeline, saying why."""
+        for name, value, least in (
+            ("pp", pipeline.pp, 1),
+            ("vpp", pipeline.vpp, 1),
+            ("micro_batches", pipeline.micro_batches, 1),
+            ("group", pipeline.group_size, 1),
+            ("extra_warmup", pipeline.extra_warmup, 0),
+        ):
+            if value < least:
+                raise InputError(f"{name} must be at least {least}, it is {value}", value=value)
+        self._validate_options(pipeline)
+
+    def _validate_options(self, pipeline: Pipeline) -> None:
+        if self.virtual_stages is not None and pipeline.vpp != self.virtual_stages:
+            raise InputError(
+                f"{self.kind} has {self.virtual_stages} virtual stage(s) a rank, and vpp is {pipeline.vpp}",
+                value=pipeline.vpp,
+                hint=f"set vpp to {self.virtual_stages}, or use interleaved-1f1b, which takes any above 1",
+            )
+        if pipeline.group is not None and not self.takes_group:
+            raise InputError(
+                f"{self.kind} has no micro-batch groups",
+                value=pipeline.group,
+                hint="leave group out; interleaved-1f1b is the schedule that has them",
+            )
+        if pipeline.extra_warmup and not self.takes_extra_warmup:
+            raise InputError(
+                f"{self.kind} has a warm-up of fixed length",
+                value=pipeline.extra_warmup,
+                hint="leave extra_warmup out; 1f1b and interleaved-1f1b are the schedules that take it",
+            )
+
+
+class VShaped(Schedule):
+    """Two chunks a rank: micro-batches go down the ranks through chunk 0 and back up through chunk 1.
+
+    Rank 0 so holds the first and the last stage, and the last rank two neighbours.
+    """
+
+    virtual_stages = 2
+
+    def stage(self, pp: int, rank: int, chunk: int) -> int:
+        return rank if chunk == 0 else 2 * pp - 1 - rank

@@ -1,0 +1,17 @@
+"""GPipe (arXiv:1811.06965): all forwards, then all backwards."""
+
+from .base import Op, Pipeline, Schedule
+from .patterns import alternate, single_chunk
+
+
+class GPipe(Schedule):
+    """Every micro-batch is alive at once, on every rank."""
+
+    kind = "gpipe"
+
+    def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
+        count = pipeline.micro_batches
+        return alternate(single_chunk("F", count), single_chunk("B", count), warmup=count)
+
+    def period(self, pipeline: Pipeline) -> int | None:
+        return None

@@ -1,0 +1,127 @@
+"""Which chunks of activations are alive on a rank, and when: the worst moments of an order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from operator import add, ge, sub
+
+from .base import Op, Pipeline, Schedule
+
+Counts = tuple[int, ...]
+Reached = dict[Counts, int]  # counts, to the position in the order at which they are first reached
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What is alive while `op` runs, that operation's own chunk included.
+
+    live: by chunk, how many micro-batches have started their forward and not ended their backward (its I, if
+    split). waiting: by chunk, how many have ended their I and not ended their W, and so still hold the share
+    that W needs.
+    """
+
+    op: Op
+    live: Counts
+    waiting: Counts
+
+    def bytes(self, chunk_bytes: Sequence[int], waiting_bytes: Sequence[int]) -> int:
+        """Activations alive [bytes]. By chunk: those of a micro-batch, and the share of them that W needs."""
+        return sum(n * size for n, size in zip(self.live, chunk_bytes, strict=True)) + sum(
+            n * size for n, size in zip(self.waiting, waiting_bytes, strict=True)
+        )
+
+
+def states_of(order: Sequence[Op], chunks: int) -> tuple[tuple[int, State], ...]:
+    """The worst states of an order, each with the position of the operation at which it is first reached.
+
+    They are kept apart by kind of operation and the chunk it runs on, because memory that lives only while it
+    runs depends on both, and there may be several of each, because chunks differ in size. Whatever the sizes,
+    as long as a waiting micro-batch holds no more than a live one, the most bytes alive are those of a state
+    in this list.
+    """
+    found = [
+        (position, _state(order[position], counts[:chunks], counts[chunks:]))
+        for reached in _reached(order, chunks).values()
+        for counts, position in _uncovered(_corners(reached)).items()
+    ]
+    return tuple(sorted(found, key=lambda pair: pair[0]))
+
+
+def _state(op: Op, live: Counts, held: Counts) -> State:
+    return State(op=op, live=live, waiting=tuple(map(sub, held, live)))
+
+
+def _reached(order: Sequence[Op], chunks: int) -> dict[tuple[str, int], Reached]:
+    """All counts by (kind, chunk) of the running operation: live by chunk, then live or waiting by chunk."""
+    counts = [0] * (2 * chunks)
+    reached: dict[tuple[str, int], Reached] = {}
+    for position, (kind, chunk, _) in enumerate(order):
+        if kind == "F":
+            counts[chunk] += 1
+            counts[chunks + chunk] += 1
+        reached.setdefault((kind, chunk), {}).setdefault(tuple(counts), position)
+        if kind in "BI":
+            counts[chunk] -= 1
+        if kind in "BW":
+            counts[chunks + chunk] -= 1
+    return reached
+
+
+def _corners(reached: Reached) -> Reached:
+    """Drop counts that lie midway between two others: a sum of sizes is never largest there alone.
+
+    Only those midway between their successor and its mirror image are looked for: the steady state walks in
+    lines.
+    """
+    ordered = list(reached)
+    kept = {
+        counts: reached[counts]
+        for counts, successor in pairwise(ordered)
+        if tuple(map(sub, map(add, counts, counts), successor)) not in reached
+    }
+    return kept | {ordered[-1]: reached[ordered[-1]]}
+
+
+def _uncovered(reached: Reached) -> Reached:
+    """Drop counts that others are at least as large as.
+
+    Bytes are live * (full - share) + (live and waiting) * share, summed over chunks, and neither factor is
+    negative.
+    """
+    kept: Reached = {}
+    for counts in sorted(reached, key=sum, reverse=True):
+        if not any(all(map(ge, other, counts)) for other in kept):
+            kept[counts] = reached[counts]
+    return kept
+
+
+@lru_cache(maxsize=4096)
+def live_states(schedule: Schedule, pipeline: Pipeline, rank: int) -> tuple[State, ...]:
+    """The worst states of a rank, in the order in which they are first reached. See states_of.
+
+    A long run is cut to its periodic part; operations keep the micro-batch numbers they have in the whole
+    run.
+    """
+    cut = schedule.cut(pipeline)
+    order = schedule.order(cut, rank)
+    found = states_of(order, schedule.chunks_per_rank(pipeline.vpp))
+    removed = pipeline.micro_batches - cut.micro_batches
+    period = schedule.period(pipeline)
+    if not removed or period is None:
+        return tuple(state for _, state in found)
+    # What is reached before the last whole period, and so in the steady state at the latest, is reached there
+    # in the whole run too. What is first reached later belongs to the end of the run.
+    final = cut.micro_batches - cut.micro_batches % period - period
+    ends = next(position for position, op in enumerate(order) if op.micro_batch >= final)
+    return tuple(state if position < ends else _later(state, removed) for position, state in found)
+
+
+def _later(state: State, micro_batches: int) -> State:
+    op = state.op._replace(micro_batch=state.op.micro_batch + micro_batches)
+    return State(op=op, live=state.live, waiting=state.waiting)
+
+
+def most_live(schedule: Schedule, pipeline: Pipeline, rank: int) -> int:
+    """The most chunks alive on a rank at once. Those that only wait for their W are not counted."""
+    return max(sum(state.live) for state in live_states(schedule, pipeline, rank))

@@ -1,0 +1,19 @@
+"""1F1B (PipeDream-Flush, arXiv:2006.09503): backwards start as soon as the first reaches a rank."""
+
+from .base import Op, Pipeline, Schedule
+from .patterns import alternate, single_chunk
+
+
+class OneFOneB(Schedule):
+    """Rank r warms up with PP - 1 - r forwards, so that min(PP - r, M) chunks are alive at most.
+
+    Megatron-LM offers the extra warm-up with virtual stages only; here it means the same without them.
+    """
+
+    kind = "1f1b"
+    takes_extra_warmup = True
+
+    def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
+        count = pipeline.micro_batches
+        warmup = pipeline.pp - 1 - rank + pipeline.extra_warmup
+        return alternate(single_chunk("F", count), single_chunk("B", count), warmup=warmup)

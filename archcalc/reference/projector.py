@@ -1,0 +1,40 @@
+"""The patch merger: normalise, join a group's patches, two linear layers (Kimi K2.5's public
+PatchMergerMLP)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from archcalc.reference.factory import Factory
+from archcalc.reference.ffn import activation
+from archcalc.reference.fields import Section
+
+
+class PatchMerger(nn.Module):
+    """Merged patches to backbone features.
+
+    Args:
+        section: the spec's `projector` section.
+        group: patches of one group (2x2 = 4).
+    """
+
+    def __init__(self, section: Section, group: int, at: Factory) -> None:
+        super().__init__()
+        section.choice("kind", "patch_merger")
+        features, out = section.integer("mm_hidden_size"), section.integer("text_hidden_size")
+        eps, joined = section.number("projector_ln_eps", 1e-5), group * section.integer("mm_hidden_size")
+        self.after_merge = section.flag("use_postshuffle_norm")
+        normed = joined if self.after_merge else features
+        self.pre_norm = nn.LayerNorm(normed, eps=eps, **at)
+        act = section.choice("projector_hidden_act", "gelu", "gelu_pytorch_tanh")
+        self.proj = nn.Sequential(
+            nn.Linear(joined, joined, **at),
+            activation(act),
+            nn.Linear(joined, out, **at),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[tokens, patches of a group, features] -> [tokens, backbone features]."""
+        joined = self.pre_norm(x.flatten(1)) if self.after_merge else self.pre_norm(x).flatten(1)
+        out: Tensor = self.proj(joined)
+        return out

@@ -1,0 +1,162 @@
+"""The fused profile: autograd functions that keep what the kernels of Megatron-LM and TransformerEngine keep.
+
+Each class names the public code that it follows. Values are computed the plain way; only what is kept is
+imitated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from archcalc.reference.saved import fp8 as tiles
+from archcalc.reference.saved.grouped import GroupedLinear
+from archcalc.reference.saved.kernels import activation
+
+
+class Fused:
+    """See `Kernels` for the shapes."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return _RMSNorm.apply(x, weight, eps)
+
+    def gated(self, gate_up: Tensor, probs: Tensor | None, act: str, *, fp8: bool) -> Tensor:
+        return _Gated.apply(gate_up, probs, act, fp8)
+
+    def router_logits(self, x: Tensor, weight: Tensor) -> Tensor:
+        return _RouterLogits.apply(x, weight)
+
+    def grouped_linear(self, x: Tensor, weight: Tensor, ends: Tensor, *, fp8: bool) -> Tensor:
+        return GroupedLinear.apply(x, weight, ends, fp8, False)
+
+    def permute(self, x: Tensor, weights: Tensor, order: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        return _Permute.apply(x, weights, order, token)
+
+    def unpermute(self, rows: Tensor, token: Tensor, tokens: int) -> Tensor:
+        return _Unpermute.apply(rows, token, tokens)
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        losses: Tensor = _CrossEntropy.apply(logits, labels)
+        return losses.mean()
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Keeps x and 1/rms in fp32 (TransformerEngine, normalization/rmsnorm: `rsigma`)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, rstd)
+        return (wide * rstd * weight.float()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight, rstd = ctx.saved_tensors
+        unit, slope = x.float() * rstd, gradient.float()
+        scaled = slope * weight.float()
+        d_x = rstd * (scaled - unit * (scaled * unit).mean(-1, keepdim=True))
+        d_weight = (slope * unit).flatten(0, -2).sum(0)
+        return d_x.to(x.dtype), d_weight.to(weight.dtype), None
+
+
+class _Gated(torch.autograd.Function):
+    """Keeps its inputs, and computes act(gate) again in backward (Megatron-LM,
+    core/fusions/fused_bias_swiglu.py; with probabilities: `WeightedSwiGLUFunction`)."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor, probs: Tensor | None, act: str, fp8: bool) -> Tensor:
+        kept = tiles.store(gate_up) if fp8 else (gate_up,)
+        ctx.save_for_backward(probs, *kept)
+        ctx.act, ctx.fp8 = act, fp8
+        return _gated(gate_up, probs, act)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        probs, *kept = ctx.saved_tensors
+        gate_up = (tiles.load(*kept) if ctx.fp8 else kept[0]).detach().requires_grad_()
+        inputs = [gate_up] if probs is None else [gate_up, probs.detach().requires_grad_()]
+        with torch.enable_grad():
+            out = _gated(inputs[0], None if probs is None else inputs[1], ctx.act)
+        d_gate_up, *d_probs = torch.autograd.grad(out, inputs, gradient)
+        return d_gate_up, d_probs[0] if d_probs else None, None, None
+
+
+def _gated(gate_up: Tensor, probs: Tensor | None, act: str) -> Tensor:
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    product = activation(act)(gate) * up
+    return (product if probs is None else product * probs[:, None]).to(gate_up.dtype)
+
+
+class _RouterLogits(torch.autograd.Function):
+    """Keeps the bf16 input and weight, casts both to fp32 on the way (Megatron-LM,
+    `RouterGatingLinearFunction`)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return functional.linear(x.float(), weight.float())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        return (gradient @ weight.float()).to(x.dtype), (gradient.T @ x.float()).to(weight.dtype)
+
+
+class _Permute(torch.autograd.Function):
+    """Keeps two row maps, whose token each row is and where it stood in the [T,K] table; neither input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, order: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(order, token)
+        ctx.shapes = x.shape, weights.shape
+        return x[token], weights.flatten()[order]
+
+    @staticmethod
+    def backward(ctx: Any, d_rows: Tensor, d_probs: Tensor) -> Any:
+        order, token = ctx.saved_tensors
+        tokens, table = ctx.shapes
+        d_x = d_rows.new_zeros(tokens).index_add(0, token, d_rows)
+        d_weights = d_probs.new_zeros(table.numel()).index_copy(0, order, d_probs).view(table)
+        return d_x, d_weights, None, None
+
+
+class _Unpermute(torch.autograd.Function):
+    """Keeps the row map that `_Permute` kept: the same storage."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, token: Tensor, tokens: int) -> Tensor:
+        ctx.save_for_backward(token)
+        return rows.new_zeros(tokens, rows.shape[-1]).index_add(0, token, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (token,) = ctx.saved_tensors
+        return gradient[token], None, None
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Keeps the fp32 softmax, a mask of targets outside this rank's vocabulary, and the targets
+    (Megatron-LM, core/tensor_parallel/cross_entropy.py)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        wide = logits.float()
+        wide = wide - wide.amax(-1, keepdim=True)
+        picked = wide.gather(-1, labels[:, None])[:, 0]
+        softmax = wide.exp()
+        total = softmax.sum(-1, keepdim=True)
+        softmax = softmax / total
+        elsewhere = (labels < 0) | (labels >= logits.shape[-1])
+        ctx.save_for_backward(softmax, elsewhere, labels.clone())
+        return total[:, 0].log() - picked
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        softmax, elsewhere, labels = ctx.saved_tensors
+        here = torch.where(elsewhere, 0.0, 1.0)[:, None]
+        d_logits = softmax.scatter_add(-1, labels[:, None], -here) * gradient[:, None]
+        return d_logits.to(torch.bfloat16), None

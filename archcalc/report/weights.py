@@ -1,0 +1,143 @@
+"""The `weights` report: bytes of the released checkpoint, or of a what-if, by role and by path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from archcalc.calc.weights import Scheme, StoredRow, stored_rows
+from archcalc.errors import InputError, did_you_mean
+from archcalc.plan.optimizer import optimizer
+from archcalc.report.document import Column, Report, Table
+from archcalc.report.paths import weight_path
+from archcalc.spec.loader import bundled_names, load_spec
+from archcalc.spec.model import Spec
+from archcalc.spec.storage import Fp8Block, Plain, StorageKey, release
+from archcalc.tape import Weight
+from archcalc.workload import Workload
+
+ROLE_COLUMNS = (
+    Column("role", "role"),
+    Column("stored", "stored as"),
+    Column("elements", "elements", "count"),
+    Column("bytes", "bytes", "bytes"),
+    Column("bits_per_element", "bits each", "number"),
+    Column("share", "share", "share"),
+)
+PATH_COLUMNS = (
+    Column("path", "weight"),
+    Column("tensors", "tensors"),
+    Column("copies", "x", "int"),
+    Column("bytes", "bytes", "bytes"),
+)
+QUANTIZED_ROLES: tuple[StorageKey, ...] = ("attention", "dense_ffn", "routed_expert", "shared_expert")
+
+
+def what_if(spec: Spec, name: str) -> Scheme:
+    """A storage scheme by name: `released`, `bf16`, `fp8` (blocks of 128x128, as DeepSeek-V3), or another bundled spec's.
+
+    Buffers keep the release's dtype. Raises InputError.
+    """
+    if name == "released":
+        return release(spec.storage)
+    plain = Plain(scheme="plain", dtype="bfloat16")
+    buffer = {"router_bias": spec.storage.get("router_bias", plain)}
+    if name == "bf16":
+        return release({"default": plain, **buffer})
+    if name == "fp8":
+        block = Fp8Block(scheme="fp8-block", block_size=[128, 128], scale_dtype="float32")
+        return release({"default": plain, **dict.fromkeys(QUANTIZED_ROLES, block), **buffer})
+    choices = ["released", "bf16", "fp8", *bundled_names()]
+    if name not in choices:
+        hint = did_you_mean(name, choices) or f"one of {', '.join(choices)}"
+        raise InputError(f"unknown storage {name}", value=name, hint=hint)
+    return release(load_spec(name).storage)
+
+
+def weights_report(spec: Spec, *, as_name: str = "released", optimizer_name: str | None = None) -> Report:
+    """Checkpoint bytes of a spec under a storage scheme; with an optimizer, of a training checkpoint too."""
+    tape = spec.trace(Workload())
+    rows = stored_rows(tape, what_if(spec, as_name))
+    total, elements = sum(row.nbytes for row in rows), sum(row.weight.elements for row in rows)
+    found: dict[str, int | float | bool] = {
+        "weights.bytes": total,
+        "weights.elements": elements,
+        "weights.bits_per_parameter": 8 * total / elements,
+    }
+    tables = []
+    if optimizer_name is not None:
+        states = checkpoint_rows(tape.weights(), optimizer_name)
+        found["weights.training_checkpoint_bytes"] = sum(row["bytes"] for row in states)
+        columns = (Column("path", "part"), Column("bytes", "bytes", "bytes"))
+        tables.append(Table("training_checkpoint", f"training checkpoint with {optimizer_name}", columns, states))
+    by_path = [
+        {
+            "path": weight_path(row.weight),
+            "tensors": ", ".join(f"{t.suffix} {t.dtype} {list(t.shape)}" for t in row.tensors),
+            "copies": row.weight.copies,
+            "bytes": row.nbytes,
+            "elements": row.weight.elements,
+            "role": row.weight.role,
+        }
+        for row in rows
+    ]
+    return Report(
+        command="weights",
+        title=f"{spec.title}: weights as {as_name}",
+        inputs={"spec": spec.name, "as": as_name, "optimizer": optimizer_name},
+        quantities=found,
+        rows=Table("rows", "by path", PATH_COLUMNS, by_path),
+        tables=[Table("by_role", "by role", ROLE_COLUMNS, _by_role(rows, total)), *tables],
+        conventions=(
+            "bytes: tensor data, without file headers. elements: logical weights and stored buffers; no scales, shapes or packing.",
+        ),
+        notes=_notes(spec),
+    )
+
+
+def checkpoint_rows(weights: list[Weight], optimizer_name: str) -> list[dict[str, Any]]:
+    """Training checkpoint: bf16 weights, master weights and optimizer states of every trained weight, and buffers [bytes].
+
+    Raises InputError for an unknown optimizer.
+    """
+    how = optimizer(optimizer_name)
+    trained = [w for w in weights if w.trainable]
+    buffers = sum(4 * w.elements for w in weights if not w.trainable)
+    return [
+        {"path": "weights in bf16", "bytes": sum(2 * w.elements for w in trained)},
+        {"path": "master weights", "bytes": sum(how.master * w.elements for w in trained)},
+        {"path": "moments", "bytes": sum((how.state_bytes(w) - how.master) * w.elements for w in trained)},
+        {"path": "buffers in fp32", "bytes": buffers},
+    ]
+
+
+def _by_role(rows: list[StoredRow], total: int) -> list[dict[str, Any]]:
+    groups: dict[str, list[StoredRow]] = {}
+    for row in rows:
+        groups.setdefault(row.weight.role, []).append(row)
+    result = []
+    for role, members in groups.items():
+        elements, nbytes = sum(r.weight.elements for r in members), sum(r.nbytes for r in members)
+        result.append(
+            {
+                "role": role,
+                "stored": _kinds(members),
+                "elements": elements,
+                "bytes": nbytes,
+                "bits_per_element": 8 * nbytes / elements,
+                "share": nbytes / total,
+            }
+        )
+    return result
+
+
+def _kinds(members: list[StoredRow]) -> str:
+    """The dtypes of a role, in the order of their first tensor."""
+    return ", ".join(dict.fromkeys(" + ".join(t.dtype for t in row.tensors) for row in members))
+
+
+def _notes(spec: Spec) -> list[str]:
+    if not spec.backbone.num_nextn_predict_layers:
+        return []
+    return ["Multi-token-prediction weights are in; copies that a release stores of embedding and head for them are not."]
+
+
