@@ -119,11 +119,11 @@ class Decoder(Block):
         normed = tape.rms_norm(x, "input_layernorm", role="norm", site="attn_norm")
         with tape.scope("self_attn", mixer.__doc__ or "", mixer.purposes):
             mixed = mixer.forward(tape, normed)
-        x = tape.add(x, mixed, "add_attn", site="attn_out")
+        x = tape.add(x, mixed, "add_attn", site="residual")
         normed = tape.rms_norm(x, "post_attention_layernorm", role="norm", site="mlp_norm")
         with tape.scope("mlp", mlp.__doc__ or "", mlp.purposes):
             mixed = mlp.forward(tape, normed)
-        return tape.add(x, mixed, "add_mlp", site="combine")
+        return tape.add(x, mixed, "add_mlp", site="residual")
 
     def _head(self, tape: Tape, x: Tensor, vocab: Dim, tied: Weight | None) -> None:
         with tape.segment("lm_head", "backbone", x, scope="") as last:

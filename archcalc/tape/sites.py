@@ -14,6 +14,7 @@ SITES = frozenset(
         "rope",
         "core_attn",
         "attn_out",
+        "residual",
         "mlp_norm",
         "dense_fc1",
         "dense_act",

@@ -168,10 +168,10 @@ class MoonViT3D(Block):
             q, k, v, "core", heads=heads, qk_dim=head_dim, v_dim=head_dim, pairs=pairs, site="vision_core_attn"
         )
         out = tape.linear(out, "wo", hidden, role="vision", site="vision_attn_out", bias=True)
-        x = tape.add(x, out, "add_attn", site="vision_attn_out")
+        x = tape.add(x, out, "add_attn", site="residual")
         normed = tape.layer_norm(x, "norm1", role="vision", site="vision_norm")
         width = self.dim("vt_intermediate_size", "vision_ffn")
         inner = tape.linear(normed, "mlp.fc0", (width,), role="vision", site="vision_fc1", bias=True)
         inner = tape.activation(inner, "mlp.act", site="vision_act")
         out = tape.linear(inner, "mlp.fc1", hidden, role="vision", site="vision_fc2", bias=True)
-        return tape.add(x, out, "add_mlp", site="vision_fc2")
+        return tape.add(x, out, "add_mlp", site="residual")

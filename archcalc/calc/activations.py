@@ -1,0 +1,133 @@
+"""Saved activations: a fold over what the operations of a segment keep for backward, under kernels and savers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from archcalc.calc.sharding import Shards, local_bytes
+from archcalc.tape import Op, Segment, Storage
+
+
+class Region(NamedTuple):
+    """Sites whose operations are recomputed in backward.
+
+    `discards_output`: what it produces is freed after use and made again (Megatron's CheckpointWithoutOutput), not only
+    what it would save.
+    """
+
+    sites: frozenset[str]
+    discards_output: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Savers:
+    """How activations are kept.
+
+    Attributes:
+        variants: kernel variants in use (`fused` or `eager`, `flash` or `math`, `probs_act` or `probs_out`, ...).
+        regions: what is recomputed.
+        fp8: sites whose first operand is stored in FP8.
+        whole: every segment with an entry keeps only that, and recomputes the rest ("full").
+    """
+
+    variants: frozenset[str]
+    regions: tuple[Region, ...] = ()
+    fp8: frozenset[str] = frozenset()
+    whole: bool = False
+
+
+class Saved(NamedTuple):
+    """One storage kept for backward: by which operation, at which site, how large on one device [bytes]."""
+
+    path: str
+    site: str
+    storage: Storage
+    fp8: bool
+    nbytes: int
+
+
+def saved_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
+    """What one copy of a segment keeps for backward, each storage once.
+
+    Kept is what operations outside active regions save, and every outside input of an active region; less what was produced
+    inside one (always if it discards its output, else unless an operation outside saves it).
+    """
+    if savers.whole and segment.entry is not None and segment.part == "backbone" and segment.indices:
+        size = local_bytes(segment.entry, shards)
+        return [Saved(segment.path, "entry", segment.entry, False, size)]
+    kept = _kept(segment.ops, savers)
+    dropped, inner = _produced(segment.ops, savers.regions)
+    rows = []
+    for storage, (op, outside, fp8) in kept.items():
+        if storage not in dropped and (outside or storage not in inner):
+            rows.append(Saved(op.path, op.site, storage, fp8, local_bytes(storage, shards, fp8=fp8)))
+    return rows
+
+
+def saved_bytes(segment: Segment, shards: Shards, savers: Savers) -> int:
+    """Sum of the rows of one copy of a segment on one device [bytes]."""
+    return sum(row.nbytes for row in saved_rows(segment, shards, savers))
+
+
+Kept = dict[Storage, tuple[Op, bool, bool]]
+
+
+def _kept(ops: Sequence[Op], savers: Savers) -> Kept:
+    """Storage to (operation, saved outside every region, in FP8). FP8 needs every keeper to agree."""
+    kept: Kept = {}
+
+    def keep(storage: Storage, op: Op, outside: bool, fp8: bool) -> None:
+        first, was_outside, was_fp8 = kept.get(storage, (op, False, True))
+        kept[storage] = (first, outside or was_outside, fp8 and was_fp8)
+
+    for op in ops:
+        regions = [region for region in savers.regions if op.site in region.sites]
+        operand = op.inputs[0] if op.inputs and op.site in savers.fp8 else None
+        if regions:
+            for storage in op.inputs:
+                keep(storage, op, False, storage is operand)
+        else:
+            for save in op.saves:
+                if savers.variants.issuperset(save.when):
+                    keep(save.storage, op, True, save.storage is operand)
+    return kept
+
+
+def _produced(ops: Sequence[Op], regions: Sequence[Region]) -> tuple[set[Storage], set[Storage]]:
+    """Storages produced inside discarding regions, and inside any region."""
+    dropped: set[Storage] = set()
+    inner: set[Storage] = set()
+    for region in regions:
+        made = {storage for op in ops if op.site in region.sites for storage in op.outputs}
+        inner |= made
+        if region.discards_output:
+            dropped |= made
+    return dropped, inner
+
+
+def gradient_peak(segment: Segment, shards: Shards) -> int:
+    """The most gradient bytes alive at once while one copy of a segment runs backward [bytes].
+
+    A reverse-liveness fold: the gradient of a storage lives from the last operation that used it to the one that made it.
+    Gradients have their storage's dtype; those of integer storages and of pixels don't exist.
+    """
+    alive: dict[Storage, int] = {}
+    peak = 0
+    for op in reversed(segment.ops):
+        made = op.outputs[:1]
+        for storage in (*made, *op.inputs):
+            if storage not in alive and storage.dtype in ("bfloat16", "float16", "float32"):
+                alive[storage] = local_bytes(storage, shards)
+        peak = max(peak, sum(alive.values()))
+        if op.kind not in ("linear", "grouped_linear") or _last_use(segment.ops, op):
+            for storage in made:
+                if storage not in op.inputs:
+                    alive.pop(storage, None)
+    return peak
+
+
+def _last_use(ops: Sequence[Op], op: Op) -> bool:
+    """Whether no earlier operation writes into the same storage (a fused projection's second half)."""
+    return not any(other.outputs[:1] == op.outputs[:1] for other in ops[: ops.index(op)])

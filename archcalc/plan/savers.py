@@ -1,0 +1,81 @@
+"""The names of recompute, FP8 and offload options: dicts over sites. No operation and no block knows them."""
+
+from __future__ import annotations
+
+from archcalc.calc.activations import Region, Savers
+from archcalc.errors import InputError, did_you_mean
+
+DENSE = frozenset({"dense_fc1", "dense_act", "dense_fc2"})
+SHARED = frozenset({"shared_fc1", "shared_act", "shared_fc2"})
+ROUTED = frozenset({"router", "dispatch", "expert_fc1", "moe_act", "expert_fc2", "combine"})
+
+RECOMPUTE: dict[str, Region] = {
+    "layernorm": Region(frozenset({"attn_norm", "mlp_norm"}), discards_output=True),
+    "swiglu": Region(frozenset({"dense_act", "moe_act", "shared_act"}), discards_output=True),
+    "mla_up_proj": Region(frozenset({"q_norm", "q_up", "kv_norm", "kv_up"}), discards_output=True),
+    "moe_down_proj": Region(frozenset({"expert_fc2"}), discards_output=True),
+    "core_attn": Region(frozenset({"core_attn"}), discards_output=False),
+    "mlp": Region(DENSE, discards_output=False),
+    "moe": Region(ROUTED | SHARED, discards_output=False),
+    "shared_experts": Region(SHARED, discards_output=False),
+}
+"""Megatron-LM's selective recompute modules; K2 (arXiv:2507.20534, section 2.4) names the first four. `mla_up_proj` takes the
+low-rank norms with it, as TransformerEngine fuses them into the projections."""
+
+FULL = "full"
+"""Recompute whole layers: each keeps only its input."""
+
+FP8: dict[str, frozenset[str]] = {
+    "moe_up_proj_input": frozenset({"expert_fc1"}),
+    "swiglu_input": frozenset({"moe_act", "shared_act"}),
+}
+"""Inputs stored in FP8-E4M3 with 1x128 tiles (K2, section 2.4: of MoE up-projections and SwiGLU)."""
+
+OFFLOAD: dict[str, frozenset[str]] = {
+    "attn_norm": frozenset({"attn_norm"}),
+    "qkv_linear": frozenset({"q_down", "q_norm", "q_up", "kv_down", "kv_norm", "kv_up", "qkv"}),
+    "core_attn": frozenset({"core_attn"}),
+    "attn_proj": frozenset({"attn_out"}),
+    "mlp_norm": frozenset({"mlp_norm"}),
+    "dense_mlp": DENSE,
+    "router": frozenset({"router", "dispatch", "combine"}),
+    "expert_fc1": frozenset({"expert_fc1"}),
+    "moe_act": frozenset({"moe_act"}),
+    "expert_fc2": frozenset({"expert_fc2"}),
+    "shared_experts": SHARED,
+}
+"""Groups of saved activations that can wait in host memory (Megatron-LM's fine-grained offloading names, and the rest)."""
+
+
+def savers(
+    *, kernels: str, router_probs: str, recompute: tuple[str, ...], fp8: tuple[str, ...], cross_entropy: str
+) -> Savers:
+    """The fold's options from a plan's names. Raises InputError for a name there is not."""
+    for name in recompute:
+        _known(name, (*RECOMPUTE, FULL), "recompute option")
+    for name in fp8:
+        _known(name, tuple(FP8), "FP8 option")
+    sites = [FP8[name] for name in fp8]
+    return Savers(
+        variants=frozenset({kernels, "flash", f"probs_{router_probs}", f"loss_{cross_entropy}"}),
+        regions=tuple(RECOMPUTE[name] for name in dict.fromkeys(recompute) if name != FULL),
+        fp8=frozenset().union(*sites),
+        whole=FULL in recompute,
+    )
+
+
+def offload_sites(names: str | tuple[str, ...]) -> frozenset[str] | None:
+    """Sites whose saved storages are offloaded; None for every one. Raises InputError for a name there is not."""
+    if names == "all":
+        return None
+    chosen = () if names == "none" else (names,) if isinstance(names, str) else names
+    for name in chosen:
+        _known(name, tuple(OFFLOAD), "offload group")
+    return frozenset().union(*(OFFLOAD[name] for name in chosen))
+
+
+def _known(name: str, names: tuple[str, ...], what: str) -> None:
+    if name not in names:
+        raise InputError(
+            f"unknown {what} {name}", value=name, hint=did_you_mean(name, names) or f"one of {', '.join(names)}"
+        )
