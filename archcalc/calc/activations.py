@@ -131,3 +131,21 @@ def gradient_peak(segment: Segment, shards: Shards) -> int:
 def _last_use(ops: Sequence[Op], op: Op) -> bool:
     """Whether no earlier operation writes into the same storage (a fused projection's second half)."""
     return not any(other.outputs[:1] == op.outputs[:1] for other in ops[: ops.index(op)])
+
+
+def forward_peak(segment: Segment, shards: Shards, kept: set[Storage]) -> int:
+    """The most bytes of results that nobody keeps alive at once while one copy of a segment runs forward [bytes].
+
+    A result lives from the operation that makes it to the last one that uses it.
+    """
+    last = {storage: i for i, op in enumerate(segment.ops) for storage in op.inputs}
+    alive: dict[Storage, int] = {}
+    peak = 0
+    for i, op in enumerate(segment.ops):
+        for storage in op.outputs[:1]:
+            if storage in last and storage not in kept and storage not in alive:
+                alive[storage] = local_bytes(storage, shards)
+        peak = max(peak, sum(alive.values()))
+        for storage in [s for s in alive if last[s] <= i]:
+            del alive[storage]
+    return peak

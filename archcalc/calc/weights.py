@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from archcalc.tape import Stored, Tape, Weight
-
 
 Scheme = Callable[[Weight], tuple[Stored, ...]]
 """What a storage scheme is to this file: from one matrix of a weight to the tensors that store it."""
@@ -20,10 +19,10 @@ class StoredRow(NamedTuple):
     nbytes: int
 
 
-def stored_rows(tape: Tape, scheme: Scheme) -> list[StoredRow]:
-    """Every weight and stored buffer with its tensors, in forward order."""
+def stored_rows(tape: Tape, scheme: Scheme, more: Iterable[Weight] = ()) -> list[StoredRow]:
+    """Every weight and stored buffer with its tensors, in forward order; then `more` that only the checkpoint holds."""
     rows = []
-    for w in tape.weights():
+    for w in (*tape.weights(), *more):
         tensors = scheme(w)
         rows.append(StoredRow(w, tensors, w.copies * sum(t.nbytes for t in tensors)))
     return rows

@@ -16,6 +16,8 @@ COMMANDS: dict[str, str] = {
     "flops": "flops",
     "kv": "kv",
     "weights": "weights",
+    "train": "train",
+    "serve": "serve",
     "validate": "validate",
     "schema": "schema",
     "specs": "specs",

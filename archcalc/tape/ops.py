@@ -392,7 +392,12 @@ class Operations:
     # -- loss -----------------------------------------------------------------------------------------------------
 
     def cross_entropy(self, logits: Tensor, name: str) -> None:
-        """Token loss over the vocabulary. Saves fp32 log-probabilities [4·T·V bytes], except a chunked or fused head."""
+        """Token loss over the vocabulary. Saves fp32 log-probabilities [4·T·V bytes]; TransformerEngine's kernel
+        writes the gradient over the bf16 logits instead [2·T·V], and a chunked head keeps neither."""
         kept = Storage(logits.rows, logits.features, "float32")
-        saves = (Save(kept, ("loss_eager",)), Save(kept, ("loss_fused",)))
+        saves = (
+            Save(kept, ("loss_eager",)),
+            Save(kept, ("loss_fused",)),
+            Save(logits.storage, ("loss_te",)),
+        )
         self._emit("cross_entropy", name, "loss", (logits,), None, temps=(kept,), saves=saves)

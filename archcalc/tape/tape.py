@@ -19,17 +19,19 @@ class Tape(Operations):
         workload: how the model is run; blocks read phase, sequence and images from it.
         seq: new backbone tokens a sequence: the workload's text tokens, plus vision tokens once a tower has run.
         segments: the recorded segments, in forward order.
+        abouts: what a module is for, by its path and the indices that it runs over.
     """
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
         self.segments: list[Segment] = []
-        self.abouts: dict[str, str] = {}
+        self.abouts: dict[tuple[str, tuple[int, ...]], str] = {}
         self.dtype = "bfloat16"
         self.seq = workload.seq
         self._names: list[str] = []
         self._purposes: list[Mapping[str, str]] = []
         self._segment: Segment | None = None
+        self._indices: tuple[int, ...] = ()
 
     # -- where we are ---------------------------------------------------------------------------------------------
 
@@ -39,7 +41,7 @@ class Tape(Operations):
         self._names.extend(name.split(".") if name else ())
         self._purposes.append(purposes or {})
         if about:
-            self.abouts[self.path("")] = about
+            self.abouts[self.path(""), self._indices] = about
         try:
             yield
         finally:
@@ -70,6 +72,7 @@ class Tape(Operations):
         entry = None if x is None else Storage(x.rows, x.features, x.dtype)
         outer = self.dtype
         path = self.path(name)
+        self._indices = indices
         with self.scope(name if scope is None else scope, about):
             self._segment = Segment(path, indices, part, entry)
             self.segments.append(self._segment)
@@ -79,7 +82,7 @@ class Tape(Operations):
                 else:
                     yield Tensor(x.rows, x.features, entry, requires_grad=x.requires_grad)
             finally:
-                self._segment = None
+                self._segment, self._indices = None, ()
                 self.dtype = outer
 
     def path(self, name: str) -> str:

@@ -108,18 +108,14 @@ def bubble(schedule: Schedule, pipeline: Pipeline, durations: Durations = EQUAL)
     """The largest share of its step that any rank waits, from its first operation to its last. Chunks are
     equal here.
 
-    A long run is cut to its periodic part and lengthened again: each period adds the same time.
+    A long run is cut to its periodic part: ranks with equal work do not wait in the steady state, so the wait stays
+    the same and the work grows with the micro-batches.
     """
     cut = schedule.cut(pipeline)
     spans = simulate(schedule, cut, durations)
-    removed = pipeline.micro_batches - cut.micro_batches
-    period = schedule.period(pipeline)
-    if not removed or period is None:
-        return max(span.idle / (span.idle + span.busy) for span in spans)
-    longer = simulate(schedule, cut.with_micro_batches(cut.micro_batches + period), durations)
-    shares = []
-    for short, long in zip(spans, longer, strict=True):
-        idle = short.idle + (long.idle - short.idle) * removed // period
-        busy = short.busy + (long.busy - short.busy) * removed // period
-        shares.append(idle / (idle + busy))
-    return max(shares)
+    return max(_idle_share(span, pipeline.micro_batches, cut.micro_batches) for span in spans)
+
+
+def _idle_share(span: Span, micro_batches: int, simulated: int) -> float:
+    idle, busy = span.idle * simulated, span.busy * micro_batches
+    return idle / (idle + busy)

@@ -1,4 +1,4 @@
-"""ZB-H1 (zero bubble, arXiv:2401.10241, section 2.2): 1F1B with weight gradients held back."""
+"""ZB-H1 (zero bubble, arXiv:2401.10241, section 2.1): 1F1B with weight gradients held back."""
 
 from .base import Op, Pipeline, Schedule
 from .patterns import alternate, single_chunk

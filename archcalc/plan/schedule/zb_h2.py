@@ -1,4 +1,4 @@
-"""ZB-H2 (zero bubble, arXiv:2401.10241, section 2.3): no bubble, for twice the activations."""
+"""ZB-H2 (zero bubble, arXiv:2401.10241, section 2.2): no bubble, for twice the activations."""
 
 from .base import Op, Pipeline, Schedule
 from .patterns import alternate, single_chunk

@@ -1,0 +1,34 @@
+"""`archcalc train`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from archcalc.cli.options import Format, Output, SpecArgument, Units
+
+
+def command(
+    spec: SpecArgument,
+    plan: Annotated[str, typer.Option("--plan", metavar="PLAN", help="A plan file, or a bundled plan (k2-pretrain).")],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Override a plan field: parallel.pp=8. Repeatable."),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", metavar="R", help="List the terms of this rank. [default: the worst]")
+    ] = None,
+    format_name: Format = None,
+    output: Output = None,
+    units: Units = "gib",
+) -> None:
+    """Training memory on every pipeline rank at its worst moment."""
+    from archcalc.cli.output import emit
+    from archcalc.plan.plan import load_plan
+    from archcalc.report.train import train_report
+    from archcalc.spec.loader import load_spec
+
+    overrides = tuple(override or ())
+    loaded = load_plan(plan, overrides)
+    emit(train_report(load_spec(spec), loaded, rank=rank, overrides=overrides), format_name, output, units)
