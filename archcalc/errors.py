@@ -232,8 +232,6 @@ def show_value(value: object, limit: int = 40) -> str:
 
 def near_miss(name: str, choices: Iterable[str]) -> str | None:
     """The choice that `name` is most likely a slip of, or None. Case and -/_ don't count as differences."""
-    if len(name) > 64:  # difflib is quadratic, and nobody misspells at such length
-        return None
     by_folded = {_folded(choice): choice for choice in choices}
     folded = _folded(name)
     if folded in by_folded:

@@ -6,13 +6,26 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import Batch, Dcp, Dp, Format, Images, KvDtype, Output, SpecArgument, Tp, Units, Videos
+from archcalc.cli.options import (
+    Batch,
+    Dcp,
+    Dp,
+    Format,
+    Images,
+    KvDtype,
+    Output,
+    SpecArgument,
+    Tp,
+    Units,
+    Videos,
+)
 
 
 def command(
     spec: SpecArgument,
     context: Annotated[
-        str | None, typer.Option("--context", metavar="N", help="Tokens a sequence: 256k. [default: the model's limit]")
+        str | None,
+        typer.Option("--context", metavar="N", help="Tokens a sequence: 256k. [default: the model's limit]"),
     ] = None,
     batch: Batch = 1,
     kv_dtype: KvDtype = "bf16",
@@ -24,7 +37,8 @@ def command(
         str, typer.Option("--block-size", metavar="N", help="Tokens of a page; sequences take whole pages.")
     ] = "1",
     memory: Annotated[
-        str | None, typer.Option("--memory", metavar="SIZE", help="How many tokens fit into this much: 46.80GiB.")
+        str | None,
+        typer.Option("--memory", metavar="SIZE", help="How many tokens fit into this much: 46.80GiB."),
     ] = None,
     image: Images = None,
     video: Videos = None,

@@ -6,45 +6,62 @@ import os
 import sys
 from pathlib import Path
 
-from archcalc.errors import InputError
+from archcalc.errors import InputError, harmless
 from archcalc.render import ENDINGS, renderer
 from archcalc.report.document import Report
 
+_STDOUT = Path("-")
+
 
 def emit(report: Report, format_name: str | None, outputs: list[Path] | None, units: str) -> None:
-    """Print a report, or write it to files.
+    """Print a report, or write it to files. `-` among the files is stdout.
 
     Raises:
         InputError: unknown format, units or file ending, or a file that can't be written.
     """
     if units not in ("gib", "gb", "bytes"):
         raise InputError(f"unknown units {units}", value=units, hint="use gib, gb or bytes")
-    names = [format_name or _from_ending(path) for path in outputs or []]
-    texts = [renderer(name)(report, units) for name in names]
-    if not outputs:
-        sys.stdout.write(_on_screen(report, format_name or "table", units))
-        sys.stdout.flush()
-    for path, text in zip(outputs or [], texts, strict=True):
-        write_file(path, text.encode())
+    targets = outputs or [_STDOUT]
+    names = [format_name or ("table" if path == _STDOUT else _from_ending(path)) for path in targets]
+    texts = [
+        _on_screen(report, name, units) if path == _STDOUT else renderer(name)(report, units)
+        for path, name in zip(targets, names, strict=True)
+    ]
+    for path, text in zip(targets, texts, strict=True):
+        if path == _STDOUT:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        else:
+            write_file(path, text.encode())
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write to a temporary file beside `path`, then rename: never half a file. Raises InputError where it can't."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write to a temporary file beside `path`, then rename: never half a file. Raises InputError where it can't.
+
+    A link stays a link, and what is no regular file (/dev/null, a pipe) is written as it is.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp") if target.name else target
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+        else:
+            temporary.write_bytes(data)
+            if target.exists():
+                os.chmod(temporary, target.stat().st_mode & 0o7777)
+            os.replace(temporary, target)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
-        raise InputError(f"can't write {path}: {error.strerror}", source=None, value=str(path)) from None
-    print(f"wrote {path}", file=sys.stderr)
+        if temporary.parent.is_dir() and temporary.is_file():
+            temporary.unlink()
+        raise InputError(f"can't write {path}: {error.strerror}", value=str(path)) from None
+    print(f"wrote {harmless(str(path))}", file=sys.stderr)
 
 
 def _from_ending(path: Path) -> str:
     ending = path.suffix.removeprefix(".").lower()
     if ending not in ENDINGS:
         raise InputError(
-            f"can't tell the format of {path.name} from its ending",
+            f"can't tell the format of {path.name or path} from its ending",
             value=str(path),
             hint=f"end it in {', '.join('.' + e for e in ENDINGS)}, or name one with --format",
         )
@@ -53,11 +70,18 @@ def _from_ending(path: Path) -> str:
 
 def _on_screen(report: Report, name: str, units: str) -> str:
     terminal = sys.stdout.isatty()
-    color = (terminal and not os.environ.get("NO_COLOR")) or bool(os.environ.get("FORCE_COLOR"))
+    color = _colored(terminal)
     if name != "table" or not (terminal or color):
         return renderer(name)(report, units)
     from shutil import get_terminal_size
 
     from archcalc.render.terminal import render
 
-    return render(report, units, width=get_terminal_size().columns, color=color)
+    return render(report, units, width=get_terminal_size().columns if terminal else None, color=color)
+
+
+def _colored(terminal: bool) -> bool:
+    """NO_COLOR (no-color.org) goes before FORCE_COLOR; a terminal that is named dumb gets none."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (terminal and os.environ.get("TERM") != "dumb")

@@ -12,10 +12,14 @@ from archcalc.cli.options import Format, Output, SpecArgument, Units
 def command(
     spec: SpecArgument,
     as_name: Annotated[
-        str, typer.Option("--as", metavar="NAME", help="released, bf16, fp8, or a bundled spec whose storage to use.")
+        str,
+        typer.Option(
+            "--as", metavar="NAME", help="released, bf16, fp8, or a bundled spec whose storage to use."
+        ),
     ] = "released",
     optimizer: Annotated[
-        str | None, typer.Option("--optimizer", metavar="NAME", help="Size a training checkpoint too: adamw, muon, ...")
+        str | None,
+        typer.Option("--optimizer", metavar="NAME", help="Size a training checkpoint too: adamw, muon, ..."),
     ] = None,
     format_name: Format = None,
     output: Output = None,

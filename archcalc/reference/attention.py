@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from archcalc.reference.cache import Cache, Features
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
+from archcalc.reference.norms import RMSNorm
 from archcalc.reference.rope import Angles, rotate_halves
 
 
@@ -64,8 +65,8 @@ class GQA(nn.Module):
         self.norm = section.choice("qk_norm", "per_head", "full") if section.has("qk_norm") else None
         if self.norm is not None:
             per_head = self.norm == "per_head"
-            self.q_norm = nn.RMSNorm(self.head_dim if per_head else widths["q"], eps, **at)
-            self.k_norm = nn.RMSNorm(self.head_dim if per_head else widths["k"], eps, **at)
+            self.q_norm = RMSNorm(self.head_dim if per_head else widths["q"], eps, **at)
+            self.k_norm = RMSNorm(self.head_dim if per_head else widths["k"], eps, **at)
 
     def cached(self) -> Features:
         """Features of one cached row: the rotated key and the value of every key/value head."""

@@ -11,6 +11,7 @@ from archcalc.reference.factory import Factory
 from archcalc.reference.ffn import MLP, MoE, dense
 from archcalc.reference.fields import Section
 from archcalc.reference.mla import MLA
+from archcalc.reference.norms import RMSNorm
 from archcalc.reference.rope import Angles, Rope
 
 Pattern = tuple[str, str]
@@ -25,9 +26,9 @@ class DecoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.rope = rope
-        self.input_layernorm = nn.RMSNorm(hidden, eps, **at)
+        self.input_layernorm = RMSNorm(hidden, eps, **at)
         self.self_attn, self.mlp = parts
-        self.post_attention_layernorm = nn.RMSNorm(hidden, eps, **at)
+        self.post_attention_layernorm = RMSNorm(hidden, eps, **at)
 
     def forward(
         self, x: Tensor, angles: Angles, mask: Tensor, cache: Cache | None, layer: int, absorbed: bool
@@ -43,7 +44,7 @@ class SharedHead(nn.Module):
 
     def __init__(self, hidden: int, eps: float, at: Factory) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(hidden, eps, **at)
+        self.norm = RMSNorm(hidden, eps, **at)
 
 
 class PredictionLayer(DecoderLayer):
@@ -54,8 +55,8 @@ class PredictionLayer(DecoderLayer):
         self, parts: tuple[MLA | GQA, MLP | MoE], rope: str, hidden: int, eps: float, at: Factory
     ) -> None:
         super().__init__(parts, rope, hidden, eps, at)
-        self.enorm = nn.RMSNorm(hidden, eps, **at)
-        self.hnorm = nn.RMSNorm(hidden, eps, **at)
+        self.enorm = RMSNorm(hidden, eps, **at)
+        self.hnorm = RMSNorm(hidden, eps, **at)
         self.eh_proj = nn.Linear(2 * hidden, hidden, bias=False, **at)
         self.shared_head = SharedHead(hidden, eps, at)
 
@@ -80,7 +81,7 @@ class Backbone(nn.Module):
             parts = self._attention(section, attention, at), make_ffn(section, ffn, at)
             kind = DecoderLayer if index < self.depth else PredictionLayer
             self.layers.append(kind(parts, attention, hidden, eps, at))
-        self.norm = nn.RMSNorm(hidden, eps, **at)
+        self.norm = RMSNorm(hidden, eps, **at)
 
     def forward(self, x: Tensor, cache: Cache | None, absorbed: bool) -> Tensor:
         """Embedded rows [B,N,W] after the cached ones -> final hidden states [B,N,W], normalised."""

@@ -1,7 +1,7 @@
 """Checkpoint paths against the parameter names that Hugging Face transformers uses inside its classes.
 
-transformers renames while it loads, fuses expert matrices and splits the vision tower's wqkv. The rules here are written out by hand, one a line, so
-that a name nobody expected shows up as a finding.
+transformers renames while it loads, fuses expert matrices and splits the vision tower's wqkv. The rules
+here are written out by hand, one a line, so that a name nobody expected shows up as a finding.
 """
 
 from __future__ import annotations

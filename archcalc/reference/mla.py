@@ -16,6 +16,7 @@ from archcalc.reference.attention import AttentionCore
 from archcalc.reference.cache import Cache, Features
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
+from archcalc.reference.norms import RMSNorm
 from archcalc.reference.rope import Angles, rotate_pairs
 
 LATENT_NORM_EPS = 1e-6
@@ -66,11 +67,11 @@ class MLA(nn.Module):
             self.q_proj = nn.Linear(hidden, queries, bias=False, **at)
         else:
             self.q_a_proj = nn.Linear(hidden, q_rank, bias=bias, **at)
-            self.q_a_layernorm = nn.RMSNorm(q_rank, LATENT_NORM_EPS, **at)
+            self.q_a_layernorm = RMSNorm(q_rank, LATENT_NORM_EPS, **at)
             self.q_b_proj = nn.Linear(q_rank, queries, bias=False, **at)
         self.has_q_latent = q_rank is not None
         self.kv_a_proj_with_mqa = nn.Linear(hidden, self.rank + self.rope, bias=bias, **at)
-        self.kv_a_layernorm = nn.RMSNorm(self.rank, LATENT_NORM_EPS, **at)
+        self.kv_a_layernorm = RMSNorm(self.rank, LATENT_NORM_EPS, **at)
         self.kv_b_proj = LatentUp(self.heads, self.nope, value, self.rank, at)
         self.o_proj = nn.Linear(self.heads * value, hidden, bias=bias, **at)
         self.core = AttentionCore()

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from archcalc.arch.block import Section, Size
 from archcalc.errors import InputError
-from archcalc.tape import Stored, Weight, product
+from archcalc.tape import Stored, Tape, Weight, product
 
 StoredDtype = Literal["bfloat16", "float16", "float32", "float8_e4m3fn", "int8"]
 
@@ -26,7 +26,7 @@ class Plain(Section):
 
 
 class PackQuantized(Section):
-    """Packed integers with a scale for each group of inputs and the original shape beside them (compressed-tensors)."""
+    """Packed integers, a scale for each group of inputs, and the original shape (compressed-tensors)."""
 
     scheme: Literal["pack-quantized"]
     num_bits: Literal[4, 8]
@@ -38,7 +38,7 @@ class PackQuantized(Section):
         rows, columns = product(w.out), product(w.into)
         if columns % self.group_size:
             raise InputError(
-                f"{w.path} has {columns} inputs, which do not divide into groups of {self.group_size}",
+                f"{w.path} has {columns} inputs, which don't divide into groups of {self.group_size}",
                 value=self.group_size,
             )
         return (
@@ -49,7 +49,7 @@ class PackQuantized(Section):
 
 
 class Fp8Block(Section):
-    """FP8 with one inverse scale for each block of the matrix (DeepSeek-V3, arXiv:2412.19437, section 3.3)."""
+    """FP8 with one inverse scale for each block of a matrix (DeepSeek-V3, arXiv:2412.19437, section 3.3)."""
 
     scheme: Literal["fp8-block"]
     block_size: Annotated[list[Size], Field(min_length=2, max_length=2)]
@@ -79,12 +79,18 @@ StorageKey = Literal[
     "routed_expert",
     "shared_expert",
     "mtp",
+    "mtp_embedding",
+    "mtp_head",
     "vision",
     "projector",
 ]
+"""Roles, and two keys of their own: `mtp_embedding` and `mtp_head` say that the release stores embedding and
+head again with each multi-token-prediction module, and how."""
+Storage = Mapping[StorageKey, Plain | PackQuantized | Fp8Block]
+"""A spec's storage section: schemes by role; `default` is for all others."""
 
 
-def release(storage: Mapping[StorageKey, Plain | PackQuantized | Fp8Block]) -> Callable[[Weight], tuple[Stored, ...]]:
+def release(storage: Storage) -> Callable[[Weight], tuple[Stored, ...]]:
     """The scheme of a whole release: each weight by its role, else by the default.
 
     Only matrices are quantized: a norm or a bias under a quantized role is stored by the default scheme.
@@ -92,8 +98,46 @@ def release(storage: Mapping[StorageKey, Plain | PackQuantized | Fp8Block]) -> C
     default = storage["default"]
 
     def stored(w: Weight) -> tuple[Stored, ...]:
-        key: StorageKey = "mtp" if w.part == "mtp" and "mtp" in storage else w.role
-        scheme = storage.get(key, default)
+        scheme = storage.get(_key(w, storage), default)
         return (scheme if w.into or isinstance(scheme, Plain) else default).stored(w)
 
     return stored
+
+
+def second_copies(storage: Storage, tape: Tape) -> list[Weight]:
+    """What a release stores twice: embedding and head, at their paths in each multi-token-prediction module.
+
+    They are equal to the main model's (DeepSeek-V3 README_WEIGHTS.md), so no parameter count holds them.
+    """
+    copies = []
+    for segment in tape.segments:
+        for w in tape.weights() if segment.part == "mtp" else ():
+            name = {"embedding": "embed_tokens", "head": "shared_head.head"}.get(w.role)
+            if name is None or f"mtp_{w.role}" not in storage:
+                continue
+            path = f"{segment.path}.{name}"
+            copies.append(
+                Weight(
+                    path,
+                    w.suffix,
+                    w.out,
+                    w.into,
+                    role=w.role,
+                    part="mtp",
+                    dtype=w.dtype,
+                    indices=segment.indices,
+                )
+            )
+    return copies
+
+
+def _key(w: Weight, storage: Storage) -> StorageKey:
+    """The entry of a storage section that a weight is stored by."""
+    if w.part == "mtp":
+        if w.role == "embedding":
+            return "mtp_embedding"
+        if w.role == "head":
+            return "mtp_head"
+        if "mtp" in storage:
+            return "mtp"
+    return w.role

@@ -6,221 +6,38 @@ ten, `1e9` is a float. Refused, each with line and column: doubled keys, anchors
 second document, more than 64 levels, unprintable characters. The tree is built from the parser's events as
 they come, without recursion, so a file of brackets can do no harm.
 
-Three parts: `read` guards the file, `load` parses it into a `Document`, `problems_from_pydantic` maps the
-errors of the schema to places in it (pydantic itself is not imported here).
+Its neighbours: `text_file` reads the file, `schema_errors` maps the errors of the schema to places in it.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from archcalc.errors import (
-    FieldError,
-    InputError,
-    Problem,
-    Related,
-    SpecError,
-    did_you_mean,
-    near_miss,
-    show_value,
-)
+from archcalc.errors import InputError, Problem, Related, show_value
+from archcalc.spec.document import MAX_PROBLEMS, Document, Loc, Spots, cut, place_of, split_lines
+from archcalc.spec.schema_errors import problems_from_pydantic
+from archcalc.spec.text_file import MAX_BYTES, decode, read
+from archcalc.spec.yaml_scalars import core_scalar
+from archcalc.spec.yaml_syntax import MAX_DEPTH, REPEAT, syntax_problem
 
 if TYPE_CHECKING:
-    from yaml.error import YAMLError
     from yaml.events import AliasEvent, CollectionStartEvent, Event, ScalarEvent
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "Document", "Loc", "load", "problems_from_pydantic", "read"]
-
-Loc: TypeAlias = tuple[str | int, ...]
-"""A path into a document: keys and list indices."""
-
-MAX_BYTES = 1 << 20
-MAX_DEPTH = 64
-MAX_PROBLEMS = 50
-"""Problems gathered from one file at most."""
-MAX_NUMBER = 100
-"""Characters of a number at most."""
-
-Mark: TypeAlias = tuple[int, int]
-"""Line and column, both from 1."""
-Spots: TypeAlias = "dict[str | int, tuple[Any, Any, Spots | None]]"
-"""For each key or index: the parser's marks of the key and of the value, and the spots inside the value."""
-
-
-# ------------------------------------------------------------------------------------------------ the file
-
-
-def read(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a text file, at most 1 MiB of UTF-8. Raises InputError that says what is in the way."""
-    source = os.fsdecode(path)
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise InputError("no such file", source=source, value=source, hint="check the path") from None
-    except IsADirectoryError:
-        raise InputError(
-            "this is a directory", source=source, value=source, hint="name a YAML file inside it"
-        ) from None
-    except PermissionError:
-        raise InputError(
-            "no permission to read this file", source=source, value=source, hint="check its access rights"
-        ) from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or "not a usable path"
-        raise InputError(
-            f"can't read this file: {reason}", source=source, value=source, hint="check the path"
-        ) from None
-    _decode(raw, source)
-    return raw
-
-
-def _decode(text: str | bytes, source: str) -> str:
-    """The text, without a byte order mark, or InputError."""
-    if len(text) > MAX_BYTES:
-        raise InputError(
-            "the file is larger than 1 MiB",
-            source=source,
-            hint="a spec takes a few KiB; is this the right file?",
-        )
-    if isinstance(text, bytes):
-        raw = text
-        if b"\0" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise InputError(
-                "this is a binary file, not YAML text",
-                source=source,
-                hint="if it is UTF-16 text, save it as UTF-8",
-            )
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            before = raw[: error.start].decode("utf-8")
-            raise InputError(
-                f"byte 0x{raw[error.start]:02x} is not UTF-8 text",
-                source=source,
-                line=before.count("\n") + 1,
-                column=len(before) - (before.rfind("\n") + 1) + 1,
-                hint="save the file as UTF-8",
-            ) from None
-    text = text.removeprefix("\ufeff")
-    if not text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
-        _refuse_unprintable(text, source)
-    return text
-
-
-def _refuse_unprintable(text: str, source: str) -> None:
-    """Raises InputError at the first control character, odd line break or surrogate; the rest may pass."""
-    import re
-
-    found = re.search("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]", text)
-    if found is None:
-        return
-    lines = _split_lines(text[: found.start()])
-    raise InputError(
-        f"the character U+{ord(found[0]):04X} is not allowed in a file",
-        source=source,
-        line=len(lines),
-        column=len(lines[-1]) + 1,
-        snippet=_split_lines(text)[len(lines) - 1],
-        hint='remove it, or write it as an escape in double quotes, such as "\\u2028"',
-    )
-
-
-def _split_lines(text: str) -> list[str]:
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
-# -------------------------------------------------------------------------------------------- the document
-
-
-class Document:
-    """What a YAML file says, and where it says it."""
-
-    __slots__ = ("_lines", "_spots", "_start", "data", "source", "text")
-
-    def __init__(self, data: dict[str, Any], text: str, source: str, spots: Spots, start: Mark) -> None:
-        self.data = data
-        """Plain dicts, lists, str, int, float, bool and None."""
-        self.source = source
-        """File name as the user gave it."""
-        self.text = text
-        self._spots = spots
-        self._start = start
-        self._lines: list[str] | None = None
-
-    def line(self, number: int) -> str | None:
-        """A line of the file, from 1, or None past its end."""
-        if self._lines is None:
-            self._lines = _split_lines(self.text)
-        return self._lines[number - 1] if 1 <= number <= len(self._lines) else None
-
-    def resolve(self, loc: Loc) -> Loc:
-        """The part of a path that exists: union tags, missing keys and the like drop out."""
-        path: list[str | int] = []
-        spots: Spots | None = self._spots
-        for part in loc:
-            if spots and part in spots:
-                path.append(part)
-                spots = spots[part][2]
-        return tuple(path)
-
-    def position(self, loc: Loc, *, key: bool = False) -> Mark:
-        """Line and column, from 1, of the value at a path, or of its key (of a list item: the item).
-
-        Elements of the path that don't exist are skipped, so that the nearest existing ancestor answers.
-        """
-        spots: Spots | None = self._spots
-        mark = None
-        for part in loc:
-            if spots and part in spots:
-                key_mark, value_mark, spots = spots[part]
-                mark = key_mark if key else value_mark
-        return self._start if mark is None else (mark.line + 1, mark.column + 1)
-
-    def problem(
-        self,
-        message: str,
-        loc: Loc = (),
-        *,
-        key: bool = False,
-        value: object = None,
-        hint: str | None = None,
-        related: Iterable[tuple[Loc, str]] = (),
-    ) -> Problem:
-        """A problem at a path; `related` are second places, each a path and what to say there."""
-        line, column = self.position(loc, key=key)
-        places = []
-        for other, text in related:
-            at = self.position(other)
-            places.append(Related(text, self.source, *at, self.line(at[0])))
-        return Problem(message, self.source, line, column, value, hint, self.line(line), tuple(places))
-
-    def value(self, loc: Loc) -> Any:
-        """The data at a path, without the elements that don't exist."""
-        value: Any = self.data
-        for part in self.resolve(loc):
-            value = value[part]
-        return value
-
-    def name(self, loc: Loc) -> str:
-        """A path for people: `backbone.layers[1].count`, without the elements that don't exist."""
-        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.resolve(loc))
-        return text.removeprefix(".")
 
 
 def load(text: str | bytes, source: str) -> Document:
     """Parses one YAML document with a mapping at the top. Raises InputError for anything else."""
     import yaml
 
-    text = _decode(text, source)
+    text = decode(text, source)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast
-    builder = _Builder(text, source)
+    builder = Builder(text, source)
     try:
         builder.run(loader(text).get_event)
     except yaml.YAMLError as error:
-        builder.problems.append(_syntax_problem(error, builder))
+        builder.problems.append(syntax_problem(error, builder))
     except (ValueError, OverflowError) as error:  # the parser's own: code points and versions out of range
         if isinstance(error, InputError):
             raise
@@ -228,9 +45,6 @@ def load(text: str | bytes, source: str) -> Document:
     if builder.problems:
         builder.fail()
     return builder.document()
-
-
-# ------------------------------------------------------------------------------------------------- the tree
 
 
 class _Frame:
@@ -246,12 +60,11 @@ class _Frame:
         self.key_mark: Any = None
 
 
-_REPEAT = "write the value out where it is needed"
 _REFUSED_KEY = object()
 """Stands for a key that was refused, so that its value is dropped."""
 
 
-class _Builder:
+class Builder:
     """Turns parser events into data and spots, gathering problems as it goes."""
 
     def __init__(self, text: str, source: str) -> None:
@@ -293,7 +106,7 @@ class _Builder:
             self.refuse_decorations(event)
         if event.implicit[0]:  # plain, without quotes
             try:
-                value = _core_scalar(value)
+                value = core_scalar(value)
             except ValueError as error:
                 self.complain(str(error), event.start_mark)
         elif not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
@@ -313,7 +126,7 @@ class _Builder:
             self.complain("merge keys (`<<`) are not allowed", event.start_mark, "write the keys out")
         elif key in frame.data:
             first = frame.spots[key][0]
-            self.complain(f"duplicate key `{_cut(key)}`", event.start_mark, "keep one of the two", first)
+            self.complain(f"duplicate key `{cut(key)}`", event.start_mark, "keep one of the two", first)
         else:
             frame.key = key
 
@@ -354,7 +167,7 @@ class _Builder:
         self.place(frame.data, frame.mark, frame.spots)
 
     def alias(self, event: AliasEvent) -> None:
-        self.complain(f"aliases (`*{_cut(event.anchor or '')}`) are not allowed", event.start_mark, _REPEAT)
+        self.complain(f"aliases (`*{cut(event.anchor or '')}`) are not allowed", event.start_mark, REPEAT)
         if self.stack and self.stack[-1].key is None and self.stack[-1].data.__class__ is dict:
             self.stack[-1].key = _REFUSED_KEY
         else:
@@ -362,15 +175,15 @@ class _Builder:
 
     def refuse_decorations(self, event: ScalarEvent | CollectionStartEvent) -> None:
         if event.anchor is not None:
-            self.complain(f"anchors (`&{_cut(event.anchor)}`) are not allowed", event.start_mark, _REPEAT)
+            self.complain(f"anchors (`&{cut(event.anchor)}`) are not allowed", event.start_mark, REPEAT)
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!", 1)
             hint = "write the plain value; quotes make text, no quotes a number"
-            self.complain(f"tags (`{_cut(tag)}`) are not allowed", event.start_mark, hint)
+            self.complain(f"tags (`{cut(tag)}`) are not allowed", event.start_mark, hint)
 
     def line(self, number: int) -> str:
         if self.lines is None:
-            self.lines = _split_lines(self.text)
+            self.lines = split_lines(self.text)
         return self.lines[number] if number < len(self.lines) else ""
 
     def complain(self, message: str, mark: Any, hint: str | None = None, first: Any = None) -> None:
@@ -394,7 +207,7 @@ class _Builder:
         self.fail()
 
     def fail(self) -> NoReturn:
-        raise InputError.from_problems(sorted(self.problems, key=_place))
+        raise InputError.from_problems(sorted(self.problems, key=place_of))
 
     def document(self) -> Document:
         """The finished document. Raises InputError if its top is not a mapping."""
@@ -407,328 +220,3 @@ class _Builder:
             self.stop(f"the file must hold `key: value` lines, not {found}", self.root_mark)
         start = (self.root_mark.line + 1, self.root_mark.column + 1)
         return Document(self.root, self.text, self.source, self.root_spots or {}, start)
-
-
-_WORDS: dict[str, Any] = {"~": None}
-_WORDS |= dict.fromkeys(("null", "Null", "NULL"), None)
-_WORDS |= dict.fromkeys(("true", "True", "TRUE"), True)
-_WORDS |= dict.fromkeys(("false", "False", "FALSE"), False)
-_WORDS |= {sign + word: float(sign + "inf") for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")}
-_WORDS |= dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan"))
-_DECIMAL = frozenset("0123456789+-.eE")
-_HEX = frozenset("0123456789abcdefABCDEF")
-_OCTAL = frozenset("01234567")
-
-
-def _core_scalar(text: str) -> Any:
-    """The value of an unquoted scalar in the YAML 1.2 core schema. Raises ValueError for absurd numbers."""
-    if not text:
-        return None
-    if text in _WORDS:
-        return _WORDS[text]
-    if text[0] not in "0123456789+-." or not text.isascii():
-        return text
-    digits = text[1:] if text[0] in "+-" else text
-    is_float = not digits.isdigit() and _DECIMAL.issuperset(text)
-    is_based = (
-        text[:2] in ("0x", "0o")
-        and len(text) > 2
-        and (_HEX if text[1] == "x" else _OCTAL).issuperset(text[2:])
-    )
-    if not (is_float or is_based or digits.isdigit()):
-        return text
-    if len(text) > MAX_NUMBER:
-        raise ValueError(f"a number of more than {MAX_NUMBER} characters")
-    if not is_float:
-        return int(text, 0) if is_based else int(text)
-    try:
-        value = float(text)
-    except ValueError:
-        return text  # such as 1.2.3 or a date
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{text} is too large a number")
-    return value
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _place(problem: Problem) -> Mark:
-    return problem.line or 0, problem.column or 0
-
-
-# ------------------------------------------------------------------------------------------ broken syntax
-
-_INDENT = "keys of one section start in the same column, deeper than the section's own key"
-_QUOTE = "put text with special characters in quotes"
-_ESCAPE = "use single quotes to keep backslashes"
-_DIRECTIVE = "leave it out"
-_SYNTAX: tuple[tuple[str, str, str | None], ...] = (
-    ("unexpected end of stream", "this quoted text is never closed", "add the closing quote"),
-    ("unexpected document", "this quoted text is never closed", "add the closing quote"),
-    ("nesting", f"more than {MAX_DEPTH} levels of nesting", None),
-    ("',' or ']'", "expected `,` or `]` here", "lists are written [1, 2, 3]"),
-    ("',' or '}'", "expected `,` or `}` here", "mappings are written {key: value, key: value}"),
-    ("tab character", "a tab can't be used for indentation", "indent with spaces"),
-    ("expected ':'", "expected a colon after this key", "write `key: value`, with a space after the colon"),
-    ("mapping values", "a `key:` can't stand here", "check the indentation, or put the text in quotes"),
-    ("mapping keys", "a `key:` can't stand here", _INDENT),
-    ("sequence entries", "a list item can't stand here", "start each `- item` on a line of its own"),
-    ("cannot start any token", "text can't start with this character", _QUOTE),
-    ("quoted scalar", "this escape is not one of YAML's", _ESCAPE),
-    ("'-' indicator", "expected a list item here", "items of one list start in the same column, with `- `"),
-    ("block end", "this line doesn't fit its section", _INDENT),
-    ("expected key", "this line doesn't fit its section", _INDENT),
-    ("node content", "a value is missing here", None),
-    ("document start", "text after the end of the document", "keep one document in a file"),
-    (
-        "block scalar",
-        "this block text has a wrong header",
-        "write `|` or `>`, then the text on the next line",
-    ),
-    ("directive", "a `%` line that YAML doesn't know", _DIRECTIVE),
-    ("version", "a `%` line that YAML doesn't know", _DIRECTIVE),
-    ("YAML document", "a YAML version other than 1.1 or 1.2", _DIRECTIVE),
-    ("alias", "aliases (`*name`) are not allowed", _REPEAT),
-    ("anchor", "anchors (`&name`) are not allowed", _REPEAT),
-    ("tag", "tags (`!name`) are not allowed", _QUOTE),
-)
-"""What the parser's complaint contains, what we say instead, and the hint. The first that fits is used."""
-
-
-def _syntax_problem(error: YAMLError, builder: _Builder) -> Problem:
-    """Our own account of a parser error, at the place where a reader would look for it."""
-    context = getattr(error, "context", None) or ""
-    said = f"{context}: {getattr(error, 'problem', None) or ''}"
-    message, hint = next(
-        ((message, hint) for part, message, hint in _SYNTAX if part in said), ("this is not valid YAML", None)
-    )
-    lines = _split_lines(builder.text)
-    end = _end_of_text(lines)
-    start = _mark(getattr(error, "context_mark", None), end)
-    place = _mark(getattr(error, "problem_mark", None), end) or start or end
-    related: tuple[Related, ...] = ()
-    before, after = lines[place[0] - 1][: place[1] - 1], lines[place[0] - 1][place[1] - 1 :]
-    if "quoted text" in message and start is not None:
-        place = start
-    elif "flow" in said and place == end and builder.stack:
-        place = _mark(builder.stack[-1].mark, end) or end
-        closing = "]" if builder.stack[-1].data.__class__ is list else "}"
-        message, hint = "this bracket is never closed", f"add the missing `{closing}`"
-    elif after.startswith("\t"):
-        message, hint = "a tab can't be used for indentation", "indent with spaces"
-    elif "fit its section" in message and before.strip():
-        message, hint = "unexpected text after the value", _QUOTE
-    elif (
-        start is not None and start != place and ("parsing a block" in context or "parsing a flow" in context)
-    ):
-        related = (Related("the section starts here", builder.source, *start, lines[start[0] - 1]),)
-    snippet = lines[place[0] - 1]
-    return Problem(message, builder.source, place[0], place[1], None, hint, snippet, related)
-
-
-def _mark(mark: Any, end: Mark) -> Mark | None:
-    """A parser's mark as line and column, not beyond the end."""
-    return None if mark is None else min((mark.line + 1, mark.column + 1), end)
-
-
-def _end_of_text(lines: list[str]) -> Mark:
-    """Just behind the last line that is not blank."""
-    number = len(lines)
-    while number > 1 and not lines[number - 1].strip():
-        number -= 1
-    return number, len(lines[number - 1]) + 1
-
-
-# ---------------------------------------------------------------------------------------- schema errors
-
-KnownKeys: TypeAlias = Callable[[Loc], Iterable[str]]
-"""The keys that a section may have, by the schema's own path to it (union tags included)."""
-
-_TYPES = {
-    "int_type": "an integer",
-    "int_from_float": "an integer",
-    "int_parsing": "an integer",
-    "int_parsing_size": "an integer",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "iterable_type": "a list",
-    "dict_type": "a mapping",
-    "mapping_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "none_required": "null",
-}
-
-_BOUNDS = {
-    "greater_than": ("must be greater than {}", "gt"),
-    "greater_than_equal": ("must be at least {}", "ge"),
-    "less_than": ("must be less than {}", "lt"),
-    "less_than_equal": ("must be at most {}", "le"),
-    "multiple_of": ("must be a multiple of {}", "multiple_of"),
-    "finite_number": ("must be a finite number", ""),
-    "too_short": ("must have at least {} items", "min_length"),
-    "too_long": ("must have at most {} items", "max_length"),
-    "string_too_short": ("must have at least {} characters", "min_length"),
-    "string_too_long": ("must have at most {} characters", "max_length"),
-    "string_pattern_mismatch": ("must match the pattern {}", "pattern"),
-}
-
-
-def problems_from_pydantic(
-    errors: Sequence[Mapping[str, Any]], document: Document, known_keys: KnownKeys | None = None
-) -> SpecError:
-    """One error for all that a schema found, in our own words and in the order of the file.
-
-    `errors` is what pydantic's `ValidationError.errors()` gives. Keys missing from one section are one
-    problem. An unknown key that is a near miss of a missing one is one problem too, with the missing key as
-    its hint; without such a partner, the `known_keys` of the section that are not yet given are tried.
-    """
-    ordered = sorted(errors, key=lambda error: document.position(error["loc"], key=True))[:MAX_PROBLEMS]
-    missing: dict[Loc, list[str]] = {}
-    wrong_types: dict[Loc, list[Mapping[str, Any]]] = {}
-    unknown, problems = [], []
-    for error in ordered:
-        kind, loc = error["type"], error["loc"]
-        if kind == "missing":
-            missing.setdefault(document.resolve(loc[:-1]), []).append(str(loc[-1]))
-        elif kind == "union_tag_not_found":
-            problems.append(_no_tag(error, document))
-        elif kind == "extra_forbidden":
-            unknown.append(error)
-        elif kind in _TYPES:
-            wrong_types.setdefault(document.resolve(loc), []).append(error)
-        else:
-            problems.append(_wrong_value(error, document))
-    problems += [_unknown_key(error, document, missing, known_keys) for error in unknown]
-    problems += [_missing_keys(loc, keys, document) for loc, keys in missing.items() if keys]
-    problems += [_wrong_type(loc, group, document) for loc, group in wrong_types.items()]
-    return SpecError.from_problems(sorted(problems, key=_place))
-
-
-def _unknown_key(
-    error: Mapping[str, Any], document: Document, missing: dict[Loc, list[str]], known_keys: KnownKeys | None
-) -> Problem:
-    """An unknown key, with what was probably meant; a missing key that explains it is taken off the list."""
-    loc, key = error["loc"], str(error["loc"][-1])
-    lost = missing.get(document.resolve(loc[:-1]), [])
-    message, meant, hint = f"unknown key `{_cut(key)}`", near_miss(key, lost), None
-    if meant is not None:
-        lost.remove(meant)
-        hint = f"did you mean {meant}?"
-    elif known_keys is not None:
-        known = sorted(set(known_keys(loc[:-1])))
-        given = document.value(loc[:-1])
-        hint = did_you_mean(key, (name for name in known if name not in given))
-        if hint is None and known and len(listed := ", ".join(known)) <= 200:
-            hint = f"known keys: {listed}"
-    return document.problem(message, loc, key=True, value=error.get("input"), hint=hint)
-
-
-def _missing_keys(section: Loc, keys: list[str], document: Document) -> Problem:
-    names = ", ".join(f"`{key}`" for key in keys)
-    where = f" in `{document.name(section)}`" if section else ""
-    return document.problem(f"missing key{'s' if len(keys) > 1 else ''} {names}{where}", section, key=True)
-
-
-def _no_tag(error: Mapping[str, Any], document: Document) -> Problem:
-    """A section without the key that says which kind it is."""
-    tag, section = _discriminator(error), document.resolve(error["loc"])
-    given = document.value(section)
-    slip = near_miss(tag, list(given)[:100]) if isinstance(given, dict) else None
-    if slip is None:
-        return _missing_keys(section, [tag], document)
-    return document.problem(f"unknown key `{slip}`", (*section, slip), key=True, hint=f"did you mean {tag}?")
-
-
-def _discriminator(error: Mapping[str, Any]) -> str:
-    return str(error.get("ctx", {}).get("discriminator", "kind")).strip("'")
-
-
-def _wrong_type(loc: Loc, group: list[Mapping[str, Any]], document: Document) -> Problem:
-    """A value of the wrong type; a plain union reports once for each of its members."""
-    value = group[0].get("input")
-    wanted = list(dict.fromkeys(_TYPES[error["type"]] for error in group))
-    message = f"{_subject(loc)} must be {' or '.join(wanted)}, not {show_value(value)}"
-    return document.problem(message, loc, value=value, hint=_type_hint(wanted[0], value))
-
-
-def _type_hint(wanted: str, value: Any) -> str | None:
-    """How the value should have been written, where that can be told."""
-    if wanted == "true or false" and isinstance(value, str | int):
-        return "write true or false, without quotes"
-    if wanted == "text" and isinstance(value, int | float):
-        return "put it in quotes"
-    if wanted == "a mapping":
-        return "write `key: value` lines below it, further to the right"
-    if wanted == "an integer" and isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
-        return f"write {int(value)}"
-    if wanted in ("an integer", "a number") and isinstance(value, str) and len(value) <= MAX_NUMBER:
-        digits = value.replace("_", "").replace(",", "").replace(" ", "")
-        if digits.isascii() and digits.isdigit():
-            return f"write {int(digits)}, without quotes"
-        if value[:1].isdigit():
-            return "write a plain number: all digits, no unit, no quotes"
-    return None
-
-
-def _wrong_value(error: Mapping[str, Any], document: Document) -> Problem:
-    """A value of the right type that the schema refuses."""
-    kind, loc, value, context = error["type"], error["loc"], error.get("input"), error.get("ctx", {})
-    is_key = bool(loc) and loc[-1] == "[key]"
-    subject = f"the key `{_cut(str(loc[-2]))}`" if is_key else _subject(document.resolve(loc))
-    hint: str | None = None
-    if kind in _BOUNDS:
-        form, name = _BOUNDS[kind]
-        message = f"{subject} {form.format(context.get(name))}".replace(" 1 items", " 1 item")
-    elif kind in ("literal_error", "enum", "union_tag_invalid"):
-        if kind == "union_tag_invalid":
-            subject, value = _discriminator(error), context.get("tag")
-            loc = (*document.resolve(loc), subject)
-        choices = str(context.get("expected_tags") or context.get("expected", ""))
-        listed = choices.replace(" or ", ", ").split(", ")
-        message = f"{subject} must be {_any_of(listed)}, not {show_value(value)}"
-        if is_key:
-            message = f"unknown key `{_cut(str(value))}`"
-        hint = (
-            did_you_mean(value, [choice.strip("'") for choice in listed]) if isinstance(value, str) else None
-        )
-    elif isinstance(cause := context.get("error"), FieldError):
-        return _disagreement(cause, loc, document)
-    elif isinstance(cause, InputError):
-        message, hint = f"{subject}: {cause.message}", cause.hint
-    else:
-        said = str(error.get("msg", "not valid"))
-        said = said.removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        message = f"{subject}: {said}"
-    at_key = is_key or isinstance(value, dict | list)
-    return document.problem(message, loc, key=at_key, value=value, hint=hint)
-
-
-def _disagreement(cause: FieldError, loc: Loc, document: Document) -> Problem:
-    """Fields that don't fit each other, each with its place."""
-    places = [document.resolve((*loc, *field)) for field in cause.fields] or [document.resolve(loc)]
-    related = [(place, f"{_subject(place)} is given here") for place in places[1:] if place != places[0]]
-    at_key = isinstance(document.value(places[0]), dict | list)
-    return document.problem(str(cause), places[0], key=at_key, hint=cause.hint, related=related)
-
-
-def _subject(loc: Loc) -> str:
-    """What a message calls the value at a path: its key, with the list index if there is one."""
-    indices = ""
-    for part in reversed(loc):
-        if isinstance(part, str):
-            return _cut(part) + indices
-        indices = f"[{part}]{indices}"
-    return "the file"
-
-
-def _any_of(choices: list[str]) -> str:
-    quoted = [f"`{choice.strip(chr(39))}`" for choice in choices]
-    return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " or " + quoted[-1]

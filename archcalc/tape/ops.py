@@ -392,12 +392,14 @@ class Operations:
     # -- loss -----------------------------------------------------------------------------------------------------
 
     def cross_entropy(self, logits: Tensor, name: str) -> None:
-        """Token loss over the vocabulary. Saves fp32 log-probabilities [4·T·V bytes]; TransformerEngine's kernel
-        writes the gradient over the bf16 logits instead [2·T·V], and a chunked head keeps neither."""
+        """Token loss over the vocabulary. Saves fp32 log-probabilities [4·T·V bytes] and the targets, eager code the
+        total weight and Megatron-LM's vocab-parallel loss a mask of its own targets; TransformerEngine's kernel writes the gradient over the bf16 logits instead [2·T·V], and a chunked head keeps neither."""
         kept = Storage(logits.rows, logits.features, "float32")
+        targets, mask = Storage(logits.rows, (), "int64"), Storage(logits.rows, (), "bool")
+        weight = Storage((), (), "float32")
         saves = (
-            Save(kept, ("loss_eager",)),
-            Save(kept, ("loss_fused",)),
+            *(Save(t, ("loss_eager",)) for t in (kept, targets, weight)),
+            *(Save(t, ("loss_fused",)) for t in (kept, targets, mask)),
             Save(logits.storage, ("loss_te",)),
         )
-        self._emit("cross_entropy", name, "loss", (logits,), None, temps=(kept,), saves=saves)
+        self._emit("cross_entropy", name, "loss", (logits,), None, temps=(kept, targets, mask, weight), saves=saves)

@@ -30,6 +30,7 @@ ITEM_BYTES: dict[str, int] = {
     "int64": 8,
     "int32": 4,
     "int8": 1,
+    "bool": 1,
     "float8_e4m3fn": 1,
 }
 """Bytes of one element by dtype name (torch spelling)."""

@@ -139,9 +139,8 @@ class MoE(nn.Module):
         combined = kernels.unpermute(result, token, tokens)
         if at_act and down.active:
             last = combined
-        inner.discard_after(
-            last
-        )  # first: hooks run in this order, and down is recomputed from inner's output
+        # Hooks run in the order they are set, and down is recomputed from inner's output: inner comes first.
+        inner.discard_after(last)
         down.discard_after(last)
         return combined
 

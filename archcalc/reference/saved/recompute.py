@@ -21,7 +21,7 @@ from archcalc.reference.saved import fp8
 
 
 def checkpointed(active: bool, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """`function(*inputs)`, keeping only the inputs when active; in an outer checkpoint's first pass it just runs."""
+    """`function(*inputs)`, keeping its inputs alone; plain if inactive or in an outer region's first pass."""
     if not active or not torch.is_grad_enabled():
         return function(*inputs)
     output: Tensor = checkpoint(function, *inputs, use_reentrant=True, preserve_rng_state=False)
@@ -52,7 +52,7 @@ class Region:
         return _Discarding.apply(self, *inputs)
 
     def discard_after(self, consumer: Tensor) -> None:
-        """Empty the outputs now; fill them again when the gradient reaches `consumer`, the last to use them."""
+        """Empty the outputs now; fill them when the gradient reaches `consumer`, the last to use them."""
         if self._node is None:
             return
         for storage in self._storages:
@@ -80,7 +80,7 @@ class Region:
         self._again = inputs, outputs
 
     def gradients(self, gradients: Sequence[Tensor]) -> list[Tensor | None]:
-        """Called in backward, after the refill: the inputs' gradients. Weights accumulate theirs on the way."""
+        """Called in backward, after the refill: the inputs' gradients; weights accumulate their own."""
         if self._again is None:
             raise RuntimeError("the outputs were never computed again: discard_after() was not called")
         inputs, outputs = self._again

@@ -1,0 +1,41 @@
+"""`archcalc crosscheck`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from archcalc.cli.options import Format, Output, SpecArgument, Units
+
+
+def command(
+    spec: SpecArgument,
+    against: Annotated[
+        str, typer.Option("--against", metavar="WHOM", help="twin (our torch model) or transformers.")
+    ] = "twin",
+    only: Annotated[
+        str, typer.Option("--only", metavar="KINDS", help="params,flops,kv,weights,activations,schedule.")
+    ] = "",
+    format_name: Format = None,
+    output: Output = None,
+    units: Units = "gib",
+) -> None:
+    """Compare every number with a torch model on the meta device; exit 1 on any difference."""
+    from archcalc.cli.output import emit
+    from archcalc.crosscheck import crosscheck
+    from archcalc.errors import CheckFailed
+    from archcalc.spec.loader import load_spec
+
+    kinds = [kind.strip() for kind in only.split(",") if kind.strip()]
+    loaded = load_spec(spec)
+    report = crosscheck(loaded, against=against, only=kinds, progress=_tell)
+    emit(report, format_name, output, units)
+    different = sum(1 for finding in report.findings if finding["difference"])
+    if different:
+        raise CheckFailed(f"{different} of {len(report.findings)} numbers differ")
+
+
+def _tell(what: str) -> None:
+    print(f"{what} ...", file=sys.stderr, flush=True)

@@ -1,0 +1,75 @@
+"""`archcalc diff`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from archcalc.cli.options import Format, Output, Units
+
+if TYPE_CHECKING:
+    from archcalc.report.document import Report
+
+STDOUT = Path("-")
+SIDE = "a spec file, the name of a bundled spec, a saved JSON report, or git:REV:path of either; /dev/null is nothing."
+
+
+def command(
+    base: Annotated[str, typer.Argument(metavar="BASE", help=f"What was: {SIDE}")],
+    head: Annotated[str, typer.Argument(metavar="HEAD", help="What is: as BASE.")],
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-on",
+            metavar="NAME:LIMIT",
+            help="Exit 1 if a quantity moves further: params.total:+1%, kv.bytes_per_token:±0, weights.bytes:+2GiB,"
+            " params.total:+1B. Repeatable.",
+        ),
+    ] = None,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit 1 if a quantity, a path or a field that matters changed.")
+    ] = False,
+    format_name: Format = None,
+    output: Output = None,
+    units: Units = "gib",
+) -> None:
+    """What changed between two specs or reports: before, after, delta, percent, by quantity, path and field."""
+    from archcalc.report.diff import changed, diff_report, exceeded
+
+    report = diff_report(base, head, limits=fail_on or [])
+    _emit(report, format_name, output, units)
+    failed = exceeded(report)
+    if failed is not None:
+        raise failed
+    if exit_code and changed(report):
+        raise typer.Exit(1)
+
+
+def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, units: str) -> None:
+    """Each format gets the form of the diff that suits it; nothing is written unless all of them can be rendered."""
+    from archcalc.cli.output import emit, write_file
+    from archcalc.render import ENDINGS, renderer
+    from archcalc.render.changes import flat, readable
+    from archcalc.render.folded import render as folded
+
+    targets = outputs or [STDOUT]
+    names = [format_name or ("table" if path == STDOUT else ENDINGS.get(_ending(path))) for path in targets]
+    for path, name in zip(targets, names, strict=True):
+        if name is None or units not in ("gib", "gb", "bytes"):
+            emit(report, name, [path], units)  # says what is wrong, and writes nothing
+        else:
+            renderer(name)
+    for path, name in zip(targets, names, strict=True):
+        if name == "markdown":
+            text = folded(readable(report, units), units)
+            _ = sys.stdout.write(text) if path == STDOUT else write_file(path, text.encode())
+        else:
+            form = flat(report) if name == "csv" else readable(report, units) if name == "table" else report
+            emit(form, name, [path], units)
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.removeprefix(".").lower()

@@ -1,0 +1,69 @@
+"""Grouped-query layers: terms listed tensor by tensor, bytes a token. Sizes of Llama 3 70B's config.json."""
+
+import pytest
+
+from archcalc.reference.saved import layer_bytes
+
+pytestmark = pytest.mark.twin
+
+T = 512
+h, n, g, d, f = 8192, 64, 8, 128, 28672
+
+
+def backbone(**attention):
+    gqa = {"kind": "gqa", "num_attention_heads": n, "num_key_value_heads": g, "head_dim": d, **attention}
+    dense = {"kind": "dense", "intermediate_size": f, "hidden_act": "silu", "gated": True}
+    return {"hidden_size": h, "rms_norm_eps": 1e-5, "attention": {"gqa": gqa}, "ffn": {"dense": dense}}
+
+
+def kept(spec, **options):
+    return layer_bytes(spec, attention="gqa", ffn="dense", tokens=T, **options)
+
+
+NORM = 2 * h + 4 + 2 * h  # x, rstd, output
+EAGER_NORM = 4 * h + 4 + 2 * h + 2 * h  # fp32 x, rstd, x/rms, output
+CORE = 2 * n * d + 2 * g * d + 2 * g * d + 2 * n * d + 4 * n  # q, k and v of g heads, out, log-sum-exp
+
+
+def test_flash_attention_keeps_keys_and_values_of_the_shared_heads_not_repeated():
+    assert kept(backbone()) == (2 * NORM + CORE + 6 * f) * T
+
+
+def test_eager_kernels_change_the_norms_and_the_activation_alone():
+    assert kept(backbone(), kernels="eager") == (2 * EAGER_NORM + CORE + 8 * f) * T
+
+
+def test_biases_keep_nothing():
+    assert kept(backbone(attention_bias=True, attention_out_bias=True)) == kept(backbone())
+
+
+def test_the_math_core_repeats_keys_and_values_to_all_heads_in_fp32():
+    # As torch's own math path does with enable_gqa: 3 * 4nd and all scores instead of q, k, v, log-sum-exp.
+    scores = 4 * n * T * T
+    expected = (2 * NORM + 12 * n * d + 2 * n * d + 6 * f) * T + scores
+    assert kept(backbone(), core="math") == expected
+
+
+@pytest.mark.parametrize(
+    ("qk_norm", "kernels", "more"),
+    [
+        # The projections' outputs become the norms' inputs; rope keeps nothing of the norms' outputs.
+        ("per_head", "fused", 2 * (n + g) * d + 4 * (n + g)),  # an rstd a head
+        ("full", "fused", 2 * (n + g) * d + 4 + 4),  # an rstd for all heads
+        ("per_head", "eager", 6 * (n + g) * d + 4 * (n + g)),  # fp32 copy and x/rms
+        ("full", "eager", 6 * (n + g) * d + 4 + 4),
+    ],
+)
+def test_a_norm_of_queries_and_keys_keeps_its_input(qk_norm, kernels, more):
+    plain, normed = kept(backbone(), kernels=kernels), kept(backbone(qk_norm=qk_norm), kernels=kernels)
+    assert normed - plain == more * T
+
+
+def test_only_the_core_can_be_recomputed_in_attention():
+    assert kept(backbone(), recompute=frozenset({"mla_up_proj"})) == kept(backbone())
+    assert kept(backbone()) - kept(backbone(), recompute=frozenset({"core_attn"})) == 4 * n * T
+
+
+def test_a_layer_with_one_head_for_all_keeps_one_key_and_value():
+    spec = backbone(num_key_value_heads=1)
+    assert kept(backbone()) - kept(spec) == 2 * 2 * (g - 1) * d * T

@@ -1,0 +1,287 @@
+"""Sizes and counts: exact when read, rounded only when printed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archcalc.errors import InputError
+from archcalc.units import (
+    format_bytes,
+    format_count,
+    format_flops,
+    format_int,
+    format_share,
+    parse_context,
+    parse_count,
+    parse_memory,
+    parse_printed,
+    parse_range,
+)
+
+GARBAGE = [
+    "",
+    " ",
+    "x",
+    "nan",
+    "inf",
+    "-inf",
+    "1.2.3",
+    "1,5",
+    "٣",
+    "GiB",
+    "0x10",
+    "9" * 100,
+    "1 2",
+    "1\x00",
+    ".5",
+]
+PARSERS = [parse_memory, parse_context, parse_count, parse_printed, parse_range]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("80GiB", 80 * 2**30),
+        ("80 gib", 80 * 2**30),
+        ("80GB", 80 * 10**9),
+        ("512 MiB", 2**29),
+        ("1kB", 1000),
+        ("1KiB", 1024),
+        ("1024", 1024),
+        ("1024 B", 1024),
+        ("1_024", 1024),
+        ("0GiB", 0),
+        (
+            "46.80GiB",
+            46 * 2**30 + 2**30 * 8 // 10,
+        ),  # 0.8 GiB = 858 993 459.2 bytes: the part of a byte is dropped
+        ("1.5TiB", 3 * 2**39),
+        # 2^53 + 1: the first integer that a float loses
+        ("9007199254740993", 9007199254740993),
+    ],
+)
+def test_memory_sizes_say_which_unit_they_mean(text: str, size: int) -> None:
+    assert parse_memory(text) == size
+
+
+def test_a_memory_size_that_does_not_say_which_unit_is_refused_with_both() -> None:
+    with pytest.raises(InputError, match="80G") as caught:
+        parse_memory("80G")
+    assert caught.value.hint is not None
+    assert "GiB" in caught.value.hint
+    assert "GB" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["1.5", "1.5 bytes"])
+def test_a_fraction_of_a_byte_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="whole number of bytes"):
+        parse_memory(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("256k", 262144), ("1M", 1048576), ("4096", 4096), ("4K", 4096), ("0.5k", 512), ("0", 0), ("2Ki", 2048)],
+)
+def test_context_lengths_take_binary_suffixes(text: str, tokens: int) -> None:
+    assert parse_context(text) == tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("15.5T", 15_500_000_000_000),
+        ("15.5e12", 15_500_000_000_000),
+        ("15.5 trillion", 15_500_000_000_000),
+        ("8b", 8_000_000_000),
+        ("0.001K", 1),
+        ("8192", 8192),
+    ],
+)
+def test_counts_take_decimal_suffixes(text: str, count: int) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("parse", [parse_context, parse_count])
+def test_what_is_no_whole_number_is_refused(parse) -> None:
+    with pytest.raises(InputError, match="not a whole number") as caught:
+        parse("0.0003k")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@pytest.mark.parametrize("text", GARBAGE)
+def test_garbage_is_refused_with_a_hint(parse, text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(text)
+    assert caught.value.hint
+    assert caught.value.value == text
+
+
+@pytest.mark.parametrize("parse", [parse_memory, parse_context, parse_count, parse_printed])
+@pytest.mark.parametrize("text", ["-1", "- 5", "−3"])
+def test_negative_numbers_are_refused_as_negative(parse, text: str) -> None:
+    with pytest.raises(InputError, match="can't be negative"):
+        parse(text)
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@given(text=st.text(max_size=80))
+def test_no_text_makes_a_parser_raise_anything_else(parse, text: str) -> None:
+    with contextlib.suppress(InputError):
+        parse(text)
+
+
+def test_a_range_has_both_ends() -> None:
+    assert parse_range("4k..256k") == (4096, 262144)
+    assert parse_range("8 .. 8") == (8, 8)
+
+
+@pytest.mark.parametrize("text", ["256k..4k", "4k..", "..4k", "..", "4k", "4k-8k", "4k...8k"])
+def test_a_range_that_is_reversed_or_has_an_end_missing_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_range(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "ulp", "word"),
+    [
+        ("~104B", 104 * 10**9, 10**9, "B"),
+        ("1.04 million", 1_040_000, 10_000, "million"),
+        ("1.04T", 1040 * 10**9, 10 * 10**9, "T"),
+        ("32.6B", 326 * 10**8, 10**8, "B"),
+        ("2.1 %", Fraction(21, 1000), Fraction(1, 1000), "%"),
+        ("50%", Fraction(1, 2), Fraction(1, 100), "%"),
+        ("9216", 9216, 1, ""),
+        ("9,216", 9216, 1, ""),
+        ("7000", 7000, 1, ""),  # bare whole numbers are exact
+        ("46.80", Fraction(468, 10), Fraction(1, 100), ""),  # printed zeros of a fraction count
+        ("400M", 4 * 10**8, 10**8, "M"),  # zeros before a unit are rounding
+        ("1000 billion", 10**12, 10**12, "billion"),
+        ("425m", 425 * 10**6, 10**6, "M"),
+    ],
+)
+def test_a_printed_number_has_a_value_and_a_precision(
+    text: str, value: Fraction, ulp: Fraction, word: str
+) -> None:
+    printed = parse_printed(text)
+    assert (printed.value, printed.ulp, printed.unit_word, printed.text) == (value, ulp, word, text)
+
+
+@pytest.mark.parametrize("text", ["1,04T", "1.04T%", "104 BT", "12,34", "1,0000", "%", "~"])
+def test_half_understood_prints_are_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_printed(text)
+
+
+def test_a_number_matches_a_print_that_it_rounds_to() -> None:
+    printed = parse_printed("1.04T")  # 1.035T to 1.045T
+    assert printed.matches(1_035_000_000_000)  # half-way goes either way
+    assert printed.matches(1_045_000_000_000)
+    assert not printed.matches(1_034_999_999_999)
+    assert not printed.matches(1_045_000_000_001)
+    assert not printed.matches(1_040_000)
+
+
+def test_shares_match_percentages() -> None:
+    printed = parse_printed("2.1 %")
+    assert printed.matches(Fraction(8, 384))  # 8 of 384 experts: 2.0833 %
+    assert printed.matches(8 / 384)
+    assert not printed.matches(2.1)
+    assert not printed.matches(math.inf)
+    assert not printed.matches(math.nan)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 4), st.sampled_from(["", "K", "M", "B", "T", "%"]))
+def test_every_print_matches_its_own_value_and_nothing_one_unit_off(
+    digits: int, decimals: int, unit: str
+) -> None:
+    text = f"{digits / 10**decimals:.{decimals}f}{unit}"
+    printed = parse_printed(text)
+    assert printed.matches(printed.value)
+    assert not printed.matches(printed.value + printed.ulp)
+    assert printed.value % printed.ulp == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (9216, "9,216"),
+        (9999, "9,999"),
+        (10_000, "10.00K"),
+        (163_840, "163.8K"),
+        (999_949, "999.9K"),
+        (999_950, "1.000M"),  # rounds up into the next unit
+        (1_026_879_353_328, "1.027T"),
+        (1_234_500_000_000_000, "1,235T"),  # no unit above T; half goes up
+        (-12_345_678, "-12.35M"),
+    ],
+)
+def test_counts_are_printed_in_four_digits(count: int, text: str) -> None:
+    assert format_count(count) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "units", "text"),
+    [
+        (0, "gib", "0 B"),
+        (1023, "gib", "1,023 B"),
+        (70_272, "gib", "68.63 KiB"),  # 70272 / 1024 = 68.625, half goes up
+        (2**20 - 1, "gib", "1.00 MiB"),  # rounds up into the next unit
+        (80 * 2**30, "gib", "80.00 GiB"),
+        (5000 * 2**30, "gib", "5,000.00 GiB"),  # nothing above GiB
+        (80 * 10**9, "gb", "80.00 GB"),
+        (999_995, "gb", "1.00 MB"),
+        (1_500, "gb", "1.50 kB"),
+        (80 * 10**9, "bytes", "80,000,000,000 B"),
+        (-(2**31), "gib", "-2.00 GiB"),
+    ],
+)
+def test_bytes_are_printed_in_the_units_asked_for(size: int, units: str, text: str) -> None:
+    assert format_bytes(size, units) == text
+
+
+def test_unknown_units_are_refused() -> None:
+    with pytest.raises(InputError, match="tib"):
+        format_bytes(1, "tib")
+
+
+@pytest.mark.parametrize(
+    ("flops", "text"),
+    [
+        (999, "999 FLOP"),
+        (1000, "1.000 kFLOP"),
+        (301_500_000_000_000, "301.5 TFLOP"),
+        (2_970_000_000_000_000_000_000_000, "2.970 YFLOP"),
+        (-4_000_000_000, "-4.000 GFLOP"),
+    ],
+)
+def test_flops_are_printed_with_si_prefixes(flops: int, text: str) -> None:
+    assert format_flops(flops) == text
+
+
+def test_shares_are_printed_in_percent() -> None:
+    assert [format_share(share) for share in (0, 0.5, 1, Fraction(8, 384))] == [
+        "0.0 %",
+        "50.0 %",
+        "100.0 %",
+        "2.1 %",
+    ]
+    assert format_share(0.0001) == "<0.1 %"
+
+
+def test_integers_keep_all_digits() -> None:
+    assert format_int(1026879353328) == "1,026,879,353,328"
+
+
+@given(st.integers(10_000, 10**15 - 10**12))
+def test_a_printed_count_reads_back_to_within_its_precision(count: int) -> None:
+    text = format_count(count)
+    assert len(text.strip("KMBT").replace(".", "")) == 4
+    assert abs(parse_printed(text).value - count) <= Fraction(count, 1000)
