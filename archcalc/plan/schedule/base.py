@@ -1,5 +1,4 @@
-"""What a pipeline schedule is: the order in which each rank runs its chunks, and which stages those chunks
-are.
+"""What a pipeline schedule is: the order in which each rank runs its chunks, and which stages those are.
 
 A *chunk* is a piece of the model that a rank holds, a *stage* the same piece by its place in the whole model.
 With PP ranks and VPP virtual stages a rank the model is cut into PP * VPP stages. Chunks are numbered from 0
@@ -18,8 +17,7 @@ OpKind = Literal["F", "B", "I", "W"]
 class Op(NamedTuple):
     """One unit of work on a rank.
 
-    F is a forward, B a whole backward. A split backward is I (gradient of the input) and, later, W (of the
-    weights).
+    F is a forward, B a whole backward. Split, that is I (gradient of the input) and, later, W (of the weights).
     """
 
     kind: OpKind

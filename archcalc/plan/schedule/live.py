@@ -16,9 +16,8 @@ Reached = dict[Counts, int]  # counts, to the position in the order at which the
 class State:
     """What is alive while `op` runs, that operation's own chunk included.
 
-    live: by chunk, how many micro-batches have started their forward and not ended their backward (its I, if
-    split). waiting: by chunk, how many have ended their I and not ended their W, and so still hold the share
-    that W needs.
+    live: by chunk, how many micro-batches have started their forward and not ended their backward (their I).
+    waiting: by chunk, how many have ended their I and not their W, and so still hold the share W needs.
     """
 
     op: Op
@@ -71,8 +70,7 @@ def _reached(order: Sequence[Op], chunks: int) -> dict[tuple[str, int], Reached]
 def _corners(reached: Reached) -> Reached:
     """Drop counts that lie midway between two others: a sum of sizes is never largest there alone.
 
-    Only those midway between their successor and its mirror image are looked for: the steady state walks in
-    lines.
+    Only those midway between their successor and its mirror image are sought: steady states walk in lines.
     """
     ordered = list(reached)
     kept = {
@@ -86,8 +84,7 @@ def _corners(reached: Reached) -> Reached:
 def _uncovered(reached: Reached) -> Reached:
     """Drop counts that others are at least as large as.
 
-    Bytes are live * (full - share) + (live and waiting) * share, summed over chunks, and neither factor is
-    negative.
+    Bytes are live * (full - share) + (live or waiting) * share, summed over chunks; no factor is negative.
     """
     kept: Reached = {}
     for counts in sorted(reached, key=sum, reverse=True):
@@ -100,8 +97,7 @@ def _uncovered(reached: Reached) -> Reached:
 def live_states(schedule: Schedule, pipeline: Pipeline, rank: int) -> tuple[State, ...]:
     """The worst states of a rank, in the order in which they are first reached. See states_of.
 
-    A long run is cut to its periodic part; operations keep the micro-batch numbers they have in the whole
-    run.
+    A long run is cut to its periodic part; operations keep their micro-batch numbers of the whole run.
     """
     cut = schedule.cut(pipeline)
     order = schedule.order(cut, rank)

@@ -20,9 +20,8 @@ def alternate(
 ) -> tuple[Op, ...]:
     """`warmup` forwards, then a forward and a backward in turn, then the backwards that are left.
 
-    In the steady state the forward comes first, as in Megatron-LM, so one more chunk is alive than the
-    warm-up left. weights: if backwards are split, the weight gradients; each follows when `delay` later
-    backwards are done.
+    In the steady state the forward comes first, as in Megatron-LM: one more is alive than the warm-up left.
+    weights: the weight gradients, if backwards are split; each runs after `delay` later input gradients.
     """
     rows = zip_longest(forwards[warmup:], backwards, (None,) * delay + tuple(weights))
     return (*forwards[:warmup], *(op for op in chain.from_iterable(rows) if op is not None))

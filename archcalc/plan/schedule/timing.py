@@ -44,8 +44,7 @@ class Deadlock(RuntimeError):
 class _Finished:
     """When the forward and the input gradient of each (stage, micro-batch) ended; None: not yet.
 
-    A row of zeros before the first stage's forwards and one after the last stage's backwards stand for "at
-    once".
+    A row of zeros before the first stage's forwards and one after the last stage's backwards mean "at once".
     """
 
     def __init__(self, stages: int, micro_batches: int) -> None:
@@ -60,8 +59,8 @@ class _Finished:
             return self.forward[place - self.row]
         if op.kind == "W":
             return self.backward[place]
-        own, after = self.forward[place], self.backward[place + self.row]
-        return None if own is None or after is None else max(own, after)
+        # Its own forward ran on the same rank, so it is enough that it did.
+        return None if self.forward[place] is None else self.backward[place + self.row]
 
     def note(self, op: Op, stage: int, time: int) -> None:
         """An operation ended."""
@@ -105,11 +104,11 @@ def simulate(schedule: Schedule, pipeline: Pipeline, durations: Durations = EQUA
 
 @lru_cache(maxsize=1024)
 def bubble(schedule: Schedule, pipeline: Pipeline, durations: Durations = EQUAL) -> float:
-    """The largest share of its step that any rank waits, from its first operation to its last. Chunks are
-    equal here.
+    """The largest share of its step that any rank waits, from its first operation to its last.
 
-    A long run is cut to its periodic part: ranks with equal work do not wait in the steady state, so the wait stays
-    the same and the work grows with the micro-batches.
+    Chunks are taken to be equal, messages to take no time, and overlapped pairs to run one after the other.
+    A long run is cut to its periodic part: ranks with equal work do not wait in the steady state, so the wait
+    stays the same and the work grows with the micro-batches.
     """
     cut = schedule.cut(pipeline)
     spans = simulate(schedule, cut, durations)
