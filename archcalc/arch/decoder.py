@@ -83,7 +83,9 @@ class Decoder(Block):
             used = [getattr(pattern, key) for pattern in self.layers]
             for i, name in enumerate(used):
                 if name not in names:
-                    raise FieldError(f"no {key} is named {name}", ("layers", i, key), key, hint=did_you_mean(name, names))
+                    raise FieldError(
+                        f"no {key} is named {name}", ("layers", i, key), key, hint=did_you_mean(name, names)
+                    )
             for name in names:
                 if name not in used:
                     raise FieldError(f"{key} {name} is used by no layer", (key, name), "layers")
@@ -136,7 +138,8 @@ class Decoder(Block):
                 tape.cross_entropy(logits, "loss")
 
     def _mtp(self, tape: Tape, x: Tensor) -> None:
-        """Multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2): embedding and head are the main model's."""
+        """Multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2): embedding and head are the main
+        model's."""
         if not self.num_nextn_predict_layers:
             return
         first = self.num_hidden_layers

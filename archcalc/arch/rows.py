@@ -21,7 +21,8 @@ def key_rows(tape: Tape) -> Dims:
 def pairs(tape: Tape) -> Number:
     """Query-key pairs times FLOPs a multiply-add.
 
-    n new tokens on c cached ones score n·(c+n) pairs. Causal masking lets half of the n·n own-block pairs count, so their
+    n new tokens on c cached ones score n·(c+n) pairs. Causal masking lets half of the n·n own-block pairs count, so
+    their
     coefficient is 1 instead of 2 and odd lengths stay exact; cached context is never halved.
     """
     batch, seq = new_rows(tape)

@@ -51,7 +51,8 @@ class Saved(NamedTuple):
 def saved_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
     """What one copy of a segment keeps for backward, each storage once.
 
-    Kept is what operations outside active regions save, and every outside input of an active region; less what was produced
+    Kept is what operations outside active regions save, and every outside input of an active region; less what was
+    produced
     inside one (always if it discards its output, else unless an operation outside saves it).
     """
     if savers.whole and segment.entry is not None and segment.part == "backbone" and segment.indices:
@@ -110,7 +111,8 @@ def _produced(ops: Sequence[Op], regions: Sequence[Region]) -> tuple[set[Storage
 def gradient_peak(segment: Segment, shards: Shards) -> int:
     """The most gradient bytes alive at once while one copy of a segment runs backward [bytes].
 
-    A reverse-liveness fold: the gradient of a storage lives from the last operation that used it to the one that made it.
+    A reverse-liveness fold: the gradient of a storage lives from the last operation that used it to the one that made
+    it.
     Gradients have their storage's dtype; those of integer storages and of pixels don't exist.
     """
     alive: dict[Storage, int] = {}

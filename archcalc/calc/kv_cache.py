@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from archcalc.errors import InputError, did_you_mean
@@ -32,8 +33,9 @@ LAYOUTS: dict[str, Layout] = {
     "int8": Layout(_uniform(1)),
     "fp8_ds_mla": Layout({"latent": 1, "rope": 2}, scale_bytes=4, scale_group=128, needs="multi-head latent attention"),
 }
-"""Cache dtypes by vLLM's names. `fp8_ds_mla`: FP8 latent with one fp32 scale for 128 elements, rotary key in bf16
-(656 bytes a layer and token for a latent of 512 and a rotary key of 64); `int8` and `fp8` hold no scales a token."""
+"""Cache dtypes by vLLM's names. `fp8_ds_mla`: FP8 latent with one fp32 scale for 128 elements, rotary key in
+bf16: 656 bytes a layer and token for a latent of 512 and a rotary key of 64. `int8` and `fp8` hold no
+scales."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,7 @@ class Mesh:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}", value=getattr(self, name))
         if self.dcp > self.tp or self.tp % self.dcp:
             raise InputError(
-                f"dcp {self.dcp} does not divide tp {self.tp}: context is spread within the tensor-parallel group",
+                f"dcp {self.dcp} does not divide tp {self.tp}: context is spread within the tp group",
                 value=self.dcp,
                 hint="choose a --dcp that divides --tp",
             )
@@ -70,7 +72,9 @@ def layout(name: str) -> Layout:
     """A cache layout by name. Raises InputError."""
     if name not in LAYOUTS:
         raise InputError(
-            f"unknown cache dtype {name}", value=name, hint=did_you_mean(name, LAYOUTS) or f"one of {', '.join(LAYOUTS)}"
+            f"unknown cache dtype {name}",
+            value=name,
+            hint=did_you_mean(name, LAYOUTS) or f"one of {', '.join(LAYOUTS)}",
         )
     return LAYOUTS[name]
 
@@ -87,7 +91,7 @@ class CacheRow(NamedTuple):
 
 
 def cache_rows(tape: Tape, dtype: str) -> list[CacheRow]:
-    """Everything cached a token, by segment and kind. Raises InputError for a layout that the attention can't use."""
+    """Everything cached a token, by segment and kind. Raises InputError for a layout that does not fit."""
     how = layout(dtype)
     rows = []
     for segment, cache in _caches(tape):
@@ -107,8 +111,8 @@ def bytes_per_token(tape: Tape, dtype: str) -> int:
 def bytes_per_token_and_device(tape: Tape, dtype: str, mesh: Mesh) -> int:
     """Cache of one token on the fullest device that holds it [bytes].
 
-    Key-value heads are divided over TP and replicated past their number; layers are divided over PP, the first stages
-    taking one more where they don't divide. Raises InputError where heads and TP don't fit.
+    Key-value heads are divided over TP and replicated past their number; layers are divided over PP, first
+    stages taking one more where they don't divide. Raises InputError where heads and TP don't fit.
     """
     how = layout(dtype)
     cache_rows(tape, dtype)
@@ -119,12 +123,13 @@ def bytes_per_token_and_device(tape: Tape, dtype: str, mesh: Mesh) -> int:
         for head in heads.values():
             if head.size % mesh.tp and mesh.tp % head.size:
                 raise InputError(
-                    f"{head.name} {head.size} can be neither divided nor replicated over tp {mesh.tp}", value=mesh.tp
+                    f"{head.name} {head.size} can be neither divided nor replicated over tp {mesh.tp}",
+                    value=mesh.tp,
                 )
             copies = max(1, mesh.tp // head.size)
             if mesh.dcp > copies:
                 raise InputError(
-                    f"dcp {mesh.dcp} is more than the {copies} copies that tp {mesh.tp} makes of {head.name} {head.size}",
+                    f"dcp {mesh.dcp} is more than the {copies} copies of {head.size} {head.name}",
                     value=mesh.dcp,
                     hint="decode context parallel divides what tensor parallel would replicate",
                 )
@@ -144,7 +149,7 @@ def pages(tokens: int, mesh: Mesh) -> int:
 
 
 def tokens_in(memory: int, token_bytes: int, mesh: Mesh) -> int:
-    """Tokens that fit into `memory` bytes of each device, in whole pages; DCP devices hold different tokens."""
+    """Tokens that fit into `memory` bytes of each device, in whole pages; DCP and DP devices hold others."""
     return memory // (token_bytes * mesh.block_size) * mesh.block_size * mesh.dcp * mesh.dp
 
 
@@ -185,4 +190,4 @@ def _stages(layers: list[int], pp: int) -> list[list[int]]:
     cuts = [0]
     for stage in range(pp):
         cuts.append(cuts[-1] + size + (stage < more))
-    return [layers[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [layers[a:b] for a, b in pairwise(cuts)]

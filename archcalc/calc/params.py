@@ -12,7 +12,8 @@ from archcalc.tape import Dim, Tape, Term, Weight, formula, numeric, product
 class Counts(NamedTuple):
     """Totals of one tape [parameters], each a sum of rows.
 
-    Buffers (`e_score_correction_bias`) are apart: they are not trained. Multi-token-prediction modules are apart: published
+    Buffers (`e_score_correction_bias`) are apart: they are not trained. Multi-token-prediction modules are apart:
+    published
     totals leave them out. Active counts are per text token, in three conventions.
     """
 

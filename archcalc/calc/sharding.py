@@ -1,8 +1,10 @@
 """How logical axes fall on devices: local sizes of weights and activations, exact.
 
-Megatron-LM's rules (arXiv:1909.08053, 2205.05198): tensor parallelism divides heads, key-value heads (replicated past their
+Megatron-LM's rules (arXiv:1909.08053, 2205.05198): tensor parallelism divides heads, key-value heads (replicated past
+their
 number), feed-forward widths and the vocabulary; sequence parallelism divides the rows of what tensor parallelism leaves
-whole; context parallelism divides all rows; expert parallelism divides the experts and expert tensor parallelism their width.
+whole; context parallelism divides all rows; expert parallelism divides the experts and expert tensor parallelism
+their width.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Shards:
 
     Attributes:
         sp: sequence parallelism: rows that no other axis divides over `tp` are divided over it.
-        etp: tensor parallelism of routed experts; each of its ranks sees all tokens of the group, so rows multiply by it.
+        etp: tensor parallelism of routed experts; each of its ranks sees all tokens of the group, so rows multiply by
+        it.
         imbalance: routed rows of this device over the mean of its group.
     """
 
@@ -47,7 +50,8 @@ class Shards:
 
 
 def local_size(d: Dim, divisor: int) -> int:
-    """A dim divided over devices; key-value heads are replicated past their number. Raises InputError if it can't be."""
+    """A dim divided over devices; key-value heads are replicated past their number. Raises InputError if it can't
+    be."""
     if d.axis == "kv_heads" and divisor > d.size and divisor % d.size == 0:
         return 1
     if d.size % divisor:

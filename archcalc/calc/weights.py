@@ -20,7 +20,7 @@ class StoredRow(NamedTuple):
 
 
 def stored_rows(tape: Tape, scheme: Scheme, more: Iterable[Weight] = ()) -> list[StoredRow]:
-    """Every weight and stored buffer with its tensors, in forward order; then `more` that only the checkpoint holds."""
+    """Every weight and stored buffer with its tensors, in forward order; then `more`, which no pass uses."""
     rows = []
     for w in (*tape.weights(), *more):
         tensors = scheme(w)

@@ -16,23 +16,45 @@ class Quantity(NamedTuple):
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "params.total": Quantity("count", "total", "Trained parameters of the whole model; buffers and multi-token prediction are apart."),
-    "params.buffers": Quantity("count", "buffers", "Checkpoint elements that are not trained (router correction biases)."),
-    "params.mtp": Quantity("count", "multi-token prediction", "Trained parameters of multi-token-prediction modules; shared embedding and head not counted again."),
+    "params.total": Quantity(
+        "count", "total", "Trained parameters of the whole model; buffers and multi-token prediction are apart."
+    ),
+    "params.buffers": Quantity(
+        "count", "buffers", "Checkpoint elements that are not trained (router correction biases)."
+    ),
+    "params.mtp": Quantity(
+        "count",
+        "multi-token prediction",
+        "Trained parameters of multi-token-prediction modules; shared embedding and head not counted again.",
+    ),
     "params.backbone": Quantity("count", "backbone", "Trained parameters of the text backbone."),
     "params.vision": Quantity("count", "vision tower", "Trained parameters of the vision tower."),
     "params.projector": Quantity("count", "projector", "Trained parameters of the projector."),
-    "params.routed_experts": Quantity("count", "routed experts", "Trained parameters of the backbone's routed experts."),
-    "params.active": Quantity("count", "active", "Parameters that one text token uses, input embedding and output head included."),
-    "params.active_no_embedding": Quantity("count", "active, no embedding", "Active parameters without the input embedding (a lookup)."),
-    "params.active_no_embedding_no_head": Quantity("count", "active, no embedding, no head", "Active parameters without input embedding and output head."),
+    "params.routed_experts": Quantity(
+        "count", "routed experts", "Trained parameters of the backbone's routed experts."
+    ),
+    "params.active": Quantity(
+        "count", "active", "Parameters that one text token uses, input embedding and output head included."
+    ),
+    "params.active_no_embedding": Quantity(
+        "count", "active, no embedding", "Active parameters without the input embedding (a lookup)."
+    ),
+    "params.active_no_embedding_no_head": Quantity(
+        "count", "active, no embedding, no head", "Active parameters without input embedding and output head."
+    ),
     "moe.activation_ratio": Quantity("share", "routed experts a token uses", "num_experts_per_tok / n_routed_experts."),
-    "projector.merged_hidden_size": Quantity("int", "merged patch width", "Features of one merged vision token, before the projector's linears."),
+    "projector.merged_hidden_size": Quantity(
+        "int", "merged patch width", "Features of one merged vision token, before the projector's linears."
+    ),
     "flops.forward": Quantity("flops", "forward", "FLOPs of the forward pass: backbone, vision and projector."),
     "flops.backward": Quantity("flops", "backward", "FLOPs of the backward pass; 0 unless the phase is train."),
     "flops.total": Quantity("flops", "total", "Forward and backward."),
-    "flops.linear": Quantity("flops", "backbone linears", "The backbone's forward without attention scores and values."),
-    "flops.attention_core": Quantity("flops", "backbone attention core", "The backbone's attention scores and values, forward."),
+    "flops.linear": Quantity(
+        "flops", "backbone linears", "The backbone's forward without attention scores and values."
+    ),
+    "flops.attention_core": Quantity(
+        "flops", "backbone attention core", "The backbone's attention scores and values, forward."
+    ),
     "flops.backbone": Quantity("flops", "backbone", "The backbone's forward."),
     "flops.vision": Quantity("flops", "vision tower", "The vision tower's forward."),
     "flops.projector": Quantity("flops", "projector", "The projector's forward."),
@@ -48,39 +70,68 @@ QUANTITIES: dict[str, Quantity] = {
     "kv.bytes_per_device": Quantity("bytes", "per device", "Cache on the fullest device."),
     "kv.max_tokens": Quantity("tokens", "tokens that fit", "Tokens that fit into the given memory of each device."),
     "weights.bytes": Quantity("bytes", "checkpoint", "Tensor data of the checkpoint."),
-    "weights.elements": Quantity("count", "elements", "Logical weights and stored buffers; no scales, shapes or packing."),
+    "weights.elements": Quantity(
+        "count", "elements", "Logical weights and stored buffers; no scales, shapes or packing."
+    ),
     "weights.bits_per_parameter": Quantity("number", "bits per element", "Checkpoint bits over elements."),
-    "weights.training_checkpoint_bytes": Quantity("bytes", "training checkpoint", "bf16 weights, master weights, optimizer states and buffers."),
-    "serve.fits": Quantity("bool", "fits", "Whether weights, overhead and the cache of the asked-for sequences fit on each GPU."),
+    "weights.training_checkpoint_bytes": Quantity(
+        "bytes", "training checkpoint", "bf16 weights, master weights, optimizer states and buffers."
+    ),
+    "serve.fits": Quantity(
+        "bool", "fits", "Whether weights, overhead and the cache of the asked-for sequences fit on each GPU."
+    ),
     "serve.gpus": Quantity("int", "GPUs", "GPUs of the deployment: tp · dp."),
     "serve.weights_bytes": Quantity("bytes", "weights per GPU", "Weights that each GPU holds, as stored."),
-    "serve.overhead_bytes": Quantity("bytes", "overhead per GPU", "Activation workspace, CUDA graphs and non-torch memory of each GPU."),
-    "serve.kv_bytes": Quantity("bytes", "KV cache per GPU", "Cache of the asked-for sequences on each GPU, in whole pages."),
-    "serve.kv_budget_bytes": Quantity("bytes", "room for KV cache per GPU", "What weights and overhead leave of the usable memory."),
-    "serve.max_tokens": Quantity("tokens", "cached tokens", "Tokens that the room for the KV cache holds, over all GPUs."),
-    "serve.max_context": Quantity("tokens", "longest context by memory", "Tokens of one sequence that the room for the KV cache holds; the model may allow fewer."),
+    "serve.overhead_bytes": Quantity(
+        "bytes", "overhead per GPU", "Activation workspace, CUDA graphs and non-torch memory of each GPU."
+    ),
+    "serve.kv_bytes": Quantity(
+        "bytes", "KV cache per GPU", "Cache of the asked-for sequences on each GPU, in whole pages."
+    ),
+    "serve.kv_budget_bytes": Quantity(
+        "bytes", "room for KV cache per GPU", "What weights and overhead leave of the usable memory."
+    ),
+    "serve.max_tokens": Quantity(
+        "tokens", "cached tokens", "Tokens that the room for the KV cache holds, over all GPUs."
+    ),
+    "serve.max_context": Quantity(
+        "tokens",
+        "longest context by memory",
+        "Tokens of one sequence that the room for the KV cache holds; the model may allow fewer.",
+    ),
     "serve.context_limit": Quantity("tokens", "the model's context limit", "max_position_embeddings."),
-    "serve.max_batch": Quantity("int", "sequences at this context", "Sequences of the asked-for context that the room for the KV cache holds, over all GPUs."),
+    "serve.max_batch": Quantity(
+        "int",
+        "sequences at this context",
+        "Sequences of the asked-for context that the room for the KV cache holds, over all GPUs.",
+    ),
     "train.params_bytes": Quantity("bytes", "weights", "Weights of the worst rank."),
     "train.grads_bytes": Quantity("bytes", "gradients", "Gradients of the worst rank."),
     "train.optimizer_bytes": Quantity("bytes", "optimizer", "Optimizer states of the worst rank, its shard."),
     "train.buffers_bytes": Quantity("bytes", "buffers", "Buffers of the worst rank."),
-    "train.activation_bytes": Quantity("bytes", "activations", "Saved for backward on the worst rank at its worst moment."),
+    "train.activation_bytes": Quantity(
+        "bytes", "activations", "Saved for backward on the worst rank at its worst moment."
+    ),
     "train.transient_bytes": Quantity("bytes", "transient", "What lives only while the worst moment's operation runs."),
     "train.fixed_bytes": Quantity("bytes", "fixed", "The plan's fixed memory and cached placeholder gradients."),
     "train.offloaded_bytes": Quantity("bytes", "on the host", "The most that the worst rank keeps in host memory."),
     "train.live_chunks": Quantity("int", "chunks alive", "The most chunks alive at once on the worst rank."),
     "train.peak_bytes": Quantity("bytes", "peak", "The worst rank at its worst moment, the allocator's efficiency in."),
     "train.worst_rank": Quantity("int", "worst rank", "The pipeline rank with the highest peak."),
-    "train.params_grads_bytes_unique": Quantity("bytes", "weights + gradients, unique", "Each weight once: what papers divide."),
-    "train.params_grads_bytes_resident": Quantity("bytes", "weights + gradients, resident", "Summed over the GPUs of one model replica, replicas in."),
+    "train.params_grads_bytes_unique": Quantity(
+        "bytes", "weights + gradients, unique", "Each weight once: what papers divide."
+    ),
+    "train.params_grads_bytes_resident": Quantity(
+        "bytes", "weights + gradients, resident", "Summed over the GPUs of one model replica, replicas in."
+    ),
     "train.fits": Quantity("bool", "fits", "Whether the peak is within the memory that a program sees."),
 }
 """Every quantity by its stable name. `params[PATH]` names the parameters at or below a module path."""
 
 
 def quantity(name: str) -> Quantity:
-    """The entry of a name; `params[PATH]` names are made up as they are asked for. Raises KeyError for an unknown name."""
+    """The entry of a name; `params[PATH]` names are made up as they are asked for. Raises KeyError for an unknown
+    name."""
     if name.startswith("params[") and name.endswith("]"):
         return Quantity("count", name, f"Parameters at or below {name[7:-1]}.")
     return QUANTITIES[name]

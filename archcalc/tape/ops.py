@@ -187,7 +187,9 @@ class Operations:
     def add_table(self, x: Tensor, name: str, shape: Dims, *, role: Role, site: str) -> Tensor:
         """Add a learned position table (interpolated to the grid). Saves nothing a token."""
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
-        self._emit("add_table", name, site, (x,), y, weights=(self.weight(name, "weight", shape, (), role, flat=False),))
+        self._emit(
+            "add_table", name, site, (x,), y, weights=(self.weight(name, "weight", shape, (), role, flat=False),)
+        )
         return y
 
     # -- norms and activations ------------------------------------------------------------------------------------
@@ -259,7 +261,9 @@ class Operations:
         self._emit("rope", name, site, (x,), y)
         return y
 
-    def copy(self, inputs: tuple[Tensor, ...], name: str, features: Dims, *, site: str, rows: Dims | None = None) -> Tensor:
+    def copy(
+        self, inputs: tuple[Tensor, ...], name: str, features: Dims, *, site: str, rows: Dims | None = None
+    ) -> Tensor:
         """A new storage made from others (concatenate, mean, make contiguous). Saves nothing."""
         rows = inputs[0].rows if rows is None else rows
         y = Tensor(rows, features, Storage(rows, features, self.dtype))
@@ -287,7 +291,8 @@ class Operations:
         site: str = "core_attn",
     ) -> Tensor:
         """softmax(q·kᵀ)·v: FLOPs pairs·n·(d_qk + d_v), where `pairs` already holds 2 a multiply-add (1 where causal
-        halves). Flash kernels save q, k, v, out and fp32 log-sum-exp (arXiv:2205.14135); the math path saves fp32 q, k, v
+        halves). Flash kernels save q, k, v, out and fp32 log-sum-exp (arXiv:2205.14135); the math path saves fp32 q,
+        k, v
         and the probabilities."""
         out = Tensor(q.rows, (heads, v_dim), Storage(q.rows, (heads, v_dim), self.dtype))
         lse = Storage(q.rows, (heads,), "float32")
@@ -296,8 +301,11 @@ class Operations:
         v32 = Storage(v.rows, (heads, v_dim), "float32")
         keys = Dim("keys", k.rows[-1].size if k.rows else 1)
         scores = Storage(q.rows, (heads, keys), "float32")
-        saves = tuple(Save(s.storage, ("flash",)) for s in (q, k, v, out)) + (Save(lse, ("flash",)),)
-        saves += tuple(Save(s, ("math",)) for s in (q32, k32, v32, scores))
+        flash = (q.storage, k.storage, v.storage, out.storage, lse)
+        saves = (
+            *(Save(s, ("flash",)) for s in flash),
+            *(Save(s, ("math",)) for s in (q32, k32, v32, scores)),
+        )
         flops = tuple(Term(c, (*dims, heads, d)) for c, dims in pairs for d in (qk_dim, v_dim))
         self._emit(
             "attention",
@@ -326,9 +334,12 @@ class Operations:
 
     # -- mixture of experts ---------------------------------------------------------------------------------------
 
-    def router(self, x: Tensor, name: str, experts: Dim, top_k: Dim, *, correction_bias: bool, bias: bool, norm: bool) -> None:
+    def router(
+        self, x: Tensor, name: str, experts: Dim, top_k: Dim, *, correction_bias: bool, bias: bool, norm: bool
+    ) -> None:
         """Scores [T, E] and the top k: weight E x h, optional linear bias, optional fp32 correction-bias buffer
-        (auxiliary-loss-free balancing, arXiv:2408.15664). FLOPs 2·T·h·E. Saves fp32 scores, int64 indices and, where the
+        (auxiliary-loss-free balancing, arXiv:2408.15664). FLOPs 2·T·h·E. Saves fp32 scores, int64 indices and, where
+        the
         weights are normalised, the fp32 weights before it and their sum; eager code casts input and weight to fp32."""
         weights = [self.weight(name, "weight", (experts,), x.features, "router")]
         if bias:
@@ -393,7 +404,8 @@ class Operations:
 
     def cross_entropy(self, logits: Tensor, name: str) -> None:
         """Token loss over the vocabulary. Saves fp32 log-probabilities [4·T·V bytes] and the targets, eager code the
-        total weight and Megatron-LM's vocab-parallel loss a mask of its own targets; TransformerEngine's kernel writes the gradient over the bf16 logits instead [2·T·V], and a chunked head keeps neither."""
+        total weight and Megatron-LM's vocab-parallel loss a mask of its own targets; TransformerEngine's kernel
+        writes the gradient over the bf16 logits instead [2·T·V], and a chunked head keeps neither."""
         kept = Storage(logits.rows, logits.features, "float32")
         targets, mask = Storage(logits.rows, (), "int64"), Storage(logits.rows, (), "bool")
         weight = Storage((), (), "float32")

@@ -13,7 +13,8 @@ from archcalc.tape import Cache, Dim, Tape, Tensor
 
 
 class GQA(Block):
-    """Grouped-query attention: several query heads share one key-value head; equal head counts make it plain multi-head.
+    """Grouped-query attention: several query heads share one key-value head; equal head counts make it plain multi-
+    head.
 
     arXiv:2305.13245. `head_dim` is explicit: it need not be hidden_size / num_attention_heads.
     """
@@ -71,9 +72,7 @@ class GQA(Block):
             pairs=pairs(tape),
             caches=(Cache("key", (kv_heads, dim)), Cache("value", (kv_heads, dim))),
         )
-        return tape.linear(
-            out, "o_proj", x.features, role="attention", site="attn_out", bias=self.attention_out_bias
-        )
+        return tape.linear(out, "o_proj", x.features, role="attention", site="attn_out", bias=self.attention_out_bias)
 
     def _norm(self, tape: Tape, x: Tensor, name: str, heads: Dim, dim: Dim) -> Tensor:
         """RMSNorm over each head (Qwen3) or over all heads at once (OLMo 2), or none."""

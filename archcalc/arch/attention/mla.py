@@ -10,7 +10,8 @@ from archcalc.tape import Cache, Dim, Tape, Tensor
 
 
 class MLA(Block):
-    """Multi-head latent attention: keys and values are rebuilt from one small latent a token, which is all that is cached.
+    """Multi-head latent attention: keys and values are rebuilt from one small latent a token, which is all that is
+    cached.
 
     DeepSeek-V2, arXiv:2405.04434, section 2.1. Queries go through a low rank too where `q_lora_rank` is set.
     """
@@ -20,7 +21,10 @@ class MLA(Block):
         "q_a_layernorm": "Keeps the query latent at unit scale before it is expanded.",
         "q_b_proj": "Expands the query latent to all heads, position-free and rotary parts side by side.",
         "q_proj": "Makes the queries of all heads straight from the hidden state (no low rank).",
-        "kv_a_proj_with_mqa": "Compresses the hidden state to the KV latent and one rotary key that all heads share: what the cache holds.",
+        "kv_a_proj_with_mqa": (
+            "Compresses the hidden state to the KV latent and one rotary key that all heads share: what the cache "
+            "holds."
+        ),
         "kv_a_layernorm": "Keeps the KV latent at unit scale before it is expanded.",
         "kv_b_proj": "Expands the KV latent to every head's position-free key and value.",
         "core": "Scaled dot-product attention over all heads.",

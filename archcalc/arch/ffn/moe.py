@@ -13,7 +13,8 @@ from archcalc.tape import Dim, Tape, Tensor
 
 
 class MoE(Block):
-    """Mixture of experts (DeepSeekMoE, arXiv:2401.06066): a router sends each token to a few routed experts; shared experts see all.
+    """Mixture of experts (DeepSeekMoE, arXiv:2401.06066): a router sends each token to a few routed experts; shared
+    experts see all.
 
     With `topk_method: noaux_tc` the router holds a correction bias that balances load without a loss
     (arXiv:2408.15664): a buffer in the checkpoint, not a trained parameter.
@@ -55,7 +56,8 @@ class MoE(Block):
         return self
 
     def forward(self, tape: Tape, x: Tensor) -> Tensor:
-        """x: rows [batch, seq], features [hidden]; routed rows are num_experts_per_tok copies of each; returns x's shape."""
+        """x: rows [batch, seq], features [hidden]; routed rows are num_experts_per_tok copies of each; returns x's
+        shape."""
         experts, top_k = self.dim("n_routed_experts"), self.dim("num_experts_per_tok", "routed")
         width = self.dim("moe_intermediate_size", "expert_ffn")
         tape.router(

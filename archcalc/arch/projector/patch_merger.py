@@ -9,20 +9,24 @@ from archcalc.tape import Dim, Tape, Tensor
 
 
 class PatchMerger(Block):
-    """Two-layer perceptron that maps each merge window of patches to one backbone token (Kimi K2.5, arXiv:2602.02276).
+    """Two-layer perceptron that maps each merge window of patches to one backbone token.
 
-    The LayerNorm sees single patches, before the merge; `use_postshuffle_norm` puts it after the merge instead.
+    Kimi K2.5, arXiv:2602.02276. The LayerNorm sees single patches, before the merge; `use_postshuffle_norm` puts it
+    after the merge instead.
     """
 
     purposes: ClassVar[dict[str, str]] = {
         "pre_norm": (
-            "LayerNorm that brings every patch's features to mean 0 and variance 1, with a learned scale and shift, so that"
-            " the projector sees inputs of one scale whatever the image."
+            "LayerNorm that brings every patch's features to mean 0 and variance 1, with a learned scale and shift, so "
+            "that the projector sees inputs of one scale whatever the image."
         ),
-        "proj.0": "First linear: mixes the patches of one merge window at their own width; it does not yet reach the backbone's hidden size.",
+        "proj.0": (
+            "First linear: mixes the patches of one merge window at their own width; it does not yet reach the "
+            "backbone's hidden size."
+        ),
         "proj.1": (
-            "GELU, x·Φ(x): the smooth nonlinearity between the two linears; without it they would collapse into one matrix."
-            " It has no parameters."
+            "GELU, x·Φ(x): the smooth nonlinearity between the two linears; without it they would collapse into one "
+            "matrix. It has no parameters."
         ),
         "proj.2": "Second linear: from the merged width to the backbone's hidden size.",
     }
@@ -37,20 +41,22 @@ class PatchMerger(Block):
 
     def forward(self, tape: Tape, x: Tensor) -> Tensor:
         """x: rows [batch, vision_tokens], features [window, mm_hidden]; returns rows alike, features [text_hidden]."""
-        with tape.segment("mm_projector", "projector", x, about=self.__doc__ or "") as inner:
-            with tape.scope("", purposes=self.purposes):
-                tape.dtype = self.dtype
-                window = inner.features[0]
-                patch = self.dim("mm_hidden_size")
-                merged = Dim(f"({window.name}·{patch.name})", window.size * patch.size)
-                if self.use_postshuffle_norm:
-                    y = tape.layer_norm(inner.view((merged,)), "pre_norm", role="projector", site="projector_norm")
-                else:
-                    single = inner.view((patch,), (*inner.rows, window))
-                    y = tape.layer_norm(single, "pre_norm", role="projector", site="projector_norm")
-                y = y.view((merged,), inner.rows)
-                y = tape.linear(y, "proj.0", (merged,), role="projector", site="projector_fc1", bias=True)
-                y = tape.activation(y, "proj.1", site="projector_act")
-                return tape.linear(
-                    y, "proj.2", (self.dim("text_hidden_size"),), role="projector", site="projector_fc2", bias=True
-                )
+        with (
+            tape.segment("mm_projector", "projector", x, about=self.__doc__ or "") as inner,
+            tape.scope("", purposes=self.purposes),
+        ):
+            tape.dtype = self.dtype
+            window = inner.features[0]
+            patch = self.dim("mm_hidden_size")
+            merged = Dim(f"({window.name}·{patch.name})", window.size * patch.size)
+            if self.use_postshuffle_norm:
+                y = tape.layer_norm(inner.view((merged,)), "pre_norm", role="projector", site="projector_norm")
+            else:
+                single = inner.view((patch,), (*inner.rows, window))
+                y = tape.layer_norm(single, "pre_norm", role="projector", site="projector_norm")
+            y = y.view((merged,), inner.rows)
+            y = tape.linear(y, "proj.0", (merged,), role="projector", site="projector_fc1", bias=True)
+            y = tape.activation(y, "proj.1", site="projector_act")
+            return tape.linear(
+                y, "proj.2", (self.dim("text_hidden_size"),), role="projector", site="projector_fc2", bias=True
+            )

@@ -27,15 +27,21 @@ class Chunk(NamedTuple):
 
 
 class MoonViT3D(Block):
-    """Vision transformer over image patches at native resolution; video runs in chunks of a few frames (Kimi K2.5, arXiv:2602.02276).
+    """Vision transformer over image patches at native resolution; video runs in chunks of a few frames (Kimi K2.5,
+    arXiv:2602.02276).
 
     Within a chunk every patch attends to every other. After the last block frames are averaged over time and patches
     grouped `merge_kernel_size` at a time, so one backbone token stands for a merge window of one chunk.
     """
 
     purposes: ClassVar[dict[str, str]] = {
-        "patch_embed.proj": "Turns each patch of pixels into a feature vector: a convolution whose stride is its kernel.",
-        "patch_embed.pos_emb": "Learned positions of the patch grid, interpolated to each image; the time table is fixed and has no parameters.",
+        "patch_embed.proj": (
+            "Turns each patch of pixels into a feature vector: a convolution whose stride is its kernel."
+        ),
+        "patch_embed.pos_emb": (
+            "Learned positions of the patch grid, interpolated to each image; the time table is fixed and has no "
+            "parameters."
+        ),
         "norm0": "Normalises before attention.",
         "norm1": "Normalises before the feed-forward.",
         "wqkv": "Makes queries, keys and values of all heads in one fused matrix.",
@@ -44,7 +50,9 @@ class MoonViT3D(Block):
         "mlp.fc1": "Brings the feed-forward features back.",
         "mlp.act": "GELU (tanh form): the activation between the two; it has no parameters.",
         "core": "Full attention over all patches of one chunk.",
-        "vision_tower.encoder.final_layernorm": "Normalises the last features before frames are averaged and patches merged.",
+        "vision_tower.encoder.final_layernorm": (
+            "Normalises the last features before frames are averaged and patches merged."
+        ),
     }
 
     kind: Literal["moonvit3d"]
@@ -94,7 +102,8 @@ class MoonViT3D(Block):
         """Patches (h, w) of a picture after resizing (never up) and zero-padding to whole merge windows.
 
         The rule of the model's public image processor: at most `limit` patches by area, floored per side, and
-        `patch_limit_on_one_side` patches a side; flooring happens before padding, so the limit can be exceeded a little.
+        `patch_limit_on_one_side` patches a side; flooring happens before padding, so the limit can be exceeded a
+        little.
         """
         patch, side = self.patch_size, self.patch_limit_on_one_side * self.patch_size
         area = max(1, height // patch) * max(1, width // patch)
@@ -122,7 +131,8 @@ class MoonViT3D(Block):
     # -- the forward pass -----------------------------------------------------------------------------------------
 
     def forward(self, tape: Tape) -> Tensor:
-        """Pixels in; returns rows [batch, vision_tokens], features [merge window, vt_hidden]: patches grouped, not yet mixed."""
+        """Pixels in; returns rows [batch, vision_tokens], features [merge window, vt_hidden]: patches grouped, not
+        yet mixed."""
         chunks = self.chunks(tape.workload)
         batch = Dim("batch", tape.workload.batch)
         rows = (batch, Dim("patches", sum(c.patches for c in chunks)))
@@ -158,9 +168,7 @@ class MoonViT3D(Block):
         heads = self.dim("vt_num_attention_heads", "vision_heads")
         head_dim = Dim("vt_head_dim", self.vt_hidden_size // self.vt_num_attention_heads)
         normed = tape.layer_norm(x, "norm0", role="vision", site="vision_norm")
-        qkv = tape.linear(
-            normed, "wqkv", (Dim("3", 3), heads, head_dim), role="vision", site="vision_qkv", bias=True
-        )
+        qkv = tape.linear(normed, "wqkv", (Dim("3", 3), heads, head_dim), role="vision", site="vision_qkv", bias=True)
         q = tape.rope(qkv, "q_rope", (heads, head_dim), site="vision_qkv")
         k = tape.rope(qkv, "k_rope", (heads, head_dim), site="vision_qkv")
         v = qkv.view((heads, head_dim))
