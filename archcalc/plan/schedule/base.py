@@ -17,7 +17,7 @@ OpKind = Literal["F", "B", "I", "W"]
 class Op(NamedTuple):
     """One unit of work on a rank.
 
-    F is a forward, B a whole backward. Split, that is I (gradient of the input) and, later, W (of the weights).
+    F is a forward, B a whole backward; split, it is I (gradient of the input) and later W (of the weights).
     """
 
     kind: OpKind

@@ -44,12 +44,8 @@ class Interleaved1F1B(Schedule):
                 value=vpp,
                 hint="set vpp to 1, or pp above 1",
             )
-        if pp > 1 and vpp == 1:
-            raise InputError(
-                "interleaved-1f1b interleaves virtual stages, and vpp is 1",
-                value=vpp,
-                hint="use kind 1f1b, which also takes extra_warmup, or set vpp to 2 or more",
-            )
+        if vpp == 1:
+            return
         if group < pp:
             raise InputError(
                 f"a group of {group} micro-batches is smaller than pp {pp}: the next chunk would wait for "

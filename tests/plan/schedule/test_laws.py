@@ -258,7 +258,7 @@ def test_a_covered_state_is_left_out_and_an_uncovered_one_kept():
 
 
 def test_of_states_on_a_line_the_ends_are_kept():
-    # Each F of chunk 1 follows a B of chunk 0: 3+1, 2+2, 1+3 alive. Half of 3+1 and 1+3 together is 2+2, so one
+    # Each F of chunk 1 follows a B of chunk 0: 3+1, 2+2, 1+3 alive. Half of 3+1 and 1+3 together is 2+2: one
     # of the ends is at least as large, whatever the sizes.
     order = [Op("F", 0, m) for m in range(4)]
     for m in range(3):

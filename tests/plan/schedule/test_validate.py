@@ -10,7 +10,6 @@ from archcalc.plan.schedule import SCHEDULES, Pipeline, get_schedule
 # arguments. The others: what their authors' code asserts (DualPipe, torch), and options that they don't have.
 FORBIDDEN = [
     ("interleaved-1f1b", {"pp": 1, "vpp": 2, "micro_batches": 8}, "virtual stages need a pipeline"),
-    ("interleaved-1f1b", {"pp": 4, "vpp": 1, "micro_batches": 8}, "vpp is 1"),
     (
         "interleaved-1f1b",
         {"pp": 4, "vpp": 2, "micro_batches": 8, "group": 3},
@@ -116,3 +115,11 @@ def test_dualpipe_holds_every_stage_twice():
 
 def test_the_public_names_are_there():
     assert all(hasattr(package, name) for name in package.__all__)
+
+
+def test_one_virtual_stage_is_the_order_of_1f1b() -> None:
+    # Megatron-LM runs its non-interleaved schedule where there is one virtual stage, groups or not.
+    pipeline = Pipeline(pp=4, micro_batches=3, extra_warmup=1)
+    get_schedule("interleaved-1f1b").validate(pipeline)
+    for rank in range(4):
+        assert get_schedule("interleaved-1f1b").order(pipeline, rank) == get_schedule("1f1b").order(pipeline, rank)
