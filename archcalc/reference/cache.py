@@ -53,9 +53,7 @@ class Cache:
             end = self.length + new.shape[1]
             place = held[name][:, self.length : end]
             if place.shape != new.shape:
-                raise ValueError(
-                    f"layer {layer}: {name} has {tuple(new.shape)}, room is for {tuple(place.shape)}"
-                )
+                raise ValueError(f"layer {layer}: {name} has {tuple(new.shape)}, room is for {tuple(place.shape)}")
             place.copy_(new)
             whole[name] = held[name][:, :end].to(new.dtype)
         return whole

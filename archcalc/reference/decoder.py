@@ -21,9 +21,7 @@ Pattern = tuple[str, str]
 class DecoderLayer(nn.Module):
     """x + attention(norm x), then x + ffn(norm x)."""
 
-    def __init__(
-        self, parts: tuple[MLA | GQA, MLP | MoE], rope: str, hidden: int, eps: float, at: Factory
-    ) -> None:
+    def __init__(self, parts: tuple[MLA | GQA, MLP | MoE], rope: str, hidden: int, eps: float, at: Factory) -> None:
         super().__init__()
         self.rope = rope
         self.input_layernorm = RMSNorm(hidden, eps, **at)
@@ -51,9 +49,7 @@ class PredictionLayer(DecoderLayer):
     """A multi-token prediction module (DeepSeek-V3, arXiv:2412.19437, section 2.2); embedding and head are
     the main model's."""
 
-    def __init__(
-        self, parts: tuple[MLA | GQA, MLP | MoE], rope: str, hidden: int, eps: float, at: Factory
-    ) -> None:
+    def __init__(self, parts: tuple[MLA | GQA, MLP | MoE], rope: str, hidden: int, eps: float, at: Factory) -> None:
         super().__init__(parts, rope, hidden, eps, at)
         self.enorm = RMSNorm(hidden, eps, **at)
         self.hnorm = RMSNorm(hidden, eps, **at)

@@ -79,11 +79,7 @@ class Section:
     def pair(self, key: str) -> tuple[int, int]:
         """Two integers."""
         value = self._take(key)
-        if (
-            isinstance(value, list | tuple)
-            and len(value) == 2
-            and all(isinstance(item, int) for item in value)
-        ):
+        if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(item, int) for item in value):
             return (int(value[0]), int(value[1]))
         self._fail(key, "two integers", value)
 

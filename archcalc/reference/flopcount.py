@@ -51,9 +51,7 @@ class ModuleFlops(TorchDispatchMode):
 
     def __enter__(self) -> ModuleFlops:
         for part, path in self._parts.items():
-            self._hooks.append(
-                part.register_forward_pre_hook(lambda _m, _a, path=path: self._switch(push=path))
-            )
+            self._hooks.append(part.register_forward_pre_hook(lambda _m, _a, path=path: self._switch(push=path)))
             self._hooks.append(part.register_forward_hook(lambda _m, _a, _o: self._switch(push=None)))
         super().__enter__()
         return self
@@ -89,7 +87,5 @@ class ModuleFlops(TorchDispatchMode):
         else:
             table, path = self.backward, self._owners[bisect_right(self._starts, node._sequence_nr()) - 1]
         if path is None:
-            raise TwinError(
-                f"{operator} ran outside every part of the model: {flops} FLOPs belong to nothing"
-            )
+            raise TwinError(f"{operator} ran outside every part of the model: {flops} FLOPs belong to nothing")
         table[path] += flops

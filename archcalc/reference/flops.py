@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from typing import Literal
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from archcalc.reference.attention import AttentionCore
 from archcalc.reference.ffn import Router, StackedLinear
 from archcalc.reference.fields import Section
 from archcalc.reference.flopcount import ModuleFlops
-from archcalc.reference.guards import refuse_zero
+from archcalc.reference.guards import full_scores, refuse_halved_scores, refuse_zero
 from archcalc.reference.model import Model, MultimodalModel, build, new_cache, prediction_paths, text_of
 from archcalc.reference.pixels import Grid
 
@@ -39,11 +39,10 @@ def flops(
     """Module path -> (forward, backward) [FLOPs, 2 a multiply-add]; backward is 0 unless asked for.
 
     Attention is counted with full scores: torch never halves causal ones. Routing is balanced to within one
-        row an
-    expert. Pixels need no gradient, so the patch convolution's backward has its weight gradient only. Paths
-    have no `.weight`; attention is `...self_attn.core` (`...blocks.{i}.core` in the vision tower); a routed
-    expert matrix `...mlp.experts.*.gate_proj` stands for all experts of its layer. Parts that don't run are
-    absent.
+    row an expert. Pixels need no gradient, so the patch convolution's backward has its weight gradient only.
+    Paths have no `.weight`; attention is `...self_attn.core` (`...blocks.{i}.core` in the vision tower); a
+    routed expert matrix `...mlp.experts.*.gate_proj` stands for all experts of its layer. Parts that don't
+    run are absent.
 
     Args:
         spec: plain mapping of a whole spec.
@@ -71,7 +70,8 @@ def flops(
     if cache is not None:
         cache.advance(context)
     inputs = _inputs(model, chunks * batch, batch, vision_tokens, seq)
-    with nullcontext() if backward else torch.no_grad(), ModuleFlops(parts) as counted:
+    scores = _watch_scores(parts)
+    with nullcontext() if backward else torch.no_grad(), ModuleFlops(parts) as counted, scores as full:
         total = model(**inputs, cache=cache, absorbed=mla == "absorbed", last=logits == "last").sum()
         if mtp:
             total = total + _predictions(model, batch, seq)
@@ -79,6 +79,8 @@ def flops(
             total.backward()
     model.zero_grad()
     refuse_zero(counted.forward, "forward")
+    for path, products in full.items():
+        refuse_halved_scores(counted.forward[path], products)
     if backward:
         refuse_zero(counted.backward, "backward")
     return {path: (forward, counted.backward[path]) for path, forward in counted.forward.items()}
@@ -101,6 +103,22 @@ def _parts(model: Model) -> Iterator[tuple[str, nn.Module]]:
             yield name.replace(".experts.", ".experts.*.") if stacked else name, module
 
 
+@contextmanager
+def _watch_scores(parts: Mapping[nn.Module, str]) -> Iterator[dict[str, int]]:
+    """Full-score FLOPs of each attention core, by the operands that reach it inside the block."""
+    full = {path: 0 for part, path in parts.items() if isinstance(part, AttentionCore)}
+
+    def add(core: nn.Module, operands: tuple[Any, ...]) -> None:
+        full[parts[core]] += full_scores(*operands[:3])
+
+    hooks = [part.register_forward_pre_hook(add) for part in parts if isinstance(part, AttentionCore)]
+    try:
+        yield full
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _runs(path: str, model: Model, *, vision: bool, mtp: bool) -> bool:
     if path.startswith(("vision_tower.", "mm_projector.")):
         return vision
@@ -111,9 +129,7 @@ def _inputs(
     model: Model, chunks: list[Grid], batch: int, vision_tokens: int, seq: int
 ) -> dict[str, Tensor | list[Grid]]:
     rows = vision_tokens + seq
-    inputs: dict[str, Tensor | list[Grid]] = {
-        "ids": torch.empty(batch, rows, dtype=torch.long, device="meta")
-    }
+    inputs: dict[str, Tensor | list[Grid]] = {"ids": torch.empty(batch, rows, dtype=torch.long, device="meta")}
     if chunks and isinstance(model, MultimodalModel):
         kernel = model.vision_tower.patch_embed.proj.weight
         patches = sum(frames * height * width for frames, height, width in chunks)

@@ -65,23 +65,30 @@ def refuse_zero(flops: Mapping[str, int], what: str) -> None:
         raise TwinError(f"torch measured 0 {what} FLOPs for {empty[0]} ({len(empty)} such parts)")
 
 
-def refuse_halved_scores(measured: int, *, pairs: int, heads: int, features: int) -> None:
+def full_scores(query: Tensor, key: Tensor, value: Tensor) -> int:
+    """FLOPs of attention over every pair of rows, whatever a mask hides: 2 a pair, head and feature.
+
+    Args:
+        query: [batch, rows, heads, query features].
+        key: [batch, key rows, key heads, query features].
+        value: [batch, key rows, key heads, value features].
+    """
+    batch, rows, heads, features = query.shape
+    return 2 * batch * rows * int(key.shape[1]) * heads * (features + int(value.shape[-1]))
+
+
+def refuse_halved_scores(measured: int, full: int) -> None:
     """Refuse an attention count that is not for full scores.
 
     Args:
         measured: forward FLOPs of one core.
-        pairs: new rows times key rows, of all sequences.
-        heads: query heads.
-        features: query features plus value features of a head.
+        full: what `full_scores` says of its operands.
 
     Raises:
-        TwinError: when the count isn't 2 FLOPs a pair, head and feature.
+        TwinError: when they differ.
     """
-    full = 2 * pairs * heads * features
     if measured != full:
-        raise TwinError(
-            f"attention measured {measured} FLOPs where full scores take {full}: halved, or not all there"
-        )
+        raise TwinError(f"attention measured {measured} FLOPs where full scores take {full}: halved, or not all")
 
 
 class _Seen(TorchDispatchMode):
@@ -115,9 +122,7 @@ def refuse_math_path(query: Tensor, value: Tensor) -> None:
         torch.nn.functional.scaled_dot_product_attention(query, query, value)
     if any("softmax" in name for name in names):
         sizes = f"{query.shape[-1]} and {value.shape[-1]}"
-        raise TwinError(
-            f"scaled_dot_product_attention takes the math path for head sizes {sizes} on {query.device}"
-        )
+        raise TwinError(f"scaled_dot_product_attention takes the math path for head sizes {sizes} on {query.device}")
 
 
 def storage_key(tensor: Tensor) -> int:
@@ -145,6 +150,4 @@ def refuse_null_keys(keys: Iterable[int]) -> None:
         TwinError: if any key is 0.
     """
     if any(key == 0 for key in keys):
-        raise TwinError(
-            "a tensor without an address can't be told from others: key memory by storage, not data_ptr"
-        )
+        raise TwinError("a tensor without an address can't be told from others: key memory by storage, not data_ptr")

@@ -4,6 +4,7 @@ offline."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -18,32 +19,29 @@ from archcalc.reference.hf_names import DERIVED, Piece, checkpoint_path, pieces,
 from archcalc.reference.measure import Kind, Row
 
 
-def build(
-    spec: Mapping[str, object], *, device: str = "meta", dtype: str = "bfloat16"
-) -> tuple[nn.Module, Choice]:
-    """The public class for a spec, with eager attention and, as transformers chooses by itself, grouped
-    experts.
+def build(spec: Mapping[str, object], *, device: str = "meta", dtype: str = "bfloat16") -> tuple[nn.Module, Choice]:
+    """The public class for a spec, with eager attention and, as transformers itself chooses, grouped experts.
 
     Raises:
-        InputError: when no public class has this architecture, or the installed transformers is too old for
-            it.
+        InputError: when no public class has this architecture, or the installed transformers hasn't the class.
     """
     choice = choose(spec)
-    try:
-        import transformers
-
-        model_class: Any = getattr(transformers, choice.model)
-        config = getattr(transformers, choice.config)(**choice.arguments)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{choice.model} needs transformers 5.13 or newer: {error}") from error
+    model_class = _public("transformers", choice.model)
+    config = _public("transformers", choice.config)(**choice.arguments)
     with torch.device(device):
         model = model_class._from_config(config, dtype=getattr(torch, dtype), attn_implementation="eager")
     return model, choice
 
 
+def _public(module: str, name: str) -> Any:
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"the installed transformers has no {name}: 5.24 has", hint=str(error)) from error
+
+
 def parameters(spec: Mapping[str, object]) -> list[Row]:
-    """transformers' parameters and stored buffers as rows on the checkpoint's paths, as `measure.parameters`
-    has them.
+    """transformers' parameters and stored buffers as rows on the checkpoint's paths, like `measure.parameters`.
 
     The three projections that transformers splits wqkv into are added up again. A name that no rule knows
     becomes a row with the path `transformers:NAME`, so that it matches nothing and shows. dtypes are
@@ -61,8 +59,7 @@ def parameters(spec: Mapping[str, object]) -> list[Row]:
 
 
 def ignored(spec: Mapping[str, object]) -> list[str]:
-    """Names of transformers' buffers that are computed from the config and in no checkpoint: rope
-    frequencies, the vision tower's time table."""
+    """Names of transformers' buffers that no checkpoint has: rope frequencies, the vision tower's time table."""
     model, _ = build(spec)
     return [name for name, _ in model.named_buffers() if DERIVED.search(name)]
 
@@ -82,16 +79,10 @@ def flops(spec: Mapping[str, object], *, seq: int, batch: int = 1) -> dict[str, 
         TwinError: when a part counts no FLOPs, or torch runs a product that it has no rule for.
     """
     model, choice = build(spec)
-    parts = {
-        part: path
-        for path, part in _parts(model, choice)
-        if not path.startswith(("vision_tower.", "mm_proj"))
-    }
+    parts = {part: path for path, part in _parts(model, choice) if not path.startswith(("vision_tower.", "mm_proj"))}
     rules = {torch.ops.aten._grouped_mm: grouped_mm_flops}
     ids = torch.zeros(batch, seq, dtype=torch.long, device="meta")
-    mask = torch.zeros(
-        batch, 1, seq, seq, dtype=torch.bfloat16, device="meta"
-    )  # transformers' own needs data to make
+    mask = torch.zeros(batch, 1, seq, seq, dtype=torch.bfloat16, device="meta")  # transformers' own needs data to make
     with torch.no_grad(), ModuleFlops(parts, rules) as counted:
         model(input_ids=ids, attention_mask=mask, use_cache=False)
     refuse_zero(counted.forward, "forward")
@@ -123,10 +114,8 @@ def _predictions(spec: Mapping[str, object], model: nn.Module) -> Iterator[tuple
     modules = backbone.integer("num_nextn_predict_layers", 0)
     if not modules:
         return
-    from transformers.modeling_layers import MtpModel
-
     with torch.device("meta"):
-        predictor = MtpModel(model, modules)
+        predictor = _public("transformers.modeling_layers", "MtpModel")(model, modules)
     shared = {id(tensor) for _, tensor in _stored(model)}
     for name, tensor in _stored(predictor):
         if id(tensor) not in shared:
@@ -139,9 +128,7 @@ def _add(found: dict[str, Row], parts: list[Piece], tensor: torch.Tensor, kind: 
         if part.path in found:
             found[part.path]["elements"] += part.elements
         else:
-            found[part.path] = Row(
-                path=part.path, count=part.count, elements=part.elements, dtype=dtype, kind=kind
-            )
+            found[part.path] = Row(path=part.path, count=part.count, elements=part.elements, dtype=dtype, kind=kind)
 
 
 def _parts(model: nn.Module, choice: Choice) -> Iterator[tuple[str, nn.Module]]:

@@ -39,9 +39,7 @@ def choose(spec: Mapping[str, object]) -> Choice:
     if root.optional_section("vision") is None:
         return text
     if text.model != "DeepseekV3ForCausalLM":
-        raise InputError(
-            "transformers has no class with this vision tower and another text model than DeepSeek-V3's"
-        )
+        raise InputError("transformers has no class with this vision tower and another text model than DeepSeek-V3's")
     vision, projector = root.section("vision"), root.section("projector")
     if projector.flag("use_postshuffle_norm"):
         raise InputError("transformers' projector normalises before the merge only")
@@ -131,9 +129,7 @@ def _grouped(
 ) -> Choice:
     norm = attention.choice("qk_norm", "per_head", "full") if attention.has("qk_norm") else None
     bias, out_bias = attention.flag("attention_bias"), attention.flag("attention_out_bias")
-    arguments = common | {
-        size: attention.integer(size) for size in ("num_attention_heads", "num_key_value_heads")
-    }
+    arguments = common | {size: attention.integer(size) for size in ("num_attention_heads", "num_key_value_heads")}
     arguments |= {"head_dim": attention.integer("head_dim"), "attention_bias": bias}
     mlp_bias = dense is not None and dense.flag("mlp_bias")
     if moe is not None:

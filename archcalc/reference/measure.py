@@ -28,8 +28,7 @@ CACHE_DTYPES = {
 
 
 class Row(TypedDict):
-    """Identical tensors of one layer. `elements` are one tensor's; `count` is more than 1 for stacked experts
-    only."""
+    """Identical tensors of one layer. `elements` are one tensor's; `count` is the experts' number, or else 1."""
 
     path: str
     count: int

@@ -1,8 +1,7 @@
 """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1), expanded and absorbed.
 
 Legend: B sequences, N new rows, M key rows, H heads, C latent rank (kv_lora_rank), D no-position features of
-    a head,
-R rotated features, V value features, W hidden size.
+a head, R rotated features, V value features, W hidden size.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ says."""
 
 
 class LatentUp(nn.Linear):
-    """kv_b_proj: one weight of [H*(D+V), C], applied to latents, or split per head and moved to the queries'
-    side."""
+    """kv_b_proj: one weight of [H*(D+V), C], applied to latents, or absorbed into the queries head by head."""
 
     def __init__(self, heads: int, nope: int, value: int, rank: int, at: Factory) -> None:
         super().__init__(rank, heads * (nope + value), bias=False, **at)
@@ -34,9 +32,12 @@ class LatentUp(nn.Linear):
         self.heads = heads
 
     def forward(self, x: Tensor, use: Literal["expand", "query", "value"] = "expand") -> Tensor:
-        """expand: latents [B,M,C] -> keys and values [B,M,H,D+V]; query: q [B,N,H,D] -> [B,N,H,C]; value:
-        attended latents [B,N,H,C] -> [B,N,H,V]. The last two are the absorbed form: W_k and W_v are views of
-        this weight."""
+        """Three uses of the one weight.
+
+        expand: latents [B,M,C] -> keys and values [B,M,H,D+V].
+        query: q [B,N,H,D] -> [B,N,H,C], and value: attended latents [B,N,H,C] -> [B,N,H,V]: the absorbed form,
+        with W_k and W_v as views.
+        """
         if use == "expand":
             return super().forward(x).unflatten(-1, (self.heads, sum(self.sizes)))
         w_key, w_value = self.weight.view(self.heads, sum(self.sizes), -1).split(self.sizes, dim=1)
@@ -46,8 +47,7 @@ class LatentUp(nn.Linear):
 
 
 class MLA(nn.Module):
-    """One layer's latent attention; the cache holds the normalised latent and the one rotated key all heads
-    share.
+    """One layer's latent attention. The cache holds the normalised latent and the one rotated key of all heads.
 
     Args:
         section: the spec's attention section of kind `mla`.
@@ -98,22 +98,16 @@ class MLA(nn.Module):
         return out
 
     def _queries(self, x: Tensor) -> Tensor:
-        q: Tensor = (
-            self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if self.has_q_latent else self.q_proj(x)
-        )
+        q: Tensor = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if self.has_q_latent else self.q_proj(x)
         return q.unflatten(-1, (self.heads, self.nope + self.rope))
 
-    def _expanded(
-        self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, rope_key: Tensor, mask: Tensor
-    ) -> Tensor:
+    def _expanded(self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, rope_key: Tensor, mask: Tensor) -> Tensor:
         key, value = self.kv_b_proj(latent).split(self.kv_b_proj.sizes, dim=-1)
         key = torch.cat((key, rope_key.expand(-1, -1, self.heads, -1)), dim=-1)
         out: Tensor = self.core(torch.cat((q_nope, q_rope), dim=-1), key, value, self.scale, mask)
         return out
 
-    def _absorbed(
-        self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, rope_key: Tensor, mask: Tensor
-    ) -> Tensor:
+    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, rope_key: Tensor, mask: Tensor) -> Tensor:
         q = torch.cat((self.kv_b_proj(q_nope, "query"), q_rope), dim=-1)
         key = torch.cat((latent[:, :, None], rope_key), dim=-1)  # one key/value head for all queries
         attended = self.core(q, key, latent[:, :, None], self.scale, mask)

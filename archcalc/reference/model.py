@@ -45,9 +45,7 @@ class TextModel(nn.Module):
 
         `vision` [tokens, W] replaces the embeddings at `places`, flat indices into B*N.
         """
-        logits: Tensor = self.lm_head(
-            self.hidden(ids, vision, places, cache, absorbed)[:, -1 if last else 0 :]
-        )
+        logits: Tensor = self.lm_head(self.hidden(ids, vision, places, cache, absorbed)[:, -1 if last else 0 :])
         return logits
 
     def hidden(

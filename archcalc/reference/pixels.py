@@ -25,9 +25,7 @@ def grids(
         images: (height, width) [px].
         videos: (sampled frames, height, width) [frames, px, px].
     """
-    chunks = [
-        (1, *sides(vision, height, width, vision.integer("in_patch_limit"))) for height, width in images
-    ]
+    chunks = [(1, *sides(vision, height, width, vision.integer("in_patch_limit"))) for height, width in images]
     for frames, height, width in videos:
         most = vision.integer("temporal_merge_kernel_size")
         down, across = sides(vision, height, width, vision.integer("in_patch_limit_each_frame"))

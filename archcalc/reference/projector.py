@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from archcalc.reference.factory import Factory
 from archcalc.reference.ffn import activation
 from archcalc.reference.fields import Section
+from archcalc.reference.norms import LayerNorm
 
 
 class PatchMerger(nn.Module):
@@ -25,7 +26,7 @@ class PatchMerger(nn.Module):
         eps, joined = section.number("projector_ln_eps", 1e-5), group * section.integer("mm_hidden_size")
         self.after_merge = section.flag("use_postshuffle_norm")
         normed = joined if self.after_merge else features
-        self.pre_norm = nn.LayerNorm(normed, eps=eps, **at)
+        self.pre_norm = LayerNorm(normed, eps=eps, **at)
         act = section.choice("projector_hidden_act", "gelu", "gelu_pytorch_tanh")
         self.proj = nn.Sequential(
             nn.Linear(joined, joined, **at),

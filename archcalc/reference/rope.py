@@ -1,7 +1,7 @@
-"""Rotary position embedding (RoFormer, arXiv:2104.09864) with the two published ways to stretch it.
+"""Rotary position embedding (RoFormer, arXiv:2104.09864) with the published ways to stretch it.
 
-YaRN: arXiv:2309.00071, with the mscale pair of DeepSeek's public modeling code. llama3: the frequency rule
-that came with Llama 3.1. Legend: N rows, D rotated features, H heads.
+YaRN: arXiv:2309.00071, with the mscale pair of DeepSeek's public modeling code. linear: arXiv:2306.15595. llama3: the
+frequency rule that came with Llama 3.1. Legend: N rows, D rotated features, H heads.
 """
 
 from __future__ import annotations
@@ -68,11 +68,13 @@ def stretched(plain: Tensor, dim: int, theta: float, scaling: Section | None) ->
     """
     if scaling is None:
         return Stretch(frequencies=plain)
-    rule = scaling.choice("rope_type" if scaling.has("rope_type") else "type", "default", "yarn", "llama3")
+    rule = scaling.choice("rope_type" if scaling.has("rope_type") else "type", "default", "linear", "yarn", "llama3")
     if rule == "yarn":
         result = _yarn(plain, dim, theta, scaling)
     elif rule == "llama3":
         result = _llama3(plain, scaling)
+    elif rule == "linear":
+        result = Stretch(frequencies=plain / scaling.number("factor"))
     else:
         result = Stretch(frequencies=plain)
     scaling.finish()

@@ -16,6 +16,7 @@ from archcalc.reference.attention import AttentionCore
 from archcalc.reference.factory import Factory
 from archcalc.reference.ffn import runs
 from archcalc.reference.fields import Section
+from archcalc.reference.norms import LayerNorm
 from archcalc.reference.rope import Angles, rotate_pairs
 
 Grid = tuple[int, int, int]
@@ -36,9 +37,7 @@ class PositionTable(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
         frequencies = 1.0 / 10000.0 ** (torch.arange(0, features, 2, dtype=torch.float32) / features)
         angles = torch.arange(frames, dtype=torch.float32)[:, None] * frequencies
-        self.register_buffer(
-            "time", torch.cat((angles.sin(), angles.cos()), dim=1).to(at["device"]), persistent=False
-        )
+        self.register_buffer("time", torch.cat((angles.sin(), angles.cos()), dim=1).to(at["device"]), persistent=False)
 
     def forward(self, grids: Sequence[Grid]) -> Tensor:
         """[P, V], chunk after chunk, frame after frame, row after row."""
@@ -48,9 +47,7 @@ class PositionTable(nn.Module):
         table = self.weight
         if (height, width) != tuple(table.shape[:2]):
             image = table.permute(2, 0, 1)[None]
-            image = nn.functional.interpolate(
-                image, size=(height, width), mode="bicubic", align_corners=False
-            )
+            image = nn.functional.interpolate(image, size=(height, width), mode="bicubic", align_corners=False)
             table = image[0].permute(1, 2, 0)
         spatial = table.flatten(0, 1)
         if frames == 1:
@@ -98,8 +95,8 @@ class VisionBlock(nn.Module):
     def __init__(self, features: int, heads: int, width: int, eps: float, at: Factory) -> None:
         super().__init__()
         self.heads = heads
-        self.norm0 = nn.LayerNorm(features, eps=eps, **at)
-        self.norm1 = nn.LayerNorm(features, eps=eps, **at)
+        self.norm0 = LayerNorm(features, eps=eps, **at)
+        self.norm1 = LayerNorm(features, eps=eps, **at)
         self.wqkv = nn.Linear(features, 3 * features, **at)
         self.wo = nn.Linear(features, features, **at)
         self.mlp = VisionMLP(features, width, at)
@@ -117,9 +114,7 @@ class VisionBlock(nn.Module):
         blocks = list(runs([frames * height * width for frames, height, width in grids]))
         sizes = [number * patches for number, patches in blocks]
         pieces = [
-            self.core(*(t.unflatten(0, (number, patches)) for t in chunk), q.shape[-1] ** -0.5, None).flatten(
-                0, 1
-            )
+            self.core(*(t.unflatten(0, (number, patches)) for t in chunk), q.shape[-1] ** -0.5, None).flatten(0, 1)
             for (number, patches), *chunk in zip(blocks, *(t.split(sizes) for t in (q, k, v)), strict=True)
         ]
         return torch.cat(pieces).flatten(1)
@@ -141,7 +136,7 @@ class Encoder(nn.Module):
         layers = section.integer("vt_num_hidden_layers")
         section.choice("video_attn_type", "spatial_temporal")
         self.blocks = nn.ModuleList(VisionBlock(features, heads, width, eps, at) for _ in range(layers))
-        self.final_layernorm = nn.LayerNorm(features, eps=eps, **at)
+        self.final_layernorm = LayerNorm(features, eps=eps, **at)
         half = features // heads // 2
         frequencies = 1.0 / theta ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
         self.register_buffer("frequencies", frequencies.to(at["device"]), persistent=False)
