@@ -1,10 +1,11 @@
-"""The typer application: commands by name, imported when called, and the one place that turns errors into exit codes."""
+"""The typer application: commands by name, imported when called, and the place that turns errors into exit codes."""
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
-from os import environ
+from io import TextIOWrapper
 
 import typer
 
@@ -30,23 +31,32 @@ COMMANDS: dict[str, str] = {
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):  # an encoding without · or ² shows an escape instead of failing
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return _invoke(arguments)
+        code = _invoke(arguments)
+        sys.stdout.flush()
+        return code
     except ArchcalcError as error:
         print(error.render(), file=sys.stderr)
         return error.exit_code
     except typer.Exit as done:
         return done.exit_code
     except typer.TyperException as error:
-        error.show()
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "archcalc"
+        print(f"error: {harmless(error.format_message())}\nhint: {command} --help says how", file=sys.stderr)
         return 2
     except (typer.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader has had enough; what is left must not be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"error: {harmless(error.strerror or str(error))}", file=sys.stderr)
+        return 2
     except Exception as error:
-        if environ.get("ARCHCALC_TRACEBACK"):
+        if os.environ.get("ARCHCALC_TRACEBACK"):
             raise
         print(
             f"internal error: {type(error).__name__}: {harmless(str(error))}\n"

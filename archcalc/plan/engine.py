@@ -38,7 +38,9 @@ class Activation(Section):
 
     def large(self, hardware: Hardware) -> bool:
         """Whether the engine picks its larger defaults on this device."""
-        return hardware.memory_visible_bytes >= self.large_memory_bytes and hardware.name not in self.never_large
+        return (
+            hardware.memory_visible_bytes >= self.large_memory_bytes and hardware.name not in self.never_large
+        )
 
     def batched_tokens(self, hardware: Hardware) -> int:
         """Tokens of one step, by default [tokens]."""
@@ -82,10 +84,10 @@ class Engine(Section):
         utilization: share of the visible memory that the engine uses, by default.
         cuda_graphs_inside_utilization: whether CUDA graphs count against that share or come on top of it.
         block_size: tokens of a cache page; `block_size_mla` for multi-head latent attention.
-        non_torch_bytes: contexts and communication buffers of several devices; `_one_device` without any [bytes].
+        non_torch_bytes: contexts and communication buffers; `_one_device` where there is no other [bytes].
         cuda_graph_bytes: captured graphs [bytes].
         kv_cache_dtypes: bytes of a cached element by name.
-        fp8_ds_mla_bytes_per_layer: one token of that layout, for a latent of 512 and a rotary key of 64 [bytes].
+        fp8_ds_mla_bytes_per_layer: one token of that layout: latent of 512, rotary key of 64 [bytes].
         measured: logs to compare with.
         assumed: what the constants rest on, each as `key: why`.
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from archcalc.arch.block import Section, Size
 from archcalc.spec.loader import bundled_names, find, parse
 from archcalc.spec.model import Text
@@ -26,7 +28,7 @@ class Hardware(Section):
 
     Attributes:
         memory_bytes: memory as sold, in decimal gigabytes [bytes].
-        memory_visible_bytes: what a program is told that the device has; engines take their share of this [bytes].
+        memory_visible_bytes: what a program is told that it has; engines take a share of this [bytes].
         memory_bandwidth: of the device's own memory [bytes/s].
         peak_flops: dense peak by dtype [FLOP/s]; for int8 integer operations.
         links: between devices of a node, to the host, to other nodes.
@@ -44,7 +46,7 @@ class Hardware(Section):
     peak_flops: dict[PeakDtype, Size]
     links: Links
     devices_per_node: Size
-    assumed: list[Text] = []
+    assumed: list[Text] = Field(default_factory=list)
 
 
 def hardware_names() -> list[str]:

@@ -1,4 +1,4 @@
-"""Serving memory of one device, as an engine divides it: weights, workspaces, and what is left for the KV cache.
+"""Serving memory of one device, as an engine divides it: weights, workspaces, and the rest for the KV cache.
 
     usable = utilization · visible memory
     KV cache = max(0, usable - weights - activation workspace - CUDA graphs - non-torch)
@@ -167,7 +167,7 @@ def overhead_terms(engine: Engine, hardware: Hardware, devices: int, load: Load)
 
 
 def usable_bytes(engine: Engine, hardware: Hardware, terms: tuple[Overhead, ...], load: Load) -> int:
-    """The engine's share of a device's memory [bytes]; graphs that come on top of it widen it by their size."""
+    """The engine's share of a device's memory [bytes], and CUDA graphs where they come on top of it."""
     share = engine.utilization if load.utilization is None else load.utilization
     usable = int(Fraction(str(share)) * hardware.memory_visible_bytes)
     if engine.cuda_graphs_inside_utilization:
@@ -182,21 +182,24 @@ def page_size(tape: Tape, engine: Engine) -> int:
     return engine.block_size_mla if latent else engine.block_size
 
 
-def tried(attempt: Callable[[int], Serving], sizes: Iterable[int]) -> list[Serving]:
-    """What `attempt` gives for each tensor-parallel size in turn, up to the first that fits.
+class Tried(NamedTuple):
+    """What was found for each tensor-parallel size in turn, and why others were passed over."""
 
-    Sizes that can't be divided are passed over. Raises InputError where all are.
-    """
-    found: list[Serving] = []
-    refused: InputError | None = None
+    found: list[Serving]
+    refused: dict[int, InputError]
+
+
+def tried(attempt: Callable[[int], Serving], sizes: Iterable[int]) -> Tried:
+    """Attempt each size in turn, up to the first that fits. Raises InputError where none can be divided."""
+    result = Tried([], {})
     for tp in sizes:
         try:
-            found.append(attempt(tp))
+            result.found.append(attempt(tp))
         except InputError as error:
-            refused = refused or error
+            result.refused[tp] = error
             continue
-        if found[-1].fits:
+        if result.found[-1].fits:
             break
-    if not found and refused is not None:
-        raise refused
-    return found
+    if not result.found:
+        raise next(iter(result.refused.values()))
+    return result

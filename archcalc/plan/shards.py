@@ -1,9 +1,10 @@
 """What each device of a serving deployment holds of the weights.
 
-A weight is divided through the logical axes of its dims; one without such an axis is whole on every device. The rules are
-vLLM's: q_b_proj, kv_b_proj, o_proj, embedding, head, dense and shared feed-forwards over the tensor-parallel group; q_a_proj,
-kv_a_proj, router and norms whole (models/deepseek_v2.py); routed experts over all devices, as whole experts where experts are
-parallel, by their width otherwise (FusedMoEParallelConfig.make in layers/fused_moe/config.py).
+A weight is divided through the logical axes of its dims; one without such an axis is whole on every device.
+The rules are vLLM's: q_b_proj, kv_b_proj, o_proj, embedding, head, dense and shared feed-forwards over tp
+devices; q_a_proj, kv_a_proj, router and norms whole (models/deepseek_v2.py); routed experts over all
+devices, as whole experts where experts are parallel, by their width otherwise
+(FusedMoEParallelConfig.make).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from math import prod
 from typing import Literal, NamedTuple
 
 from archcalc.calc.kv_cache import Mesh
+from archcalc.calc.sharding import local_size
 from archcalc.calc.weights import Scheme
 from archcalc.errors import InputError
 from archcalc.tape import Dim, Dims, Stored, Tape, Weight
@@ -35,9 +37,10 @@ class Deployment:
 
     Attributes:
         tp: tensor parallel: heads, feed-forward width and vocabulary divided.
-        dp: attention data parallel: dp groups of tp devices, each with its own sequences and all that is not a routed expert.
-        ep: expert parallel over tp · dp devices: each holds n_routed_experts / ep whole experts, or with ep below tp · dp the
-            tp · dp / ep-th part of each. 1: every device holds a part of every expert. vLLM has 1 and tp · dp only.
+        dp: attention data parallel: dp groups of tp devices, each with its own sequences and its own copy of
+            all that is no routed expert.
+        ep: expert parallel over the tp · dp devices: each holds n_routed_experts / ep experts, whole where
+            ep is tp · dp, else the (tp · dp / ep)-th part of each. vLLM has 1 and tp · dp only.
         dcp: decode context parallel, within tp.
         vision: the tower divided by tp, or whole on every device.
     """
@@ -112,14 +115,16 @@ class Spread:
                 raise InputError(f"{name} must be at least 1, not {size}", value=size)
 
     def sizes(self) -> list[int]:
-        """Tensor-parallel sizes to try, smallest first: one, or powers of two. Raises InputError where counts disagree."""
+        """Tensor-parallel sizes to try, smallest first. Raises InputError where counts disagree."""
         if self.gpus is None:
             return [1 << n for n in range(MOST_TP.bit_length())] if self.tp is None else [self.tp]
         tp = self.gpus // self.dp if self.tp is None else self.tp
         if tp * self.dp != self.gpus:
             spread = f"dp {self.dp}" if self.tp is None else f"tp {self.tp} x dp {self.dp}"
             raise InputError(
-                f"{spread} does not make {self.gpus} GPUs", value=self.gpus, hint="gpus is tp x dp: leave one out"
+                f"{spread} does not make {self.gpus} GPUs",
+                value=self.gpus,
+                hint="gpus is tp x dp: leave one out",
             )
         return [tp]
 
@@ -137,7 +142,9 @@ class HeldWeight(NamedTuple):
     held: int
 
 
-def held_weights(tape: Tape, scheme: Scheme, where: Deployment, *, language_only: bool = False) -> list[HeldWeight]:
+def held_weights(
+    tape: Tape, scheme: Scheme, where: Deployment, *, language_only: bool = False
+) -> list[HeldWeight]:
     """Every loaded weight and buffer, in forward order. Multi-token-prediction modules are not loaded.
 
     Raises:
@@ -146,7 +153,9 @@ def held_weights(tape: Tape, scheme: Scheme, where: Deployment, *, language_only
     unloaded = ("mtp", "vision", "projector") if language_only else ("mtp",)
     weights = [w for w in tape.weights() if w.part not in unloaded]
     if where.ep > 1 and not any(d.axis == "experts" for w in weights for d in w.stack):
-        raise InputError("ep needs routed experts, and this model has none", value=where.ep, hint="leave out --ep")
+        raise InputError(
+            "ep needs routed experts, and this model has none", value=where.ep, hint="leave out --ep"
+        )
     return [_held(w, scheme, where) for w in weights]
 
 
@@ -175,13 +184,12 @@ def shard(w: Weight, where: Deployment) -> Weight:
 
 
 def _cut(d: Dim, option: str, parts: int) -> Dim:
-    if d.axis == "kv_heads" and parts % d.size == 0:
-        return Dim(d.name, 1, d.axis)
-    if d.size % parts:
-        raise InputError(
-            f"{d.name} {d.size} can't be divided over {option} {parts}", value=parts, hint=HINTS.get(d.axis or "")
-        )
-    return Dim(d.name, d.size // parts, d.axis)
+    """One device's part of a dim; the error says which option asked for too many parts, and what to do."""
+    try:
+        return Dim(d.name, local_size(d, parts), d.axis)
+    except InputError:
+        message = f"{d.name} {d.size} can't be divided over {option} {parts}"
+        raise InputError(message, value=parts, hint=HINTS.get(d.axis or "")) from None
 
 
 def _held(w: Weight, scheme: Scheme, where: Deployment) -> HeldWeight:
@@ -192,12 +200,13 @@ def _held(w: Weight, scheme: Scheme, where: Deployment) -> HeldWeight:
 
 
 def _divided(w: Weight, part: Weight, scheme: Scheme, parts: int) -> tuple[Stored, ...]:
-    """The stored tensors of one part; scales divide with the matrix, a tensor that describes it (its shape) stays.
+    """The stored tensors of one part: scales divide with the matrix, what describes it (its shape) stays.
 
     An engine loads no part whose edge cuts a quantization group or block; that is an error here too.
     """
+    path = w.path.format(i=w.indices[0] if w.indices else 0, e=0)
     error = InputError(
-        f"{w.path} can't be divided into {parts} parts: its quantization blocks would be cut",
+        f"{path} can't be divided into {parts} parts: its quantization blocks would be cut",
         value=parts,
         hint=HINTS["expert_ffn"] if w.stack else "choose a smaller --tp",
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 FORMAT_VERSION = 1
 """Version of the JSON form; a reader refuses a newer one."""
 
-Unit = Literal["text", "count", "bytes", "flops", "share", "int", "number", "bool", "tokens"]
+Unit = Literal["text", "prose", "count", "bytes", "flops", "share", "int", "number", "bool", "tokens"]
 
 
 class Column(NamedTuple):
@@ -23,6 +23,7 @@ class Column(NamedTuple):
 class Table(NamedTuple):
     """Rows of raw values (exact ints, text); `columns` says which of their keys people see, and how.
 
+    `leads`: people read it before the main table.
     `bars`: the column whose values a renderer may draw as bars. A row's `depth` indents its first column.
     """
 
@@ -31,6 +32,7 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
     rows: Sequence[Mapping[str, Any]]
     note: str = ""
+    leads: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,3 +64,11 @@ class Report:
     conventions: Sequence[str] = ()
     notes: Sequence[str] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def in_reading_order(self) -> list[Table]:
+        """All tables as people read them: findings, those that lead, the main one, the others."""
+        leading = [table for table in self.tables if table.leads]
+        others = [table for table in self.tables if not table.leads]
+        ordered = (self.findings_table, *leading, self.rows, *others)
+        return [table for table in ordered if table is not None]

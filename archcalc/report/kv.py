@@ -11,6 +11,7 @@ from archcalc.calc.kv_cache import (
     pages,
     tokens_in,
 )
+from archcalc.errors import InputError
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.flops import context_notes, vision_load
 from archcalc.report.paths import folded
@@ -31,8 +32,10 @@ def kv_report(
 ) -> Report:
     """KV cache of `workload.batch` sequences of `workload.context` tokens (and their vision tokens).
 
-    `memory` [bytes of each device] is inverted to how many tokens fit.
+    `memory` [bytes of each device] is inverted to how many tokens fit. Raises InputError.
     """
+    if memory is not None and memory < 1:
+        raise InputError(f"memory must be at least 1 byte, not {memory}", value=memory)
     tape = spec.trace(Workload())
     check_heads(tape, mesh.tp)
     token = bytes_per_token(tape, kv_dtype)
@@ -77,8 +80,9 @@ def kv_report(
         quantities=found,
         rows=Table("rows", "what a token leaves in each layer", COLUMNS, rows),
         conventions=(
-            "total: one copy of the cache, in whole pages. per device: key-value heads divided over tp and replicated past"
-            " their number; an MLA latent is never divided by tp, only by dcp; layers over pp, sequences over dp.",
+            "Total: one copy of the cache, in whole pages.",
+            "Per device: key-value heads divided over tp and replicated past their number; an MLA latent is"
+            " never divided by tp, only by dcp; layers over pp, sequences over dp.",
         ),
         notes=context_notes(spec, length),
     )

@@ -11,8 +11,9 @@ from archcalc.report.document import Column, Report, Table
 from archcalc.report.paths import weight_path
 from archcalc.spec.loader import bundled_names, load_spec
 from archcalc.spec.model import Spec
-from archcalc.spec.storage import Fp8Block, Plain, StorageKey, release
+from archcalc.spec.storage import Fp8Block, Plain, Storage, StorageKey, release, second_copies
 from archcalc.tape import Weight
+from archcalc.units import format_int
 from archcalc.workload import Workload
 
 ROLE_COLUMNS = (
@@ -33,30 +34,38 @@ QUANTIZED_ROLES: tuple[StorageKey, ...] = ("attention", "dense_ffn", "routed_exp
 
 
 def what_if(spec: Spec, name: str) -> Scheme:
-    """A storage scheme by name: `released`, `bf16`, `fp8` (blocks of 128x128, as DeepSeek-V3), or another bundled spec's.
+    """The scheme of every weight under a storage name. Raises InputError."""
+    return release(storage_named(spec, name))
+
+
+def storage_named(spec: Spec, name: str) -> Storage:
+    """A storage section by name: `released`, `bf16`, `fp8` (blocks of 128x128), or another bundled spec's.
 
     Buffers keep the release's dtype. Raises InputError.
     """
     if name == "released":
-        return release(spec.storage)
+        return spec.storage
     plain = Plain(scheme="plain", dtype="bfloat16")
-    buffer = {"router_bias": spec.storage.get("router_bias", plain)}
+    buffer: Storage = {"router_bias": spec.storage.get("router_bias", plain)}
     if name == "bf16":
-        return release({"default": plain, **buffer})
+        return {"default": plain, **buffer}
     if name == "fp8":
         block = Fp8Block(scheme="fp8-block", block_size=[128, 128], scale_dtype="float32")
-        return release({"default": plain, **dict.fromkeys(QUANTIZED_ROLES, block), **buffer})
+        quantized: Storage = dict.fromkeys(QUANTIZED_ROLES, block)
+        return {"default": plain, **quantized, **buffer}
     choices = ["released", "bf16", "fp8", *bundled_names()]
     if name not in choices:
         hint = did_you_mean(name, choices) or f"one of {', '.join(choices)}"
         raise InputError(f"unknown storage {name}", value=name, hint=hint)
-    return release(load_spec(name).storage)
+    return load_spec(name).storage
 
 
 def weights_report(spec: Spec, *, as_name: str = "released", optimizer_name: str | None = None) -> Report:
     """Checkpoint bytes of a spec under a storage scheme; with an optimizer, of a training checkpoint too."""
     tape = spec.trace(Workload())
-    rows = stored_rows(tape, what_if(spec, as_name))
+    storage = storage_named(spec, as_name)
+    copies = second_copies(storage, tape)
+    rows = stored_rows(tape, release(storage), copies)
     total, elements = sum(row.nbytes for row in rows), sum(row.weight.elements for row in rows)
     found: dict[str, int | float | bool] = {
         "weights.bytes": total,
@@ -68,7 +77,9 @@ def weights_report(spec: Spec, *, as_name: str = "released", optimizer_name: str
         states = checkpoint_rows(tape.weights(), optimizer_name)
         found["weights.training_checkpoint_bytes"] = sum(row["bytes"] for row in states)
         columns = (Column("path", "part"), Column("bytes", "bytes", "bytes"))
-        tables.append(Table("training_checkpoint", f"training checkpoint with {optimizer_name}", columns, states))
+        tables.append(
+            Table("training_checkpoint", f"training checkpoint with {optimizer_name}", columns, states)
+        )
     by_path = [
         {
             "path": weight_path(row.weight),
@@ -86,16 +97,17 @@ def weights_report(spec: Spec, *, as_name: str = "released", optimizer_name: str
         inputs={"spec": spec.name, "as": as_name, "optimizer": optimizer_name},
         quantities=found,
         rows=Table("rows", "by path", PATH_COLUMNS, by_path),
-        tables=[Table("by_role", "by role", ROLE_COLUMNS, _by_role(rows, total)), *tables],
+        tables=[Table("by_role", "by role", ROLE_COLUMNS, _by_role(rows, total), leads=True), *tables],
         conventions=(
-            "bytes: tensor data, without file headers. elements: logical weights and stored buffers; no scales, shapes or packing.",
+            "Bytes: tensor data, without file headers.",
+            "Elements: logical weights and stored buffers; no scales, shapes or packing.",
         ),
-        notes=_notes(spec),
+        notes=_notes(spec, copies),
     )
 
 
 def checkpoint_rows(weights: list[Weight], optimizer_name: str) -> list[dict[str, Any]]:
-    """Training checkpoint: bf16 weights, master weights and optimizer states of every trained weight, and buffers [bytes].
+    """Training checkpoint: bf16 weights, master weights and states of trained weights, and buffers [bytes].
 
     Raises InputError for an unknown optimizer.
     """
@@ -135,9 +147,13 @@ def _kinds(members: list[StoredRow]) -> str:
     return ", ".join(dict.fromkeys(" + ".join(t.dtype for t in row.tensors) for row in members))
 
 
-def _notes(spec: Spec) -> list[str]:
-    if not spec.backbone.num_nextn_predict_layers:
-        return []
-    return ["Multi-token-prediction weights are in; copies that a release stores of embedding and head for them are not."]
-
-
+def _notes(spec: Spec, copies: list[Weight]) -> list[str]:
+    if copies:
+        doubled = sum(w.elements for w in copies)
+        return [
+            "The release stores embedding and head again with its multi-token-prediction module:"
+            f" {format_int(doubled)} elements, counted here but in no params.* quantity."
+        ]
+    if spec.backbone.num_nextn_predict_layers:
+        return ["Multi-token-prediction weights are in, without copies of embedding and head."]
+    return []

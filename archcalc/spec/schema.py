@@ -33,4 +33,6 @@ def _draft7(node: Any) -> Any:
     if not isinstance(node, dict):
         return node.replace("#/$defs/", "#/definitions/") if isinstance(node, str) else node
     renamed = {"$defs": "definitions"}
-    return {renamed.get(key, key): _draft7(value) for key, value in node.items() if key not in ("discriminator", "title")}
+    return {
+        renamed.get(key, key): _draft7(value) for key, value in node.items() if key not in ("discriminator", "title")
+    }
