@@ -65,7 +65,10 @@ def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, u
     for path, name in zip(targets, names, strict=True):
         if name == "markdown":
             text = folded(readable(report, units), units)
-            _ = sys.stdout.write(text) if path == STDOUT else write_file(path, text.encode())
+            if path == STDOUT:
+                sys.stdout.write(text)
+            else:
+                write_file(path, text.encode())
         else:
             form = flat(report) if name == "csv" else readable(report, units) if name == "table" else report
             emit(form, name, [path], units)

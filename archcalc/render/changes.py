@@ -1,0 +1,126 @@
+"""A diff as people read it: every number in its own row's unit, deltas with their sign, and the raw form for CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from archcalc.errors import show_value
+from archcalc.render.cells import cell
+from archcalc.report.compare.change import unit_of
+from archcalc.report.document import Column, Report, Table, Unit
+
+FLAT_COLUMNS = tuple(
+    Column(key, key)
+    for key in (
+        "kind",
+        "name",
+        "change",
+        "measure",
+        "before",
+        "after",
+        "delta",
+        "percent",
+        "was",
+        "line",
+        "note",
+    )
+)
+
+
+def readable(report: Report, units: str) -> Report:
+    """A diff whose tables hold text instead of raw values: for tables, Markdown and GitHub.
+
+    Quantities come first, then fields, then paths; fields that only describe come last, as a table of their own.
+    """
+    named = {table.name: table for table in report.tables}
+    quantities, fields = named["quantities"], named["fields"]
+    described = fields._replace(name="descriptions", title="descriptions, which change no number")
+    tables = [
+        quantities._replace(rows=[_texts(row, row["unit"], units) for row in quantities.rows]),
+        fields._replace(rows=[_field(row) for row in fields.rows if row["matters"]]),
+        described._replace(rows=[_field(row) for row in fields.rows if not row["matters"]]),
+    ]
+    if report.rows is not None:
+        rows = [_texts(row, unit_of(row["measure"]), units) for row in report.rows.rows]
+        tables.insert(2, report.rows._replace(rows=rows))
+    limits = report.findings_table
+    if limits is not None:
+        limits = limits._replace(rows=[_texts(row, row["unit"], units) for row in limits.rows])
+    kept = [table for table in tables if table.rows]
+    return replace(report, rows=None, tables=kept, findings_table=limits if report.extra["changed"] else None)
+
+
+def flat(report: Report) -> Report:
+    """A diff as one table of raw values, a row for each quantity, path, field and limit: for CSV."""
+    rows: list[dict[str, Any]] = []
+    for kind, key, table in (
+        *(("quantity", "quantity", table) for table in report.tables if table.name == "quantities"),
+        ("path", "path", report.rows),
+        *(("field", "field", table) for table in report.tables if table.name == "fields"),
+        ("limit", "limit", report.findings_table),
+    ):
+        for row in table.rows if table is not None else ():
+            known = {**row, "kind": kind, "name": row[key], "change": row.get("change", row.get("verdict"))}
+            rows.append({column.key: known.get(column.key) for column in FLAT_COLUMNS})
+    return replace(report, rows=Table("rows", "changes", FLAT_COLUMNS, rows))
+
+
+def percent_text(before: Any, after: Any, percent: float | None) -> str:
+    """A percentage with its sign; in words where there is none."""
+    if before is None:
+        return "new"
+    if after is None:
+        return "gone"
+    if isinstance(before, bool):
+        return ""
+    if before == after:
+        return "0 %"
+    if percent is None:
+        return "from 0"
+    return f"{percent:+,.2f} %" if abs(percent) >= 0.01 else f"{percent:+.1g} %"
+
+
+def _texts(row: Mapping[str, Any], unit: Unit, units: str) -> dict[str, Any]:
+    """A row with its four numbers as text."""
+    before, after, delta = row["before"], row["after"], row["delta"]
+    return {
+        **row,
+        "before": cell(before, unit, units) or "none",
+        "after": cell(after, unit, units) or "none",
+        "delta": _signed(delta, unit, units),
+        "percent": percent_text(before, after, row["percent"]),
+    }
+
+
+def _signed(delta: int | float | None, unit: Unit, units: str) -> str:
+    if delta is None:
+        return ""
+    if delta == 0:
+        return "0"
+    if unit == "share":  # a difference of shares: in percentage points
+        return f"{float(delta) * 100:+.2f} points"
+    text = cell(abs(delta), unit, units)
+    return f"+{text}" if delta > 0 else f"-{text}"
+
+
+def _field(row: Mapping[str, Any]) -> dict[str, Any]:
+    delta = row["delta"]
+    return {
+        **row,
+        "before": _value(row["before"], absent=row["change"] == "added"),
+        "after": _value(row["after"], absent=row["change"] == "removed"),
+        "delta": "" if delta is None else f"{delta:+,}" if isinstance(delta, int) else f"{delta:+,.6g}",
+        "percent": "" if delta is None else percent_text(row["before"], row["after"], row["percent"]),
+    }
+
+
+def _value(value: Any, *, absent: bool) -> str:
+    if absent:
+        return "none"
+    if isinstance(value, list):
+        return "[" + ", ".join(show_value(item) for item in value[:8]) + (", ...]" if len(value) > 8 else "]")
+    if isinstance(value, str) and value.startswith("a section of "):
+        return value
+    return show_value(value)

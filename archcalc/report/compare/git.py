@@ -1,0 +1,85 @@
+"""A file of a git revision, read without a checkout: neither the working tree nor a link in it is followed."""
+
+from __future__ import annotations
+
+import subprocess
+from os import environ
+
+from archcalc.errors import InputError
+
+PREFIX = "git:"
+MOST_BYTES = 16 << 20
+"""A spec takes a few KiB, a saved report some hundred: more than this is another kind of file."""
+
+_QUIET = {
+    "GIT_NO_LAZY_FETCH": "1",  # a partial clone may lack the object: an error, not a download
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "LC_ALL": "C",
+}
+
+_PLAIN = ("does not exist", "exists on disk", "bad file", "Needed a single revision", "unknown revision")
+"""Reasons of git that say no more than the message beside them."""
+
+
+def split(argument: str) -> tuple[str, str]:
+    """Revision and path of `git:REV:path`. Raises InputError where one is missing."""
+    revision, colon, path = argument.removeprefix(PREFIX).partition(":")
+    if not colon or not revision or not path:
+        raise InputError(
+            "a file of a revision is written git:REV:path",
+            value=argument,
+            hint="for example git:HEAD:specs/k25.yaml",
+        )
+    return revision, path
+
+
+def blob(argument: str) -> bytes:
+    """The bytes of `git:REV:path`, as committed; REV is anything that names a commit or tree.
+
+    Raises:
+        InputError: git is missing, no repository, no such revision, no such file in it, or a file past 16 MiB.
+    """
+    revision, path = split(argument)
+    _git("rev-parse", "--git-dir", failed="this is not inside a git repository", argument=argument)
+    tree = _git(
+        "rev-parse", "--verify", "--end-of-options", revision + "^{tree}",
+        failed=f"git knows no revision {revision}",
+        argument=argument,
+        hint="a shallow clone has only its newest commits: fetch the others (in GitHub Actions, fetch-depth: 0)",
+    )  # fmt: skip
+    name = f"{tree.decode().strip()}:{path}"
+    size = _git(
+        "cat-file", "-s", name,
+        failed=f"revision {revision} has no file {path}",
+        argument=argument,
+        hint="paths count from the top of the repository; ./ before one makes it count from here",
+    )  # fmt: skip
+    if int(size) > MOST_BYTES:
+        raise InputError("the file is larger than 16 MiB", source=argument, hint="is this the right file?")
+    return _git("cat-file", "blob", name, failed=f"{path} is no file in revision {revision}", argument=argument)
+
+
+def _git(*arguments: str, failed: str, argument: str, hint: str | None = None) -> bytes:
+    """What a git command prints. Raises InputError with git's own first line as the reason."""
+    try:
+        done = subprocess.run(
+            ["git", "--no-pager", "--literal-pathspecs", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environ | _QUIET,
+            timeout=60,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise InputError("git is not installed", source=argument, hint="git:REV:path needs the git command") from None
+    except subprocess.TimeoutExpired:
+        raise InputError("git did not answer within a minute", source=argument) from None
+    except (OSError, ValueError):  # a NUL, or an argument longer than the system takes
+        raise InputError("not a usable revision or path", source=argument) from None
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().split("\n")[0]
+        told = not reason or any(words in reason for words in _PLAIN)
+        shown = failed if told else f"{failed} ({reason})"
+        raise InputError(shown, source=argument, value=argument, hint=hint)
+    return done.stdout
