@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from archcalc.arch.attention.gqa import GQA
 from archcalc.arch.attention.mla import MLA
-from archcalc.arch.block import Block, Dtype, Real, Section, Size
+from archcalc.arch.block import Block, Depth, Dtype, Real, Section, Size
 from archcalc.arch.ffn.dense import DenseFFN
 from archcalc.arch.ffn.moe import MoE
 from archcalc.arch.rows import new_rows
@@ -22,7 +22,7 @@ FFN = Annotated[DenseFFN | MoE, Field(discriminator="kind")]
 class Layers(Section):
     """`count` equal layers: an attention and an ffn, by their names in the sections beside it."""
 
-    count: Size
+    count: Depth
     attention: str
     ffn: str
 
@@ -58,10 +58,10 @@ class Decoder(Block):
 
     hidden_size: Size
     vocab_size: Size
-    num_hidden_layers: Size
+    num_hidden_layers: Depth
     max_position_embeddings: Size
     tie_word_embeddings: bool
-    num_nextn_predict_layers: NonNegativeInt
+    num_nextn_predict_layers: Annotated[int, Field(ge=0, le=100)]
     rms_norm_eps: Real
     dtype: Dtype
     rope_theta: Real

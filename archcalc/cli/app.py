@@ -20,6 +20,8 @@ COMMANDS: dict[str, str] = {
     "train": "train",
     "crosscheck": "crosscheck",
     "serve": "serve",
+    "plot": "plot",
+    "report": "report",
     "diff": "diff",
     "validate": "validate",
     "schema": "schema",

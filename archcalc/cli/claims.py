@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from archcalc.cli.options import Format, Output, SpecArgument, Units
+
+if TYPE_CHECKING:
+    from archcalc.errors import InputError
+    from archcalc.spec.model import Spec
+    from archcalc.spec.yaml_loader import Document
 
 
 def command(
@@ -18,12 +23,28 @@ def command(
 ) -> None:
     """Judge the spec's published claims: verdict, cause, explanation."""
     from archcalc.cli.output import emit
-    from archcalc.errors import CheckFailed
+    from archcalc.errors import CheckFailed, InputError
     from archcalc.report.claims import claims_report
-    from archcalc.spec.loader import load_spec
+    from archcalc.spec.loader import load_located
 
-    report = claims_report(load_spec(spec))
+    loaded, document = load_located(spec)
+    try:
+        report = claims_report(loaded)
+    except InputError as error:
+        raise placed(error, loaded, document) from None
     emit(report, format_name, output, units)
     refuted = [finding for finding in report.findings if finding["verdict"] == "refuted"]
     if strict and refuted:
         raise CheckFailed(f"{len(refuted)} of {len(report.findings)} claims refuted")
+
+
+def placed(error: InputError, spec: Spec, document: Document) -> InputError:
+    """The error about a claim's quantity, at the claim that it is about."""
+    from archcalc.errors import SpecError
+
+    name = str(error.value)
+    i = next((i for i, claim in enumerate(spec.claims) if claim.quantity in (name, f"params[{name}]")), None)
+    if i is None:
+        return error
+    problem = document.problem(error.message, ("claims", i, "quantity"), value=error.value, hint=error.hint)
+    return SpecError.from_problems([problem])

@@ -11,11 +11,11 @@ from archcalc.cli.options import Format, Output, SpecArgument, Units
 
 def command(
     spec: SpecArgument,
-    depth: Annotated[int | None, typer.Option("--depth", min=1, help="Levels of the module tree to show.")] = None,
-    top: Annotated[int | None, typer.Option("--top", min=1, help="Only the N largest parts.")] = None,
-    by: Annotated[
-        str | None, typer.Option("--by", metavar="GROUP", help="Group by component, role or dtype.")
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=1, metavar="N", help="Levels of the module tree to show.")
     ] = None,
+    top: Annotated[int | None, typer.Option("--top", min=1, metavar="N", help="Only the N largest parts.")] = None,
+    by: Annotated[str | None, typer.Option("--by", metavar="GROUP", help="Group by component, role or dtype.")] = None,
     explain: Annotated[
         str | None,
         typer.Option("--explain", metavar="PATH", help="What a part is for, and how its count comes about."),
@@ -26,8 +26,11 @@ def command(
 ) -> None:
     """Exact parameter counts: totals, then the tree of modules."""
     from archcalc.cli.output import emit
+    from archcalc.errors import InputError
     from archcalc.spec.loader import load_spec
 
+    if explain is not None and (depth, top, by) != (None, None, None):
+        raise InputError("--explain shows one part; it goes without --depth, --top and --by")
     loaded = load_spec(spec)
     if explain is None:
         from archcalc.report.params import params_report

@@ -10,7 +10,7 @@ import typer
 
 
 def command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="spec or plan.")] = "spec",
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Kind of file.")] = "spec",
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file.")] = None,
 ) -> None:
     """Print the JSON Schema of a file kind, as editors use it."""
@@ -18,7 +18,7 @@ def command(
     from archcalc.spec.schema import schema_text
 
     text = schema_text(kind)
-    if output is None:
+    if output is None or output == Path("-"):
         sys.stdout.write(text)
     else:
         write_file(output, text.encode())

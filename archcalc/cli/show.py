@@ -10,9 +10,10 @@ from archcalc.cli.options import SpecArgument
 def command(spec: SpecArgument) -> None:
     """Print a spec's YAML text: the start of a spec of your own."""
     from archcalc.errors import harmless
-    from archcalc.spec.loader import find, load_spec
-    from archcalc.spec.yaml_loader import read
+    from archcalc.spec.loader import load_located
 
-    load_spec(spec)
-    text = read(str(find(spec))).decode()
-    sys.stdout.write("\n".join(harmless(line) for line in text.split("\n")))
+    _, document = load_located(spec)
+    text = document.text
+    if sys.stdout.isatty():  # a file may hold what a terminal would obey
+        text = "\n".join("\t".join(map(harmless, line.split("\t"))) for line in text.splitlines()) + "\n"
+    sys.stdout.write(text)

@@ -12,16 +12,30 @@ def command(
     specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Spec files or bundled names.")],
 ) -> None:
     """Check specs: exit 1 if one is invalid, 2 if one can't be read. Reports every error of every file."""
-    from archcalc.errors import ArchcalcError, SpecError
-    from archcalc.spec.loader import load_spec
+    from archcalc.errors import ArchcalcError, SpecError, harmless
 
     worst = 0
     for argument in specs:
         try:
-            spec = load_spec(argument)
+            title = _checked(argument)
         except ArchcalcError as error:
             print(error.render(), file=sys.stderr)
             worst = max(worst, 1 if isinstance(error, SpecError) else 2)
         else:
-            print(f"{argument}: valid ({spec.title})")
+            print(harmless(f"{argument}: valid ({title})"))
     raise typer.Exit(worst)
+
+
+def _checked(argument: str) -> str:
+    """The title of a valid spec whose claims are about quantities that it has. Raises InputError or SpecError."""
+    from archcalc.cli.claims import placed
+    from archcalc.errors import InputError
+    from archcalc.report.claims import claimed_quantities
+    from archcalc.spec.loader import load_located
+
+    spec, document = load_located(argument)
+    try:
+        claimed_quantities(spec)
+    except InputError as error:
+        raise placed(error, spec, document) from None
+    return spec.title

@@ -27,7 +27,9 @@ def renderer(name: str) -> Renderer:
     """The `render(report, units)` function of a format. Raises InputError for an unknown name."""
     if name not in FORMATS:
         raise InputError(
-            f"unknown format {name}", value=name, hint=did_you_mean(name, FORMATS) or f"one of {', '.join(FORMATS)}"
+            f"unknown format {name}",
+            value=name,
+            hint=did_you_mean(name, FORMATS) or f"one of {', '.join(FORMATS)}",
         )
     render: Renderer = import_module(FORMATS[name]).render
     return render

@@ -6,10 +6,8 @@ from typing import Any
 
 from archcalc.errors import harmless
 from archcalc.report.document import Report, Unit
-from archcalc.report.quantities import QUANTITIES, quantity
+from archcalc.report.quantities import quantity
 from archcalc.units import format_bytes, format_count, format_flops, format_int, format_share
-
-__all__ = ["QUANTITIES", "cell", "quantity_lines"]
 
 
 def cell(value: Any, unit: Unit, units: str) -> str:
@@ -18,8 +16,8 @@ def cell(value: Any, unit: Unit, units: str) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, str):
-        return harmless(value)
+    if isinstance(value, str | list | tuple):
+        return harmless(str(value))
     if unit == "bytes":
         return format_bytes(int(value), units)
     if unit == "flops":
@@ -44,5 +42,5 @@ def quantity_lines(report: Report, units: str) -> list[tuple[str, str, str]]:
             exact = f"{value:,} B"
         elif about.unit == "flops":
             exact = format_int(int(value))
-        lines.append((about.label if about.label else name, text, exact))
+        lines.append((harmless(about.label or name), text, exact))
     return lines

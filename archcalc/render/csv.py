@@ -11,7 +11,10 @@ from archcalc.report.document import Report
 
 
 def render(report: Report, units: str) -> str:
-    """Header and rows of the main table, of the findings where there is none, or else of the quantities."""
+    """Header and rows of the main table, of the findings where there is none, or else of the quantities.
+
+    The columns that people see come first, then whatever else the rows hold, lists and mappings left out.
+    """
     table = report.rows or report.findings_table
     out = StringIO()
     lines = writer(out, lineterminator="\n")
@@ -19,7 +22,9 @@ def render(report: Report, units: str) -> str:
         lines.writerow(["quantity", "value"])
         lines.writerows([_plain(name), _plain(value)] for name, value in report.quantities.items())
         return out.getvalue()
-    keys = [column.key for column in table.columns]
+    shown = [column.key for column in table.columns]
+    more = (key for row in table.rows for key, value in row.items() if not isinstance(value, list | dict))
+    keys = list(dict.fromkeys([*shown, *(key for key in more if key != "label")]))
     lines.writerow(keys)
     lines.writerows([_plain(row.get(key)) for key in keys] for row in table.rows)
     return out.getvalue()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from archcalc.errors import harmless
@@ -10,18 +10,25 @@ from archcalc.render.cells import cell, quantity_lines
 from archcalc.report.document import Column, Report, Table
 
 _ESCAPES = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+Draw = Callable[[Table, str], list[str]]
+
 _NUMERIC = ("count", "bytes", "flops", "share", "int", "number", "tokens")
 
 
 def render(report: Report, units: str) -> str:
     """The whole report under one second-level heading."""
-    blocks = [f"## {escape(report.title)}"]
+    return "\n\n".join([f"## {escape(report.title)}", *body(report, units)]) + "\n"
+
+
+def body(report: Report, units: str, draw: Draw | None = None) -> list[str]:
+    """The blocks below the heading; `draw` makes those of a table."""
+    blocks = []
     if report.quantities:
         lines = [(escape(a), escape(b), escape(c)) for a, b, c in quantity_lines(report, units)]
-        blocks.append(_pipes(["quantity", "value", ""], ["---", "---:", "---:"], lines))
-    for table in (report.findings_table, report.rows, *report.tables):
-        if table is not None:
-            blocks += render_table(table, units)
+        blocks.append(pipes(["quantity", "value", ""], ["---", "---:", "---:"], lines))
+    for table in report.in_reading_order:
+        if table.rows:
+            blocks += (draw or render_table)(table, units)
     for title, lines_ in (
         ("Notes", report.notes),
         ("Assumed", report.assumptions),
@@ -29,14 +36,14 @@ def render(report: Report, units: str) -> str:
     ):
         if lines_:
             blocks.append(f"**{title}**\n\n" + "\n".join(f"- {escape(line)}" for line in lines_))
-    return "\n\n".join(blocks) + "\n"
+    return blocks
 
 
 def render_table(table: Table, units: str) -> list[str]:
     """Heading, pipe table and note of one table."""
     marks = ["---:" if c.unit in _NUMERIC else "---" for c in table.columns]
     body = [[_indented(row, c, i, units) for i, c in enumerate(table.columns)] for row in table.rows]
-    blocks = [f"### {escape(table.title)}", _pipes([escape(c.title) for c in table.columns], marks, body)]
+    blocks = [f"### {escape(table.title)}", pipes([escape(c.title) for c in table.columns], marks, body)]
     if table.note:
         blocks.append(escape(table.note))
     return blocks
@@ -48,11 +55,12 @@ def escape(text: str) -> str:
 
 
 def _indented(row: Mapping[str, Any], column: Column, position: int, units: str) -> str:
-    text = escape(cell(row.get(column.key), column.unit, units))
-    depth = row.get("depth", 0) if position == 0 else 0
-    return "&emsp;" * depth + escape(harmless(str(row["label"]))) if position == 0 and "label" in row else text
+    if position == 0 and "label" in row:
+        return "&emsp;" * int(row.get("depth", 0)) + escape(str(row["label"]))
+    return escape(cell(row.get(column.key), column.unit, units))
 
 
-def _pipes(head: Sequence[str], marks: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def pipes(head: Sequence[str], marks: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A pipe table of cells that are safe already."""
     lines = [head, marks, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

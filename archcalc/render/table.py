@@ -1,67 +1,110 @@
-"""Tables as plain text, as wide as they need to be: for files and pipes. terminal.py fits the same blocks to a screen.
-
-This file draws without rich, so that a command whose output is piped does not wait for its import.
-"""
+"""Tables as text: as wide as they need to be for files and pipes, or fitted to a screen and painted for terminals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from archcalc.errors import harmless
 from archcalc.render.cells import cell, quantity_lines
+from archcalc.render.fit import GAP, fitted, padded, width_of, wrapped
 from archcalc.report.document import Column, Report, Table
+
+Paint = Callable[[str, str], str]
+"""(text, style) to the text as it is printed; a style is bold, dim, a verdict, or empty."""
 
 
 def render(report: Report, units: str) -> str:
     """The report as aligned text without colour or width limit."""
-    return "\n".join(line.rstrip() for line in _lines(report, units)) + "\n"
+    return drawn(report, units, None, lambda text, style: text)
 
 
-def sections(report: Report) -> list[tuple[str, Sequence[str]]]:
-    """The lists of sentences that stand below the tables, by heading; empty ones left out."""
-    lists = (("notes", report.notes), ("assumed", report.assumptions), ("counted", report.conventions))
-    return [(title, lines) for title, lines in lists if lines]
-
-
-def tables(report: Report) -> list[Table]:
-    """The tables of a report that have rows, in the order in which they are read."""
-    return [t for t in (report.findings_table, report.rows, *report.tables) if t is not None and t.rows]
-
-
-def table_cell(row: Mapping[str, Any], column: Column, position: int, units: str) -> str:
-    """One cell; a row's label stands in its first column, indented by its depth."""
-    if position == 0 and "label" in row:
-        return "  " * row.get("depth", 0) + harmless(str(row["label"]))
-    return cell(row.get(column.key), column.unit, units)
+def drawn(report: Report, units: str, width: int | None, paint: Paint) -> str:
+    """The report as text of at most `width` columns (None: any), painted."""
+    return "\n".join(line.rstrip() for line in _lines(report, units, width, paint)) + "\n"
 
 
 def is_numeric(column: Column) -> bool:
     """Whether a column is aligned to the right."""
-    return column.unit not in ("text", "bool")
+    return column.unit not in ("text", "prose", "bool")
 
 
-def _lines(report: Report, units: str) -> Iterator[str]:
-    yield harmless(report.title)
-    yield from _aligned([["  " + a, b, c] for a, b, c in quantity_lines(report, units)], [False, True, True])
-    for table in tables(report):
-        yield ""
-        yield harmless(table.title)
-        head = [column.title for column in table.columns]
-        body = [[table_cell(row, c, i, units) for i, c in enumerate(table.columns)] for row in table.rows]
-        head_line, *rest = _aligned([head, *body], [is_numeric(c) for c in table.columns])
-        yield from (head_line, "-" * max(len(line.rstrip()) for line in (head_line, *rest)), *rest)
-        if table.note:
-            yield harmless(table.note)
-    for title, sentences in sections(report):
-        yield ""
-        for i, sentence in enumerate(sentences):
-            yield (f"{title}: " if i == 0 else " " * (len(title) + 2)) + harmless(sentence)
+def _lines(report: Report, units: str, width: int | None, paint: Paint) -> Iterator[str]:
+    yield from (paint(line, "bold") for line in wrapped(harmless(report.title), width, 2))
+    yield from _quantities(report, units, width, paint)
+    for table in report.in_reading_order:
+        if table.rows:
+            yield ""
+            yield from (paint(line, "bold") for line in wrapped(harmless(table.title), width))
+            yield from _table(table, units, width, paint)
+            if table.note:
+                yield from (paint(line, "dim") for line in wrapped(harmless(table.note), width))
+    for title, sentences in (
+        ("notes", report.notes),
+        ("assumed", report.assumptions),
+        ("counted", report.conventions),
+    ):
+        if sentences:
+            yield ""
+            yield from _list(title, sentences, width, paint)
 
 
-def _aligned(rows: list[list[str]], right: list[bool]) -> list[str]:
-    """Rows with every column as wide as its widest cell, two spaces apart."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)) for row in rows
-    ]
+def _quantities(report: Report, units: str, width: int | None, paint: Paint) -> Iterator[str]:
+    lines = [("  " + label, text, more) for label, text, more in quantity_lines(report, units)]
+    if not lines:
+        return
+    shown, sizes = fitted(lines, (True, False, False), width)
+    for line in lines:
+        heads = wrapped(line[0], sizes[0], 2)
+        cells = [padded(line[i], size, True) for i, size in zip(shown[1:], sizes[1:], strict=True)]
+        styled = [paint(text, style) for text, style in zip(cells, ("bold", "dim"), strict=False)]
+        yield (" " * GAP).join([padded(heads[0], sizes[0], False), *styled])
+        yield from heads[1:]
+
+
+def _table(table: Table, units: str, width: int | None, paint: Paint) -> Iterator[str]:
+    """Header, rule and rows; prose stands below its row, and columns that do not fit are named at the end."""
+    columns = [column for column in table.columns if column.unit != "prose"]
+    prose = [column for column in table.columns if column.unit == "prose"]
+    body = [[_cell(row, c, i, units) for i, c in enumerate(columns)] for row in table.rows]
+    head = [harmless(column.title) for column in columns]
+    shown, sizes = fitted([head, *body], [not is_numeric(c) for c in columns], width)
+    numeric = [is_numeric(columns[i]) for i in shown]
+
+    def line_up(cells: Sequence[str], styles: Sequence[str]) -> Iterator[str]:
+        split = [wrapped(cells[i], size, 2) for i, size in zip(shown, sizes, strict=True)]
+        for n in range(max(map(len, split))):
+            texts = [part[n] if n < len(part) else "" for part in split]
+            yield (" " * GAP).join(
+                paint(padded(text, size, right), styles[i])
+                for text, size, right, i in zip(texts, sizes, numeric, shown, strict=True)
+            )
+
+    yield from line_up(head, [""] * len(columns))
+    yield "-" * (sum(sizes) + GAP * (len(shown) - 1))
+    for row, cells in zip(table.rows, body, strict=True):
+        styles = [cells[i] if c.key in ("verdict", "result") else "" for i, c in enumerate(columns)]
+        yield from line_up(cells, styles)
+        for column in prose:
+            text = cell(row.get(column.key), column.unit, units)
+            if text:
+                yield from wrapped(f"    {harmless(column.title)}: {text}", width, 2)
+    if len(shown) < len(columns):
+        left_out = ", ".join(harmless(columns[i].title) for i in range(len(columns)) if i not in shown)
+        yield from (paint(line, "dim") for line in wrapped(f"too narrow for: {left_out} (--format csv has all)", width))
+
+
+def _cell(row: Mapping[str, Any], column: Column, position: int, units: str) -> str:
+    """One cell; a row's label stands in its first column, indented by its depth."""
+    if position == 0 and "label" in row:
+        return "  " * int(row.get("depth", 0)) + harmless(str(row["label"]))
+    return cell(row.get(column.key), column.unit, units)
+
+
+def _list(title: str, sentences: Sequence[str], width: int | None, paint: Paint) -> Iterator[str]:
+    """Sentences beside their common title; later lines stand below the first sentence."""
+    margin = width_of(title) + 2
+    room = None if width is None else max(8, width - margin)
+    lines = [line for sentence in sentences for line in wrapped(harmless(sentence), room, 2)]
+    for i, line in enumerate(lines):
+        yield (paint(f"{title}: ", "dim") if i == 0 else " " * margin) + line

@@ -11,8 +11,11 @@ from archcalc.report.document import Column, Report, Table
 from archcalc.report.params import params_quantities
 from archcalc.report.quantities import QUANTITIES
 from archcalc.report.readings import (
+    Kind,
     Reading,
+    Value,
     convention_readings,
+    cut_readings,
     field_readings,
     parameters_at,
     slip_readings,
@@ -22,7 +25,7 @@ from archcalc.tape import Tape
 from archcalc.units import Printed, format_count, parse_printed
 from archcalc.workload import Workload
 
-Value = int | float | Fraction
+Found = dict[str, int | float | bool]
 
 
 class Judged(NamedTuple):
@@ -37,13 +40,24 @@ class Judged(NamedTuple):
     readings: tuple[Reading, ...]
 
 
+class Changed(NamedTuple):
+    """A spec with one field changed: the cause it would be, its tape, its quantities, and the change in words."""
+
+    cause: str
+    tape: Tape
+    quantities: Found
+    words: str
+
+
 COLUMNS = (
-    Column("claim", "claim"),
-    Column("computed", "computed", "number"),
-    Column("ratio", "ratio", "number"),
     Column("verdict", "verdict"),
     Column("cause", "cause"),
-    Column("explanation", "explanation"),
+    Column("printed", "claimed"),
+    Column("computed", "computed", "number"),
+    Column("ratio", "ratio", "number"),
+    Column("claim", "claim", "prose"),
+    Column("explanation", "why", "prose"),
+    Column("source", "source", "prose"),
 )
 
 
@@ -63,39 +77,52 @@ def claims_report(spec: Spec) -> Report:
         findings=findings,
         findings_table=Table("findings", "claims", COLUMNS, findings),
         conventions=(
-            "confirmed: equal. rounded: equal to the printed precision. convention: equal under another counting convention.",
+            "confirmed: equal. rounded: equal to the printed precision, rounded or cut off.",
+            "convention: equal under another counting convention. unstated: the source leaves it blank.",
             "refuted: none of these; the cause is a reading that reproduces the claimed number, or unexplained.",
-            "Readings tried: powers of ten and unit words (from the computed value and from every other claim of the same"
-            " quantity that is nearer to it), counting conventions, each spec field off by one or flipped.",
+            "Readings tried: powers of ten and unit words (from the computed value and from every other claim of the"
+            " same quantity that is nearer to it), counting conventions, each spec field off by one or flipped.",
         ),
     )
 
 
 def judge(spec: Spec) -> list[Judged]:
-    """Verdict and cause of each claim, in the spec's order."""
+    """Verdict and cause of each claim, in the spec's order. Raises InputError for a claim about no known quantity."""
     tape = spec.trace(Workload())
     found = params_quantities(tape)
-    values = [quantity_value(tape, found, claim.quantity) for claim in spec.claims]
-    fields: list[tuple[str, Tape, str]] | None = None
+    changed: list[Changed] | None = None
     judged = []
-    for claim, computed in zip(spec.claims, values, strict=True):
+    for claim, computed in zip(spec.claims, claimed_quantities(spec), strict=True):
         printed = None if claim.value is None else parse_printed(claim.value)
         if printed is None or printed.value == computed or printed.matches(computed):
             judged.append(_plain(claim, printed, computed))
             continue
+        if changed is None:
+            fields = field_readings(spec)
+            changed = [Changed(cause, variant, params_quantities(variant), words) for cause, variant, words in fields]
         others = [
             (other.claim, parse_printed(other.value))
             for other in spec.claims
             if other.quantity == claim.quantity and other.value is not None and other is not claim
         ]
-        if fields is None:
-            fields = list(field_readings(spec))
-        readings = tuple(_readings(tape, claim, printed, computed, others, fields))
-        judged.append(_disputed(claim, printed, computed, readings))
+        readings = [
+            *convention_readings(tape, claim.quantity, printed, found),
+            *cut_readings(printed, computed),
+            *slip_readings(printed, computed, others),
+            *_changed_readings(claim.quantity, printed, computed, found, changed),
+        ]
+        judged.append(_disputed(claim, printed, computed, sorted(readings, key=lambda r: r.kind == "guess")))
     return judged
 
 
-def quantity_value(tape: Tape, found: dict[str, int | float | bool], name: str) -> Value:
+def claimed_quantities(spec: Spec) -> list[Value]:
+    """The computed value of each claim's quantity. Raises InputError; its value is the name that is not known."""
+    tape = spec.trace(Workload())
+    found = params_quantities(tape)
+    return [quantity_value(tape, found, claim.quantity) for claim in spec.claims]
+
+
+def quantity_value(tape: Tape, found: Found, name: str) -> Value:
     """The value of a quantity name, `params[PATH]` included. Raises InputError for one that is not known."""
     if name.startswith("params[") and name.endswith("]"):
         return parameters_at(tape, name[7:-1])
@@ -105,27 +132,21 @@ def quantity_value(tape: Tape, found: dict[str, int | float | bool], name: str) 
     return found[name]
 
 
-def _readings(
-    tape: Tape,
-    claim: Claim,
-    printed: Printed,
-    computed: Value,
-    others: list[tuple[str, Printed]],
-    fields: list[tuple[str, Tape, str]],
+def _changed_readings(
+    quantity: str, printed: Printed, computed: Value, found: Found, changed: list[Changed]
 ) -> Iterator[Reading]:
-    yield from convention_readings(tape, claim.quantity, printed)
-    yield from slip_readings(printed, computed, others)
-    for cause, variant, what in fields:
+    """Specs with one field changed that give the claimed number."""
+    for cause, variant, quantities, what in changed:
         try:
-            value = quantity_value(variant, params_quantities(variant), claim.quantity)
-        except InputError:
+            value = quantity_value(variant, quantities, quantity)
+        except InputError:  # the change took the part away
             continue
-        extra = params_quantities(variant)["params.mtp"] - params_quantities(tape)["params.mtp"]
-        if extra and claim.quantity in ("params.total", "params.backbone"):
-            value, what = value + int(extra), f"{what}, counted in,"
+        extra = int(quantities["params.mtp"] - found["params.mtp"])
+        if extra and quantity in ("params.total", "params.backbone"):
+            value, what = value + extra, f"{what}, counted in,"
         if value != computed and printed.matches(value):
-            guess = cause == "field-off-by-one"
-            yield Reading(cause, f"{what} gives {value:,}", value, guess=guess)
+            kind: Kind = "guess" if cause == "field-off-by-one" else "change"
+            yield Reading(cause, f"{what} gives {value:,}", value, kind)
 
 
 def _plain(claim: Claim, printed: Printed | None, computed: Value) -> Judged:
@@ -137,19 +158,19 @@ def _plain(claim: Claim, printed: Printed | None, computed: Value) -> Judged:
     return Judged(claim, printed, computed, "rounded", None, f"{shown} prints as {printed.text}", ())
 
 
-def _disputed(claim: Claim, printed: Printed, computed: Value, readings: tuple[Reading, ...]) -> Judged:
+def _disputed(claim: Claim, printed: Printed, computed: Value, readings: list[Reading]) -> Judged:
     shown = _shown(computed)
-    conventions = [r for r in readings if r.convention]
-    if conventions:
-        text = "; ".join(r.text for r in conventions)
-        return Judged(claim, printed, computed, "convention", conventions[0].cause, f"{shown} as defined; {text}", readings)
-    if not readings:
+    verdict, best = "refuted", [r for r in readings if r.kind not in ("convention", "cut")]
+    for kind, weaker in (("cut", "rounded"), ("convention", "convention")):
+        if any(r.kind == kind for r in readings):
+            verdict, best = weaker, [r for r in readings if r.kind == kind]
+    if not best:
         text = f"it is {shown}; no reading that was tried reproduces {printed.text}"
         return Judged(claim, printed, computed, "refuted", "unexplained", text, ())
-    text = f"it is {shown}; " + "; or ".join(r.text for r in readings)
-    if all(r.guess for r in readings):
+    text = f"it is {shown}; " + "; or ".join(r.text for r in best)
+    if all(r.kind == "guess" for r in best):
         text += f" (prints as {printed.text}: a guess, not a proof)"
-    return Judged(claim, printed, computed, "refuted", readings[0].cause, text, readings)
+    return Judged(claim, printed, computed, verdict, best[0].cause, text, tuple(readings))
 
 
 def _shown(value: Value) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from archcalc.calc.params import Counts, activation_ratio, count, merged_hidden_size
+from archcalc.errors import InputError, did_you_mean, show_value
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.paths import PART_ORDER, folded, ranges
 from archcalc.spec.model import Spec
@@ -33,6 +34,7 @@ GROUPS: dict[str, Callable[[Weight], str]] = {
     "role": lambda w: w.role,
     "dtype": lambda w: w.dtype,
 }
+"""What `--by` can group by."""
 
 
 def params_quantities(tape: Tape) -> dict[str, int | float | bool]:
@@ -50,61 +52,95 @@ def params_quantities(tape: Tape) -> dict[str, int | float | bool]:
 def params_report(spec: Spec, *, depth: int | None = None, top: int | None = None, by: str | None = None) -> Report:
     """Counts of a spec.
 
+    The rows whose `leaf` is true add up to `params.total` and `params.mtp`.
+
     Args:
         depth: cut the tree below this many levels.
-        top: only the largest rows, the others in one row "[k others]".
-        by: group by `component`, `role` or `dtype` instead of by module.
+        top: only the largest leaves (of the tree as cut), the others in one row "[k others]".
+        by: group by `component`, `role` or `dtype` instead of by module; multi-token prediction is a group of its own.
+
+    Raises:
+        InputError: an unknown `by`, or `by` together with `depth`.
     """
+    if by is not None and by not in GROUPS:
+        hint = did_you_mean(by, GROUPS) or f"one of {', '.join(GROUPS)}"
+        raise InputError(f"can't group by {show_value(by)}", value=by, hint=hint)
+    if by is not None and depth is not None:
+        raise InputError("--depth cuts the tree of modules; --by shows none", hint="leave out one of the two")
     tape = spec.trace(Workload())
     found = params_quantities(tape)
-    weights = _ordered(tape)
-    total = found["params.total"]
-    rows = _grouped(weights, GROUPS[by], int(total)) if by else _tree(weights, int(total))
-    if depth is not None:
-        rows = [row for row in rows if row["depth"] < depth]
+    total = int(found["params.total"])
+    main, apart = _parted(tape)
+    if by is None:
+        rows = [*_tree(main, total, depth), *_tree(apart, None, depth)]
+    else:
+        rows = [
+            *_grouped(main, GROUPS[by], total),
+            *_grouped(apart, lambda w: "multi-token prediction", None),
+        ]
+    if sum(row["parameters"] for row in rows if row["leaf"]) != total + int(found["params.mtp"]):
+        raise AssertionError("rows do not add up to the total")
     if top is not None:
-        rows = _largest(rows, top, int(total))
-    columns = COLUMNS if not by else (Column("path", by), *COLUMNS[1:3])
-    notes = [f"{n:,} buffer elements are listed but not counted." for n in (found["params.buffers"],) if n]
+        rows = _largest(rows, top, total)
+    columns = COLUMNS if by is None else (Column("path", by), *COLUMNS[1:3], Column("buffers", "buffers", "count"))
     return Report(
         command="params",
         title=f"{spec.title}: parameters",
         inputs={"spec": spec.name, "depth": depth, "top": top, "by": by},
         quantities=found,
-        rows=Table("rows", "parameters by module" if not by else f"parameters by {by}", columns, rows),
+        rows=Table("rows", f"parameters by {by or 'module'}", columns, rows),
         conventions=COUNTING,
-        notes=notes,
+        notes=_notes(tape, found),
     )
 
 
-def _ordered(tape: Tape) -> list[Weight]:
-    return sorted(tape.weights(), key=lambda w: PART_ORDER.index(w.part))
+def _parted(tape: Tape) -> tuple[list[Weight], list[Weight]]:
+    """The weights in the order of PART_ORDER: those in the total, and those of multi-token prediction."""
+    weights = sorted(tape.weights(), key=lambda w: PART_ORDER.index(w.part))
+    return [w for w in weights if w.part != "mtp"], [w for w in weights if w.part == "mtp"]
 
 
-def _row(path: str, weights: Iterable[Weight], total: int, depth: int, **more: Any) -> dict[str, Any]:
+def _notes(tape: Tape, found: dict[str, int | float | bool]) -> list[str]:
+    notes = [f"{n:,} buffer elements are listed but not counted." for n in (found["params.buffers"],) if n]
+    if found["params.mtp"]:
+        first = next(segment for segment in tape.segments if segment.part == "mtp")
+        path = folded(first.path, first.indices)
+        notes.append(f"{path} is multi-token prediction: apart from the total, so without a share.")
+    return notes
+
+
+def _row(path: str, weights: Iterable[Weight], total: int | None, depth: int, **more: Any) -> dict[str, Any]:
+    """One row; `total` is None for what stands apart from it."""
     weights = list(weights)
     trained = sum(w.elements for w in weights if w.trainable)
     return {
         "path": path,
         "parameters": trained,
         "buffers": sum(w.elements for w in weights if not w.trainable),
-        "share": trained / total,
+        "share": None if total is None else trained / total,
         "depth": depth,
         **more,
     }
 
 
-def _tree(weights: list[Weight], total: int) -> list[dict[str, Any]]:
+# -- the tree ---------------------------------------------------------------------------------------------------------
+
+Pieces = list[tuple[list[str], Weight]]
+"""Weights, each with the levels of its path that are still to be branched on."""
+
+
+def _tree(weights: list[Weight], total: int | None, cut: int | None) -> list[dict[str, Any]]:
     """Leaves in order, each below the groups that hold it; a group of one is written as one line."""
     rows: list[dict[str, Any]] = []
-    _branch(rows, [(_pieces(w), w) for w in weights], "", 0, total)
+    _branch(rows, [(_pieces(w), w) for w in weights], "", 0, total, cut)
     return rows
 
 
 def _pieces(w: Weight) -> list[str]:
     """The path cut into levels; an index stays with its list (`layers.1-60`)."""
     pieces: list[str] = []
-    for template, name in zip(w.path.split("."), _folded_pieces(w), strict=True):
+    for template in w.path.split("."):
+        name = folded(template, w.indices, product(w.stack))
         if template in ("{i}", "{e}") and pieces:
             pieces[-1] += f".{name}"
         else:
@@ -112,12 +148,10 @@ def _pieces(w: Weight) -> list[str]:
     return [*pieces, w.suffix]
 
 
-def _folded_pieces(w: Weight) -> list[str]:
-    return [folded(piece, w.indices, product(w.stack)) for piece in w.path.split(".")]
-
-
-def _branch(rows: list[dict[str, Any]], items: list[tuple[list[str], Weight]], prefix: str, depth: int, total: int) -> None:
-    groups: dict[str, list[tuple[list[str], Weight]]] = {}
+def _branch(
+    rows: list[dict[str, Any]], items: Pieces, prefix: str, depth: int, total: int | None, cut: int | None
+) -> None:
+    groups: dict[str, Pieces] = {}
     for pieces, w in items:
         groups.setdefault(pieces[0], []).append((pieces[1:], w))
     for name, members in groups.items():
@@ -127,20 +161,22 @@ def _branch(rows: list[dict[str, Any]], items: list[tuple[list[str], Weight]], p
         path = f"{prefix}.{name}" if prefix else name
         if len(members) == 1 and not members[0][0]:
             rows.append(_leaf(path, name, members[0][1], total, depth))
-        else:
-            rows.append(_row(path, (w for _, w in members), total, depth, label=_times(name, members), leaf=False))
-            _branch(rows, members, path, depth + 1, total)
+            continue
+        last = cut is not None and depth + 1 >= cut
+        rows.append(_row(path, (w for _, w in members), total, depth, label=_times(name, members), leaf=last))
+        if not last:
+            _branch(rows, members, path, depth + 1, total, cut)
 
 
-def _times(name: str, members: list[tuple[list[str], Weight]]) -> str:
+def _times(name: str, members: Pieces) -> str:
     """A group's label, with how many copies a folded index stands for."""
-    pieces, w = members[0]
+    _, w = members[0]
     stacked = name.startswith("experts.") and w.stack
     copies = product(w.stack) if stacked else len(w.indices) if name.endswith(ranges(w.indices)) else 1
     return f"{name} x{copies}" if copies > 1 else name
 
 
-def _leaf(path: str, label: str, w: Weight, total: int, depth: int) -> dict[str, Any]:
+def _leaf(path: str, label: str, w: Weight, total: int | None, depth: int) -> dict[str, Any]:
     return _row(
         path,
         [w],
@@ -148,7 +184,7 @@ def _leaf(path: str, label: str, w: Weight, total: int, depth: int) -> dict[str,
         depth,
         label=label if w.trainable else f"{label} (buffer of {w.elements:,})",
         leaf=True,
-        shape=str(list(w.shape)),
+        shape=list(w.shape),
         copies=w.copies,
         dtype=w.dtype,
         role=w.role,
@@ -156,7 +192,10 @@ def _leaf(path: str, label: str, w: Weight, total: int, depth: int) -> dict[str,
     )
 
 
-def _grouped(weights: list[Weight], key: Callable[[Weight], str], total: int) -> list[dict[str, Any]]:
+# -- other orders -----------------------------------------------------------------------------------------------------
+
+
+def _grouped(weights: list[Weight], key: Callable[[Weight], str], total: int | None) -> list[dict[str, Any]]:
     groups: dict[str, list[Weight]] = {}
     for w in weights:
         groups.setdefault(key(w), []).append(w)
@@ -168,10 +207,16 @@ def _largest(rows: list[dict[str, Any]], top: int, total: int) -> list[dict[str,
     shown = [{**row, "depth": 0, "label": row["path"]} for row in leaves[:top]]
     rest = leaves[top:]
     if rest:
+        trained = [row for row in rest if row["share"] is not None]
         left = sum(row["parameters"] for row in rest)
-        buffers = sum(row["buffers"] for row in rest)
-        name = f"[{len(rest)} others]"
         shown.append(
-            {"path": name, "parameters": left, "buffers": buffers, "share": left / total, "depth": 0, "leaf": True}
+            {
+                "path": f"[{len(rest)} others]" if len(rest) > 1 else "[1 other]",
+                "parameters": left,
+                "buffers": sum(row["buffers"] for row in rest),
+                "share": sum(row["parameters"] for row in trained) / total,
+                "depth": 0,
+                "leaf": True,
+            }
         )
     return shown

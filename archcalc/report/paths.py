@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from archcalc.tape import Weight, product
+from archcalc.tape import Tape, Weight, product
 
 PART_ORDER = ("backbone", "vision", "projector", "mtp")
 """The order in which parts are listed: the largest first, what is counted apart last."""
 
 
+class Place(NamedTuple):
+    """A path that can be asked for: a module, a weight, or an operation without weights.
+
+    Attributes:
+        template: path with `{i}` for layers and `{e}` for experts.
+        indices: layers that `{i}` runs over.
+        experts: experts that `{e}` runs over, from 0.
+        part: the part of the model that it belongs to.
+    """
+
+    template: str
+    indices: tuple[int, ...]
+    experts: int
+    part: str
+
+
 def ranges(indices: Sequence[int]) -> str:
     """Indices as text: (0, 1, 2, 5) is `0-2,5`."""
+    if isinstance(indices, range) and len(indices) > 1:
+        return f"{indices[0]}-{indices[-1]}"
     runs: list[list[int]] = []
     for i in indices:
         if runs and i == runs[-1][1] + 1:
@@ -24,6 +43,11 @@ def ranges(indices: Sequence[int]) -> str:
 def folded(template: str, indices: Sequence[int], experts: int = 0) -> str:
     """A path template with its index sets written in."""
     return template.replace("{i}", ranges(indices)).replace("{e}", ranges(range(experts)))
+
+
+def starred(template: str) -> str:
+    """A path template with `*` for every index."""
+    return template.replace("{i}", "*").replace("{e}", "*")
 
 
 def weight_path(w: Weight) -> str:
@@ -39,13 +63,35 @@ def covers(template: str, indices: Sequence[int], experts: int, wanted: str) -> 
     pieces, asked = template.split("."), wanted.split(".")
     if len(asked) > len(pieces):
         return False
-    return all(_piece(piece, ask, indices, experts) for piece, ask in zip(pieces, asked, strict=False))
+    return all(fits(piece, ask, indices, experts) for piece, ask in zip(pieces, asked, strict=False))
 
 
-def _piece(piece: str, asked: str, indices: Sequence[int], experts: int) -> bool:
+def fits(piece: str, asked: str, indices: Sequence[int], experts: int) -> bool:
+    """Whether one piece of a template may be called so."""
     if piece == asked:
         return True
     if piece not in ("{i}", "{e}"):
         return False
     members = indices if piece == "{i}" else range(experts)
-    return asked in ("*", ranges(members)) or (asked.isdecimal() and int(asked) in members)
+    return int(asked) in members if is_index(asked) else asked in ("*", ranges(members))
+
+
+def is_index(piece: str) -> bool:
+    """Whether a piece of a path is an index written out."""
+    return piece.isascii() and piece.isdecimal() and len(piece) < 10
+
+
+def places(tape: Tape) -> list[Place]:
+    """Every place of a model once, in forward order, those above a place before it."""
+    found: dict[Place, None] = {}
+    for segment in tape.segments:
+        weights = [w for op in segment.ops for w in op.weights]
+        experts = max((product(w.stack) for w in weights), default=0)
+        named = [op.path for op in segment.ops if op.about or op.weights]
+        for path in (*named, *(f"{w.path}.{w.suffix}" for w in weights)):
+            pieces = path.split(".")
+            for n in range(1, len(pieces) + 1):
+                template = ".".join(pieces[:n])
+                indices = segment.indices if "{i}" in template else ()
+                found[Place(template, indices, experts if "{e}" in template else 0, segment.part)] = None
+    return list(found)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from fractions import Fraction
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
 from archcalc.errors import InputError, did_you_mean
-from archcalc.report.paths import covers
+from archcalc.report.paths import covers, is_index, places, starred
 from archcalc.spec.model import Spec
 from archcalc.tape import Tape, Weight, product
 from archcalc.units import Printed
 from archcalc.workload import Workload
+
+Kind = Literal["convention", "cut", "slip", "change", "guess"]
+"""Another way to count; digits cut off instead of rounded; a slip in writing; a mistake; a field off by one."""
+
+
+Value = int | float | Fraction
+"""An exact count, or a ratio."""
 
 
 class Reading(NamedTuple):
@@ -24,28 +32,31 @@ class Reading(NamedTuple):
         cause: the stable word for it (`unit-slip`, `decimal-slip`, `field-off-by-one`, `norm-after-merge`, ...).
         text: the reading in words.
         value: the number that it gives.
-        convention: whether it is another way to count rather than a mistake.
-        guess: whether it only happens to print the same.
+        kind: what it makes of the claim.
     """
 
     cause: str
     text: str
-    value: int | float | Fraction
-    convention: bool = False
-    guess: bool = True
+    value: Value
+    kind: Kind
 
 
 UNIT_WORDS = {0: "no unit word", 3: "thousand", 6: "million", 9: "billion", 12: "trillion", 15: "quadrillion"}
-FLIPPED = {"use_postshuffle_norm": "norm-after-merge", "tie_word_embeddings": "tied-embeddings"}
+
+FLIPPED = {
+    "use_postshuffle_norm": ("norm-after-merge", "the norm on the other side of the patch merge"),
+    "tie_word_embeddings": ("tied-embeddings", "one matrix for embedding and head, or two"),
+}
+"""Cause and words of a switch that stands the other way."""
 
 
 def parameters_at(tape: Tape, path: str) -> int:
-    """Trained parameters at or below a module path. Raises InputError where there is no such path."""
-    found = weights_at(tape, path)
-    if not found:
-        names = {w.path for w in tape.weights()}
-        raise InputError(f"no part is at {path}", value=path, hint=did_you_mean(path, names))
-    return sum(w.elements for w in found if w.trainable)
+    """Trained parameters at or below a module path; 0 for an operation without any. Raises InputError for none such."""
+    known = places(tape)
+    if not any(covers(place.template, place.indices, place.experts, path) for place in known):
+        hint = did_you_mean(path, {starred(place.template) for place in known})
+        raise InputError(f"no part is at {path}", value=path, hint=hint)
+    return sum(w.elements for w in weights_at(tape, path) if w.trainable)
 
 
 def weights_at(tape: Tape, path: str) -> list[Weight]:
@@ -55,7 +66,7 @@ def weights_at(tape: Tape, path: str) -> list[Weight]:
 
 
 def _narrowed(w: Weight, asked: list[str]) -> Weight:
-    single = [(piece, ask) for piece, ask in zip(w.path.split("."), asked, strict=False) if ask.isdecimal()]
+    single = [(piece, ask) for piece, ask in zip(w.path.split("."), asked, strict=False) if is_index(ask)]
     names = dict(single)
     if "{i}" not in names and "{e}" not in names:
         return w
@@ -68,10 +79,16 @@ def _narrowed(w: Weight, asked: list[str]) -> Weight:
     return one
 
 
-def slip_readings(printed: Printed, computed: Any, others: list[tuple[str, Printed]]) -> Iterator[Reading]:
+def cut_readings(printed: Printed, computed: Value) -> Iterator[Reading]:
+    """Digits cut off behind the printed ones, where rounding would have gone up."""
+    if printed.value <= computed < printed.value + printed.ulp:
+        yield Reading("truncated", f"cut off behind the printed digits it is {printed.text}", computed, "cut")
+
+
+def slip_readings(printed: Printed, computed: Value, others: list[tuple[str, Printed]]) -> Iterator[Reading]:
     """Powers of ten away from the computed value, or from another claim that is nearer to it."""
     distance = _distance(printed.value, computed)
-    bases: list[tuple[Any, str]] = [(computed, "the computed value")]
+    bases: list[tuple[Value, str]] = [(computed, "the computed value")]
     for claim, other in others:
         if _distance(other.value, computed) < distance:
             bases.append((other.value, f"the claim of {other.text} ({claim})"))
@@ -81,14 +98,14 @@ def slip_readings(printed: Printed, computed: Any, others: list[tuple[str, Print
                 yield _slip(printed, base, name, power)
 
 
-def _slip(printed: Printed, base: Any, name: str, power: int) -> Reading:
+def _slip(printed: Printed, base: Value, name: str, power: int) -> Reading:
     shift = "over" if power < 0 else "times"
     if power % 3 == 0:
         right, wrong = _unit(Fraction(base)), _unit(printed.value)
         text = f"{name} with the unit word wrong: {wrong} for {right}"
-        return Reading("unit-slip", text, Fraction(base) * Fraction(10) ** power, guess=False)
+        return Reading("unit-slip", text, Fraction(base) * Fraction(10) ** power, "slip")
     text = f"{name} {shift} {10 ** abs(power)}: the decimal point slipped"
-    return Reading("decimal-slip", text, Fraction(base) * Fraction(10) ** power, guess=False)
+    return Reading("decimal-slip", text, Fraction(base) * Fraction(10) ** power, "slip")
 
 
 def _unit(value: Fraction) -> str:
@@ -96,7 +113,7 @@ def _unit(value: Fraction) -> str:
     return UNIT_WORDS[power]
 
 
-def _distance(value: Any, computed: Any) -> float:
+def _distance(value: Value, computed: Value) -> float:
     """How far a number is from the computed one, as a ratio of at least 1."""
     if not value or not computed:
         return float("inf")
@@ -106,54 +123,66 @@ def _distance(value: Any, computed: Any) -> float:
 
 # -- other ways to count ----------------------------------------------------------------------------------------------
 
-Keep = Callable[[Weight], int]
+Keep = Callable[[Weight], bool]
 
 
-def _embedding(w: Weight) -> bool:
-    return w.role == "embedding"
-
-
-CONVENTIONS: dict[str, tuple[str, Keep]] = {
-    "buffers-included": ("with the buffers", lambda w: w.elements if w.part != "mtp" else 0),
-    "mtp-included": ("with the multi-token-prediction module", lambda w: w.elements if w.trainable else 0),
+TRAINED: dict[str, tuple[str, Keep]] = {
+    "buffers-included": ("with the buffers", lambda w: w.part != "mtp"),
+    "mtp-included": ("with the multi-token-prediction module", lambda w: w.trainable),
     "embedding-excluded": (
         "without the input embedding",
-        lambda w: w.elements if w.trainable and w.part != "mtp" and not _embedding(w) else 0,
+        lambda w: w.trainable and w.part != "mtp" and w.role != "embedding",
     ),
     "embedding-and-head-excluded": (
         "without embedding and head",
-        lambda w: w.elements if w.trainable and w.part != "mtp" and w.role not in ("embedding", "head") else 0,
+        lambda w: w.trainable and w.part != "mtp" and w.role not in ("embedding", "head"),
     ),
 }
-"""Ways to count parameters: what a weight adds, by the stable word of the convention."""
+"""Which weights a total counts, by the stable word of the convention."""
+
+ACTIVE = {
+    "params.active": ("embedding-and-head-included", "with embedding and head"),
+    "params.active_no_embedding": ("embedding-excluded", "without the input embedding"),
+    "params.active_no_embedding_no_head": ("embedding-and-head-excluded", "without embedding and head"),
+}
+"""The three conventions for active parameters: cause and words by quantity."""
 
 
-def convention_readings(tape: Tape, quantity: str, printed: Printed) -> Iterator[Reading]:
-    """The same quantity counted in other conventions that print as the claim does."""
-    for cause, text, value in _conventions(tape, quantity):
+def convention_readings(
+    tape: Tape, quantity: str, printed: Printed, found: Mapping[str, int | float | bool]
+) -> Iterator[Reading]:
+    """Other conventions for a quantity that print as the claim does; `found` holds the quantities as defined."""
+    for cause, text, value in _conventions(tape, quantity, found):
         if printed.matches(value):
-            yield Reading(cause, f"{text} it is {_text(value)}, which prints as {printed.text}", value, True, False)
+            yield Reading(cause, f"{text} it is {_text(value)}, which prints as {printed.text}", value, "convention")
 
 
-def _conventions(tape: Tape, quantity: str) -> Iterator[tuple[str, str, int | Fraction]]:
+def _conventions(
+    tape: Tape, quantity: str, found: Mapping[str, int | float | bool]
+) -> Iterator[tuple[str, str, int | Fraction]]:
     weights = tape.weights()
-    if quantity == "params.active":
-        used = [w for w in weights if w.trainable and w.part == "backbone"]
-        no_embedding = sum(w.active_elements for w in used if not _embedding(w))
-        neither = sum(w.active_elements for w in used if w.role not in ("embedding", "head"))
-        yield "embedding-excluded", "without the input embedding", no_embedding
-        yield "embedding-and-head-excluded", "without embedding and head", neither
-    elif quantity in ("params.total", "params.backbone", "params.vision", "params.projector"):
-        part = quantity.removeprefix("params.")
-        own = [w for w in weights if part == "total" or w.part == part or (part == "backbone" and w.part == "mtp")]
-        for cause, (text, keep) in CONVENTIONS.items():
-            yield cause, text, sum(keep(w) for w in own)
-        if part == "backbone":
-            everything = sum(w.elements for w in weights if w.trainable and w.part != "mtp")
-            yield "vision-included", "with vision tower and projector", everything
+    if quantity in ACTIVE:
+        for other, (cause, text) in ACTIVE.items():
+            if other != quantity:
+                yield cause, text, int(found[other])
+    elif quantity in ("params.total", "params.backbone"):
+        own = [w for w in weights if quantity == "params.total" or w.part in ("backbone", "mtp")]
+        for cause, (text, keep) in TRAINED.items():
+            yield cause, text, sum(w.elements for w in own if keep(w))
+        if quantity == "params.total":
+            yield "vision-excluded", "without vision tower and projector", int(found["params.backbone"])
+        else:
+            yield "vision-included", "with vision tower and projector", int(found["params.total"])
+    elif quantity == "params.mtp":
+        mtp = [w for w in weights if w.trainable and w.part == "mtp"]
+        yield "layer-only", "for its decoder layer alone", sum(w.elements for w in mtp if w.role != "mtp")
+        ends = sum(w.elements for w in weights if w.part == "backbone" and w.role in ("embedding", "head"))
+        both = int(found["params.mtp"]) + ends
+        yield "embedding-and-head-included", "with its copies of embedding and head", both
     elif quantity.startswith("params["):
-        own = weights_at(tape, quantity[7:-1])
-        yield "bias-excluded", "without biases", sum(w.elements for w in own if w.trainable and w.suffix != "bias")
+        inside = weights_at(tape, quantity[7:-1])
+        unbiased = sum(w.elements for w in inside if w.trainable and w.suffix != "bias")
+        yield "bias-excluded", "without biases", unbiased
     elif quantity == "moe.activation_ratio":
         yield from _with_shared(tape)
 
@@ -168,7 +197,7 @@ def _with_shared(tape: Tape) -> Iterator[tuple[str, str, Fraction]]:
         yield "shared-experts-included", "with the shared experts on both sides", ratio
 
 
-def _text(value: int | float | Fraction) -> str:
+def _text(value: Value) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{float(value) * 100:.3f} %"
 
 
@@ -190,23 +219,39 @@ def field_readings(spec: Spec) -> Iterator[tuple[str, Tape, str]]:
 
 
 def _changes(value: Any, path: str) -> Iterator[tuple[str, Any, str]]:
-    """Copies of a section with one leaf changed. Fields are not validated again: a reading may be nonsense as a model."""
+    """Copies of a section with one leaf changed, not validated again: a reading may be nonsense as a model."""
     if isinstance(value, bool):
-        key = path.rsplit(".", 1)[-1]
-        yield FLIPPED.get(key, "field-flipped"), not value, f"{path} {str(not value).lower()} instead of {str(value).lower()}"
+        cause, words = FLIPPED.get(path.rsplit(".", 1)[-1], ("field-flipped", ""))
+        change = f"{path} {str(not value).lower()} instead of {str(value).lower()}"
+        yield cause, not value, f"{words} ({change})" if words else change
     elif isinstance(value, int):
         for changed in (value + 1, value - 1):
             if changed >= 0:
                 yield "field-off-by-one", changed, f"{path} {changed} instead of {value}"
-    elif isinstance(value, BaseModel):
+    else:
+        for name, inner, rebuilt in _members(value):
+            for cause, changed, words in _changes(inner, path + name):
+                yield cause, rebuilt(changed), words
+
+
+def _members(value: Any) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
+    """What a section, mapping or list holds: how the path goes on, the member, and the whole with another there."""
+    if isinstance(value, BaseModel):
         for key in type(value).model_fields:
-            for cause, changed, words in _changes(getattr(value, key), f"{path}.{key}"):
-                yield cause, value.model_copy(update={key: changed}), words
+            yield f".{key}", getattr(value, key), partial(_with_field, value, key)
     elif isinstance(value, dict):
         for key, inner in value.items():
-            for cause, changed, words in _changes(inner, f"{path}.{key}"):
-                yield cause, {**value, key: changed}, words
+            yield f".{key}", inner, partial(_with_item, value, key)
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            for cause, changed, words in _changes(inner, f"{path}[{i}]"):
-                yield cause, [*value[:i], changed, *value[i + 1 :]], words
+            yield f"[{i}]", inner, partial(_with_item, value, i)
+
+
+def _with_field(section: BaseModel, key: str, new: Any) -> BaseModel:
+    return section.model_copy(update={key: new})
+
+
+def _with_item(whole: Any, key: Any, new: Any) -> Any:
+    changed = copy(whole)
+    changed[key] = new
+    return changed

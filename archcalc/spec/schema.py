@@ -26,13 +26,17 @@ def schema_text(kind: str, kinds: dict[str, type[BaseModel]] | None = None) -> s
     return dumps(schema, indent=2, ensure_ascii=True) + "\n"
 
 
-def _draft7(node: Any) -> Any:
-    """Rename `$defs`, drop `discriminator`: the rest of what pydantic writes is draft-07 already."""
+def _draft7(node: Any, names: bool = False) -> Any:
+    """Rename `$defs`, drop `discriminator` and made-up titles: the rest of what pydantic writes is draft-07 already.
+
+    `names`: the keys of `node` are names of properties, not keywords.
+    """
     if isinstance(node, list):
         return [_draft7(item) for item in node]
     if not isinstance(node, dict):
         return node.replace("#/$defs/", "#/definitions/") if isinstance(node, str) else node
+    if names:
+        return {name: _draft7(value) for name, value in node.items()}
+    kept = {key: value for key, value in node.items() if key not in ("discriminator", "title")}
     renamed = {"$defs": "definitions"}
-    return {
-        renamed.get(key, key): _draft7(value) for key, value in node.items() if key not in ("discriminator", "title")
-    }
+    return {renamed.get(key, key): _draft7(value, key in ("properties", "$defs")) for key, value in kept.items()}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
 from archcalc.arch.block import Activation, Block, Real, Size
 from archcalc.arch.ffn.dense import PURPOSES, mlp
@@ -32,7 +32,7 @@ class MoE(Block):
     kind: Literal["moe"]
     n_routed_experts: Size
     num_experts_per_tok: Size
-    n_shared_experts: NonNegativeInt
+    n_shared_experts: Annotated[int, Field(ge=0, le=10_000)]
     moe_intermediate_size: Size
     hidden_act: Activation
     scoring_func: Literal["sigmoid", "softmax"]
@@ -96,7 +96,7 @@ class MoE(Block):
         if not self.n_shared_experts:
             return out
         shared_width = Dim(
-            "n_shared_experts·moe_intermediate_size", self.n_shared_experts * self.moe_intermediate_size, "ffn"
+            "(n_shared_experts·moe_intermediate_size)", self.n_shared_experts * self.moe_intermediate_size, "ffn"
         )
         with tape.scope("shared_experts", purposes=PURPOSES):
             shared = mlp(tape, x, shared_width, role="shared_expert", site="shared", gated=True, bias=False)

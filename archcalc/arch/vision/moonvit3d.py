@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from archcalc.arch.block import Block, Dtype, Real, Size
+from archcalc.arch.block import Block, Depth, Dtype, Real, Size
 from archcalc.errors import FieldError
 from archcalc.tape import Dim, Dims, Tape, Tensor, Term
 from archcalc.workload import Workload
@@ -57,7 +57,7 @@ class MoonViT3D(Block):
 
     kind: Literal["moonvit3d"]
     vt_hidden_size: Size
-    vt_num_hidden_layers: Size
+    vt_num_hidden_layers: Depth
     vt_num_attention_heads: Size
     vt_intermediate_size: Size
     in_channels: Size

@@ -1,0 +1,97 @@
+"""KV cache against the context, a line for each model, cache dtype and batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from archcalc.calc.kv_cache import Mesh, bytes_per_token, bytes_per_token_and_device, check_heads
+from archcalc.report.document import Column, Report, Table
+from archcalc.report.series import Curve, Figure, Panel, Span
+from archcalc.report.series_cases import (
+    LENGTH,
+    MOST_LINES,
+    Case,
+    check_count,
+    common,
+    edge_within,
+    hues_and_dashes,
+    inputs_of,
+    limit_notes,
+    models_of,
+    of_each,
+    titled,
+    varying,
+)
+from archcalc.workload import Workload
+
+COLUMNS = (
+    Column("spec", "spec"),
+    Column("kv_dtype", "cache"),
+    Column("batch", "sequences", "int"),
+    LENGTH,
+    Column("total_bytes", "one copy", "bytes"),
+    Column("bytes_per_device", "each device", "bytes"),
+)
+
+
+class Slope(NamedTuple):
+    """Cache of one more token of each sequence: one copy, and on each device [bytes a token]."""
+
+    whole: int
+    device: int
+
+
+def kv_figure(found: Sequence[Case], over: Span, tp: int = 1) -> Figure:
+    """KV cache of each device against the context, in as many tokens as there are (no pages).
+
+    Raises:
+        InputError: a tp that does not divide the heads, a cache dtype that does not fit, or too many cases.
+    """
+    check_count(len(found), MOST_LINES, "lines")
+    slopes = of_each(found, lambda case: _slope(case, Mesh(tp=tp)))
+    several = models_of(found)
+    subject = "KV cache of each device" if tp > 1 else "KV cache"
+    title = titled(found, f"{subject} against context")
+    xs = over.drawn()
+    curves = tuple(
+        Curve(name, tuple(slope.device * x for x in xs), hue, dash)
+        for slope, name, (hue, dash) in zip(slopes, varying(found), hues_and_dashes(found), strict=True)
+    )
+    rows = [
+        {**case.row(x), "context": x, "total_bytes": slope.whole * x, "bytes_per_device": slope.device * x}
+        for case, slope in zip(found, slopes, strict=True)
+        for x in over.points()
+    ]
+    edge = edge_within(several[0].spec, over) if len(several) == 1 else None
+    return Figure(
+        title=title,
+        setting=", ".join(filter(None, [f"tp {tp}" if tp > 1 else "", common(found)])),
+        shape="lines",
+        x_label="context of a sequence [tokens]",
+        x_unit="tokens",
+        y_label=subject,
+        y_unit="bytes",
+        panels=(Panel(xs=xs, points=over.points(), curves=curves, edge=edge),),
+        report=Report(
+            command="plot",
+            title=title,
+            inputs={"kind": "kv", **inputs_of(found, over), "tp": tp},
+            quantities={},
+            rows=Table("rows", "KV cache of all sequences", COLUMNS, rows),
+            conventions=(
+                "one copy of all sequences. each device: key-value heads divided over tp, then replicated; an MLA"
+                " latent is whole on each.",
+            ),
+            notes=limit_notes(several, over.high),
+        ),
+    )
+
+
+def _slope(case: Case, mesh: Mesh) -> Slope:
+    tape = case.model.spec.trace(Workload())
+    check_heads(tape, mesh.tp)
+    return Slope(
+        case.batch * bytes_per_token(tape, case.kv_dtype),
+        case.batch * bytes_per_token_and_device(tape, case.kv_dtype, mesh),
+    )

@@ -1,0 +1,266 @@
+"""`archcalc plot`: what is written where, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT, run, terminal, text, tiny, written
+
+MEMORY = ("plot", "memory", "k25", "--context", "4k..256k")
+
+
+def table(*arguments: str) -> list[dict[str, str]]:
+    ran = run(*arguments, "--format", "csv")
+    assert ran.code == 0, ran.err
+    return list(csv.DictReader(io.StringIO(ran.out)))
+
+
+# ---------------------------------------------------------------------------------------------- answers
+
+
+def test_csv_has_a_line_for_each_power_of_two() -> None:
+    rows = table(*MEMORY)
+    assert [int(row["context"]) for row in rows] == [4096, 8192, 16384, 32768, 65536, 131072, 262144]
+    # 61 layers x (512 + 64) x 2 bytes a token.
+    assert [int(row["kv_bytes"]) for row in rows] == [70_272 * int(row["context"]) for row in rows]
+
+
+def test_every_combination_of_spec_batch_and_cache_dtype_has_its_lines() -> None:
+    rows = table(
+        "plot", "kv", "k25", "llama-3.1-70b", "--context", "4k..8k", "--batch", "1,8", "--kv-dtype", "bf16,fp8"
+    )
+    assert len(rows) == 2 * 2 * 2 * 2
+    assert {(row["spec"], row["batch"], row["kv_dtype"]) for row in rows} == {
+        (spec, batch, dtype) for spec in ("k25", "llama-3.1-70b") for batch in ("1", "8") for dtype in ("bf16", "fp8")
+    }
+
+
+def test_json_is_a_report_with_the_question_in_it() -> None:
+    ran = run("plot", "memory", "k25", "--gpu", "h200", "--context", "4k..8k", "--format", "json")
+    document = json.loads(ran.out)
+    assert document["command"] == "plot"
+    # A server of H200 has 8 of them (specs/hardware/h200.yaml), and all of them divide the model.
+    assert document["inputs"] == {
+        "kind": "memory",
+        "specs": ["k25"],
+        "context": [4096, 8192],
+        "batch": [1],
+        "kv_dtype": ["bf16"],
+        "gpu": "h200",
+        "gpus": 8,
+        "tp": 8,
+        "engine": "vllm",
+    }
+    assert [row["fits"] for row in document["rows"]] == [True, True]
+    assert document["tables"]["crossings"][0]["spec"] == "k25"
+
+
+def test_without_a_range_the_plot_goes_from_4k_to_the_models_limit() -> None:
+    # K2.5: max_position_embeddings 262144; Llama 3.1: 131072.
+    assert [int(row["context"]) for row in table("plot", "kv", "k25")][-1] == 262_144
+    assert [int(row["context"]) for row in table("plot", "kv", "llama-3.1-70b")][-1] == 131_072
+
+
+def test_a_short_model_gets_a_shorter_range(tmp_path: Path) -> None:
+    spec = written(tmp_path, tiny())  # max_position_embeddings 64
+    assert [int(row["context"]) for row in table("plot", "kv", spec)] == [4, 8, 16, 32, 64]
+
+
+def test_devices_beyond_tp_hold_other_sequences() -> None:
+    ours = {"context": "4k..8k", "batch": "8", "gpu": "h200"}
+    flags = [word for name, value in ours.items() for word in (f"--{name}", value)]
+    one = table("plot", "memory", "llama-3.1-70b", *flags, "--gpus", "8", "--tp", "8")
+    two = table("plot", "memory", "llama-3.1-70b", *flags, "--gpus", "16", "--tp", "8")
+    assert [int(row["kv_bytes"]) for row in one] == [2 * int(row["kv_bytes"]) for row in two]
+    assert [row["weights_bytes"] for row in one] == [row["weights_bytes"] for row in two]
+
+
+def test_without_a_file_the_plot_is_text_of_72_columns_and_nothing_else() -> None:
+    ran = run("plot", "memory", "k25", "--gpu", "h200", "--batch", "8")
+    assert (ran.code, ran.err) == (0, "")
+    assert max(map(len, ran.out.splitlines())) <= 72
+    assert "\x1b" not in ran.out
+    assert "█ weights" in ran.out
+
+
+def test_a_terminal_gets_the_same_text_in_colour() -> None:
+    with terminal(200) as screen:
+        assert run_here("plot", "kv", "k25") == 0
+    assert "\x1b[" in screen.getvalue()
+    with terminal(200, NO_COLOR="1") as plain:
+        assert run_here("plot", "kv", "k25") == 0
+    assert plain.getvalue() == run("plot", "kv", "k25").out
+
+
+def run_here(*arguments: str) -> int:
+    from archcalc.cli import main
+
+    return main(list(arguments))
+
+
+def test_units_reach_the_axis() -> None:
+    assert "GiB" in run("plot", "memory", "k25").out
+    out = run("plot", "memory", "k25", "--units", "gb").out
+    assert "GB" in out
+    assert "GiB" not in out
+
+
+@pytest.mark.parametrize("kind", ["memory", "kv", "flops"])
+def test_pictures_are_written_by_their_ending_and_stdout_stays_empty(kind: str, tmp_path: Path) -> None:
+    svg, png = tmp_path / "p.svg", tmp_path / "p.PNG"
+    ran = run("plot", kind, "k25", "--context", "4k..16k", "-o", str(svg), "-o", str(png))
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err.splitlines() == [f"wrote {svg}", f"wrote {png}"]
+    assert svg.read_bytes().startswith(b"<?xml")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.PNG", "p.svg"]
+
+
+def test_numbers_go_beside_pictures_and_a_format_alone_to_stdout(tmp_path: Path) -> None:
+    svg, numbers = tmp_path / "p.svg", tmp_path / "p.csv"
+    ran = run(*MEMORY, "-o", str(svg), "-o", str(numbers))
+    assert ran.code == 0
+    assert numbers.read_text() == run(*MEMORY, "--format", "csv").out
+    beside = run(*MEMORY, "-o", str(svg), "--format", "csv")
+    assert beside.out == numbers.read_text()
+    assert svg.read_bytes().startswith(b"<?xml")
+
+
+def test_a_dash_is_the_text_plot_beside_a_picture(tmp_path: Path) -> None:
+    ran = run(*MEMORY, "-o", str(tmp_path / "p.png"), "-o", "-")
+    assert ran.out == run(*MEMORY).out
+
+
+def test_training_plots_take_a_plan(tmp_path: Path) -> None:
+    picture = tmp_path / "t.png"
+    assert run("plot", "train", "kimi-k2", "--plan", "k2-pretrain", "-o", str(picture)).code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    # 16 pipeline stages; then a quarter to eight times the plan's 4096 tokens.
+    assert len(table("plot", "train", "kimi-k2", "--plan", "k2-pretrain")) == 16
+    rows = table("plot", "memory", "kimi-k2", "--plan", "k2-pretrain")
+    assert [int(row["seq"]) for row in rows] == [1024, 2048, 4096, 8192, 16384, 32768]
+
+
+def test_lengths_past_the_models_limit_are_drawn_and_warned_about() -> None:
+    ran = run("plot", "kv", "llama-3.1-70b", "--context", "64k..256k")
+    assert ran.code == 0
+    assert ran.err.startswith("warning: 262,144 tokens are more than max_position_embeddings, 131,072")
+
+
+def test_matplotlib_is_loaded_for_pictures_only() -> None:
+    code = (
+        "import sys; from archcalc.cli import main\n"
+        "assert main(['plot', 'memory', 'k25']) == 0\n"
+        "assert main(['plot', 'kv', 'k25', '--format', 'csv']) == 0\n"
+        "assert not {'matplotlib', 'numpy', 'torch'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_encoding_without_blocks_gets_plain_characters() -> None:
+    code = "import sys; from archcalc.cli import main; sys.exit(main(['plot', 'memory', 'k25', '--gpu', 'h200']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PYTHONIOENCODING": "ascii", "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "# weights  o workspace" in done.stdout
+    assert "\\u" not in done.stdout
+
+
+# --------------------------------------------------------------------------------------------- refusals
+
+REFUSED = {
+    "a reversed range": (("kv", "k25", "--context", "256k..4k"), "runs backwards"),
+    "one length": (("kv", "k25", "--context", "64k"), '--context "64k" is no range'),
+    "an empty range": (("kv", "k25", "--context", "4k..4k"), "is empty"),
+    "half a range": (("kv", "k25", "--context", "4k.."), "is not a range"),
+    "a range from nothing": (("kv", "k25", "--context", "0..4k"), "must start at 1 token"),
+    "a range without end": (("flops", "k25", "--context", "1..99999999999G"), "1G"),
+    "a range of words": (("flops", "k25", "--context", "a..b"), "is not a number of tokens"),
+    "an unknown kind": (("params", "k25"), "'params' is not one of"),
+    "an unknown spec": (("kv", "k26"), "did you mean k25?"),
+    "an unknown GPU": (("memory", "k25", "--gpu", "h20"), "did you mean h200?"),
+    "an unknown cache dtype": (("kv", "k25", "--kv-dtype", "bf16,fp9"), "unknown cache dtype"),
+    "no cache dtype": (("kv", "k25", "--kv-dtype", "bf16,"), "unknown cache dtype"),
+    "a cache dtype of other attention": (("kv", "llama-3.1-70b", "--kv-dtype", "fp8_ds_mla"), "multi-head latent"),
+    "no batch": (("kv", "k25", "--batch", "0"), '--batch "0" is no number of sequences'),
+    "an empty batch": (("kv", "k25", "--batch", ""), "is no number of sequences"),
+    "a batch of words": (("kv", "k25", "--batch", "1,many"), '--batch "many" is no number of sequences'),
+    "a tp that does not divide heads": (("kv", "k25", "--tp", "3"), "can't be divided over tp 3"),
+    "a tp that does not divide devices": (("memory", "k25", "--gpus", "8", "--tp", "3"), "does not divide 8 devices"),
+    "no plan": (("train", "kimi-k2"), "plot train needs a plan"),
+    "an unknown plan": (("train", "kimi-k2", "--plan", "k2"), "no file and no bundled plan"),
+    "an unknown field": (("train", "kimi-k2", "--plan", "k2-pretrain", "--set", "a.b=1"), "--set names no field"),
+    "a plan that does not fit": (("train", "llama-3.1-70b", "--plan", "k2-pretrain"), "routed experts"),
+    "a GPU for FLOPs": (("flops", "k25", "--gpu", "h200"), "plot flops does not look at --gpu"),
+    "a GPU beside a plan": (
+        ("memory", "kimi-k2", "--plan", "k2-pretrain", "--gpu", "h200"),
+        "plot memory --plan does not look at --gpu",
+    ),
+    "overrides without a plan": (("memory", "k25", "--set", "a=1"), "does not look at --set"),
+    "unknown units": (("kv", "k25", "--units", "miles"), "unknown units"),
+    "an unknown format": (("kv", "k25", "--format", "pdf"), "unknown format"),
+    "too many lines": (("kv", "k25", "--batch", ",".join(map(str, range(1, 14)))), "more than one picture can show"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "says"), REFUSED.values(), ids=REFUSED)
+def test_what_can_not_be_drawn_is_refused(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    target = tmp_path / "x.svg"
+    ran = run("plot", *arguments, "-o", str(target))
+    assert (ran.code, ran.out) == (2, "")
+    assert says in ran.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["missing/x.svg", "folder.png", "x.pdf", "x"])
+def test_a_file_that_can_not_be_written_is_refused_and_nothing_is_left(target: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    ran = run("plot", "kv", "k25", "-o", str(tmp_path / target))
+    assert (ran.code, ran.out) == (2, "")
+    assert "can't" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_without_matplotlib_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "archcalc.render.plot", raising=False)
+    ran = run("plot", "kv", "k25", "-o", str(tmp_path / "x.svg"), "-o", str(tmp_path / "x.csv"))
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == "error: a picture needs matplotlib: pip install 'archcalc[plot]'\n"
+    assert not list(tmp_path.iterdir())
+    assert run("plot", "kv", "k25").code == 0
+
+
+def test_hostile_names_are_harmless_everywhere(tmp_path: Path) -> None:
+    spec = tmp_path / "s.yaml"
+    bad = '"<script>alert(1)</script> | `x` \\n\\e[31m =1+1"'
+    spec.write_text(
+        text("llama-3.1-70b")
+        .replace("title: Llama 3.1 70B", f"title: {bad}")
+        .replace("name: llama-3.1-70b", f"name: {bad}")
+    )
+    files = [tmp_path / f"x.{ending}" for ending in ("svg", "csv", "json", "md")]
+    words = [word for file in files for word in ("-o", str(file))]
+    ran = run("plot", "memory", str(spec), "k25", "--gpu", "h200", "--context", "64k..256k", *words, "-o", "-")
+    assert ran.code == 0
+    for shown in (ran.out, ran.err, *(file.read_text() for file in files)):
+        assert "\x1b" not in shown
+    for file in files[:1] + files[3:]:
+        assert "<script" not in file.read_text()
