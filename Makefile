@@ -43,9 +43,9 @@ format: $(VENV)/.installed-dev ## rewrite the code as ruff wants it
 golden: $(VENV)/.installed-dev ## rewrite the golden files; read the diff before you commit it
 	@$(BIN)/python -m pytest -k golden --snapshot-update
 
-schema: $(VENV)/.installed-base ## rewrite schema/spec.schema.json from the types
-	@mkdir -p schema
-	@$(BIN)/archcalc schema -o schema/spec.schema.json
+schema: $(VENV)/.installed-base ## rewrite schema/ from the types, docs/glossary.md from the quantities
+	@for kind in spec plan hardware engine; do $(BIN)/archcalc schema $$kind -o schema/$$kind.schema.json; done
+	@$(BIN)/python -m archcalc.report.glossary >docs/glossary.md
 
 reports: $(VENV)/.installed-base ## rewrite reports/ for every bundled spec
 	@$(BIN)/archcalc report $(SPECS) --dir reports

@@ -161,6 +161,14 @@ def format_count(n: int) -> str:
     return format_int(n) if abs(n) < 10_000 else _four_digits(n, ("", "K", "M", "B", "T"))
 
 
+def format_context(n: int) -> str:
+    """A length in tokens as it is written on the command line: 4k, 32k, 1M; one without a short form in full."""
+    for size, letter in ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "k")):
+        if n and n % size == 0:
+            return f"{n // size:,}{letter}"
+    return format_int(n)
+
+
 def format_flops(n: int) -> str:
     """Floating-point operations in four significant digits: "301.5 TFLOP"; below 1000 all digits."""
     if abs(n) < 1000:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from archcalc.errors import InputError
 from archcalc.units import (
     format_bytes,
+    format_context,
     format_count,
     format_flops,
     format_int,
@@ -166,9 +167,7 @@ def test_a_range_that_is_reversed_or_has_an_end_missing_is_refused(text: str) ->
         ("425m", 425 * 10**6, 10**6, "M"),
     ],
 )
-def test_a_printed_number_has_a_value_and_a_precision(
-    text: str, value: Fraction, ulp: Fraction, word: str
-) -> None:
+def test_a_printed_number_has_a_value_and_a_precision(text: str, value: Fraction, ulp: Fraction, word: str) -> None:
     printed = parse_printed(text)
     assert (printed.value, printed.ulp, printed.unit_word, printed.text) == (value, ulp, word, text)
 
@@ -198,9 +197,7 @@ def test_shares_match_percentages() -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(0, 4), st.sampled_from(["", "K", "M", "B", "T", "%"]))
-def test_every_print_matches_its_own_value_and_nothing_one_unit_off(
-    digits: int, decimals: int, unit: str
-) -> None:
+def test_every_print_matches_its_own_value_and_nothing_one_unit_off(digits: int, decimals: int, unit: str) -> None:
     text = f"{digits / 10**decimals:.{decimals}f}{unit}"
     printed = parse_printed(text)
     assert printed.matches(printed.value)
@@ -285,3 +282,8 @@ def test_a_printed_count_reads_back_to_within_its_precision(count: int) -> None:
     text = format_count(count)
     assert len(text.strip("KMBT").replace(".", "")) == 4
     assert abs(parse_printed(text).value - count) <= Fraction(count, 1000)
+
+
+@pytest.mark.parametrize(("n", "text"), [(4096, "4k"), (3 << 20, "3M"), (1 << 30, "1G"), (5000, "5,000"), (0, "0")])
+def test_a_length_is_written_as_on_the_command_line(n: int, text: str) -> None:
+    assert format_context(n) == text

@@ -70,7 +70,7 @@ def _from_ending(path: Path) -> str:
 
 def _on_screen(report: Report, name: str, units: str) -> str:
     terminal = sys.stdout.isatty()
-    color = _colored(terminal)
+    color = colored(terminal)
     if name != "table" or not (terminal or color):
         return renderer(name)(report, units)
     from shutil import get_terminal_size
@@ -80,7 +80,7 @@ def _on_screen(report: Report, name: str, units: str) -> str:
     return render(report, units, width=get_terminal_size().columns if terminal else None, color=color)
 
 
-def _colored(terminal: bool) -> bool:
+def colored(terminal: bool) -> bool:
     """NO_COLOR (no-color.org) goes before FORCE_COLOR; a terminal that is named dumb gets none."""
     if os.environ.get("NO_COLOR"):
         return False

@@ -231,7 +231,7 @@ def _print(figure: Figure, units: str) -> None:
     from archcalc.cli import output
     from archcalc.render.textplot import ASCII, BLOCKS, render
 
-    text = render(figure, units, color=output._colored(sys.stdout.isatty()))
+    text = render(figure, units, color=output.colored(sys.stdout.isatty()))
     try:
         BLOCKS.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

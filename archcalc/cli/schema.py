@@ -10,14 +10,18 @@ import typer
 
 
 def command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="Kind of file.")] = "spec",
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="spec, plan, hardware or engine.")] = "spec",
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file.")] = None,
 ) -> None:
     """Print the JSON Schema of a file kind, as editors use it."""
     from archcalc.cli.output import write_file
+    from archcalc.plan.engine import Engine
+    from archcalc.plan.hardware import Hardware
+    from archcalc.plan.plan import Plan
+    from archcalc.spec.model import Spec
     from archcalc.spec.schema import schema_text
 
-    text = schema_text(kind)
+    text = schema_text(kind, {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine})
     if output is None or output == Path("-"):
         sys.stdout.write(text)
     else:

@@ -7,7 +7,7 @@ from math import log2
 from typing import Literal, NamedTuple
 
 from archcalc.report.series import Figure, Panel
-from archcalc.units import format_bytes, format_flops, format_int
+from archcalc.units import format_bytes, format_context, format_flops, format_int
 
 YUnit = Literal["bytes", "flops"]
 
@@ -26,14 +26,6 @@ class Scale(NamedTuple):
 
     size: int
     name: str
-
-
-def tokens_text(n: int) -> str:
-    """A length as it is written on the command line: 4k, 32k, 1M; one without a short form in full."""
-    for size, letter in ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "k")):
-        if n and n % size == 0:
-            return f"{n // size:,}{letter}"
-    return format_int(n)
 
 
 def value_text(value: int, unit: YUnit, units: str) -> str:
@@ -63,7 +55,7 @@ def bar_ticks(panel: Panel, unit: str, most: int) -> list[Tick]:
 
 def bar_names(panel: Panel, unit: str) -> list[str]:
     """What each place of the horizontal axis is called."""
-    return [tokens_text(x) if unit == "tokens" else str(x) for x in panel.xs]
+    return [format_context(x) if unit == "tokens" else str(x) for x in panel.xs]
 
 
 def length_ticks(low: int, high: int, most: int) -> list[Tick]:
@@ -74,7 +66,7 @@ def length_ticks(low: int, high: int, most: int) -> list[Tick]:
     for end in (low, high):
         if all(abs(log2(end / other)) * most > log2(high / low) for other in kept):
             kept.append(end)
-    return [Tick(n, tokens_text(n)) for n in sorted(kept)]
+    return [Tick(n, format_context(n)) for n in sorted(kept)]
 
 
 def linear_scale(top: int, unit: YUnit, units: str) -> Scale:

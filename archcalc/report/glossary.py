@@ -11,7 +11,7 @@ The names under `quantities` in JSON. Claims, limits, diffs and plots use the sa
 is a breaking change. The values are exact: counts, bytes and FLOPs are integers, and one past 2^53 stands under `exact`
 as text too.
 
-This page is generated: `python -m archcalc.report.glossary > docs/glossary.md`.
+This page is generated: `make schema`.
 """
 
 GROUPS = {

@@ -73,7 +73,9 @@ class Spec(Section):
                     ("backbone", "hidden_size"),
                 )
         if "default" not in self.storage:
-            raise FieldError("storage has no default scheme", ("storage",), hint="add default: {scheme: plain, dtype: ...}")
+            raise FieldError(
+                "storage has no default scheme", ("storage",), hint="add default: {scheme: plain, dtype: ...}"
+            )
         return self
 
     def forward(self, tape: Tape) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from json import dumps
 from typing import Any
 
 from pydantic import BaseModel
 
 from archcalc.errors import InputError, did_you_mean
-from archcalc.spec.model import Spec
-
-KINDS: dict[str, type[BaseModel]] = {"spec": Spec}
-"""File kind to the type that validates it."""
 
 
-def schema_text(kind: str, kinds: dict[str, type[BaseModel]] | None = None) -> str:
-    """The schema of a kind as JSON text. Raises InputError for an unknown kind."""
-    known = KINDS if kinds is None else kinds
+def schema_text(kind: str, known: Mapping[str, type[BaseModel]]) -> str:
+    """The schema of a kind as JSON text; `known` has the type that validates each. Raises InputError for another kind."""
     if kind not in known:
         raise InputError(
             f"no file kind is named {kind}", value=kind, hint=did_you_mean(kind, known) or f"one of {', '.join(known)}"

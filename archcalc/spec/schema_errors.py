@@ -162,9 +162,7 @@ def _wrong_value(error: Mapping[str, Any], document: Document) -> Problem:
         message = f"{subject} must be {_any_of(listed)}, not {show_value(value)}"
         if is_key:
             message = f"unknown key `{cut(str(value))}`"
-        hint = (
-            did_you_mean(value, [choice.strip("'") for choice in listed]) if isinstance(value, str) else None
-        )
+        hint = did_you_mean(value, [choice.strip("'") for choice in listed]) if isinstance(value, str) else None
     elif isinstance(cause := context.get("error"), FieldError):
         return _disagreement(cause, loc, document)
     elif isinstance(cause, InputError):

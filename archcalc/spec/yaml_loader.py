@@ -190,15 +190,11 @@ class Builder:
         """Notes a problem; at the fiftieth, gives up."""
         related: tuple[Related, ...] = ()
         if first is not None:
-            place = Related(
-                "first given here", self.source, first.line + 1, first.column + 1, self.line(first.line)
-            )
+            place = Related("first given here", self.source, first.line + 1, first.column + 1, self.line(first.line))
             related = (place,)
         line, column = (mark.line, mark.column) if mark is not None else (0, 0)
         snippet = self.line(line)
-        self.problems.append(
-            Problem(message, self.source, line + 1, column + 1, None, hint, snippet, related)
-        )
+        self.problems.append(Problem(message, self.source, line + 1, column + 1, None, hint, snippet, related))
         if len(self.problems) >= MAX_PROBLEMS:
             self.fail()
 
@@ -212,9 +208,7 @@ class Builder:
     def document(self) -> Document:
         """The finished document. Raises InputError if its top is not a mapping."""
         if self.root is None:
-            raise InputError(
-                "the file is empty", source=self.source, hint="it should hold `key: value` lines"
-            )
+            raise InputError("the file is empty", source=self.source, hint="it should hold `key: value` lines")
         if not isinstance(self.root, dict):
             found = show_value(self.root)
             self.stop(f"the file must hold `key: value` lines, not {found}", self.root_mark)

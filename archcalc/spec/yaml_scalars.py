@@ -28,11 +28,7 @@ def core_scalar(text: str) -> Any:
         return text
     digits = text[1:] if text[0] in "+-" else text
     is_float = not digits.isdigit() and _DECIMAL.issuperset(text)
-    is_based = (
-        text[:2] in ("0x", "0o")
-        and len(text) > 2
-        and (_HEX if text[1] == "x" else _OCTAL).issuperset(text[2:])
-    )
+    is_based = text[:2] in ("0x", "0o") and len(text) > 2 and (_HEX if text[1] == "x" else _OCTAL).issuperset(text[2:])
     if not (is_float or is_based or digits.isdigit()):
         return text
     if len(text) > MAX_NUMBER:

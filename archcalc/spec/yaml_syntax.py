@@ -75,9 +75,7 @@ def syntax_problem(error: YAMLError, builder: Builder) -> Problem:
         message, hint = "a tab can't be used for indentation", "indent with spaces"
     elif "fit its section" in message and before.strip():
         message, hint = "unexpected text after the value", _QUOTE
-    elif (
-        start is not None and start != place and ("parsing a block" in context or "parsing a flow" in context)
-    ):
+    elif start is not None and start != place and ("parsing a block" in context or "parsing a flow" in context):
         related = (Related("the section starts here", builder.source, *start, lines[start[0] - 1]),)
     snippet = lines[place[0] - 1]
     return Problem(message, builder.source, place[0], place[1], None, hint, snippet, related)

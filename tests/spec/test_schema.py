@@ -9,7 +9,9 @@ import jsonschema
 import pytest
 
 from archcalc.errors import InputError
+from archcalc.spec.model import Spec
 from archcalc.spec.schema import schema_text
+from archcalc.spec.yaml_loader import load
 from tests.support import BUNDLED, ROOT, data, run, text
 
 COMMITTED = ROOT / "schema" / "spec.schema.json"
@@ -26,8 +28,19 @@ def validator() -> jsonschema.Draft7Validator:
     return jsonschema.Draft7Validator(schema)
 
 
-def test_the_committed_schema_is_current() -> None:
-    assert COMMITTED.read_text() == schema_text("spec"), "stale: run `make schema`"
+@pytest.mark.parametrize("kind", ["spec", "plan", "hardware", "engine"])
+def test_the_committed_schema_is_current(kind: str) -> None:
+    committed = ROOT / "schema" / f"{kind}.schema.json"
+    assert committed.read_text() == run("schema", kind).out, "stale: run `make schema`"
+
+
+@pytest.mark.parametrize("folder", ["plans", "hardware", "engines"])
+def test_every_other_bundled_file_is_valid_under_the_schema_that_it_points_to(folder: str) -> None:
+    for path in (ROOT / "specs" / folder).glob("*.yaml"):
+        modeline = path.read_text().splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+        schema = json.loads((path.parent / modeline).read_text())
+        content = load(path.read_bytes(), str(path)).data
+        assert [error.message for error in jsonschema.Draft7Validator(schema).iter_errors(content)] == []
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -84,5 +97,5 @@ def test_the_schema_command_prints_and_writes_the_committed_file(tmp_path: Any) 
 
 def test_an_unknown_kind_is_an_error_with_the_near_miss() -> None:
     with pytest.raises(InputError) as caught:
-        schema_text("spce")
+        schema_text("spce", {"spec": Spec})
     assert caught.value.hint == "did you mean spec?"

@@ -315,9 +315,7 @@ def test_bytes_that_are_not_utf_8_are_refused_where_they_stand(raw: bytes) -> No
     assert (error.line, error.column) == (raw.count(b"\n") + 1, 4)
 
 
-@pytest.mark.parametrize(
-    "raw", [b"a: \0", "a: 1".encode("utf-16"), "日本".encode("utf-16"), bytes(range(256))]
-)
+@pytest.mark.parametrize("raw", [b"a: \0", "a: 1".encode("utf-16"), "日本".encode("utf-16"), bytes(range(256))])
 def test_binary_files_are_refused(raw: bytes) -> None:
     assert "binary" in refusal(raw).message
 
@@ -507,9 +505,7 @@ class Whole(Section):
 SIZES = "kind: spec\nsizes: {hidden_size: 8, num_heads: 2, head_dim: 4}\n"
 
 
-def schema_refusal(
-    text: str, known_keys: Callable[[tuple[str | int, ...]], Iterable[str]] | None = None
-) -> SpecError:
+def schema_refusal(text: str, known_keys: Callable[[tuple[str | int, ...]], Iterable[str]] | None = None) -> SpecError:
     document: Document = load(text, "s.yaml")
     with pytest.raises(ValidationError) as caught:
         Whole.model_validate(document.data)
@@ -575,9 +571,7 @@ def schema_refusal(
         ),
     ],
 )
-def test_schema_errors_are_told_in_our_words_at_their_place(
-    marked: str, message: str, hint: str | None
-) -> None:
+def test_schema_errors_are_told_in_our_words_at_their_place(marked: str, message: str, hint: str | None) -> None:
     text, place = marked.replace("§", ""), place_of(marked, "§")
     error = schema_refusal(text)
     assert [problem.message for problem in error.problems] == [message]
@@ -596,9 +590,7 @@ def test_fields_that_disagree_are_named_with_all_their_positions() -> None:
 def test_a_disagreement_points_at_the_keys_of_sections_and_skips_fields_that_are_not_given() -> None:
     document = load("a:\n  layers:\n    - 1\n  sizes:\n    b: 2\n", "s.yaml")
     cause = FieldError("they disagree", "layers", "absent", "sizes", ("sizes", "b"))
-    error = problems_from_pydantic(
-        [{"type": "value_error", "loc": ("a",), "ctx": {"error": cause}}], document
-    )
+    error = problems_from_pydantic([{"type": "value_error", "loc": ("a",), "ctx": {"error": cause}}], document)
     assert (error.line, error.column) == (2, 3)
     assert [(place.line, place.column) for place in error.problems[0].related] == [(4, 3), (5, 8)]
 
@@ -618,9 +610,7 @@ def test_all_problems_are_reported_in_the_order_of_the_file() -> None:
 
 def test_keys_missing_from_one_section_are_one_problem() -> None:
     error = schema_refusal("kind: spec\nsizes: {head_dim: 4}\n")
-    assert [problem.message for problem in error.problems] == [
-        "missing keys `hidden_size`, `num_heads` in `sizes`"
-    ]
+    assert [problem.message for problem in error.problems] == ["missing keys `hidden_size`, `num_heads` in `sizes`"]
 
 
 def test_an_unknown_key_takes_only_one_missing_key_for_its_near_miss() -> None:
@@ -661,9 +651,7 @@ def test_known_keys_are_asked_with_the_union_tag() -> None:
 
 def test_an_error_type_that_has_no_wording_of_its_own_is_still_placed() -> None:
     document = load("a: 1\nb: 2\n", "s.yaml")
-    error = problems_from_pydantic(
-        [{"type": "brand_new", "loc": ("b",), "msg": "Not so", "input": 2}], document
-    )
+    error = problems_from_pydantic([{"type": "brand_new", "loc": ("b",), "msg": "Not so", "input": 2}], document)
     assert (str(error), error.value) == ("s.yaml:2:4: b: Not so", 2)
 
 
