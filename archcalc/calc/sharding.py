@@ -1,10 +1,9 @@
 """How logical axes fall on devices: local sizes of weights and activations, exact.
 
-Megatron-LM's rules (arXiv:1909.08053, 2205.05198): tensor parallelism divides heads, key-value heads (replicated past
-their
-number), feed-forward widths and the vocabulary; sequence parallelism divides the rows of what tensor parallelism leaves
-whole; context parallelism divides all rows; expert parallelism divides the experts and expert tensor parallelism
-their width.
+Megatron-LM's rules (arXiv:1909.08053, 2205.05198): tensor parallelism divides heads, key-value heads
+(replicated past their number), feed-forward widths and the vocabulary; sequence parallelism divides the rows
+of what tensor parallelism leaves whole; context parallelism divides all rows; expert parallelism divides the
+experts and expert tensor parallelism their width.
 """
 
 from __future__ import annotations
@@ -25,9 +24,11 @@ class Shards:
 
     Attributes:
         sp: sequence parallelism: rows that no other axis divides over `tp` are divided over it.
-        etp: tensor parallelism of routed experts; each of its ranks sees all tokens of the group, so rows multiply by
-        it.
+        etp: tensor parallelism of routed experts; each of its ranks sees all tokens of the group, so rows
+        multiply by it.
         imbalance: routed rows of this device over the mean of its group.
+        ulysses: context parallelism exchanges heads for tokens around attention (all-to-all), rather than
+            passing keys and values around a ring.
     """
 
     tp: int = 1
@@ -36,12 +37,15 @@ class Shards:
     ep: int = 1
     etp: int = 1
     imbalance: Fraction = Fraction(1)
+    ulysses: bool = False
 
     def divisor(self, axis: str | None) -> int:
         """Devices that divide a logical axis of features."""
         if axis in TP_AXES:
             return self.tp
-        return {"experts": self.ep, "expert_ffn": self.etp}.get(axis or "", 1)
+        if axis == "experts":
+            return self.ep
+        return self.etp if axis == "expert_ffn" else 1
 
     def rows_divisor(self, features: Dims, rows: Dims) -> int:
         """Devices that divide token rows: a tensor uses each mesh axis once."""
@@ -50,8 +54,8 @@ class Shards:
 
 
 def local_size(d: Dim, divisor: int) -> int:
-    """A dim divided over devices; key-value heads are replicated past their number. Raises InputError if it can't
-    be."""
+    """A dim divided over devices; key-value heads are replicated past their number. Raises InputError if it
+    can't be."""
     if d.axis == "kv_heads" and divisor > d.size and divisor % d.size == 0:
         return 1
     if d.size % divisor:
@@ -69,21 +73,22 @@ def local_features(features: Dims, shards: Shards) -> int:
 
 def local_rows(rows: Dims, features: Dims, shards: Shards) -> int:
     """Product of the row dims on one device; routed rows grow with `etp` and the imbalance, rounded up."""
-    count, spread = 1, Fraction(1)
+    count, routed = 1, False
     for d in rows:
         if d.axis == "seq":
             count *= local_size(d, shards.rows_divisor(features, rows))
         elif d.axis == "routed":
             count *= d.size * shards.etp
-            spread = shards.imbalance
+            routed = True
         else:
             count *= local_size(d, shards.divisor(d.axis))
-    return -(-count * spread.numerator // spread.denominator)
+    spread = shards.imbalance
+    return -(-count * spread.numerator // spread.denominator) if routed and spread != 1 else count
 
 
 def local_bytes(storage: Storage, shards: Shards, *, fp8: bool = False) -> int:
-    """One storage on one device [bytes]; as FP8 it takes a byte an element and an fp32 scale for 128 of a row's (K2,
-    arXiv:2507.20534, section 2.4: 1x128 tiles)."""
+    """One storage on one device [bytes]; as FP8 it takes a byte an element and an fp32 scale for 128 of a
+    row's (K2, arXiv:2507.20534, section 2.4: 1x128 tiles)."""
     rows, features = local_rows(storage.rows, storage.features, shards), local_features(storage.features, shards)
     if fp8:
         return rows * (features + 4 * -(-features // 128))

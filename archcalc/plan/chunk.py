@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from archcalc.calc.activations import Saved, Savers, forward_peak, gradient_peak, saved_rows
-from archcalc.calc.sharding import Shards, local_bytes
+from archcalc.calc.activations import Saved, Savers, saved_rows
+from archcalc.calc.sharding import Shards
 from archcalc.plan.placement import Chunk
-from archcalc.tape import Op, Segment, Tape
-
-CHUNKED_LOSS_TOKENS = 1024
-"""Tokens of one piece of a chunked head and loss; assumed, no source gives one number."""
+from archcalc.plan.transient import head_transient, layer_backward, layer_forward
+from archcalc.tape import Segment, Tape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +21,8 @@ class ChunkMemory:
         offloadable: the part of it that may wait in host memory.
         waiting: the part that a split backward's weight gradient still needs: inputs of linears.
         forward: what its forward takes beside what is kept at its end.
-        backward: what its backward takes beside what was kept at its start: recomputed tensors and gradients, less what
-            later segments have freed by then.
+        backward: what its backward takes beside what was kept at its start: recomputed tensors and gradients,
+            less what later segments have freed by then.
         forward_at, backward_at: the segment where that is most.
     """
 
@@ -39,15 +37,22 @@ class ChunkMemory:
 
 @lru_cache(maxsize=1024)
 def segment_rows(tape: Tape, n: int, shards: Shards, savers: Savers) -> tuple[Saved, ...]:
-    """What one copy of a segment keeps, cached."""
-    return tuple(saved_rows(tape.segments[n], shards, savers))
+    """What one copy of a segment keeps. A multi-token prediction module runs the head and a loss of its own
+    (DeepSeek-V3, arXiv:2412.19437, section 2.2), whose weights are the main model's."""
+    rows = saved_rows(tape.segments[n], shards, savers)
+    if tape.segments[n].part == "mtp":
+        rows += [
+            row for row in saved_rows(tape.segments[head_of(tape)], shards, savers) if row.site in ("head", "loss")
+        ]
+    return tuple(rows)
 
 
 @lru_cache(maxsize=1024)
 def chunk_memory(
     tape: Tape, chunk: Chunk, shards: Shards, savers: Savers, offload: frozenset[str] | None, gathered: int
 ) -> ChunkMemory:
-    """Fold a chunk. `offload` holds the sites whose storages wait in host memory, None all; `gathered` is ZeRO-3's working set."""
+    """Fold a chunk. `offload` holds the sites whose storages wait in host memory, None all; `gathered` is
+    ZeRO-3's working set."""
     saved = offloadable = waiting = 0
     forward = [(0, "")]
     backward = [(0, "")]
@@ -79,44 +84,31 @@ def chunk_memory(
 def segment_transient(tape: Tape, n: int, shards: Shards, savers: Savers) -> tuple[int, int]:
     """What one copy of a segment takes while it runs forward, and backward, beside what is kept [bytes]."""
     segment = tape.segments[n]
+    head = tape.segments[head_of(tape)] if segment.part == "mtp" else segment
+    loss = head_transient(head, shards, savers) or (0, 0)
+    if head is segment and loss != (0, 0):
+        return loss
     rows = segment_rows(tape, n, shards, savers)
-    kept = {row.storage for row in rows}
-    bare = Savers(variants=savers.variants)
-    recomputed = max(0, _sum(segment_rows(tape, n, shards, bare)) - _sum(rows))
-    logits = head_transient(segment, shards, savers)
-    if logits is not None:
-        return logits, logits
-    exchange = sum(local_bytes(op.outputs[0], shards) for op in segment.ops if op.kind == "dispatch")
-    ahead = max(forward_peak(segment, shards, kept), exchange)
-    return ahead, recomputed + max(gradient_peak(segment, shards), exchange)
+    back = max(0, _whole_backward(tape, n, shards, savers.variants) - _sum(rows))
+    return max(layer_forward(segment, shards, rows), loss[0]), max(back, loss[1])
 
 
-def head_transient(segment: Segment, shards: Shards, savers: Savers) -> int | None:
-    """Logits and loss beside what they save, or None for a segment without a loss [bytes].
-
-    With TV = tokens x vocabulary: eager code holds bf16 logits, an fp32 copy, log-probabilities (saved) and their gradient,
-    14 TV in all; Megatron-LM's vocab-parallel loss bf16 logits and fp32 ones made in place (saved), 6 TV; TransformerEngine's
-    writes the gradient over the bf16 logits (saved), 2 TV; a chunked one 14 bytes for each of a piece's tokens and words.
-    """
-    loss = next((op for op in segment.ops if op.kind == "cross_entropy"), None)
-    if loss is None:
-        return None
-    logits = local_bytes(loss.inputs[0], shards)
-    if "loss_eager" in savers.variants:
-        return 5 * logits
-    if "loss_fused" in savers.variants:
-        return logits
-    if "loss_te" in savers.variants:
-        return 0
-    tokens = max(1, _tokens(loss, shards))
-    return 7 * logits * min(tokens, CHUNKED_LOSS_TOKENS) // tokens
+def segment_whole(tape: Tape, n: int, shards: Shards, savers: Savers) -> tuple[int, int]:
+    """All that one copy of a segment takes at the end of its forward, and in its backward, what it keeps
+    included [bytes]."""
+    kept = _sum(segment_rows(tape, n, shards, savers))
+    ahead, back = segment_transient(tape, n, shards, savers)
+    return kept + ahead, kept + back
 
 
-def _tokens(op: Op, shards: Shards) -> int:
-    count = 1
-    for d in op.inputs[0].rows:
-        count *= d.size
-    return count // shards.cp
+@lru_cache(maxsize=1024)
+def _whole_backward(tape: Tape, n: int, shards: Shards, variants: frozenset[str]) -> int:
+    return layer_backward(tape.segments[n], shards, segment_rows(tape, n, shards, Savers(variants=variants)))
+
+
+def head_of(tape: Tape) -> int:
+    """The place on the tape of the segment with the output head."""
+    return next(n for n, s in enumerate(tape.segments) if any(op.site == "head" for op in s.ops))
 
 
 def linear_inputs(segment: Segment) -> set[object]:

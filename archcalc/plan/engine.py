@@ -38,9 +38,7 @@ class Activation(Section):
 
     def large(self, hardware: Hardware) -> bool:
         """Whether the engine picks its larger defaults on this device."""
-        return (
-            hardware.memory_visible_bytes >= self.large_memory_bytes and hardware.name not in self.never_large
-        )
+        return hardware.memory_visible_bytes >= self.large_memory_bytes and hardware.name not in self.never_large
 
     def batched_tokens(self, hardware: Hardware) -> int:
         """Tokens of one step, by default [tokens]."""

@@ -8,17 +8,20 @@ from typing import Any
 from archcalc.plan.placement import chunks
 from archcalc.plan.plan import Activations, Plan
 from archcalc.plan.savers import FULL, RECOMPUTE
-from archcalc.plan.training import training_memory, worst
+from archcalc.plan.training import fragmented, one_layer_extra, training_memory, worst
 from archcalc.tape import Tape, value
 
 
 def ledger(tape: Tape, plan: Plan) -> list[dict[str, Any]]:
-    """From no savers to the plan. Each row adds one lever; `saved_bytes` is what it buys on the worst rank."""
+    """From no savers to the plan. Each row adds one lever; `saved_bytes` is what it buys on the worst
+    rank."""
     a = plan.activations
     bare = _with(plan, recompute=[], fp8=[], offload="none")
     steps: list[tuple[str, Plan, str]] = [("no savers", bare, "")]
     for i, name in enumerate(a.recompute):
-        steps.append((f"recompute {name}", _with(bare, recompute=a.recompute[: i + 1]), recompute_cost(tape, plan, name)))
+        steps.append(
+            (f"recompute {name}", _with(bare, recompute=a.recompute[: i + 1]), recompute_cost(tape, plan, name))
+        )
     for i, name in enumerate(a.fp8):
         cost = "storage only: a cast each way"
         steps.append((f"fp8 {name}", _with(bare, recompute=a.recompute, fp8=a.fp8[: i + 1]), cost))
@@ -61,37 +64,46 @@ def recompute_cost(tape: Tape, plan: Plan, name: str) -> str:
 
 
 def imbalances(tape: Tape, plan: Plan) -> list[dict[str, Any]]:
-    """Peak under uneven routing: as planned, the expectation of a random router, what-ifs, and the worst case."""
+    """Peak under uneven routing: as planned, the expectation of a random router, what-ifs, and the worst
+    case: in every live micro-batch at once (no plan survives it), and in one layer of one (what crashes a
+    run)."""
     tokens = plan.batch.micro_batch * plan.batch.seq // plan.parallel.cp
     sizes = next((w.stack[0].size, w.active.size) for w in tape.weights() if w.active is not None)
+    most = worst_imbalance(*sizes, plan.parallel.ep)
     cases = [
         ("as planned", plan.activations.moe_imbalance),
         ("a uniformly random router, expected", expected_imbalance(*sizes, plan.parallel.ep, tokens)),
-        ("what if", 1.25),
-        ("what if", 2.0),
-        ("worst case: every token picks this device's experts", worst_imbalance(*sizes, plan.parallel.ep)),
+        ("what if: 1.25 times the mean", 1.25),
+        ("what if: twice the mean", 2.0),
+        ("worst case always: every token picks this device's experts", most),
     ]
     rows = []
     for case, factor in cases:
         top = worst(training_memory(tape, _with(plan, moe_imbalance=factor)))
-        rows.append(
-            {
-                "path": case,
-                "case": case,
-                "imbalance": factor,
-                "activation_bytes": top.activation,
-                "peak_bytes": top.peak,
-                "worst_rank": top.rank,
-            }
-        )
+        rows.append(_imbalance(case, factor, top.activation, top.peak, top.rank))
+    extra = one_layer_extra(tape, plan, most)
+    top = max(training_memory(tape, plan), key=lambda r: (r.running, -r.rank))
+    peak = max(top.peak, fragmented(plan, top.running + extra))
+    rows.append(_imbalance("worst case once: in one layer of one micro-batch", most, top.activation, peak, top.rank))
     return rows
+
+
+def _imbalance(case: str, factor: float, activation: int, peak: int, rank: int) -> dict[str, Any]:
+    return {
+        "path": case,
+        "case": case,
+        "imbalance": factor,
+        "activation_bytes": activation,
+        "peak_bytes": peak,
+        "worst_rank": rank,
+    }
 
 
 def expected_imbalance(experts: int, top_k: int, ep: int, tokens: int) -> float:
     """Busiest device over the mean when every token of `ep` devices picks `top_k` of `experts` uniformly.
 
-    Rows of one device are sums over tokens of hypergeometric picks: variance N·k·q·(1-q)·(E-k)/(E-1), q = 1/ep, N = ep·tokens,
-    near normal; the factor is the expectation of the largest of ep normal values.
+    Rows of one device are sums over tokens of hypergeometric picks: variance N·k·q·(1-q)·(E-k)/(E-1), q =
+    1/ep, N = ep·tokens, near normal; the factor is the expectation of the largest of ep normal values.
     """
     if ep == 1:
         return 1.0
@@ -101,7 +113,8 @@ def expected_imbalance(experts: int, top_k: int, ep: int, tokens: int) -> float:
 
 
 def expected_maximum(n: int) -> float:
-    """Mean of the largest of n standard normal values: the integral of x·n·φ(x)·Φ(x)^(n-1), by the trapezoid rule."""
+    """Mean of the largest of n standard normal values: the integral of x·n·φ(x)·Φ(x)^(n-1), by the trapezoid
+    rule."""
     step = 1 / 256
     points = [i * step for i in range(-2048, 2049)]
     density = (x * n * exp(-x * x / 2) / sqrt(2 * pi) * (0.5 * (1 + erf(x / sqrt(2)))) ** (n - 1) for x in points)
@@ -109,7 +122,8 @@ def expected_maximum(n: int) -> float:
 
 
 def worst_imbalance(experts: int, top_k: int, ep: int) -> float:
-    """Every token sends as many copies to one device as it holds experts for: ep·min(k, E/ep)/k times the mean."""
+    """Every token sends as many copies to one device as it holds experts for: ep·min(k, E/ep)/k times the
+    mean."""
     return ep * min(top_k, experts // ep) / top_k
 
 

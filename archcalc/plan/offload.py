@@ -14,8 +14,9 @@ from archcalc.tape import Tape, value
 def offload_need(tape: Tape, plan: Plan, r: RankMemory, hardware: Hardware) -> list[dict[str, Any]]:
     """Rows of the offload table for a rank; empty where nothing is offloaded.
 
-    A chunk's stored bytes are copied out while the next forward computes and back before its backward. Compute time
-    is the chunk's forward and backward FLOPs (backward twice) at `memory.compute_utilization` of the dense bf16 peak.
+    A chunk's stored bytes are copied out while the next forward computes and back before its backward.
+    Compute time is the chunk's forward and backward FLOPs (backward twice) at `memory.compute_utilization` of
+    the dense bf16 peak.
     """
     if plan.activations.offload == "none":
         return []
@@ -35,6 +36,6 @@ def offload_need(tape: Tape, plan: Plan, r: RankMemory, hardware: Hardware) -> l
         ("time of one copy", copy * 1e3, "ms"),
         ("compute of a chunk, forward and backward", compute * 1e3, "ms"),
         ("bandwidth needed to hide it", size / compute / 1e9 if compute else 0.0, "GB/s"),
-        ("hidden by compute", float(copy <= compute), "1 = yes"),
+        ("copies hidden by compute", 100 * min(1.0, compute / copy) if copy else 100.0, "%"),
     ]
     return [{"path": term, "term": term, "value": number, "unit": unit} for term, number, unit in rows]

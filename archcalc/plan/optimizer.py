@@ -1,4 +1,5 @@
-"""Optimizers as named sets of states: bytes that training keeps for each parameter beside weight and gradient."""
+"""Optimizers as named sets of states: bytes that training keeps for each parameter beside weight and
+gradient."""
 
 from __future__ import annotations
 
@@ -14,8 +15,11 @@ class Optimizer(NamedTuple):
     Attributes:
         master: fp32 copy of the weight, or what replaces it.
         moments: first and second moment, or momentum.
-        matrix_moments: what matrices keep instead, where the optimizer treats them apart (Muon: momentum only), or None.
+        matrix_moments: what matrices keep instead, where the optimizer treats them apart (Muon: momentum
+            only), or None.
         step: what the step itself takes beside the states, for each parameter of the shard.
+        low_precision_grads: whether it takes bf16 gradients as they are; others copy their shard to fp32
+            before the step.
         whole_matrices: the optimizer needs each matrix whole, so sharding hands out matrices, not slices.
     """
 
@@ -23,11 +27,14 @@ class Optimizer(NamedTuple):
     moments: int
     matrix_moments: int | None = None
     step: int = 0
+    low_precision_grads: bool = False
     whole_matrices: bool = False
 
     def state_bytes(self, w: Weight) -> int:
         """States of one parameter of a weight [bytes]."""
-        return self.master + (self.moments if self.matrix_moments is None or not orthogonalized(w) else self.matrix_moments)
+        return self.master + (
+            self.moments if self.matrix_moments is None or not orthogonalized(w) else self.matrix_moments
+        )
 
 
 def orthogonalized(w: Weight) -> bool:
@@ -40,19 +47,22 @@ def orthogonalized(w: Weight) -> bool:
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": Optimizer(master=4, moments=8),
-    "adamw-bf16-moments": Optimizer(master=4, moments=4),
-    "adamw-param-remainders": Optimizer(master=2, moments=8),
-    "adamw-precision-aware": Optimizer(master=2, moments=4, step=8),
+    "adamw-bf16-moments": Optimizer(master=4, moments=4, low_precision_grads=True),
+    "adamw-param-remainders": Optimizer(master=2, moments=8, low_precision_grads=True),
+    "adamw-precision-aware": Optimizer(master=2, moments=4, step=8, low_precision_grads=True),
     "adam-8bit": Optimizer(master=4, moments=2),
     "muon": Optimizer(master=4, moments=8, matrix_moments=4, whole_matrices=True),
     "muon-bf16-momentum": Optimizer(master=4, moments=4, matrix_moments=2, whole_matrices=True),
     "sgd": Optimizer(master=4, moments=4),
 }
-"""By name. adamw: fp32 master, m and v (Megatron-LM); bf16-moments: m and v in bf16 (DeepSeek-V3, arXiv:2412.19437,
-section 3.3.3); param-remainders: the master is the bf16 weight plus 16 more bits (TransformerEngine); precision-aware: both,
-and FusedAdam widens the two bf16 moments of a whole parameter group to fp32 while it steps (TransformerEngine
-pytorch/optimizers/fused_adam.py; Megatron-LM --use-precision-aware-optimizer with its default store_param_remainders); muon: master and
-momentum, AdamW for embedding, head, norms and biases; sgd: with momentum."""
+"""By name. adamw: fp32 master, m and v (Megatron-LM); bf16-moments: m and v in bf16 (DeepSeek-V3,
+arXiv:2412.19437, section 3.3.3); param-remainders: the master is the bf16 weight plus 16 more bits
+(TransformerEngine); precision-aware: both, and FusedAdam widens the two bf16 moments of a whole parameter
+group to fp32 while it steps (TransformerEngine pytorch/optimizers/fused_adam.py; Megatron-LM
+--use-precision-aware-optimizer with its default store_param_remainders); these three take bf16 gradients as
+they are, the others get an fp32 copy of their shard before the step (Megatron-LM
+core/optimizer/distrib_optimizer.py, _copy_model_grads_to_main_grads); muon: master and momentum, AdamW for
+embedding, head, norms and biases; sgd: with momentum."""
 
 
 def optimizer(name: str) -> Optimizer:

@@ -36,12 +36,19 @@ class Static:
 def shards_of(parallel: Parallel, imbalance: Fraction = Fraction(1)) -> Shards:
     """The mesh of one stage as the calculators know it."""
     return Shards(
-        tp=parallel.tp, sp=parallel.sp, cp=parallel.cp, ep=parallel.ep, etp=parallel.etp, imbalance=imbalance
+        tp=parallel.tp,
+        sp=parallel.sp,
+        cp=parallel.cp,
+        ep=parallel.ep,
+        etp=parallel.etp,
+        imbalance=imbalance,
+        ulysses=parallel.cp_comm == "a2a",
     )
 
 
 def check_model(tape: Tape, parallel: Parallel) -> None:
-    """Raises InputError where a model can't be divided so: heads, experts and widths, or a MoE over TP without SP."""
+    """Raises InputError where a model can't be divided so: heads, experts and widths, or a MoE over TP
+    without SP."""
     has_experts = _divide_all(tape, shards_of(parallel))
     if has_experts and parallel.tp > 1 and not parallel.sp:
         raise InputError(
@@ -59,11 +66,28 @@ def _divide_all(tape: Tape, shards: Shards) -> bool:
     weights = tape.weights()
     for w in weights:
         _local(w, shards)
+    if shards.cp > 1 and shards.ulysses:
+        for heads in (
+            d
+            for s in tape.segments
+            if s.part == "backbone"
+            for op in s.ops
+            if op.kind == "attention"
+            for d in op.inputs[0].features
+        ):
+            if heads.axis == "heads" and heads.size % (shards.tp * shards.cp):
+                raise InputError(
+                    f"{heads.name} {heads.size} can't be divided over tp x cp = {shards.tp * shards.cp} devices, as"
+                    " cp_comm a2a does",
+                    value=shards.cp,
+                    hint="set parallel.cp_comm=p2p",
+                )
     return any(w.stack for w in weights)
 
 
 def stage_layers(layers: int, slots: int, layout: str | Sequence[int]) -> list[int]:
-    """Layers of each stage. `auto`: as even as can be; the short stages are, in order, first, last, last but one, ...
+    """Layers of each stage. `auto`: as even as can be; the short stages are, in order, first, last, last but
+    one, ...
 
     Raises:
         InputError: a layout of another length or sum, or more stages than there are layers for.
@@ -88,7 +112,14 @@ def chunks(tape: Tape, plan: Plan) -> list[list[Chunk]]:
 
     Vision segments stand in the first stage, or nowhere where the tower runs decoupled.
     """
-    return _chunks(tape, plan.parallel.pp, plan.parallel.vpp, _frozen(plan.parallel.layout), plan.schedule.kind, plan.vision.process)
+    return _chunks(
+        tape,
+        plan.parallel.pp,
+        plan.parallel.vpp,
+        _frozen(plan.parallel.layout),
+        plan.schedule.kind,
+        plan.vision.process,
+    )
 
 
 def _frozen(layout: str | list[int]) -> str | tuple[int, ...]:
@@ -96,9 +127,7 @@ def _frozen(layout: str | list[int]) -> str | tuple[int, ...]:
 
 
 @lru_cache(maxsize=256)
-def _chunks(
-    tape: Tape, pp: int, vpp: int, layout: str | tuple[int, ...], kind: str, process: str
-) -> list[list[Chunk]]:
+def _chunks(tape: Tape, pp: int, vpp: int, layout: str | tuple[int, ...], kind: str, process: str) -> list[list[Chunk]]:
     by_layer = {i: n for n, s in enumerate(tape.segments) if s.part == "backbone" for i in s.indices}
     ends = [n for n, s in enumerate(tape.segments) if s.part == "backbone" and not s.indices]
     first = [n for n, s in enumerate(tape.segments) if s.part in ("vision", "projector") and process == "first-stage"]
@@ -131,9 +160,11 @@ def _chunks(
 
 @lru_cache(maxsize=1024)
 def held_weights(tape: Tape, held: tuple[Chunk, ...], process: str) -> tuple[tuple[Weight, int], ...]:
-    """Weights of a rank's chunks and how many layers' worth of each; one that two of its segments share counts once.
+    """Weights of a rank's chunks and how many layers' worth of each; one that two of its segments share
+    counts once.
 
-    A decoupled vision tower and its projector stand on every rank (K2.5, arXiv:2602.02276, section 4.5).
+    A decoupled vision tower and its projector stand on every rank (K2.5, arXiv:2602.02276, section 4.5); a
+    rank with a multi-token prediction module holds embedding and head too (Megatron-LM builds both there).
     """
     counts: dict[int, int] = {}
     for chunk in held:
@@ -146,11 +177,16 @@ def held_weights(tape: Tape, held: tuple[Chunk, ...], process: str) -> tuple[tup
         for op in tape.segments[n].ops:
             for w in op.weights:
                 found[id(w)] = (w, count)
+    if any(tape.segments[n].part == "mtp" for n in counts):
+        shared = (w for s in tape.segments for op in s.ops for w in op.weights if w.role in ("embedding", "head"))
+        for w in shared:
+            found.setdefault(id(w), (w, 1))
     return tuple(found.values())
 
 
 class Sharing(NamedTuple):
-    """What static bytes depend on besides the weights: ZeRO level and the devices that share each kind of weight."""
+    """What static bytes depend on besides the weights: ZeRO level and the devices that share each kind of
+    weight."""
 
     zero: int
     dense: int
@@ -160,8 +196,9 @@ class Sharing(NamedTuple):
     optimizer: str
 
 
-def static(tape: Tape, plan: Plan, rank: int) -> Static:
-    """Weights, gradients, optimizer states and buffers of a rank under ZeRO [bytes]."""
+def static(tape: Tape, plan: Plan, held: tuple[Chunk, ...]) -> Static:
+    """Weights, gradients, optimizer states and buffers of a rank that holds these chunks, under ZeRO
+    [bytes]."""
     p = plan.parallel
     sharing = Sharing(
         p.zero,
@@ -171,7 +208,7 @@ def static(tape: Tape, plan: Plan, rank: int) -> Static:
         ITEM_BYTES[DTYPES[plan.precision.grads]],
         plan.precision.optimizer,
     )
-    return _static(tape, tuple(chunks(tape, plan)[rank]), plan.vision.process, shards_of(p), sharing)
+    return _static(tape, held, plan.vision.process, shards_of(p), sharing)
 
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -182,7 +219,7 @@ DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 def _static(tape: Tape, held: tuple[Chunk, ...], process: str, shards: Shards, sharing: Sharing) -> Static:
     how = OPTIMIZERS[sharing.optimizer]
     zero = sharing.zero
-    params = grads = states = buffers = step = layer = 0
+    params = grads = states = buffers = step = layer = copied = 0
     weights = [(w, n, _local(w, shards)) for w, n in held_weights(tape, held, process)]
     for expert, devices in ((False, sharing.dense), (True, sharing.expert)):
         group = [(w, n, size) for w, n, size in weights if bool(w.stack) == expert and w.trainable]
@@ -192,9 +229,12 @@ def _static(tape: Tape, held: tuple[Chunk, ...], process: str, shards: Shards, s
         own = devices if zero >= 1 else 1
         states += _states(group, how, own, shards.ep)
         step = max(step, how.step * -(-elements // own), _orthogonalizing(group, how))
+        copied += 4 * -(-elements // own)
         layer += sum(size for w, _, size in group if w.indices)
     buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.trainable)
     gathered = (2 * sharing.param_item + sharing.grad_item) * layer if zero >= 3 else 0
+    if sharing.grad_item < 4 and not how.low_precision_grads:
+        step += copied
     return Static(params=params, grads=grads, optimizer=states, buffers=buffers, step=step, gathered=gathered)
 
 
@@ -210,8 +250,8 @@ def _shared(nbytes: int, devices: int) -> int:
 def _states(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: int, ep: int) -> int:
     """Optimizer states on the fullest device of a data-parallel group [bytes].
 
-    Slices are even; whole matrices (Muon) are handed out largest first to the device that holds least (Megatron-LM's
-    LayerWiseDistributedOptimizer gives whole matrices too).
+    Slices are even; whole matrices (Muon) are handed out largest first to the device that holds least
+    (Megatron-LM's LayerWiseDistributedOptimizer gives whole matrices too).
     """
     flat, matrices = 0, []
     for w, n, size in group:
@@ -225,7 +265,8 @@ def _states(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: i
 
 @lru_cache(maxsize=1024)
 def _fullest(matrices: tuple[tuple[int, int], ...], devices: int) -> int:
-    """The most bytes on one of `devices` when (bytes, count) items go, largest first, to whichever holds least."""
+    """The most bytes on one of `devices` when (bytes, count) items go, largest first, to whichever holds
+    least."""
     if devices == 1:
         return sum(size * count for size, count in matrices)
     loads = [0] * devices
@@ -241,8 +282,8 @@ def _fullest(matrices: tuple[tuple[int, int], ...], devices: int) -> int:
 
 
 def _orthogonalizing(group: Sequence[tuple[Weight, int, int]], how: Optimizer) -> int:
-    """Working set of one Newton-Schulz iteration in bf16: the matrix, its product and its square, four times its size."""
+    """Working set of one Newton-Schulz iteration in bf16: the matrix, its product and its square, four times
+    its size."""
     if not how.whole_matrices:
         return 0
     return max((8 * w.matrix for w, _, _ in group if orthogonalized(w)), default=0)
-

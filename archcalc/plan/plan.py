@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from decimal import Decimal
 from fractions import Fraction
+from math import lcm
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from yaml import safe_dump
 
 from archcalc.arch.block import Section, Size
 from archcalc.errors import FieldError, InputError, SpecError, did_you_mean
@@ -21,7 +23,8 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Parallel(Section):
-    """Devices along each mesh axis. Expert parallelism reuses the data- and tensor-parallel devices of a stage."""
+    """Devices along each mesh axis. Expert parallelism reuses the data- and tensor-parallel devices of a
+    stage."""
 
     world: Size
     pp: Size
@@ -32,6 +35,7 @@ class Parallel(Section):
     tp: Size
     sp: bool
     cp: Size
+    cp_comm: Literal["p2p", "a2a"] = "p2p"
     zero: Literal[0, 1, 2, 3]
 
     @property
@@ -46,8 +50,9 @@ class Parallel(Section):
 
     @property
     def replica(self) -> int:
-        """GPUs of one model replica: a stage holds whichever of TP x CP and EP x ETP is more."""
-        return self.pp * max(self.tp * self.cp, self.ep * self.etp)
+        """GPUs of one model replica: the fewest that hold both whole TP x CP groups and whole EP x ETP
+        groups."""
+        return self.pp * lcm(self.tp * self.cp, self.ep * self.etp)
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -78,7 +83,8 @@ class ScheduleSection(Section):
 
 
 class Batch(Section):
-    """Tokens of a step: `global_tokens` over all devices, `micro_batch` sequences of `seq` tokens at a time."""
+    """Tokens of a step: `global_tokens` over all devices, `micro_batch` sequences of `seq` tokens at a
+    time."""
 
     seq: Size
     micro_batch: Size
@@ -100,7 +106,8 @@ class Precision(Section):
 
 
 class Activations(Section):
-    """How activations are computed and kept."""
+    """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
+    TransformerEngine's with fused ones, plain code with eager ones."""
 
     kernels: Literal["fused", "eager"]
     router_probs: Literal["act", "out"]
@@ -108,7 +115,12 @@ class Activations(Section):
     fp8: list[Text]
     offload: Text | list[Text]
     moe_imbalance: Annotated[float, Field(ge=1)]
-    cross_entropy: Literal["eager", "fused", "te", "chunked"] = "fused"
+    cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
+
+    @property
+    def loss(self) -> str:
+        """The loss in use."""
+        return self.cross_entropy or ("te" if self.kernels == "fused" else "eager")
 
     @field_validator("recompute", "fp8")
     @classmethod
@@ -125,20 +137,22 @@ class Activations(Section):
             router_probs=self.router_probs,
             recompute=tuple(self.recompute),
             fp8=tuple(self.fp8),
-            cross_entropy=self.cross_entropy,
+            cross_entropy=self.loss,
         )
         offload_sites(self.offload if isinstance(self.offload, str) else tuple(self.offload))
         return self
 
 
 class Vision(Section):
-    """Where a vision tower runs: `decoupled` (replicated on every device, in a phase of its own) or in the `first-stage`."""
+    """Where a vision tower runs: `decoupled` (replicated on every device, in a phase of its own) or in the
+    `first-stage`."""
 
     process: Literal["decoupled", "first-stage"]
 
 
 class Memory(Section):
-    """What no formula gives: context, communicators and workspaces [a size], and the share of memory that fragments leave."""
+    """What no formula gives: context, communicators and workspaces [a size], and the share of memory that
+    fragments leave."""
 
     fixed: Text
     allocator_efficiency: Annotated[float, Field(gt=0, le=1)]
@@ -168,7 +182,7 @@ class Plan(Section):
     kind: Literal["plan"]
     name: Text
     title: str = ""
-    sources: dict[str, Text] = {}
+    sources: dict[str, Text] = Field(default_factory=dict)
     hardware: Text
     parallel: Parallel
     schedule: ScheduleSection
@@ -177,7 +191,7 @@ class Plan(Section):
     activations: Activations
     vision: Vision
     memory: Memory
-    assumed: list[Text] = []
+    assumed: list[Text] = Field(default_factory=list)
 
     @property
     def micro_batches(self) -> int:
@@ -200,7 +214,8 @@ class Plan(Section):
         rows = self.batch.seq * self.batch.micro_batch * self.parallel.dense_dp
         if self.batch.global_tokens % rows:
             raise FieldError(
-                f"global_tokens {self.batch.global_tokens} is no multiple of seq x micro_batch x data-parallel devices = {rows}",
+                f"global_tokens {self.batch.global_tokens} is no multiple of seq x micro_batch x data-parallel devices"
+                f" = {rows}",
                 ("batch", "global_tokens"),
                 ("batch", "seq"),
                 ("parallel", "world"),
@@ -215,8 +230,8 @@ class Plan(Section):
         for name in ("moe", "full"):
             if overlapped and name in self.activations.recompute:
                 raise FieldError(
-                    f"recompute {name} and an extra warm-up exclude each other: the warm-up overlaps expert communication"
-                    " with compute, which Megatron-LM forbids where the whole of it is recomputed",
+                    f"recompute {name} and an extra warm-up exclude each other: the warm-up overlaps expert"
+                    " communication with compute, which Megatron-LM forbids where the whole of it is recomputed",
                     ("activations", "recompute"),
                     ("schedule", "extra_warmup"),
                 )
@@ -245,9 +260,9 @@ def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
     data = plain.model_dump()
     for override in overrides:
         _override(data, override)
-    text = ", ".join(overrides)
+    source = f"--set {', '.join(overrides)}"
     try:
-        return validate(data, load("{}", f"--set {text}"), Plan)
+        return validate(data, load(safe_dump(data), source), Plan)
     except SpecError as error:
         raise SpecError.from_problems(
             [p._replace(line=None, column=None, snippet=None, related=()) for p in error.problems]

@@ -19,8 +19,8 @@ RECOMPUTE: dict[str, Region] = {
     "moe": Region(ROUTED | SHARED, discards_output=False),
     "shared_experts": Region(SHARED, discards_output=False),
 }
-"""Megatron-LM's selective recompute modules; K2 (arXiv:2507.20534, section 2.4) names the first four. `mla_up_proj` takes the
-low-rank norms with it, as TransformerEngine fuses them into the projections."""
+"""Megatron-LM's selective recompute modules; K2 (arXiv:2507.20534, section 2.4) names the first four.
+`mla_up_proj` takes the low-rank norms with it, as TransformerEngine fuses them into the projections."""
 
 FULL = "full"
 """Recompute whole layers: each keeps only its input."""
@@ -44,7 +44,8 @@ OFFLOAD: dict[str, frozenset[str]] = {
     "expert_fc2": frozenset({"expert_fc2"}),
     "shared_experts": SHARED,
 }
-"""Groups of saved activations that can wait in host memory (Megatron-LM's fine-grained offloading names, and the rest)."""
+"""Groups of saved activations that can wait in host memory (Megatron-LM's fine-grained offloading names, and
+the rest)."""
 
 
 def savers(
@@ -65,7 +66,8 @@ def savers(
 
 
 def offload_sites(names: str | tuple[str, ...]) -> frozenset[str] | None:
-    """Sites whose saved storages are offloaded; None for every one. Raises InputError for a name there is not."""
+    """Sites whose saved storages are offloaded; None for every one. Raises InputError for a name there is
+    not."""
     if names == "all":
         return None
     chosen = () if names == "none" else (names,) if isinstance(names, str) else names

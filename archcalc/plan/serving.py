@@ -120,9 +120,7 @@ class Serving:
         return self.free >= 0
 
 
-def serve(
-    tape: Tape, scheme: Scheme, hardware: Hardware, engine: Engine, where: Deployment, load: Load
-) -> Serving:
+def serve(tape: Tape, scheme: Scheme, hardware: Hardware, engine: Engine, where: Deployment, load: Load) -> Serving:
     """The memory of one deployment.
 
     Raises:

@@ -142,9 +142,7 @@ class HeldWeight(NamedTuple):
     held: int
 
 
-def held_weights(
-    tape: Tape, scheme: Scheme, where: Deployment, *, language_only: bool = False
-) -> list[HeldWeight]:
+def held_weights(tape: Tape, scheme: Scheme, where: Deployment, *, language_only: bool = False) -> list[HeldWeight]:
     """Every loaded weight and buffer, in forward order. Multi-token-prediction modules are not loaded.
 
     Raises:
@@ -153,9 +151,7 @@ def held_weights(
     unloaded = ("mtp", "vision", "projector") if language_only else ("mtp",)
     weights = [w for w in tape.weights() if w.part not in unloaded]
     if where.ep > 1 and not any(d.axis == "experts" for w in weights for d in w.stack):
-        raise InputError(
-            "ep needs routed experts, and this model has none", value=where.ep, hint="leave out --ep"
-        )
+        raise InputError("ep needs routed experts, and this model has none", value=where.ep, hint="leave out --ep")
     return [_held(w, scheme, where) for w in weights]
 
 

@@ -1,4 +1,5 @@
-"""Training memory of every pipeline rank at its worst moment: static + live + transient + fixed, the allocator last."""
+"""Training memory of every pipeline rank at its worst moment: static + live + transient + fixed, the
+allocator last."""
 
 from __future__ import annotations
 
@@ -9,30 +10,23 @@ from typing import NamedTuple
 
 from archcalc.calc.activations import Savers
 from archcalc.calc.sharding import Shards, local_bytes, local_features
-from archcalc.plan.chunk import ChunkMemory, chunk_memory
+from archcalc.plan.chunk import ChunkMemory, chunk_memory, segment_whole
+from archcalc.plan.moments import Moment, described, moment, states
 from archcalc.plan.placement import DTYPES, Chunk, Static, check_model, chunks, held_weights, shards_of, static
 from archcalc.plan.plan import Plan
 from archcalc.plan.savers import offload_sites, savers
-from archcalc.plan.schedule import State, get_schedule, live_states, most_live
+from archcalc.plan.schedule import get_schedule, most_live
+from archcalc.plan.transient import gathered_head_input
 from archcalc.tape import Storage, Tape
 from archcalc.tape.values import ITEM_BYTES
-
-OFFLOAD_BUFFERS = 4
-"""Chunks whose activations stay on the device under offload: in forward, being copied out, in backward, prefetched
-(K2, arXiv:2507.20534, section 2.4, overlaps both copies with compute; the count is inferred)."""
-
-
-class Moment(NamedTuple):
-    """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]."""
-
-    activation: int
-    offloaded: int
-    transient: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankMemory:
-    """One pipeline rank at its worst moment [bytes]; `peak` has the allocator's efficiency in."""
+    """One pipeline rank at its worst moment [bytes]; `peak` has the allocator's efficiency in.
+
+    `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes.
+    """
 
     rank: int
     static: Static
@@ -41,8 +35,9 @@ class RankMemory:
     offloaded: int
     transient: int
     fixed: int
-    placeholders: int
+    cached: int
     total: int
+    running: int
     peak: int
     moment: str
     chunk_memory: tuple[ChunkMemory, ...]
@@ -56,7 +51,7 @@ def plan_savers(plan: Plan) -> Savers:
         router_probs=a.router_probs,
         recompute=tuple(a.recompute),
         fp8=tuple(a.fp8),
-        cross_entropy=a.cross_entropy,
+        cross_entropy=a.loss,
     )
 
 
@@ -66,52 +61,74 @@ def plan_shards(plan: Plan) -> Shards:
 
 
 class _Context(NamedTuple):
-    """What all ranks of a plan have in common."""
+    """What all ranks of a plan have in common. `sizes` and `cached` remember what ranks with equal chunks
+    share."""
 
     tape: Tape
     plan: Plan
     shards: Shards
     savers: Savers
     offload: frozenset[str] | None
-    exchange: int
+    chunks: list[list[Chunk]]
+    message: int
+    sizes: dict[tuple[Chunk, int], ChunkMemory]
+    cached: dict[tuple[Chunk, ...], int]
 
 
 def training_memory(tape: Tape, plan: Plan) -> list[RankMemory]:
-    """Every pipeline rank at its worst moment. Raises InputError where model and plan don't fit each other."""
+    """Every pipeline rank at its worst moment. Raises InputError where model and plan don't fit each
+    other."""
     check_model(tape, plan.parallel)
     names = plan.activations.offload
     shards = plan_shards(plan)
+    entry = next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None)
     context = _Context(
         tape,
         plan,
         shards,
         plan_savers(plan),
         offload_sites(names if isinstance(names, str) else tuple(names)),
-        _pipeline_buffers(tape, plan, shards),
+        chunks(tape, plan),
+        local_bytes(entry, shards),
+        {},
+        {},
     )
     return [_rank_memory(context, rank) for rank in range(plan.parallel.pp)]
+
+
+def _chunk_memory(context: _Context, chunk: Chunk, gathered: int) -> ChunkMemory:
+    key = (chunk, gathered)
+    if key not in context.sizes:
+        c = context
+        context.sizes[key] = chunk_memory(c.tape, chunk, c.shards, c.savers, c.offload, gathered)
+    return context.sizes[key]
+
+
+def _cached(context: _Context, held: tuple[Chunk, ...]) -> int:
+    if held not in context.cached:
+        context.cached[held] = cached_bytes(context.tape, context.plan, held, context.shards)
+    return context.cached[held]
 
 
 def _rank_memory(context: _Context, rank: int) -> RankMemory:
     """The worst moment of one rank: the largest of its pipeline states, or the optimizer's step."""
     tape, plan = context.tape, context.plan
-    held = static(tape, plan, rank)
-    sizes = tuple(
-        chunk_memory(tape, chunk, context.shards, context.savers, context.offload, held.gathered)
-        for chunk in chunks(tape, plan)[rank]
-    )
+    own = tuple(context.chunks[rank])
+    held = static(tape, plan, own)
+    sizes = tuple(_chunk_memory(context, chunk, held.gathered) for chunk in own)
     schedule = get_schedule(plan.schedule.kind)
-    states = live_states(schedule, plan.pipeline, rank)
-    moments = [_moment(state, sizes, context.exchange) for state in states]
+    reached = states(schedule, plan.pipeline, rank, offloaded=any(size.offloadable for size in sizes))
+    messages = pipeline_buffers(plan, rank, context.message)
+    largest = sorted(range(len(sizes)), key=lambda c: -sizes[c].offloadable)
+    moments = [moment(state, sizes, largest, messages) for state in reached]
     peak = max(moments, key=lambda m: m.activation + m.transient)
-    text = _described(states[moments.index(peak)], sizes)
+    text = described(reached[moments.index(peak)], sizes)
+    cached = _cached(context, own)
+    resting = held.params + held.grads + held.optimizer + held.buffers + plan.memory.fixed_bytes + cached
+    running = resting + peak.activation + peak.transient
     if held.step > peak.activation + peak.transient:
         peak, text = Moment(0, 0, held.step), "optimizer step"
-    spare = placeholder_bytes(tape, plan, rank, context.shards)
-    fixed = plan.memory.fixed_bytes
-    resting = held.params + held.grads + held.optimizer + held.buffers
-    total = resting + peak.activation + peak.transient + fixed + spare
-    efficiency = plan.memory.efficiency
+    total = resting + peak.activation + peak.transient
     return RankMemory(
         rank=rank,
         static=held,
@@ -119,13 +136,32 @@ def _rank_memory(context: _Context, rank: int) -> RankMemory:
         activation=peak.activation,
         offloaded=max(m.offloaded for m in moments),
         transient=peak.transient,
-        fixed=fixed,
-        placeholders=spare,
+        fixed=plan.memory.fixed_bytes,
+        cached=cached,
         total=total,
-        peak=-(-total * efficiency.denominator // efficiency.numerator),
+        running=running,
+        peak=fragmented(plan, total),
         moment=text,
         chunk_memory=sizes,
     )
+
+
+def fragmented(plan: Plan, total: int) -> int:
+    """Bytes that the allocator needs to serve `total` of them, rounded up."""
+    efficiency = plan.memory.efficiency
+    return -(-total * efficiency.denominator // efficiency.numerator)
+
+
+def one_layer_extra(tape: Tape, plan: Plan, factor: float) -> int:
+    """What one micro-batch in one MoE layer takes more if `factor` times the mean of its routed rows come to
+    a device [bytes]."""
+    planned, worst_case, how = plan_shards(plan), shards_of(plan.parallel, Fraction(str(factor))), plan_savers(plan)
+    more = [0]
+    for n, segment in enumerate(tape.segments):
+        if any(op.kind == "dispatch" for op in segment.ops):
+            whole = [segment_whole(tape, n, shards, how) for shards in (planned, worst_case)]
+            more += [after - before for before, after in zip(*whole, strict=True)]
+    return max(more)
 
 
 def worst(ranks: list[RankMemory]) -> RankMemory:
@@ -133,70 +169,51 @@ def worst(ranks: list[RankMemory]) -> RankMemory:
     return max(ranks, key=lambda r: (r.peak, -r.rank))
 
 
-def _moment(state: State, sizes: tuple[ChunkMemory, ...], exchange: int) -> Moment:
-    """What is on the device in one state of the schedule."""
-    total = outside = 0
-    for n, waiting, size in zip(state.live, state.waiting, sizes, strict=True):
-        total += n * size.saved + waiting * size.waiting
-        outside += n * size.offloadable
-    buffered = _buffered(state.live, sizes) if outside else 0
-    running = sizes[state.op.chunk]
-    kind = state.op.kind
-    transient = running.forward if kind == "F" else 0 if kind == "W" else running.backward
-    return Moment(total - outside + buffered, outside - buffered, max(0, transient) + exchange)
+def pipeline_buffers(plan: Plan, rank: int, size: int) -> tuple[int, int]:
+    """Messages between stages that stand beside what chunks keep, while a forward and while a backward runs
+    [bytes]; `size` is one message's.
+
+    Where a rank holds one chunk (1F1B), the last gradient sent to the stage before is held until the next
+    takes its name, and the last one received from the stage after too; in a backward that one is the gradient
+    it starts from (Megatron-LM core/pipeline_parallel/schedules.py). Where a rank holds more chunks, messages
+    overlap with compute: one being sent and one being received in each direction.
+    """
+    pp = plan.parallel.pp
+    if pp == 1:
+        return 0, 0
+    overlapped = get_schedule(plan.schedule.kind).chunks_per_rank(plan.parallel.vpp) > 1
+    if overlapped:
+        return 4 * size, 4 * size
+    return ((rank > 0) + (rank < pp - 1)) * size, (rank > 0) * size
 
 
-def _buffered(live: tuple[int, ...], sizes: tuple[ChunkMemory, ...]) -> int:
-    """Offloadable bytes that are on the device all the same: the largest chunks that the copies may have in hand."""
-    buffered, room = 0, OFFLOAD_BUFFERS
-    for size, n in sorted(((size.offloadable, n) for size, n in zip(sizes, live, strict=True)), reverse=True):
-        kept = min(n, room)
-        buffered += kept * size
-        room -= kept
-    return buffered
+def cached_bytes(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) -> int:
+    """What fused kernels keep for the whole run beside weights [bytes].
 
-
-_VERBS = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient"}
-
-
-def _described(state: State, sizes: tuple[ChunkMemory, ...]) -> str:
-    kind, chunk, micro_batch = state.op
-    place = sizes[chunk].forward_at if kind == "F" else sizes[chunk].backward_at
-    live = ", ".join(f"{n} of chunk {c}" for c, n in enumerate(state.live) if n) or "none"
-    waiting = sum(state.waiting)
-    more = f", {waiting} waiting for their weight gradient" if waiting else ""
-    where = f" at {place}" if place else ""
-    return f"{_VERBS[kind]} of chunk {chunk}, micro-batch {micro_batch}{where}; alive: {live}{more}"
-
-
-def _pipeline_buffers(tape: Tape, plan: Plan, shards: Shards) -> int:
-    """Send and receive buffers of neighbouring stages: two for each direction [bytes]; none without a pipeline."""
-    if plan.parallel.pp == 1:
-        return 0
-    entry = next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None)
-    return 4 * local_bytes(entry, shards)
-
-
-def placeholder_bytes(tape: Tape, plan: Plan, rank: int, shards: Shards) -> int:
-    """Placeholder gradients [bytes]: where the weight-gradient GEMM adds into the main gradient itself, autograd still gets a
-    tensor, and one of each distinct weight shape is cached for the whole run (TransformerEngine
-    pytorch/module/base.py, get_dummy_wgrad; Megatron-LM core/tensor_parallel/layers.py for the head)."""
+    Placeholder gradients: where the weight-gradient GEMM adds into the main gradient itself, autograd still
+    gets a tensor, and one of each distinct weight shape is cached (TransformerEngine pytorch/module/base.py,
+    get_dummy_wgrad; Megatron-LM core/tensor_parallel/layers.py for the head). And the gathered input of a
+    sequence-parallel head (core/utils.py, GlobalMemoryBuffer).
+    """
     if plan.activations.kernels != "fused" or not plan.memory.placeholder_grads:
         return 0
-    held = tuple(chunks(tape, plan)[rank])
-    return ITEM_BYTES[DTYPES[plan.precision.params]] * _placeholder_elements(tape, held, shards)
+    placeholders = ITEM_BYTES[DTYPES[plan.precision.params]] * _placeholder_elements(tape, held, shards)
+    return placeholders + sum(gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk)
 
 
 @lru_cache(maxsize=1024)
 def _placeholder_elements(tape: Tape, held: tuple[Chunk, ...], shards: Shards) -> int:
-    """Elements of one tensor of each distinct local shape among the weights that linears multiply with."""
+    """Elements of one tensor of each distinct local shape among the weights that linears multiply with.
+
+    Linears of one site with one input are one fused weight: gate and up; query, key and value.
+    """
     own = {id(w) for w, _ in held_weights(tape, held, "")}
-    shapes: dict[Storage, tuple[int, int]] = {}
+    shapes: dict[tuple[Storage, str], tuple[int, int]] = {}
     for segment in tape.segments:
         for op in segment.ops:
             if op.kind in ("linear", "grouped_linear") and id(op.weights[0]) in own and segment.part == "backbone":
                 w = op.weights[0]
                 out, into = local_features(w.out, shards), local_features(w.into, shards)
-                before = shapes.get(op.outputs[0], (0, into))[0]
-                shapes[op.outputs[0]] = (before + out, into)
+                key = (op.inputs[0], op.site)
+                shapes[key] = (shapes.get(key, (0, into))[0] + out, into)
     return sum(out * into for out, into in set(shapes.values()))

@@ -1,4 +1,5 @@
-"""The `train` report: every pipeline rank at its worst moment, the ledger of savers, imbalance and offload."""
+"""The `train` report: every pipeline rank at its worst moment, the ledger of savers, imbalance and
+offload."""
 
 from __future__ import annotations
 
@@ -74,9 +75,11 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
     ]
     if any(w.stack for w in tape.weights()):
         tables.append(Table("imbalance", "if the router is uneven", IMBALANCE_COLUMNS, imbalances(tape, plan)))
-    need = offload_need(tape, plan, top, hardware)
+    busiest = max(ranks, key=lambda r: (r.offloaded, -r.rank))
+    need = offload_need(tape, plan, busiest, hardware)
     if need:
-        tables.append(Table("offload", f"what offload asks of the host, rank {top.rank}", OFFLOAD_COLUMNS, need))
+        title = f"what offload asks of the host, rank {busiest.rank} (which offloads most)"
+        tables.append(Table("offload", title, OFFLOAD_COLUMNS, need))
     return Report(
         command="train",
         title=f"{spec.title}: training memory under {plan.name}, {plan.parallel.world} x {hardware.title}",
@@ -86,9 +89,13 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
         tables=tables,
         assumptions=[*plan.assumed, *_unlisted(plan)],
         conventions=(
-            "peak = (weights + gradients + optimizer + buffers + activations alive + transient + fixed) / allocator efficiency.",
-            "unique counts each weight once; resident sums over the GPUs of one model replica, replicas of non-expert weights in.",
-            "transient: recomputed tensors, gradients and dispatch buffers of the running layer, logits, pipeline buffers.",
+            "peak = (weights + gradients + optimizer + buffers + activations alive + transient + fixed)"
+            " / allocator efficiency.",
+            "unique counts each weight once; resident sums over the GPUs of one model replica, replicas of non-expert"
+            " weights in.",
+            "transient: gradients, recomputed tensors and routed copies of the running layer, logits, messages between"
+            " stages.",
+            "fixed: the plan's memory.fixed and what fused kernels cache for the whole run.",
         ),
         notes=_notes(spec, plan, top, hardware.memory_visible_bytes),
     )
@@ -98,7 +105,7 @@ def train_quantities(tape: Tape, plan: Plan, ranks: list[RankMemory]) -> dict[st
     """All `train.*` quantities but `train.fits`."""
     top = worst(ranks)
     row = rank_row(top)
-    per_weight = sum(w.elements for w in tape.weights() if w.trainable and w.part != "mtp")
+    per_weight = sum(w.elements for w in tape.weights() if w.trainable)
     item = {"bf16": 2, "fp32": 4}
     unique = per_weight * (item[plan.precision.params] + item[plan.precision.grads])
     of_rank = plan.parallel.replica // plan.parallel.pp
@@ -136,7 +143,7 @@ def rank_row(r: RankMemory) -> dict[str, Any]:
         "buffers_bytes": r.static.buffers,
         "activation_bytes": r.activation,
         "transient_bytes": r.transient,
-        "fixed_bytes": r.fixed + r.placeholders,
+        "fixed_bytes": r.fixed + r.cached,
         "offloaded_bytes": r.offloaded,
         "peak_bytes": r.peak,
         "live_chunks": r.live_chunks,
@@ -152,9 +159,13 @@ def terms(r: RankMemory) -> list[dict[str, Any]]:
         ("optimizer", r.static.optimizer, "master weights and moments, this rank's shard"),
         ("buffers", r.static.buffers, "router correction biases"),
         ("activations", r.activation, "saved for backward, on the device at that moment"),
-        ("transient", r.transient, "lives only while that operation runs"),
+        ("transient", r.transient, "lives only at that moment: gradients, recomputed tensors, routed copies, messages"),
         ("fixed", r.fixed, "context, communicators, workspaces: the plan's memory.fixed"),
-        ("placeholder gradients", r.placeholders, "one cached tensor of each distinct weight shape"),
+        (
+            "cached by kernels",
+            r.cached,
+            "a placeholder gradient of each weight shape; the head's gathered input under SP",
+        ),
         ("fragmentation", r.peak - r.total, "what the allocator can't use: memory.allocator_efficiency"),
     ]
     return [{"path": name, "term": name, "bytes": n, "what": what} for name, n, what in rows]
@@ -176,7 +187,8 @@ def _unlisted(plan: Plan) -> list[str]:
         for key in type(block).model_fields:
             path = f"{section}.{key}"
             if key not in block.model_fields_set and path not in plan.assumed and key != "group":
-                left.append(f"{path} = {getattr(block, key)} (default)")
+                value = plan.activations.loss if key == "cross_entropy" else getattr(block, key)
+                left.append(f"{path} = {value} (default)")
     return left
 
 
@@ -189,9 +201,12 @@ def _notes(spec: Spec, plan: Plan, top: RankMemory, room: int) -> list[str]:
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."
     )
     if plan.parallel.zero == 2 and plan.parallel.pp > 1:
-        notes.append("warning: ZeRO-2 with pipeline stages needs a reduce-scatter a micro-batch; Megatron-LM does not do it.")
+        notes.append(
+            "warning: ZeRO-2 with pipeline stages needs a reduce-scatter a micro-batch; Megatron-LM does not do it."
+        )
     if spec.vision is not None and plan.vision.process == "decoupled":
-        notes.append("The vision tower and projector stand on every rank and run in a phase of their own; its activations are not in.")
+        notes.append(
+            "The vision tower and projector stand on every rank and run in a phase of their own; its activations are"
+            " not in."
+        )
     return notes
-
-
