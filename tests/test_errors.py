@@ -70,9 +70,7 @@ def test_an_error_without_a_place_has_no_excerpt() -> None:
 
 def test_second_places_are_printed_as_notes_before_the_hint() -> None:
     first = Related("first given here", "a.yaml", 1, 3, "  b: 1")
-    error = InputError(
-        "duplicate", source="a.yaml", line=2, column=3, snippet="  b: 2", hint="h", related=[first]
-    )
+    error = InputError("duplicate", source="a.yaml", line=2, column=3, snippet="  b: 2", hint="h", related=[first])
     assert error.render().splitlines()[3:] == [
         "a.yaml:1:3: note: first given here",
         "  1 |   b: 1",
@@ -82,9 +80,7 @@ def test_second_places_are_printed_as_notes_before_the_hint() -> None:
 
 
 def test_several_problems_are_all_reported_the_first_one_first() -> None:
-    error = InputError.from_problems(
-        [Problem("one", "a.yaml", 1, 1), Problem("two", "a.yaml", 2, 5, hint="h")]
-    )
+    error = InputError.from_problems([Problem("one", "a.yaml", 1, 1), Problem("two", "a.yaml", 2, 5, hint="h")])
     assert (error.message, error.line, error.column, error.hint) == ("one", 1, 1, None)
     assert error.render() == "a.yaml:1:1: error: one\n\na.yaml:2:5: error: two\nhint: h"
 
@@ -97,9 +93,7 @@ def test_a_flood_of_problems_is_cut_and_counted() -> None:
 
 
 def test_control_characters_from_a_file_reach_the_terminal_as_escapes() -> None:
-    error = InputError(
-        "bad \x1b[31m", source="a\nb", line=1, column=3, snippet="k: \x1b[2J\u202e", hint="\x07"
-    )
+    error = InputError("bad \x1b[31m", source="a\nb", line=1, column=3, snippet="k: \x1b[2J\u202e", hint="\x07")
     rendered = error.render()
     assert rendered.replace("\n", "").isprintable()
     assert "\\x1b[31m" in rendered

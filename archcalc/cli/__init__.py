@@ -6,8 +6,10 @@ import sys
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run archcalc and return its exit code: 0 answered, 1 a check did not pass, 2 could not answer, 3 a bug of ours."""
+    """Run archcalc and return its exit code.
+
+    0: answered. 1: a check that was asked for did not pass. 2: could not answer. 3: a bug of ours.
+    """
     from archcalc.cli.app import run
 
     return run(sys.argv[1:] if arguments is None else arguments)
-

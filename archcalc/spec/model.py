@@ -50,7 +50,7 @@ class Spec(Section):
     vision: MoonViT3D | None = None
     projector: PatchMerger | None = None
     storage: dict[StorageKey, Scheme]
-    claims: list[Claim] = []
+    claims: list[Claim] = Field(default=[])
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -12,7 +12,7 @@ from archcalc.errors import InputError, did_you_mean
 
 
 def schema_text(kind: str, known: Mapping[str, type[BaseModel]]) -> str:
-    """The schema of a kind as JSON text; `known` has the type that validates each. Raises InputError for another kind."""
+    """The schema of a kind as JSON text; `known` has the type of each kind. Raises InputError for another one."""
     if kind not in known:
         raise InputError(
             f"no file kind is named {kind}", value=kind, hint=did_you_mean(kind, known) or f"one of {', '.join(known)}"

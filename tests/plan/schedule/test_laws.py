@@ -52,9 +52,7 @@ def plain(draw: st.DrawFn, kind: str) -> Pipeline:
     schedule = SCHEDULES[kind]
     extra = draw(st.integers(0, 3)) if schedule.takes_extra_warmup else 0
     vpp = schedule.virtual_stages or 1
-    return Pipeline(
-        pp=draw(st.integers(1, 8)), vpp=vpp, micro_batches=draw(st.integers(1, 60)), extra_warmup=extra
-    )
+    return Pipeline(pp=draw(st.integers(1, 8)), vpp=vpp, micro_batches=draw(st.integers(1, 60)), extra_warmup=extra)
 
 
 SPECIAL = {"interleaved-1f1b": interleaved(), "dualpipe": dualpipe(), "dualpipe-v": dualpipe_v()}
@@ -124,9 +122,7 @@ def test_every_stage_sees_every_micro_batch_once(run: Run):
 @given(runs())
 def test_each_stage_is_held_by_as_many_ranks_as_there_are_copies(run: Run):
     schedule, pipeline = run
-    held = Counter(
-        stage for rank in range(pipeline.pp) for stage in schedule.held(pipeline.pp, pipeline.vpp, rank)
-    )
+    held = Counter(stage for rank in range(pipeline.pp) for stage in schedule.held(pipeline.pp, pipeline.vpp, rank))
     assert held == dict.fromkeys(range(schedule.stages(pipeline.pp, pipeline.vpp)), schedule.copies)
 
 
@@ -155,9 +151,7 @@ def test_the_bubble_of_a_long_run_is_found_from_the_short_one(run: Run):
 def test_no_moment_holds_more_bytes_than_the_worst_state_of_its_kind(run: Run, data: st.DataObject):
     schedule, pipeline = run
     chunks = schedule.chunks_per_rank(pipeline.vpp)
-    sizes = data.draw(
-        st.lists(st.integers(0, 1000), min_size=chunks, max_size=chunks), label="bytes by chunk"
-    )
+    sizes = data.draw(st.lists(st.integers(0, 1000), min_size=chunks, max_size=chunks), label="bytes by chunk")
     shares = [data.draw(st.integers(0, size), label="share that W needs") for size in sizes]
     rank = data.draw(st.integers(0, pipeline.pp - 1), label="rank")
 
@@ -239,8 +233,7 @@ def test_the_two_halves_of_dualpipe_mirror_each_other(pipeline: Pipeline):
     schedule = get_schedule("dualpipe")
     for rank in range(pipeline.pp // 2):
         mirrored = [
-            Op(op.kind, 1 - op.chunk, op.micro_batch ^ 1)
-            for op in schedule.order(pipeline, pipeline.pp - 1 - rank)
+            Op(op.kind, 1 - op.chunk, op.micro_batch ^ 1) for op in schedule.order(pipeline, pipeline.pp - 1 - rank)
         ]
         assert list(schedule.order(pipeline, rank)) == mirrored
 

@@ -77,9 +77,7 @@ def replayed(order: list[tuple[str, int, int]]) -> tuple[int, int]:
         ("dualpipe-v", 2, {0: (33, 66), 8: (33, 66), 15: (33, 66)}),
     ],
 )
-def test_torchs_orders_replayed_give_the_same_live_counts(
-    kind: str, vpp: int, expected: dict[int, tuple[int, int]]
-):
+def test_torchs_orders_replayed_give_the_same_live_counts(kind: str, vpp: int, expected: dict[int, tuple[int, int]]):
     theirs = torch_orders.torch_order(kind, 16, vpp, 64)
     assert {rank: replayed(theirs[rank]) for rank in expected} == expected
 

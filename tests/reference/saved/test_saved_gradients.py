@@ -134,10 +134,7 @@ def test_flash_core_agrees_with_torchs_attention_for_shared_heads_and_uneven_wid
 def test_flash_core_keeps_what_torchs_own_fused_attention_keeps():
     # PyTorch's cuDNN operation on meta: q, k, v, out, log-sum-exp, and two scalars for dropout.
     shapes = ((64, 192), (64, 192), (64, 128))
-    inputs = [
-        torch.empty(1, 256, *shape, device="meta", dtype=torch.bfloat16, requires_grad=True)
-        for shape in shapes
-    ]
+    inputs = [torch.empty(1, 256, *shape, device="meta", dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
     cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
     heads_first = [tensor.transpose(1, 2) for tensor in inputs]
     theirs = saved_storages(lambda: cudnn(*heads_first, None, True, 0.0, True)[0])

@@ -15,9 +15,7 @@ from archcalc.reference.saved import layer_bytes
 pytestmark = pytest.mark.twin
 
 T = 4096
-K25 = yaml.safe_load((Path(__file__).parents[3] / "specs" / "k25.yaml").read_text(encoding="utf-8"))[
-    "backbone"
-]
+K25 = yaml.safe_load((Path(__file__).parents[3] / "specs" / "k25.yaml").read_text(encoding="utf-8"))["backbone"]
 LN, ACT, UP, DOWN = "layernorm", "swiglu", "mla_up_proj", "moe_down_proj"
 FP8 = frozenset({"moe_up_proj_input", "swiglu_input"})
 
@@ -115,9 +113,7 @@ def test_every_other_recompute_option_keeps_its_inputs_alone(recompute, moe, den
 
 def test_an_eager_mixture_keeps_a_slope_and_a_constant():
     for tokens in (T, 2 * T, 16):
-        kept = layer_bytes(
-            K25, attention="mla", ffn="moe", tokens=tokens, kernels="eager", router_probs="out"
-        )
+        kept = layer_bytes(K25, attention="mla", ffn="moe", tokens=tokens, kernels="eager", router_probs="out")
         assert kept == 735_236 * tokens + 11_011_584
 
 

@@ -48,9 +48,7 @@ BACKBONE = {
 def layer(attention, ffn, options):
     """A layer on CPU whose weights depend on nothing but their names."""
     cpu = torch.device("cpu")
-    built = DecoderLayer(
-        BACKBONE, attention_name=attention, ffn_name=ffn, rows=ROWS, options=options, device=cpu
-    )
+    built = DecoderLayer(BACKBONE, attention_name=attention, ffn_name=ffn, rows=ROWS, options=options, device=cpu)
     torch.manual_seed(7)
     with torch.no_grad():
         for name, weight in sorted(built.named_parameters()):
