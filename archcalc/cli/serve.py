@@ -13,15 +13,11 @@ def command(
     spec: SpecArgument,
     gpu: Annotated[
         str | None,
-        typer.Option(
-            "--gpu", metavar="NAME", help="A bundled GPU (h200), a hardware file, or all for a table."
-        ),
+        typer.Option("--gpu", metavar="NAME", help="A bundled GPU (h200), a hardware file, or all for a table."),
     ] = None,
     gpus: Annotated[
         str | None,
-        typer.Option(
-            "--gpus", metavar="N", help="GPUs, or auto: the fewest that fit. [default: tp x dp, or auto]"
-        ),
+        typer.Option("--gpus", metavar="N", help="GPUs, or auto: the fewest that fit. [default: tp x dp, or auto]"),
     ] = None,
     tp: Annotated[
         int | None, typer.Option("--tp", min=1, metavar="N", help="Tensor parallel. [default: gpus / dp]")
@@ -46,18 +42,14 @@ def command(
     ] = False,
     vision: Annotated[
         Literal["replicated", "sharded"] | None,
-        typer.Option(
-            "--vision", help="The tower whole on each GPU, or divided by tp. [default: the engine's]"
-        ),
+        typer.Option("--vision", help="The tower whole on each GPU, or divided by tp. [default: the engine's]"),
     ] = None,
     utilization: Annotated[
         float | None, typer.Option("--utilization", metavar="SHARE", help="Of the visible memory: 0.9.")
     ] = None,
     overhead: Annotated[
         str | None,
-        typer.Option(
-            "--overhead", metavar="SIZE", help="Instead of activation, CUDA graphs and non-torch: 8GiB."
-        ),
+        typer.Option("--overhead", metavar="SIZE", help="Instead of activation, CUDA graphs and non-torch: 8GiB."),
     ] = None,
     batched_tokens: Annotated[
         str | None,

@@ -11,9 +11,7 @@ def parse_sides(texts: list[str] | None, count: int) -> list[tuple[int, ...]]:
     sizes = []
     for text in texts or []:
         pieces = text.lower().split("x")
-        if len(pieces) != count or not all(
-            p.isascii() and p.isdecimal() and 0 < int(p[:9]) < 10**7 for p in pieces
-        ):
+        if len(pieces) != count or not all(p.isascii() and p.isdecimal() and 0 < int(p[:9]) < 10**7 for p in pieces):
             raise InputError(f"{show_value(text)} is no size", value=text, hint=f"write {form}")
         sizes.append(tuple(int(piece) for piece in pieces))
     return sizes

@@ -13,9 +13,7 @@ def command(
     spec: SpecArgument,
     as_name: Annotated[
         str,
-        typer.Option(
-            "--as", metavar="NAME", help="released, bf16, fp8, or a bundled spec whose storage to use."
-        ),
+        typer.Option("--as", metavar="NAME", help="released, bf16, fp8, or a bundled spec whose storage to use."),
     ] = "released",
     optimizer: Annotated[
         str | None,

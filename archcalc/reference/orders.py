@@ -37,9 +37,7 @@ def torch_order(kind: str, pp: int, vpp: int, micro_batches: int) -> dict[int, l
     torch refuses.
     """
     if kind not in KINDS:
-        raise InputError(
-            f"torch {torch.__version__} has no {kind!r}", value=kind, hint="one of " + ", ".join(KINDS)
-        )
+        raise InputError(f"torch {torch.__version__} has no {kind!r}", value=kind, hint="one of " + ", ".join(KINDS))
     last = pp * vpp - 1
     first_rank = [last if kind in _V_SHAPED and chunk else chunk * pp for chunk in range(vpp)]
     stages = [_stage(index, last=last, pp=pp) for index in first_rank]

@@ -17,7 +17,7 @@ from archcalc.workload import Workload
 COUNTING = (
     "2 FLOPs a multiply-add. Not counted: norms, softmax, rope, activations, other elementwise work.",
     "n new tokens on c cached ones score n(c+n) pairs (full), or n·c + n²/2 (causal: half of the new-by-new scores).",
-    "Backward: weight gradient + input gradient (none for the patch convolution); attention backward is twice its forward.",
+    "Backward: weight gradient + input gradient (none for the patch convolution); attention: twice its forward.",
 )
 
 COLUMNS = (

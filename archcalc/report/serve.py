@@ -267,23 +267,17 @@ def _notes(asked: Question, hardware: Hardware, s: Serving) -> list[str]:
     if not s.fits:
         notes.append(f"Each GPU is {format_int(-s.free)} bytes short.")
     if s.max_context > limit:
-        notes.append(
-            f"Memory would hold a longer sequence than the model's limit of {format_int(limit)} tokens."
-        )
+        notes.append(f"Memory would hold a longer sequence than the model's limit of {format_int(limit)} tokens.")
     nodes = -(-where.devices // hardware.devices_per_node)
     if nodes > 1:
         notes.append(f"{where.devices} GPUs are {nodes} nodes of {hardware.devices_per_node}.")
     most = asked.engine.activation.sequences(hardware) * where.dp
     if asked.load.batch > most:
-        notes.append(
-            f"{asked.engine.name} runs at most {format_int(most)} sequences at once by default; others wait."
-        )
+        notes.append(f"{asked.engine.name} runs at most {format_int(most)} sequences at once by default; others wait.")
     if 1 < where.ep < where.devices:
         notes.append("ep below tp x dp: each expert is divided further. vLLM has ep 1 and tp x dp only.")
     if where.ep > 1 and where.tp > 1 and where.dp > 1:
-        notes.append(
-            "Shared experts are divided by tp; with tp, dp and ep together vLLM may keep them whole."
-        )
+        notes.append("Shared experts are divided by tp; with tp, dp and ep together vLLM may keep them whole.")
     return notes
 
 
@@ -303,7 +297,5 @@ def _unloaded(asked: Question) -> list[str]:
     if asked.load.language_only and asked.spec.vision is not None:
         notes.append("Vision tower and projector are not loaded.")
     if asked.spec.backbone.num_nextn_predict_layers:
-        notes.append(
-            "The multi-token-prediction module is not loaded: speculative decoding with it takes more memory."
-        )
+        notes.append("The multi-token-prediction module is not loaded: speculative decoding with it takes more memory.")
     return notes

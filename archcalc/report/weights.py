@@ -77,9 +77,7 @@ def weights_report(spec: Spec, *, as_name: str = "released", optimizer_name: str
         states = checkpoint_rows(tape.weights(), optimizer_name)
         found["weights.training_checkpoint_bytes"] = sum(row["bytes"] for row in states)
         columns = (Column("path", "part"), Column("bytes", "bytes", "bytes"))
-        tables.append(
-            Table("training_checkpoint", f"training checkpoint with {optimizer_name}", columns, states)
-        )
+        tables.append(Table("training_checkpoint", f"training checkpoint with {optimizer_name}", columns, states))
     by_path = [
         {
             "path": weight_path(row.weight),
