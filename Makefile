@@ -47,7 +47,7 @@ schema: $(VENV)/.installed-base ## rewrite schema/ from the types, docs/glossary
 	@for kind in spec plan hardware engine; do $(BIN)/archcalc schema $$kind -o schema/$$kind.schema.json; done
 	@$(BIN)/python -m archcalc.report.glossary >docs/glossary.md
 
-reports: $(VENV)/.installed-base ## rewrite reports/ for every bundled spec
+reports: $(VENV)/.installed-dev ## rewrite reports/ for every bundled spec, with a cross-check where it is not current
 	@$(BIN)/archcalc report $(SPECS) --dir reports
 
 bench: $(VENV)/.installed-base ## start-up time against the import floor, and peak memory

@@ -33,7 +33,7 @@ FP8: dict[str, frozenset[str]] = {
 
 OFFLOAD: dict[str, frozenset[str]] = {
     "attn_norm": frozenset({"attn_norm"}),
-    "qkv_linear": frozenset({"q_down", "q_norm", "q_up", "kv_down", "kv_norm", "kv_up", "qkv"}),
+    "qkv_linear": frozenset({"q_down", "q_norm", "q_up", "kv_down", "kv_norm", "kv_up", "qkv", "qk_norm"}),
     "core_attn": frozenset({"core_attn"}),
     "attn_proj": frozenset({"attn_out"}),
     "mlp_norm": frozenset({"mlp_norm"}),

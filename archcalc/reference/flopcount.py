@@ -21,6 +21,18 @@ from torch.utils.hooks import RemovableHandle
 
 from archcalc.reference.guards import Rules, TwinError, refuse_uncounted
 
+_POINTWISE = (torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor)
+"""Operators that cost no FLOPs here and whose shape inference in Python is most of a meta run's time."""
+
+
+def _shaped(x: Any, y: Any) -> torch.Tensor | None:
+    """The result of a pointwise operator on two meta tensors of one dtype, or None for any other operands."""
+    if not (isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)):
+        return None
+    if not (x.is_meta and y.is_meta and x.dtype == y.dtype):
+        return None
+    return x.new_empty(x.shape if x.shape == y.shape else torch.broadcast_shapes(x.shape, y.shape))
+
 
 class ModuleFlops(TorchDispatchMode):
     """Counts while it is entered; run forward, and backward if wanted, inside.
@@ -63,7 +75,9 @@ class ModuleFlops(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = _shaped(*args) if func in _POINTWISE and not kwargs else None
+        if out is None:
+            out = func(*args, **kwargs)
         packet = func._overloadpacket
         rule = self._rules.get(packet)
         if rule is None:

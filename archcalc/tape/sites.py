@@ -11,6 +11,7 @@ SITES = frozenset(
         "kv_norm",
         "kv_up",
         "qkv",
+        "qk_norm",
         "rope",
         "core_attn",
         "attn_out",

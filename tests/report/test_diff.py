@@ -337,7 +337,7 @@ def test_a_verdict_that_changed_is_a_field(saved: Callable[..., str]) -> None:
 def test_reports_on_different_questions_share_only_what_nothing_changes(saved: Callable[..., str]) -> None:
     with pytest.raises(InputError, match="kv report and a weights report have nothing in common"):
         diff_report(saved(SAVED["kv"]("k25"), "a.json"), saved(SAVED["weights"]("k25"), "b.json"))
-    whole = saved(SAVED["params"]("k25"), "whole.json", command="report")
+    whole = saved(SAVED["params"]("k25"), "whole.json", command="plot")
     report = diff_report(whole, "kimi-k2")
     assert table(report, "quantities")["params.vision"]["after"] == 0
     assert "compared is only what no workload or plan changes" in report.notes[0]

@@ -79,6 +79,6 @@ class GQA(Block):
         if self.qk_norm is None:
             return x
         if self.qk_norm == "full":
-            return tape.rms_norm(x, name, role="attention", site="q_norm")
-        y = tape.rms_norm(x.view((dim,), (*x.rows, heads)), name, role="attention", site="q_norm")
+            return tape.rms_norm(x, name, role="attention", site="qk_norm")
+        y = tape.rms_norm(x.view((dim,), (*x.rows, heads)), name, role="attention", site="qk_norm")
         return y.view(x.features, x.rows)

@@ -48,9 +48,7 @@ class MLA(nn.Module):
     norm output.
     """
 
-    def __init__(
-        self, section: Section, hidden: int, rows: int, options: Options, device: torch.device
-    ) -> None:
+    def __init__(self, section: Section, hidden: int, rows: int, options: Options, device: torch.device) -> None:
         super().__init__()
         self.options = options
         self.heads = section.integer("num_attention_heads")
@@ -93,9 +91,7 @@ class GQA(nn.Module):
     """Three projections, an optional norm of queries and keys (`per_head` over D, `full` over all heads),
     rope, attention, output. k and v are kept as they are, G heads wide."""
 
-    def __init__(
-        self, section: Section, hidden: int, rows: int, options: Options, device: torch.device
-    ) -> None:
+    def __init__(self, section: Section, hidden: int, rows: int, options: Options, device: torch.device) -> None:
         super().__init__()
         self.options = options
         self.head = section.integer("head_dim")

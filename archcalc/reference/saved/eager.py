@@ -39,9 +39,7 @@ class Eager:
         return functional.linear(x.float(), weight.float())
 
     def grouped_linear(self, x: Tensor, weight: Tensor, ends: Tensor, *, fp8: bool) -> Tensor:
-        aligned = (
-            weight.shape[1] % 8 == 0 and weight.shape[2] % 8 == 0
-        )  # rows of 16 bytes, which torch asks for
+        aligned = weight.shape[1] % 8 == 0 and weight.shape[2] % 8 == 0  # rows of 16 bytes, which torch asks for
         if fp8 or not aligned:
             out: Tensor = GroupedLinear.apply(x, weight, ends, fp8, True)
         else:

@@ -87,9 +87,7 @@ def layer_storages(
     """What one decoder layer keeps, storage by storage in the order of the first save; see `layer_bytes`."""
     if batch < 1 or tokens < 1 or tokens % batch:
         raise InputError(f"{tokens} tokens can't be cut into {batch} equal sequences")
-    layer = DecoderLayer(
-        backbone, attention_name=attention, ffn_name=ffn, rows=tokens // batch, options=options
-    )
+    layer = DecoderLayer(backbone, attention_name=attention, ffn_name=ffn, rows=tokens // batch, options=options)
     x = torch.empty(batch, tokens // batch, layer.hidden, dtype=BF16, device=META, requires_grad=True)
     return saved_storages(lambda: layer(x), owned(layer))
 
@@ -121,7 +119,5 @@ def layer_bytes(
         InputError: a key or a name isn't known, or `tokens` is no multiple of `batch`.
     """
     options = Options(kernels=kernels, core=core, router_probs=router_probs, recompute=recompute, fp8=fp8)
-    storages = layer_storages(
-        backbone, attention=attention, ffn=ffn, tokens=tokens, batch=batch, options=options
-    )
+    storages = layer_storages(backbone, attention=attention, ffn=ffn, tokens=tokens, batch=batch, options=options)
     return sum(storage.bytes for storage in storages)

@@ -132,7 +132,14 @@ def _kv(spec: Spec, inputs: Mapping[str, Any]) -> Report:
     return kv_report(spec, _workload(inputs), kv_dtype=dtype, mesh=mesh, memory=memory)
 
 
+def _whole(spec: Spec) -> Report:
+    from archcalc.report.book_sections import whole_report  # serving, training, pictures: only for such a report
+
+    return whole_report(spec)
+
+
 AGAIN: dict[str, Callable[[Spec, Mapping[str, Any]], Report]] = {
+    "report": lambda spec, to: _whole(spec),
     "params": lambda spec, to: params_report(spec, depth=to.get("depth"), top=to.get("top"), by=to.get("by")),
     "claims": lambda spec, to: claims_report(spec),
     "flops": lambda spec, to: flops_report(spec, _workload(to), tokens=to.get("tokens")),

@@ -1,0 +1,446 @@
+"""`archcalc report`: what it writes, what `--check` finds stale, and names that can do no harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import archcalc
+from archcalc.crosscheck import check as crosscheck_check
+from archcalc.crosscheck.check import our_sides
+from archcalc.crosscheck.record import Record, from_json, judged, key_of, record, to_json
+from archcalc.crosscheck.sides import joined
+from archcalc.errors import InputError
+from archcalc.report.book import file_stem
+from archcalc.report.document import FORMAT_VERSION
+from archcalc.spec.model import Spec
+from archcalc.tape import Op, Tape, Term
+from tests.support import BUNDLED, ROOT, Ran, data, run, spec_of, text, tiny, written
+
+HOSTILE = "<script>alert(1)</script>|`a`\n## b\x1b[31m\u202e"
+
+
+@pytest.fixture(autouse=True)
+def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the extra is not installed: a cross-check of each report takes seconds."""
+    monkeypatch.setattr(crosscheck_check, "find_spec", lambda name: None)
+
+
+def report(folder: Path, *arguments: str) -> Ran:
+    return run("report", *arguments, "--dir", str(folder))
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def agreeing(spec: Spec) -> Record:
+    """The record of a torch that says what archcalc says."""
+    sides = our_sides(spec)
+    return record(spec, joined(sides, sides))
+
+
+# --------------------------------------------------------------------------------------------- the committed reports
+
+
+def test_the_committed_reports_of_all_bundled_specs_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    ran = run("report", *BUNDLED, "--check")
+    assert ran.code == 0, ran.err  # `make reports` writes them again
+    assert (ran.out, ran.err) == ("", f"{len(BUNDLED)} reports up to date in reports\n")
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_committed_cross_checks_are_equal_in_every_kind(name: str) -> None:
+    found = json.loads((ROOT / "reports" / f"{name}.json").read_text())["sections"]["crosscheck"]["report"]
+    assert {row["kind"] for row in found["rows"]} >= {"params", "flops", "kv", "weights", "activations", "schedule"}
+    assert {row["result"] for row in found["rows"]} == {"equal"}
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_pictures_of_committed_reports_are_there_and_are_svg(name: str) -> None:
+    page = (ROOT / "reports" / f"{name}.md").read_text()
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", page)
+    assert len(pictures) >= 3
+    for picture in pictures:
+        assert (ROOT / "reports" / picture).read_text().lstrip().startswith("<?xml")
+
+
+def test_a_check_needs_neither_torch_nor_matplotlib_and_takes_less_than_five_seconds() -> None:
+    code = "import sys; from archcalc.cli import main; main(['report', 'k25', '--check']); print(*sys.modules)"
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    after = os.times()
+    loaded = set(done.stdout.split())
+    assert "archcalc.report.book" in loaded
+    assert not loaded & {"torch", "transformers", "matplotlib", "numpy"}
+    assert after.children_user - before.children_user < 5
+
+
+# ------------------------------------------------------------------------------------------------- what is written
+
+
+@pytest.fixture(scope="module")
+def k25(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the report of K2.5 and its cross-check."""
+    folder = tmp_path_factory.mktemp("k25")
+    kept = agreeing(spec_of(data("k25")))
+    (folder / "k25.crosscheck.json").write_text(to_json(kept, "k25"))
+    assert report(folder, "k25").code == 0
+    return folder
+
+
+def sections(folder: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())["sections"]
+    return found
+
+
+def test_a_report_has_a_page_a_document_a_record_and_pictures(k25: Path) -> None:
+    pictures = {"k25-flops.svg", "k25-kv.svg", "k25-memory.svg", "k25-train-k2-pretrain.svg"}
+    assert files(k25) == {"k25.md", "k25.json", "k25.crosscheck.json", *pictures}
+
+
+def test_the_page_has_every_section_in_order(k25: Path) -> None:
+    page = (k25 / "k25.md").read_text()
+    assert page.startswith("# Kimi K2.5\n")
+    assert re.findall(r"^## (.*)", page, re.MULTILINE) == [
+        "What it is",
+        "Parameters",
+        "Published claims, judged",
+        "FLOPs",
+        "KV cache",
+        "Weights",
+        "Serving: the fewest GPUs that hold one sequence of full length",
+        "Training under k2-pretrain",
+        "Cross-check",
+        "What the numbers rest on",
+    ]
+    document = json.loads((k25 / "k25.json").read_text())
+    names = ["model", "params", "claims", "flops", "kv", "weights", "serve", "train", "crosscheck", "assumptions"]
+    assert document["order"] == names
+    assert sorted(names) == list(document["sections"])
+
+
+def test_the_page_holds_published_figures(k25: Path) -> None:
+    page = (k25 / "k25.md").read_text()
+    for figure in (
+        "1,026,879,353,328",  # parameters
+        "68,489,183,232",  # FLOPs of a token, causal
+        "73,606,234,112",  # full scores
+        "70,272",  # KV bytes a token
+        "595,148,192,736",  # bytes of the release
+        "5,549,129,220,096",  # FLOPs of the tower for an image of 1024 x 768
+    ):
+        assert figure in page
+
+
+def test_the_document_is_a_report_with_the_quantities_of_all_sections(k25: Path) -> None:
+    document = json.loads((k25 / "k25.json").read_text())
+    assert (document["tool"], document["command"]) == ("archcalc", "report")
+    assert document["format_version"] == FORMAT_VERSION
+    for command in ("params", "flops", "kv", "weights", "train"):
+        own = document["sections"][command]["report"]["quantities"]
+        assert own.items() <= document["quantities"].items()
+    assert len(document["findings"]) == 12  # the claims of the spec
+    assert "train: parallel.vpp" in document["sections"]["assumptions"]["report"]["assumptions"]
+
+
+def test_a_diff_reads_it(k25: Path) -> None:
+    ran = run("diff", str(k25 / "k25.json"), str(k25 / "k25.json"), "--exit-code")
+    assert ran.code == 0
+    assert "nothing changed" in ran.out
+
+
+def test_a_diff_asks_a_spec_for_the_same(k25: Path, tmp_path: Path) -> None:
+    saved = str(k25 / "k25.json")
+    assert run("diff", saved, "k25", "--exit-code").code == 0
+    wider = written(tmp_path, text("k25").replace("kv_lora_rank: 512", "kv_lora_rank: 576"))
+    ran = run("diff", saved, wider, "--format", "json")
+    changed = {row["quantity"] for row in json.loads(ran.out)["tables"]["quantities"]}
+    assert {"params.total", "flops.per_token", "kv.bytes_per_token", "weights.bytes"} <= changed
+
+
+@pytest.mark.parametrize("section", ["model", "params", "claims", "flops", "kv", "weights", "serve", "train"])
+def test_the_commands_of_a_section_work_and_give_its_numbers(k25: Path, section: str) -> None:
+    found = sections(k25, "k25")[section]
+    for n, command in enumerate(found["commands"]):
+        words = shlex.split(command)
+        assert words[0] == "archcalc"
+        ran = run(*words[1:], *(() if words[1] == "show" else ("--format", "json")))
+        assert ran.code == 0, ran.err
+        if n == 0 and words[1] != "show":
+            assert json.loads(ran.out)["quantities"] == found["report"]["quantities"]
+
+
+def test_the_commands_of_pictures_draw_the_same_picture(k25: Path, tmp_path: Path) -> None:
+    for section in sections(k25, "k25").values():
+        for picture in section["pictures"]:
+            target = tmp_path / picture["file"]
+            assert run(*shlex.split(picture["command"])[1:], "-o", str(target)).code == 0
+            assert target.read_bytes() == (k25 / picture["file"]).read_bytes()
+
+
+def test_nothing_in_a_report_depends_on_the_day_the_version_or_the_folder(k25: Path, tmp_path: Path) -> None:
+    (tmp_path / "k25.crosscheck.json").write_bytes((k25 / "k25.crosscheck.json").read_bytes())
+    assert report(tmp_path, str(ROOT / "specs" / "k25.yaml")).code == 0
+    for name in files(k25):
+        assert (tmp_path / name).read_bytes() == (k25 / name).read_bytes()
+    for name in ("k25.md", "k25.json"):
+        body = (k25 / name).read_text()
+        assert str(ROOT) not in body
+        assert not re.search(r"\b20[2-9]\d-\d\d-\d\d\b", body)
+        assert f"archcalc {archcalc.__version__}" not in body
+
+
+def test_a_model_without_claims_plan_or_a_long_context_has_fewer_sections(tmp_path: Path) -> None:
+    path = written(tmp_path, tiny())
+    out = tmp_path / "out"
+    assert report(out, path).code == 0
+    assert files(out) == {"tiny.md", "tiny.json"}  # a context of 64 tokens makes no curves
+    assert {"claims", "train"} & set(sections(out, "tiny")) == set()
+
+
+def test_several_specs_make_several_reports(tmp_path: Path) -> None:
+    assert report(tmp_path, "kimi-k2-thinking", "llama-3.1-70b").code == 0
+    assert {"kimi-k2-thinking.md", "llama-3.1-70b.json"} <= files(tmp_path)
+    assert report(tmp_path, "llama-3.1-70b", "kimi-k2-thinking", "--check").code == 0
+
+
+def test_without_matplotlib_the_pictures_are_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith(("matplotlib", "archcalc.render.plot"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delattr("archcalc.render.plot", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ran = report(tmp_path, "llama-3.1-70b")
+    assert ran.code == 0
+    assert "pip install 'archcalc[plot]'" in ran.err
+    assert files(tmp_path) == {"llama-3.1-70b.md", "llama-3.1-70b.json"}
+    assert report(tmp_path, "llama-3.1-70b", "--check").code == 0
+
+
+# ------------------------------------------------------------------------------------------------------ what is stale
+
+
+def test_a_missing_report_is_stale(tmp_path: Path) -> None:
+    ran = report(tmp_path / "none", "llama-3.1-70b", "--check")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.splitlines()[:3] == [
+        "error: 2 stale report files",
+        f"  {tmp_path}/none/llama-3.1-70b.md: missing",
+        f"  {tmp_path}/none/llama-3.1-70b.json: missing",
+    ]
+    assert f"archcalc report llama-3.1-70b --dir {tmp_path}/none" in ran.err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_changed_spec_makes_its_report_stale(tmp_path: Path) -> None:
+    path = written(tmp_path, text("llama-3.1-70b"))
+    assert report(tmp_path, path).code == 0
+    assert report(tmp_path, path, "--check").code == 0
+    written(tmp_path, text("llama-3.1-70b").replace("intermediate_size: 28672", "intermediate_size: 28673"))
+    ran = report(tmp_path, path, "--check")
+    assert ran.code == 1
+    assert "llama-3.1-70b.md: differs from line 5 on" in ran.err  # the first number
+    assert "llama-3.1-70b.json: differs" in ran.err
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-70b.md", "llama-3.1-70b.json"])
+def test_a_byte_changed_by_hand_is_found(tmp_path: Path, name: str) -> None:
+    report(tmp_path, "llama-3.1-70b")
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes() + b"\n")
+    ran = report(tmp_path, "llama-3.1-70b", "--check")
+    assert ran.code == 1
+    assert ran.err.splitlines()[0] == "error: 1 stale report file"
+    assert name in ran.err
+
+
+def test_line_ends_of_windows_and_pictures_do_not_count(tmp_path: Path) -> None:
+    report(tmp_path, "llama-3.1-70b")
+    for name in ("llama-3.1-70b.md", "llama-3.1-70b.json"):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    (tmp_path / "llama-3.1-70b-kv.svg").unlink()
+    assert report(tmp_path, "llama-3.1-70b", "--check").code == 0
+
+
+# ---------------------------------------------------------------------------------------------------- the cross-check
+
+
+def crosschecked(folder: Path, name: str = "tiny") -> dict[str, Any]:
+    found: dict[str, Any] = sections(folder, name)["crosscheck"]["report"]
+    return found
+
+
+def test_without_torch_a_report_says_that_nothing_is_saved(tmp_path: Path) -> None:
+    path = written(tmp_path, tiny())
+    ran = report(tmp_path, path)
+    assert ran.code == 0
+    assert "s.yaml: not cross-checked: the cross-check needs torch" in ran.err
+    assert crosschecked(tmp_path)["rows"] == []
+    assert "No cross-check of these sizes" in crosschecked(tmp_path)["notes"][0]
+
+
+def test_a_saved_cross_check_is_used_while_the_sizes_are_the_same(tmp_path: Path) -> None:
+    kept = agreeing(spec_of(tiny()))
+    (tmp_path / "tiny.crosscheck.json").write_text(to_json(kept, "tiny"))
+    report(tmp_path, written(tmp_path, {**tiny(), "title": "Another title"}))
+    assert {row["result"] for row in crosschecked(tmp_path)["rows"]} == {"equal"}
+    report(tmp_path, written(tmp_path, tiny(hidden_size=9)))
+    assert crosschecked(tmp_path)["rows"] == []
+
+
+def test_a_formula_that_went_wrong_since_differs_from_what_torch_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny.crosscheck.json").write_text(to_json(agreeing(spec_of(tiny())), "tiny"))
+    path = written(tmp_path, tiny())
+    assert report(tmp_path, path).code == 0
+    record_op = Tape.record
+
+    def halved(tape: Tape, op: Op) -> None:
+        flops = tuple(Term(term.coefficient // 2, term.dims) for term in op.flops)
+        record_op(tape, op._replace(flops=flops) if op.kind == "attention" else op)
+
+    monkeypatch.setattr(Tape, "record", halved)
+    assert report(tmp_path, path, "--check").code == 1
+    assert report(tmp_path, path).code == 0
+    results = {row["kind"]: row["result"] for row in crosschecked(tmp_path)["rows"]}
+    assert results.pop("flops") == "differs"
+    assert set(results.values()) == {"equal"}
+
+
+def test_two_numbers_that_change_places_are_not_equal_though_their_sum_is() -> None:
+    spec = spec_of(tiny())
+    sides = our_sides(spec)
+    keys = list(sides["params"])
+    first, second = keys[0], next(k for k in keys if sides["params"][k] != sides["params"][keys[0]])
+    other = {**sides["params"], first: sides["params"][second], second: sides["params"][first]}
+    kept = record(spec, joined(sides, {**sides, "params": other}))
+    rows = {row["kind"]: row for row in judged(spec, kept)}
+    assert rows["params"]["result"] == "differs"
+    assert rows["params"]["ours"] == rows["params"]["theirs"]
+
+
+def test_the_key_follows_the_sizes_and_not_the_words() -> None:
+    spec = spec_of(tiny())
+    assert key_of(spec) == key_of(spec_of({**tiny(), "name": "x", "title": "y", "sources": {"backbone": "z"}}))
+    assert key_of(spec) != key_of(spec_of(tiny(vocab_size=33)))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format_version": 1}', '{"format_version": "x"}'])
+def test_a_record_that_is_none_counts_as_missing(content: str) -> None:
+    assert from_json(content.encode(), "x.json") is None
+
+
+def test_a_record_with_numbers_that_are_none_counts_as_missing() -> None:
+    good = json.loads(to_json(agreeing(spec_of(tiny())), "tiny"))
+    assert from_json(json.dumps(good).encode(), "x.json") is not None
+    for bad in (-1, 1.5, True, "1", 1 << 256, None):
+        good["totals"][0]["sum"] = bad
+        assert from_json(json.dumps(good).encode(), "x.json") is None
+
+
+def test_a_record_of_a_newer_version_exits_2(tmp_path: Path) -> None:
+    (tmp_path / "k25.crosscheck.json").write_text(json.dumps({"format_version": FORMAT_VERSION + 1}))
+    for more in ((), ("--check",)):
+        ran = report(tmp_path, "k25", *more)
+        assert (ran.code, ran.out) == (2, "")
+        assert f"reads up to {FORMAT_VERSION}" in ran.err
+    assert files(tmp_path) == {"k25.crosscheck.json"}
+    with pytest.raises(InputError, match="k25"):
+        from_json((tmp_path / "k25.crosscheck.json").read_bytes(), "k25")
+
+
+# ----------------------------------------------------------------------------------------------- names and bad input
+
+
+@pytest.mark.parametrize("name", [HOSTILE, "../x", "/etc/x", "..", ".", "a/b", "a\\b", "~", "-x", "a.crosscheck", "é"])
+def test_a_name_never_leaves_the_folder(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    assert report(out, written(tmp_path, {**tiny(), "name": name})).code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "s.yaml"}
+    assert len(files(out)) == 2
+    for file in files(out):
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(md|json)", file)
+        assert not file.endswith(".crosscheck.json")
+    assert report(out, str(tmp_path / "s.yaml"), "--check").code == 0
+
+
+def test_hostile_words_are_shown_and_do_nothing(tmp_path: Path) -> None:
+    content = {**tiny(), "name": HOSTILE, "title": HOSTILE, "sources": {HOSTILE: HOSTILE}}
+    content["claims"] = [{"claim": HOSTILE, "quantity": "params.total", "value": None, "source": HOSTILE}]
+    folder = tmp_path / "a`b'|c$(x)"
+    folder.mkdir()
+    out = tmp_path / "out"
+    assert report(out, written(folder, content)).code == 0
+    for path in out.iterdir():
+        body = path.read_text()
+        assert body.replace("\n", "").isprintable()
+        if path.suffix == ".md":
+            assert "<script>" not in body
+            assert re.findall(r"^## b", body, re.MULTILINE) == []
+            assert body.count("```") % 2 == 0
+            tables = [line for line in body.splitlines() if line.startswith("| ") and "script" in line]
+            assert tables
+            assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} <= {3, 9}  # sources, claims
+
+
+def test_a_file_name_that_needs_quotes_is_quoted_in_commands(tmp_path: Path) -> None:
+    path = tmp_path / "my $(spec)'s.yaml"
+    path.write_text(Path(written(tmp_path, tiny())).read_text())
+    assert report(tmp_path, str(path)).code == 0
+    command = sections(tmp_path, "tiny")["params"]["commands"][0]
+    assert shlex.split(command) == ["archcalc", "params", "my $(spec)'s.yaml"]
+
+
+@pytest.mark.parametrize(("name", "stem"), [("k25", "k25"), ("llama-3.1-70b", "llama-3.1-70b"), ("A_b.c-9", "A_b.c-9")])
+def test_plain_names_are_file_names(name: str, stem: str) -> None:
+    assert file_stem(name) == stem
+
+
+def test_different_names_are_different_files() -> None:
+    names = ["a b", "a-b", "a/b", "a  b", "a.", "a", "x" * 101, "x" * 102, "../a", "\ud800", ""]
+    assert len({file_stem(name) for name in names}) == len(names)
+
+
+def test_two_specs_of_one_name_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    path = written(tmp_path, {**tiny(), "name": "K25"})
+    ran = report(tmp_path / "out", "k25", path)
+    assert (ran.code, ran.out) == (2, "")
+    assert "the reports of k25 and s.yaml would be the same file" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_bad_spec_keeps_the_good_ones_from_being_written(tmp_path: Path) -> None:
+    ran = report(tmp_path / "out", "k25", "k26")
+    assert (ran.code, ran.out) == (2, "")
+    assert "did you mean k25?" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_exits_2(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "inside"):
+        ran = report(folder, "llama-3.1-70b")
+        assert (ran.code, ran.out) == (2, "")
+        assert "can't" in ran.err
+
+
+def test_a_release_that_can_not_be_stored_as_it_says_exits_2_and_writes_nothing(tmp_path: Path) -> None:
+    packed = {"scheme": "pack-quantized", "num_bits": 4, "group_size": 3, "scale_dtype": "bfloat16"}
+    content = {**tiny(), "storage": {**tiny()["storage"], "routed_expert": packed}}  # 8 inputs in groups of 3
+    ran = report(tmp_path / "out", written(tmp_path, content))
+    assert (ran.code, ran.out) == (2, "")
+    assert "don't divide into groups of 3" in ran.err
+    assert not (tmp_path / "out").exists()
