@@ -95,13 +95,12 @@ class Decoder(Block):
         """Ids in, logits and loss out, over rows [batch, seq]."""
         vocab, hidden = self.dim("vocab_size", "vocab"), self.dim("hidden_size")
         with tape.scope("", purposes=self.purposes):
-            with tape.segment("model.embed_tokens", "backbone", about=self.purposes["model.embed_tokens"]):
-                tape.dtype = self.dtype
+            about = self.purposes["model.embed_tokens"]
+            with tape.segment("model.embed_tokens", "backbone", about=about, dtype=self.dtype):
                 x = tape.embedding(new_rows(tape), "", vocab, hidden)
             embedding = tape.weights()[-1]
             for kinds, indices in self.runs().items():
-                with tape.segment("model.layers.{i}", "backbone", x, indices) as inner:
-                    tape.dtype = self.dtype
+                with tape.segment("model.layers.{i}", "backbone", x, indices, dtype=self.dtype) as inner:
                     x = self._layer(tape, inner, *kinds)
             self._head(tape, x, vocab, embedding if self.tie_word_embeddings else None)
             self._mtp(tape, x)
@@ -128,8 +127,7 @@ class Decoder(Block):
         return tape.add(x, mixed, "add_mlp", site="residual")
 
     def _head(self, tape: Tape, x: Tensor, vocab: Dim, tied: Weight | None) -> None:
-        with tape.segment("lm_head", "backbone", x, scope="") as last:
-            tape.dtype = self.dtype
+        with tape.segment("lm_head", "backbone", x, scope="", dtype=self.dtype) as last:
             if tape.workload.logits == "last":
                 last = last.view(last.features, (last.rows[0],))
             last = tape.rms_norm(last, "model.norm", role="norm", site="final_norm")
@@ -146,8 +144,8 @@ class Decoder(Block):
         indices = tuple(range(first, first + self.num_nextn_predict_layers))
         last = self.layers[-1]
         hidden = self.dim("hidden_size")
-        with tape.segment("model.layers.{i}", "mtp", x, indices, about="Multi-token prediction module.") as inner:
-            tape.dtype = self.dtype
+        about = "Multi-token prediction module."
+        with tape.segment("model.layers.{i}", "mtp", x, indices, about=about, dtype=self.dtype) as inner:
             embedded = tape.copy((inner,), "shift_embedding", inner.features, site="mtp_in")
             embedded = tape.rms_norm(embedded, "enorm", role="mtp", site="mtp_in")
             previous = tape.rms_norm(inner, "hnorm", role="mtp", site="mtp_in")

@@ -12,6 +12,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
+from archcalc.errors import InputError
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
 
@@ -67,6 +68,9 @@ class Router(nn.Module):
     With `noaux_tc` a bias, which no gradient trains, takes part in the choice but not in the weight: a
     buffer, fp32. Groups: noaux_tc ranks a group by its two best experts, group_limited_greedy (DeepSeek-V2)
     by its best.
+
+    Raises:
+        InputError: groups of one expert that are ranked by their two best.
     """
 
     e_score_correction_bias: Tensor | None
@@ -78,6 +82,12 @@ class Router(nn.Module):
         self.sigmoid = section.choice("scoring_func", "sigmoid", "softmax") == "sigmoid"
         self.method = section.choice("topk_method", "noaux_tc", "greedy", "group_limited_greedy")
         self.groups, self.chosen_groups = section.integer("n_group", 1), section.integer("topk_group", 1)
+        if self.method == "noaux_tc" and self.groups > 1 and self.experts < 2 * self.groups:
+            raise InputError(
+                f"{section.where}: noaux_tc ranks a group by its two best experts, and {self.groups} groups of"
+                f" {self.experts} experts have one each",
+                value=self.groups,
+            )
         self.normalise = section.flag("norm_topk_prob")
         self.factor = section.number("routed_scaling_factor", 1.0)
         self.weight = nn.Parameter(torch.empty(self.experts, hidden, **at))

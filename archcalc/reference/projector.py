@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from archcalc.reference.factory import Factory
-from archcalc.reference.ffn import activation
+from archcalc.reference.ffn import ACTIVATIONS, activation
 from archcalc.reference.fields import Section
 from archcalc.reference.norms import LayerNorm
 
@@ -27,7 +27,7 @@ class PatchMerger(nn.Module):
         self.after_merge = section.flag("use_postshuffle_norm")
         normed = joined if self.after_merge else features
         self.pre_norm = LayerNorm(normed, eps=eps, **at)
-        act = section.choice("projector_hidden_act", "gelu", "gelu_pytorch_tanh")
+        act = section.choice("projector_hidden_act", *ACTIVATIONS)
         self.proj = nn.Sequential(
             nn.Linear(joined, joined, **at),
             activation(act),

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from archcalc.errors import InputError
 from archcalc.reference.fields import Section
 
 Angles: TypeAlias = Tensor
@@ -41,12 +42,17 @@ class Rope(nn.Module):
         dim: rotated features of a head [elements], even.
         theta: base of the geometric series.
         scaling: the spec's `rope_scaling` section, or None.
+
+    Raises:
+        InputError: an odd `dim`: features turn in pairs.
     """
 
     frequencies: Tensor
 
     def __init__(self, dim: int, theta: float, scaling: Section | None, device: torch.device) -> None:
         super().__init__()
+        if dim % 2:
+            raise InputError(f"rotary embedding turns features in pairs, and {dim} of a head is odd", value=dim)
         exponents = torch.arange(0, dim, 2, dtype=torch.float32) / dim
         stretch = stretched(1.0 / theta**exponents, dim, theta, scaling)
         self.amplitude = stretch.amplitude

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from archcalc.errors import InputError
 from archcalc.reference.attention import AttentionCore
 from archcalc.reference.factory import Factory
 from archcalc.reference.ffn import runs
@@ -125,6 +126,9 @@ class Encoder(nn.Module):
 
     Pairs of a head's features alternate between the column's and the row's angle; both use the same
     frequencies.
+
+    Raises:
+        InputError: features of a head that are no multiple of 4: each frequency takes two pairs.
     """
 
     frequencies: Tensor
@@ -137,6 +141,12 @@ class Encoder(nn.Module):
         section.choice("video_attn_type", "spatial_temporal")
         self.blocks = nn.ModuleList(VisionBlock(features, heads, width, eps, at) for _ in range(layers))
         self.final_layernorm = LayerNorm(features, eps=eps, **at)
+        if features % (4 * heads):
+            raise InputError(
+                f"two-dimensional rotary embedding turns features in fours; {features} do not divide into {heads} heads"
+                " of those",
+                value=features,
+            )
         half = features // heads // 2
         frequencies = 1.0 / theta ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
         self.register_buffer("frequencies", frequencies.to(at["device"]), persistent=False)

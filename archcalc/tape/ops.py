@@ -13,6 +13,11 @@ from archcalc.tape.dims import Dim, Dims, Number, Term
 from archcalc.tape.values import Cache, Op, Role, Save, Storage, Tensor, Weight
 
 
+def _in_fp32(x: Tensor) -> Storage:
+    """The fp32 copy that eager code makes of a tensor: none where it is fp32 already."""
+    return x.storage if x.dtype == "float32" else Storage(x.rows, x.features, "float32")
+
+
 class Operations:
     """Operations as methods of the tape. `name` is local to the open scope; `site` says where savers may act."""
 
@@ -62,13 +67,15 @@ class Operations:
         caches: tuple[Cache, ...] = (),
         backward: int = 0,
     ) -> None:
-        outputs = temps if out is None else (out.storage, *temps)
+        operands = tuple(t.storage for t in inputs)
+        made = tuple(s for s in temps if s not in operands)
+        outputs = made if out is None else (out.storage, *made)
         self.record(
             Op(
                 kind,
                 self.path(name),
                 site,
-                tuple(t.storage for t in inputs),
+                operands,
                 outputs,
                 weights,
                 flops,
@@ -199,7 +206,7 @@ class Operations:
         fp32 copy, the normalised bf16 copy and rstd."""
         w = self.weight(name, "weight", x.features, (), role)
         rstd = Storage(x.rows, (), "float32")
-        wide = Storage(x.rows, x.features, "float32")
+        wide = _in_fp32(x)
         unit = Storage(x.rows, x.features, self.dtype)
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
         saves = (Save(x.storage, ("fused",)), Save(rstd), Save(wide, ("eager",)), Save(unit, ("eager",)))
@@ -350,16 +357,16 @@ class Operations:
                     name, "e_score_correction_bias", (experts,), (), "router_bias", dtype="float32", trainable=False
                 )
             )
-        x32 = Storage(x.rows, x.features, "float32")
+        x32 = _in_fp32(x)
         w32 = Storage((), (experts, *x.features), "float32")
+        cast = (Save(x32, ("eager",)), *((Save(w32, ("eager",)),) if self.dtype != "float32" else ()))
         scores = Storage(x.rows, (experts,), "float32")
         index = Storage(x.rows, (top_k,), "int64")
         picked, total = Storage(x.rows, (top_k,), "float32"), Storage(x.rows, (), "float32")
         normed = (Save(picked), Save(total)) if norm else ()
         saves = (
             Save(x.storage, ("fused",)),
-            Save(x32, ("eager",)),
-            Save(w32, ("eager",)),
+            *cast,
             Save(scores),
             Save(index),
             *normed,

@@ -59,23 +59,26 @@ class Tape(Operations):
         *,
         about: str = "",
         scope: str | None = None,
+        dtype: str | None = None,
     ) -> Iterator[Tensor]:
         """Open a segment; on entry `x` becomes a fresh storage, so each copy is charged its own input.
 
-        `scope` prefixes paths instead of `name` (the head segment holds the final norm too).
+        `scope` prefixes paths instead of `name` (the head segment holds the final norm too). With `dtype` its input is
+        cast to that, and its operations run in it.
 
         Yields:
             the entry tensor (an empty one where `x` is None: ids or pixels enter through an operation).
         """
         if self._segment is not None:
             raise AssertionError(f"segment {name} opened inside {self._segment.path}")
-        entry = None if x is None else Storage(x.rows, x.features, x.dtype)
+        entry = None if x is None else Storage(x.rows, x.features, dtype or x.dtype)
         outer = self.dtype
         path = self.path(name)
         self._indices = indices
         with self.scope(name if scope is None else scope, about):
             self._segment = Segment(path, indices, part, entry)
             self.segments.append(self._segment)
+            self.dtype = dtype or outer
             try:
                 if x is None or entry is None:
                     yield Tensor((), (), Storage((), (), self.dtype), requires_grad=False)

@@ -42,10 +42,9 @@ class PatchMerger(Block):
     def forward(self, tape: Tape, x: Tensor) -> Tensor:
         """x: rows [batch, vision_tokens], features [window, mm_hidden]; returns rows alike, features [text_hidden]."""
         with (
-            tape.segment("mm_projector", "projector", x, about=self.__doc__ or "") as inner,
+            tape.segment("mm_projector", "projector", x, about=self.__doc__ or "", dtype=self.dtype) as inner,
             tape.scope("", purposes=self.purposes),
         ):
-            tape.dtype = self.dtype
             window = inner.features[0]
             patch = self.dim("mm_hidden_size")
             merged = Dim(f"({window.name}·{patch.name})", window.size * patch.size)

@@ -139,20 +139,18 @@ class MoonViT3D(Block):
         tokens = self.vision_tokens(chunks)
         hidden = self.dim("vt_hidden_size")
         with tape.scope("", purposes=self.purposes):
-            with tape.segment("vision_tower.patch_embed", "vision", scope=""):
-                tape.dtype = self.dtype
+            with tape.segment("vision_tower.patch_embed", "vision", scope="", dtype=self.dtype):
                 x = self._embed(tape, rows, hidden)
             pairs = (Term(2, (batch, Dim("patch_pairs", sum(c.patches**2 for c in chunks)))),)
             layers = tuple(range(self.vt_num_hidden_layers))
-            with tape.segment("vision_tower.encoder.blocks.{i}", "vision", x, layers) as inner:
-                tape.dtype = self.dtype
+            with tape.segment("vision_tower.encoder.blocks.{i}", "vision", x, layers, dtype=self.dtype) as inner:
                 x = self._block(tape, inner, pairs)
-            with tape.segment("vision_tower.encoder.final_layernorm", "vision", x, scope="") as inner:
-                tape.dtype = self.dtype
-                x = tape.layer_norm(inner, "vision_tower.encoder.final_layernorm", role="vision", site="vision_norm")
+            last = "vision_tower.encoder.final_layernorm"
+            with tape.segment(last, "vision", x, scope="", dtype=self.dtype) as inner:
+                x = tape.layer_norm(inner, last, role="vision", site="vision_norm")
                 window = Dim("merge_kernel_size²", self.merge_kernel_size[0] * self.merge_kernel_size[1])
                 merged = (batch, Dim("vision_tokens", tokens))
-                pooled = tape.copy((x,), "sd2_tpool", (window, hidden), site="vision_merge", rows=merged)
+                pooled = tape.copy((x,), "vision_tower.sd2_tpool", (window, hidden), site="vision_merge", rows=merged)
         tape.seq += tokens
         return pooled
 

@@ -1,9 +1,9 @@
 """Bytes that autograd keeps from forward to backward, measured on real layers: the second opinion on
 activations.
 
-Layers are built in bf16 from a spec's plain mapping, run forward on the meta device (shapes and no data, so
-the full sizes of a trillion-parameter model cost nothing), and every storage that the graph still holds at
-the end is counted once. No formula stands here: what is counted is what `torch.autograd` was given to keep.
+Layers are built from a spec's plain mapping, in its dtype, and run forward on the meta device (shapes and
+no data, so the full sizes of a trillion-parameter model cost nothing). Every storage that the graph still
+holds at the end is counted once. No formula stands here: what is counted is what `torch.autograd` was given to keep.
 
 Two kernel profiles. `eager` runs the plain PyTorch operations of public modeling code. `fused` runs autograd
 functions that keep what the kernels of Megatron-LM and TransformerEngine keep; those sources were read, not

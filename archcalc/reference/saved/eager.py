@@ -39,8 +39,8 @@ class Eager:
         return functional.linear(x.float(), weight.float())
 
     def grouped_linear(self, x: Tensor, weight: Tensor, ends: Tensor, *, fp8: bool) -> Tensor:
-        aligned = weight.shape[1] % 8 == 0 and weight.shape[2] % 8 == 0  # rows of 16 bytes, which torch asks for
-        if fp8 or not aligned:
+        aligned = weight.shape[1] % 8 == 0 and weight.shape[2] % 8 == 0  # rows of 16 bytes of bf16, as torch asks for
+        if fp8 or not aligned or x.dtype != torch.bfloat16:
             out: Tensor = GroupedLinear.apply(x, weight, ends, fp8, True)
         else:
             out = torch._grouped_mm(x, weight.transpose(-2, -1), offs=ends)

@@ -13,7 +13,7 @@ from archcalc.errors import InputError
 from archcalc.reference.fields import Section
 from archcalc.reference.saved.counting import saved_bytes
 from archcalc.reference.saved.kernels import kernels_of
-from archcalc.reference.saved.modules import BF16, META, Norm, linear, owned
+from archcalc.reference.saved.modules import BF16, META, Norm, dtype_of, linear, owned
 from archcalc.reference.saved.options import Kernels, Options
 from archcalc.reference.saved.recompute import checkpointed
 
@@ -76,7 +76,7 @@ def head_bytes(
     section = Section(backbone, "backbone")
     hidden, vocabulary = section.integer("hidden_size"), section.integer("vocab_size")
     eps = section.number("rms_norm_eps", 1e-6)
-    head = Head(hidden, vocabulary, eps, Options(kernels=kernels), loss, META)
-    x = torch.empty(tokens, hidden, dtype=BF16, device=META, requires_grad=True)
+    head = Head(hidden, vocabulary, eps, Options(kernels=kernels), loss, META).to(dtype_of(section))
+    x = torch.empty(tokens, hidden, dtype=dtype_of(section), device=META, requires_grad=True)
     labels = torch.zeros(tokens, dtype=torch.int64, device=META)
     return saved_bytes(lambda: head(x, labels), owned(head))

@@ -152,6 +152,7 @@ class _CrossEntropy(torch.autograd.Function):
         softmax = softmax / total
         elsewhere = (labels < 0) | (labels >= logits.shape[-1])
         ctx.save_for_backward(softmax, elsewhere, labels.clone())
+        ctx.dtype = logits.dtype
         return total[:, 0].log() - picked
 
     @staticmethod
@@ -159,4 +160,4 @@ class _CrossEntropy(torch.autograd.Function):
         softmax, elsewhere, labels = ctx.saved_tensors
         here = torch.where(elsewhere, 0.0, 1.0)[:, None]
         d_logits = softmax.scatter_add(-1, labels[:, None], -here) * gradient[:, None]
-        return d_logits.to(torch.bfloat16), None
+        return d_logits.to(ctx.dtype), None

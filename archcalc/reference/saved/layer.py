@@ -17,7 +17,7 @@ from archcalc.reference.fields import Section
 from archcalc.reference.saved.attention import attention
 from archcalc.reference.saved.counting import SavedStorage, saved_storages
 from archcalc.reference.saved.ffn import ffn
-from archcalc.reference.saved.modules import BF16, META, Norm, owned
+from archcalc.reference.saved.modules import META, Norm, dtype_of, owned
 from archcalc.reference.saved.options import Core, Kernels, Options, RouterProbs
 from archcalc.reference.saved.recompute import Region, checkpointed
 
@@ -87,8 +87,10 @@ def layer_storages(
     """What one decoder layer keeps, storage by storage in the order of the first save; see `layer_bytes`."""
     if batch < 1 or tokens < 1 or tokens % batch:
         raise InputError(f"{tokens} tokens can't be cut into {batch} equal sequences")
+    dtype = dtype_of(Section(backbone, "backbone"))
     layer = DecoderLayer(backbone, attention_name=attention, ffn_name=ffn, rows=tokens // batch, options=options)
-    x = torch.empty(batch, tokens // batch, layer.hidden, dtype=BF16, device=META, requires_grad=True)
+    layer = layer.to(dtype)
+    x = torch.empty(batch, tokens // batch, layer.hidden, dtype=dtype, device=META, requires_grad=True)
     return saved_storages(lambda: layer(x), owned(layer))
 
 

@@ -1,10 +1,11 @@
-"""The two small modules that everything else is made of, in bf16."""
+"""The two small modules that everything else is made of: in bf16 until a caller casts them (`dtype_of`)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from archcalc.reference.fields import Section
 from archcalc.reference.saved.kernels import kernels_of
 from archcalc.reference.saved.options import Options
 
@@ -29,6 +30,14 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., features] -> the same."""
         return self.kernels.rms_norm(x, self.weight, self.eps)
+
+
+def dtype_of(section: Section) -> torch.dtype:
+    """The dtype that a section's layers run in; bf16 where it has none."""
+    if not section.has("dtype"):
+        return BF16
+    found: torch.dtype = getattr(torch, section.choice("dtype", "bfloat16", "float16", "float32"))
+    return found
 
 
 def owned(module: nn.Module) -> list[Tensor]:

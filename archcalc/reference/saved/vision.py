@@ -18,7 +18,7 @@ from archcalc.reference.saved.attention import Rope
 from archcalc.reference.saved.core import attend
 from archcalc.reference.saved.counting import saved_bytes
 from archcalc.reference.saved.kernels import activation
-from archcalc.reference.saved.modules import BF16, META, linear, owned
+from archcalc.reference.saved.modules import BF16, META, dtype_of, linear, owned
 
 
 class VisionBlock(nn.Module):
@@ -89,17 +89,19 @@ def _layer_norm(features: int, section: Section, eps: str, device: torch.device)
 
 def vision_block_bytes(vision: Mapping[str, object], patches: int) -> int:
     """Bytes that one block of the tower keeps for `patches` patches, its input included [bytes]."""
-    block = VisionBlock(Section(vision, "vision"), patches, META)
-    x = torch.empty(patches, block.hidden, dtype=BF16, device=META, requires_grad=True)
+    section = Section(vision, "vision")
+    dtype = dtype_of(section)
+    block = VisionBlock(section, patches, META).to(dtype)
+    x = torch.empty(patches, block.hidden, dtype=dtype, device=META, requires_grad=True)
     return saved_bytes(lambda: block(x), owned(block))
 
 
 def patch_embed_bytes(vision: Mapping[str, object], patches: int) -> int:
-    """Bytes that the patch embedding keeps: its bf16 pixels, which need no gradient but give the weight's
-    [bytes]."""
+    """Bytes that the patch embedding keeps: its pixels, which need no gradient but give the weight's [bytes]."""
     section = Section(vision, "vision")
-    embed, side = PatchEmbed(section, META), section.integer("patch_size")
-    pixels = torch.empty(patches, section.integer("in_channels"), side, side, dtype=BF16, device=META)
+    dtype = dtype_of(section)
+    embed, side = PatchEmbed(section, META).to(dtype), section.integer("patch_size")
+    pixels = torch.empty(patches, section.integer("in_channels"), side, side, dtype=dtype, device=META)
     return saved_bytes(lambda: embed(pixels), owned(embed))
 
 
@@ -107,8 +109,9 @@ def vision_norm_bytes(vision: Mapping[str, object], patches: int) -> int:
     """Bytes that the tower's final LayerNorm keeps: its input and two fp32 statistics a patch [bytes]."""
     section = Section(vision, "vision")
     hidden = section.integer("vt_hidden_size")
-    norm = _layer_norm(hidden, section, "layer_norm_eps", META)
-    x = torch.empty(patches, hidden, dtype=BF16, device=META, requires_grad=True)
+    dtype = dtype_of(section)
+    norm = _layer_norm(hidden, section, "layer_norm_eps", META).to(dtype)
+    x = torch.empty(patches, hidden, dtype=dtype, device=META, requires_grad=True)
     return saved_bytes(lambda: norm(x), owned(norm))
 
 
@@ -122,6 +125,8 @@ def projector_bytes(projector: Mapping[str, object], vision: Mapping[str, object
     group = height * width
     if patches % group:
         raise InputError(f"{patches} patches don't fill groups of {height} x {width}")
-    module = Projector(Section(projector, "projector"), group, META)
-    x = torch.empty(patches // group, group, module.features, dtype=BF16, device=META, requires_grad=True)
+    section = Section(projector, "projector")
+    dtype = dtype_of(section)
+    module = Projector(section, group, META).to(dtype)
+    x = torch.empty(patches // group, group, module.features, dtype=dtype, device=META, requires_grad=True)
     return saved_bytes(lambda: module(x), owned(module))
