@@ -33,6 +33,9 @@ COMMANDS: dict[str, str] = {
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
+    for name in ("stdout", "stderr"):  # a closed stream is None
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):  # an encoding without · or ² shows an escape instead of failing
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -51,7 +54,7 @@ def run(arguments: list[str]) -> int:
         return 2
     except (typer.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:  # the reader has had enough; what is left must not be flushed at exit
+    except (BrokenPipeError, SystemExit):  # the reader has had enough (typer exits 1 then); nothing more is flushed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

@@ -16,8 +16,8 @@ def command(
         str, typer.Option("--against", metavar="WHOM", help="twin (our torch model) or transformers.")
     ] = "twin",
     only: Annotated[
-        str, typer.Option("--only", metavar="KINDS", help="params,flops,kv,weights,activations,schedule.")
-    ] = "",
+        str | None, typer.Option("--only", metavar="KINDS", help="params,flops,kv,weights,activations,schedule.")
+    ] = None,
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
@@ -28,7 +28,7 @@ def command(
     from archcalc.errors import CheckFailed
     from archcalc.spec.loader import load_spec
 
-    kinds = [kind.strip() for kind in only.split(",") if kind.strip()]
+    kinds = [] if only is None else [kind.strip() for kind in only.split(",")]
     loaded = load_spec(spec)
     report = crosscheck(loaded, against=against, only=kinds, progress=_tell)
     emit(report, format_name, output, units)

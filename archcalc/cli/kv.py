@@ -49,11 +49,11 @@ def command(
     """KV cache: bytes a token, in total, on each device; or how many tokens fit."""
     from archcalc.calc.kv_cache import Mesh
     from archcalc.cli.output import emit
-    from archcalc.cli.sizes import parse_sides
+    from archcalc.cli.sizes import parse_device_memory, parse_sides
     from archcalc.errors import InputError
     from archcalc.report.kv import kv_report
     from archcalc.spec.loader import load_spec
-    from archcalc.units import parse_context, parse_memory
+    from archcalc.units import parse_context
     from archcalc.workload import Workload
 
     loaded = load_spec(spec)
@@ -67,5 +67,5 @@ def command(
         videos=tuple((f, h, w) for f, h, w in parse_sides(video, 3)),
     )
     mesh = Mesh(tp=tp, dcp=dcp, pp=pp, dp=dp, block_size=parse_context(block_size))
-    room = None if memory is None else parse_memory(memory)
+    room = None if memory is None else parse_device_memory(memory)
     emit(kv_report(loaded, workload, kv_dtype=kv_dtype, mesh=mesh, memory=room), format_name, output, units)

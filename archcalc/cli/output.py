@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from errno import ENOENT
 from pathlib import Path
 
 from archcalc.errors import InputError, harmless
@@ -22,6 +23,11 @@ def emit(report: Report, format_name: str | None, outputs: list[Path] | None, un
     if units not in ("gib", "gb", "bytes"):
         raise InputError(f"unknown units {units}", value=units, hint="use gib, gb or bytes")
     targets = outputs or [_STDOUT]
+    for path in targets:
+        if path != _STDOUT and not path.resolve().parent.is_dir():
+            raise InputError(f"can't write {path}: {os.strerror(ENOENT)}", value=str(path))
+    if format_name == "":
+        raise InputError("--format is empty", value="", hint="leave it out for a table")
     names = [format_name or ("table" if path == _STDOUT else _from_ending(path)) for path in targets]
     texts = [
         _on_screen(report, name, units) if path == _STDOUT else renderer(name)(report, units)

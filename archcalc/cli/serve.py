@@ -69,7 +69,7 @@ def command(
 ) -> None:
     """Serving memory on each GPU: whether it fits, and what is left for requests."""
     from archcalc.cli.output import emit
-    from archcalc.cli.sizes import parse_number
+    from archcalc.cli.sizes import parse_device_memory, parse_number
     from archcalc.errors import CheckFailed, InputError
     from archcalc.plan.engine import load_engine
     from archcalc.plan.hardware import hardware_names, load_hardware
@@ -77,7 +77,7 @@ def command(
     from archcalc.plan.shards import Spread
     from archcalc.report.serve import Question, serve_all_report, serve_report
     from archcalc.spec.loader import load_spec
-    from archcalc.units import parse_context, parse_memory
+    from archcalc.units import parse_context
 
     loaded = load_spec(spec)
     if gpu is None:
@@ -89,7 +89,7 @@ def command(
         batch=batch,
         kv_dtype=kv_dtype,
         utilization=utilization,
-        overhead=None if overhead is None else parse_memory(overhead),
+        overhead=None if overhead is None else parse_device_memory(overhead),
         batched_tokens=None if batched_tokens is None else parse_context(batched_tokens),
         block_size=None if block_size is None else parse_context(block_size),
         language_only=language_only,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from archcalc.errors import InputError, show_value
+from archcalc.units import parse_memory
 
 
 def parse_sides(texts: list[str] | None, count: int) -> list[tuple[int, ...]]:
@@ -11,16 +12,28 @@ def parse_sides(texts: list[str] | None, count: int) -> list[tuple[int, ...]]:
     sizes = []
     for text in texts or []:
         pieces = text.lower().split("x")
-        if len(pieces) != count or not all(p.isascii() and p.isdecimal() and 0 < int(p[:9]) < 10**7 for p in pieces):
+        if len(pieces) != count or not all(p.isascii() and p.isdecimal() for p in pieces):
             raise InputError(f"{show_value(text)} is no size", value=text, hint=f"write {form}")
+        if not all(0 < int(p[:9]) < 10**7 for p in pieces):
+            raise InputError(f"{show_value(text)} is out of range", value=text, hint="each from 1 to 9,999,999")
         sizes.append(tuple(int(piece) for piece in pieces))
     return sizes
+
+
+def parse_device_memory(text: str) -> int:
+    """Memory of a device [bytes]: less than 1 MiB is taken for a forgotten unit. Raises InputError."""
+    size = parse_memory(text)
+    if 0 < size < 1 << 20:
+        raise InputError(f"{show_value(text)} is only {size:,} bytes", value=text, hint="say which unit: 80GiB or 80GB")
+    return size
 
 
 def parse_number(text: str, option: str, word: str) -> int | None:
     """A whole number, or None for the one word that stands in its place. Raises InputError."""
     if text == word:
         return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+    if text.isascii() and text.isdecimal() and len(text) >= 10:
+        raise InputError(f"{option} {show_value(text)} is out of range", value=text, hint="at most 999,999,999")
+    if not (text.isascii() and text.isdecimal()):
         raise InputError(f"{option} {show_value(text)} is neither a whole number nor {word}", value=text)
     return int(text)

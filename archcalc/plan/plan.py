@@ -257,9 +257,12 @@ def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
     if not overrides:
         return validate(document.data, document, Plan)
     plain = validate(document.data, document, Plan)
-    data = plain.model_dump()
+    data, all_fields = plain.model_dump(exclude_unset=True), plain.model_dump()
     for override in overrides:
-        _override(data, override)
+        _override(data, override, all_fields)
+    given = {override.partition("=")[0].strip() for override in overrides}
+    if "assumed" in data and "assumed" not in given:
+        data["assumed"] = [path for path in data["assumed"] if path not in given]
     source = f"--set {', '.join(overrides)}"
     try:
         return validate(data, load(safe_dump(data), source), Plan)
@@ -269,7 +272,8 @@ def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
         ) from None
 
 
-def _override(data: dict[str, Any], text: str) -> None:
+def _override(data: dict[str, Any], text: str, fields: Any) -> None:
+    """Set one field of a plan's data; `fields` has every field that there is, defaults too."""
     key, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--set {text} has no value", value=text, hint="write --set parallel.pp=8")
@@ -277,8 +281,8 @@ def _override(data: dict[str, Any], text: str) -> None:
     node: Any = data
     pieces = key.strip().split(".")
     for i, piece in enumerate(pieces):
-        if not isinstance(node, dict) or piece not in node:
-            known = list(node) if isinstance(node, dict) else []
+        if not isinstance(fields, dict) or piece not in fields:
+            known = list(fields) if isinstance(fields, dict) else []
             raise InputError(
                 f"--set names no field of a plan: {key}",
                 value=key,
@@ -287,7 +291,7 @@ def _override(data: dict[str, Any], text: str) -> None:
         if i == len(pieces) - 1:
             node[piece] = parsed
         else:
-            node = node[piece]
+            node, fields = node.setdefault(piece, {}), fields[piece]
 
 
 def _exists(model: type[Section], pieces: list[str]) -> bool:

@@ -66,11 +66,13 @@ def _broken(word: str, room: int) -> list[str]:
     return [piece for piece in pieces if piece]
 
 
-def fitted(cells: Sequence[Sequence[str]], wraps: Sequence[bool], width: int | None) -> tuple[list[int], list[int]]:
+def fitted(
+    cells: Sequence[Sequence[str]], wraps: Sequence[bool], width: int | None, keep: Sequence[int] = ()
+) -> tuple[list[int], list[int]]:
     """Which columns are shown, by index, and how wide each of them is.
 
     Columns that wrap give way first, down to their longest word or READABLE; then columns are left out, the last one
-    first, but for the first two: a name without its number says nothing.
+    first, those to keep only when no other is left; at least two stay: a name without its number says nothing.
     """
     natural = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
     if width is None:
@@ -81,7 +83,10 @@ def fitted(cells: Sequence[Sequence[str]], wraps: Sequence[bool], width: int | N
     ]
     shown = list(range(len(natural)))
     while len(shown) > 2 and _sum(least, shown) > width:
-        shown.pop()
+        others = [i for i in shown[1 if keep else 2 :] if i not in keep]
+        if not others and _sum([min(least[0], NARROW), *least[1:]], shown) <= width:
+            break
+        shown.remove(others[-1] if others else shown[-1])
     sizes = [natural[i] for i in shown]
     while (over := sum(sizes) + GAP * (len(shown) - 1) - width) > 0:
         slack = [size - least[i] for size, i in zip(sizes, shown, strict=True)]

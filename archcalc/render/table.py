@@ -68,7 +68,9 @@ def _table(table: Table, units: str, width: int | None, paint: Paint) -> Iterato
     prose = [column for column in table.columns if column.unit == "prose"]
     body = [[_cell(row, c, i, units) for i, c in enumerate(columns)] for row in table.rows]
     head = [harmless(column.title) for column in columns]
-    shown, sizes = fitted([head, *body], [not is_numeric(c) for c in columns], width)
+    shown, sizes = fitted(
+        [head, *body], [not is_numeric(c) for c in columns], width, [i for i, c in enumerate(columns) if c.keep]
+    )
     numeric = [is_numeric(columns[i]) for i in shown]
 
     def line_up(cells: Sequence[str], styles: Sequence[str]) -> Iterator[str]:
@@ -91,7 +93,9 @@ def _table(table: Table, units: str, width: int | None, paint: Paint) -> Iterato
                 yield from wrapped(f"    {harmless(column.title)}: {text}", width, 2)
     if len(shown) < len(columns):
         left_out = ", ".join(harmless(columns[i].title) for i in range(len(columns)) if i not in shown)
-        yield from (paint(line, "dim") for line in wrapped(f"too narrow for: {left_out} (--format csv has all)", width))
+        yield from (
+            paint(line, "dim") for line in wrapped(f"too narrow for: {left_out} (--format json has all)", width)
+        )
 
 
 def _cell(row: Mapping[str, Any], column: Column, position: int, units: str) -> str:

@@ -17,10 +17,10 @@ from archcalc.report.readings import parameters_at
 from archcalc.workload import Workload
 
 FOUR = (
-    Column("before", "before", "number"),
-    Column("after", "after", "number"),
-    Column("delta", "delta", "number"),
-    Column("percent", "percent", "number"),
+    Column("before", "before", "number", keep=True),
+    Column("after", "after", "number", keep=True),
+    Column("delta", "delta", "number", keep=True),
+    Column("percent", "percent", "number", keep=True),
 )
 QUANTITY_COLUMNS = (Column("quantity", "quantity"), *FOUR)
 PATH_COLUMNS = (Column("path", "path"), Column("change", "change"), *FOUR, Column("note", "note"))

@@ -13,11 +13,15 @@ Unit = Literal["text", "prose", "count", "bytes", "flops", "share", "int", "numb
 
 
 class Column(NamedTuple):
-    """One column of a table: its key in the rows, its heading, and the unit that renderers print it in."""
+    """One column of a table: its key in the rows, its heading, and the unit that renderers print it in.
+
+    `keep`: where a screen is too narrow for all columns, this one goes last.
+    """
 
     key: str
     title: str
     unit: Unit = "text"
+    keep: bool = False
 
 
 class Table(NamedTuple):

@@ -35,10 +35,7 @@ def flops_quantities(spec: Spec, workload: Workload) -> dict[str, int | float | 
     found: dict[str, int | float | bool] = {f"flops.{name}": n for name, n in sums._asdict().items() if name != "mtp"}
     whole = workload.batch * (workload.seq + tokens)
     found["flops.per_token"] = sums.forward // whole if sums.forward % whole == 0 else sums.forward / whole
-    if spec.vision is not None:
-        found["vision.tokens"] = workload.batch * tokens
-        found["vision.patches"] = workload.batch * patches
-    return found
+    return found | {"vision.tokens": workload.batch * tokens, "vision.patches": workload.batch * patches}
 
 
 def vision_load(spec: Spec, workload: Workload) -> tuple[int, int]:
@@ -118,7 +115,7 @@ def _notes(spec: Spec, workload: Workload, found: dict[str, Any]) -> list[str]:
     if any(getattr(block, "kind", "") == "mla" for block in spec.backbone.attention.values()):
         notes.append(f"Latent attention runs {'absorbed' if workload.absorbed else 'expanded'}.")
     if workload.phase == "decode" and (workload.images or workload.videos):
-        notes.append("Decode runs no vision tower: count an image's tokens in --context.")
+        notes.insert(0, "warning: decode runs no vision tower: count an image's tokens in --context.")
     return notes
 
 

@@ -23,7 +23,7 @@ COLUMNS = (
     Column("kind", "cached"),
     Column("elements", "elements a token and layer", "int"),
     Column("bytes_per_token_and_layer", "bytes a token and layer", "int"),
-    Column("bytes_per_token", "bytes a token", "int"),
+    Column("bytes_per_token", "bytes a token", "int", keep=True),
 )
 
 

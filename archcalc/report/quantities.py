@@ -58,7 +58,11 @@ QUANTITIES: dict[str, Quantity] = {
     "flops.backbone": Quantity("flops", "backbone", "The backbone's forward."),
     "flops.vision": Quantity("flops", "vision tower", "The vision tower's forward."),
     "flops.projector": Quantity("flops", "projector", "The projector's forward."),
-    "flops.per_token": Quantity("flops", "forward per token", "Forward over all new tokens, text and vision."),
+    "flops.per_token": Quantity(
+        "flops",
+        "forward per token",
+        "Forward over all new tokens, text and vision; an integer where it divides evenly.",
+    ),
     "flops.run_total": Quantity("flops", "whole run", "A training step's FLOPs a token times the run's tokens."),
     "flops.run_6nd": Quantity("flops", "6ND", "6 · active parameters · tokens, the usual rule of thumb."),
     "flops.run_ratio": Quantity("number", "whole run / 6ND", "How far the rule of thumb is off."),

@@ -12,6 +12,7 @@ from archcalc.plan.plan import Plan
 from archcalc.plan.training import RankMemory, training_memory, worst
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.flops import context_notes
+from archcalc.report.paths import ranges
 from archcalc.spec.model import Spec
 from archcalc.tape import Tape
 from archcalc.units import format_bytes
@@ -22,21 +23,21 @@ COLUMNS = (
     Column("params_bytes", "weights", "bytes"),
     Column("grads_bytes", "gradients", "bytes"),
     Column("optimizer_bytes", "optimizer", "bytes"),
-    Column("activation_bytes", "activations", "bytes"),
+    Column("activation_bytes", "activations", "bytes", keep=True),
     Column("transient_bytes", "transient", "bytes"),
     Column("fixed_bytes", "fixed", "bytes"),
     Column("offloaded_bytes", "on the host", "bytes"),
-    Column("peak_bytes", "peak", "bytes"),
+    Column("peak_bytes", "peak", "bytes", keep=True),
     Column("live_chunks", "chunks alive", "int"),
 )
 TERM_COLUMNS = (Column("term", "term"), Column("bytes", "bytes", "bytes"), Column("what", "what it is"))
 LEDGER_COLUMNS = (
     Column("lever", "lever"),
-    Column("peak_bytes", "peak of the worst rank", "bytes"),
-    Column("saved_bytes", "saves", "bytes"),
+    Column("peak_bytes", "peak of the worst rank", "bytes", keep=True),
+    Column("saved_bytes", "saves", "bytes", keep=True),
     Column("activation_bytes", "activations", "bytes"),
     Column("worst_rank", "rank", "int"),
-    Column("cost", "costs"),
+    Column("cost", "costs", keep=True),
 )
 IMBALANCE_COLUMNS = (
     Column("case", "routing"),
@@ -87,7 +88,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
         quantities=train_quantities(tape, plan, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes},
         rows=Table("rows", "every pipeline rank at its worst moment", COLUMNS, [rank_row(r) for r in ranks]),
         tables=tables,
-        assumptions=[*plan.assumed, *_unlisted(plan)],
+        assumptions=[*_assumed(plan), *_unlisted(plan)],
         conventions=(
             "peak = (weights + gradients + optimizer + buffers + activations alive + transient + fixed)"
             " / allocator efficiency.",
@@ -97,7 +98,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             " stages.",
             "fixed: the plan's memory.fixed and what fused kernels cache for the whole run.",
         ),
-        notes=_notes(spec, plan, top, hardware.memory_visible_bytes),
+        notes=_notes(spec, plan, ranks, hardware.memory_visible_bytes),
     )
 
 
@@ -179,6 +180,17 @@ def _checked(rank: int, ranks: int) -> int:
     return rank
 
 
+def _assumed(plan: Plan) -> list[str]:
+    """Fields that the plan itself says no source gives, with their values."""
+    lines = []
+    for path in plan.assumed:
+        value: Any = plan
+        for key in path.split("."):
+            value = getattr(value, key)
+        lines.append(f"{path} = {value}")
+    return lines
+
+
 def _unlisted(plan: Plan) -> list[str]:
     """Fields that the plan leaves to their defaults."""
     left = []
@@ -192,13 +204,16 @@ def _unlisted(plan: Plan) -> list[str]:
     return left
 
 
-def _notes(spec: Spec, plan: Plan, top: RankMemory, room: int) -> list[str]:
+def _notes(spec: Spec, plan: Plan, ranks: list[RankMemory], room: int) -> list[str]:
+    top = worst(ranks)
+    equals = ranges([r.rank for r in ranks if r.peak == top.peak])
     spare = room - top.peak
     verdict = "fits" if spare >= 0 else "does not fit"
     notes = context_notes(spec, plan.batch.seq)
     notes.append(
         f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."
+        + (f" Ranks {equals} hold as much." if equals != str(top.rank) else "")
     )
     if plan.parallel.zero == 2 and plan.parallel.pp > 1:
         notes.append(

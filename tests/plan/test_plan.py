@@ -160,5 +160,15 @@ def test_overrides_keep_everything_else() -> None:
     assert isinstance(changed, Plan)
     assert changed.parallel.vpp == 4
     assert changed.activations.offload == ["moe_act"]
-    restored = changed.model_copy(update={"parallel": plain.parallel, "activations": plain.activations})
+    assert set(plain.assumed) - set(changed.assumed) == {"parallel.vpp"}, "what is given is no assumption any more"
+    same = {"parallel": plain.parallel, "activations": plain.activations, "assumed": plain.assumed}
+    restored = changed.model_copy(update=same)
     assert restored == plain
+
+
+def test_setting_a_field_to_its_own_value_leaves_the_defaults_defaults() -> None:
+    plain, same = k2_plan(), k2_plan("parallel.pp=16")
+    assert isinstance(plain, Plan)
+    assert isinstance(same, Plan)
+    assert same.memory.model_fields_set == plain.memory.model_fields_set
+    assert "placeholder_grads" not in same.memory.model_fields_set

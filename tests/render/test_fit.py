@@ -77,3 +77,10 @@ def test_what_is_shown_fits(cells: list[tuple[str, str, str]], wraps: tuple[bool
     assert shown == list(range(len(shown)))
     second = max(width_of(line[1]) for line in cells)
     assert sum(sizes) + 2 * (len(sizes) - 1) <= max(width, 8 + 2 + second)
+
+
+def test_columns_to_keep_outlast_the_others_and_the_name_gives_way_to_them() -> None:
+    cells = [["a.long.name.with.dots", "1234567890", "12345", "1234567890"]]
+    wraps = [True, False, False, False]
+    assert fitted(cells, wraps, 46, keep=[3]) == ([0, 1, 3], [21, 10, 10])  # 21 + 10 + 5 + 10 + 3 x 2 = 52 > 46
+    assert fitted(cells, wraps, 40, keep=[1, 3]) == ([0, 1, 3], [16, 10, 10])  # 40 - 10 - 10 - 2 x 2
