@@ -150,7 +150,7 @@ def test_the_document_is_a_report_with_the_quantities_of_all_sections(k25: Path)
         own = document["sections"][command]["report"]["quantities"]
         assert own.items() <= document["quantities"].items()
     assert len(document["findings"]) == 12  # the claims of the spec
-    assert "train: parallel.vpp" in document["sections"]["assumptions"]["report"]["assumptions"]
+    assert "train: parallel.vpp = 2" in document["sections"]["assumptions"]["report"]["assumptions"]
 
 
 def test_a_diff_reads_it(k25: Path) -> None:
