@@ -123,7 +123,7 @@ def _llama3(plain: Tensor, scaling: Section) -> Stretch:
 def rotate_pairs(x: Tensor, angles: Angles) -> Tensor:
     """[..., N, H, D] -> the same; features (0, 1), (2, 3), ... turn together (DeepSeek, MoonViT
     checkpoints)."""
-    pairs = torch.view_as_complex(x.float().contiguous().unflatten(-1, (-1, 2)))
+    pairs = torch.complex(*x.float().unflatten(-1, (-1, 2)).unbind(-1))
     return torch.view_as_real(pairs * angles[:, None]).flatten(-2).to(x.dtype)
 
 

@@ -12,7 +12,7 @@ from archcalc.arch.decoder import Decoder
 from archcalc.arch.projector.patch_merger import PatchMerger
 from archcalc.arch.vision.moonvit3d import MoonViT3D
 from archcalc.errors import FieldError
-from archcalc.spec.storage import Scheme, StorageKey
+from archcalc.spec.storage import Plain, Scheme, StorageKey
 from archcalc.tape import Tape
 from archcalc.units import parse_printed
 from archcalc.workload import Workload
@@ -75,6 +75,12 @@ class Spec(Section):
         if "default" not in self.storage:
             raise FieldError(
                 "storage has no default scheme", ("storage",), hint="add default: {scheme: plain, dtype: ...}"
+            )
+        if not isinstance(self.storage["default"], Plain):
+            raise FieldError(
+                "storage's default must be plain: norms and biases are stored by it, and only matrices are quantized",
+                ("storage", "default"),
+                hint="name the quantized roles beside a plain default",
             )
         return self
 

@@ -250,3 +250,13 @@ def test_an_unknown_optimizer_gets_a_near_miss() -> None:
     with pytest.raises(InputError, match="unknown optimizer adamW2") as caught:
         quantities("k25", optimizer_name="adamW2")
     assert caught.value.hint == "did you mean adamw?"
+
+
+def test_a_quantized_default_is_refused_because_norms_are_stored_by_it(tmp_path: Path) -> None:
+    # "k25.yaml" itself, its default replaced by the routed experts' scheme: a norm has no inputs to cut into groups.
+    text = (Path(__file__).parents[2] / "specs" / "k25.yaml").read_text()
+    quantized = "{scheme: fp8-block, block_size: [128, 128], scale_dtype: float32}"
+    path = tmp_path / "q.yaml"
+    path.write_text(text.replace("default: {scheme: plain, dtype: bfloat16}", f"default: {quantized}"))
+    with pytest.raises(InputError, match=r"q\.yaml:\d+:\d+: storage's default must be plain"):
+        load_spec(str(path))
