@@ -281,7 +281,7 @@ def _cut(snippet: str, at: int, room: int) -> tuple[str, int]:
     widths = [_columns(cell) for cell in cells]
     here, start, end = at - first, 0, len(cells)
     before, total = sum(widths[:here]), sum(widths)
-    if len(cells) == len(snippet) and total <= room:
+    if len(cells) == len(snippet) and max(total, before + 1) <= room:  # a caret behind the end takes a column too
         return "".join(cells), before
     room -= 6  # for an ellipsis on each side
     while before > room * 2 // 3 and total > room:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from archcalc.errors import (
@@ -117,6 +117,7 @@ def test_a_long_line_is_cut_around_the_caret() -> None:
     assert shown[caret_column(rendered)] == "X"
 
 
+@example("x" * 62, 63, 68)  # "  7 | " and 62 characters fill 68 columns; the caret behind the last would be the 69th
 @given(st.text(max_size=400), st.integers(1, 450), st.integers(40, 120))
 def test_any_line_and_column_render_in_the_width(snippet: str, column: int, width: int) -> None:
     lines = InputError("bad", line=7, column=column, snippet=snippet).render(width).splitlines()
