@@ -27,6 +27,7 @@ from archcalc.spec.model import Spec
 from archcalc.spec.storage import Fp8Block
 from archcalc.tape import Tape, Weight, product, value
 from archcalc.workload import Workload
+from tests.reference import tiny
 from tests.support import BUNDLED
 
 HAS_TORCH = find_spec("torch") is not None
@@ -82,29 +83,11 @@ MOE: dict[str, Any] = {
 }
 SOFTMAX = MOE | {"scoring_func": "softmax", "topk_method": "greedy", "norm_topk_prob": False}
 GROUPS = MOE | {"n_group": 4, "topk_group": 2}
-VISION: dict[str, Any] = {
-    "kind": "moonvit3d",
+VISION = tiny.VISION | {
     "vt_hidden_size": 24,
-    "vt_num_hidden_layers": 2,
     "vt_num_attention_heads": 3,
     "vt_intermediate_size": 31,
-    "in_channels": 3,
-    "patch_size": 4,
     "init_pos_emb_height": 6,
-    "init_pos_emb_width": 8,
-    "init_pos_emb_time": 4,
-    "pos_emb_type": "divided_fixed",
-    "merge_kernel_size": [2, 2],
-    "merge_type": "sd2_tpool",
-    "video_attn_type": "spatial_temporal",
-    "layer_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "dtype": "bfloat16",
-    "in_patch_limit": 64,
-    "in_patch_limit_each_frame": 16,
-    "patch_limit_on_one_side": 16,
-    "temporal_merge_kernel_size": 4,
-    "sample_fps": 2.0,
 }
 PROJECTOR: dict[str, Any] = {
     "kind": "patch_merger",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 from archcalc.plan.chunk import ChunkMemory
-from archcalc.plan.schedule import Pipeline, Schedule, State, live_states
+from archcalc.plan.schedule import Pipeline, Schedule, State, all_states, live_states
 
 OFFLOAD_BUFFERS = 4
 """Chunks whose activations stay on the device under offload: in forward, being copied out, in backward,
@@ -28,24 +27,8 @@ def states(schedule: Schedule, pipeline: Pipeline, rank: int, *, offloaded: bool
     the worse one, so that all of a cut run's states count, not only those that no other covers.
     """
     if offloaded and schedule.splits_backward:
-        return _all_states(schedule, pipeline, rank)
+        return all_states(schedule, pipeline, rank)
     return live_states(schedule, pipeline, rank)
-
-
-@lru_cache(maxsize=512)
-def _all_states(schedule: Schedule, pipeline: Pipeline, rank: int) -> tuple[State, ...]:
-    cut = schedule.cut(pipeline)
-    chunks = schedule.chunks_per_rank(pipeline.vpp)
-    live, waiting = [0] * chunks, [0] * chunks
-    found: dict[tuple[str, int, tuple[int, ...], tuple[int, ...]], State] = {}
-    for op in schedule.order(cut, rank):
-        kind, chunk, _ = op
-        live[chunk] += kind == "F"
-        key = (kind, chunk, tuple(live), tuple(waiting))
-        found.setdefault(key, State(op=op, live=key[2], waiting=key[3]))
-        live[chunk] -= kind in "BI"
-        waiting[chunk] += (kind == "I") - (kind == "W")
-    return tuple(found.values())
 
 
 def moment(state: State, sizes: tuple[ChunkMemory, ...], largest: list[int], messages: tuple[int, int]) -> Moment:

@@ -162,21 +162,7 @@ def shard(w: Weight, where: Deployment) -> Weight:
     def cut(dims: Dims) -> Dims:
         return tuple(_cut(d, *ways[d.axis]) if d.axis in ways else d for d in dims)
 
-    return Weight(
-        w.path,
-        w.suffix,
-        cut(w.out),
-        cut(w.into),
-        flat=w.flat,
-        stack=cut(w.stack),
-        active=w.active,
-        role=w.role,
-        part=w.part,
-        dtype=w.dtype,
-        trainable=w.trainable,
-        indices=w.indices,
-        about=w.about,
-    )
+    return w.replace(out=cut(w.out), into=cut(w.into), stack=cut(w.stack))
 
 
 def _cut(d: Dim, option: str, parts: int) -> Dim:

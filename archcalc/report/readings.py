@@ -68,15 +68,8 @@ def weights_at(tape: Tape, path: str) -> list[Weight]:
 def _narrowed(w: Weight, asked: list[str]) -> Weight:
     single = [(piece, ask) for piece, ask in zip(w.path.split("."), asked, strict=False) if is_index(ask)]
     names = dict(single)
-    if "{i}" not in names and "{e}" not in names:
-        return w
-    one = copy(w)
-    if "{i}" in names:
-        one.indices = (int(names["{i}"]),)
-    if "{e}" in names:
-        one.stack = ()
-        one.path = w.path.replace("{e}", names["{e}"])
-    return one
+    one = w.replace(indices=(int(names["{i}"]),)) if "{i}" in names else w
+    return one.replace(stack=(), path=w.path.replace("{e}", names["{e}"])) if "{e}" in names else one
 
 
 def cut_readings(printed: Printed, computed: Value) -> Iterator[Reading]:

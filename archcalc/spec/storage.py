@@ -115,19 +115,7 @@ def second_copies(storage: Storage, tape: Tape) -> list[Weight]:
             name = {"embedding": "embed_tokens", "head": "shared_head.head"}.get(w.role)
             if name is None or f"mtp_{w.role}" not in storage:
                 continue
-            path = f"{segment.path}.{name}"
-            copies.append(
-                Weight(
-                    path,
-                    w.suffix,
-                    w.out,
-                    w.into,
-                    role=w.role,
-                    part="mtp",
-                    dtype=w.dtype,
-                    indices=segment.indices,
-                )
-            )
+            copies.append(w.replace(path=f"{segment.path}.{name}", part="mtp", indices=segment.indices))
     return copies
 
 

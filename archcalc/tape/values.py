@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from archcalc.tape.dims import Dim, Dims, Number, product
 
@@ -141,6 +142,13 @@ class Weight:
         self.trainable = trainable
         self.indices = indices
         self.about = about
+
+    def replace(self, **changes: Any) -> Weight:
+        """The same weight with some attributes changed: one device's part, one layer's, another path's."""
+        changed = copy(self)
+        for name, value in changes.items():
+            setattr(changed, name, value)
+        return changed
 
     @property
     def copies(self) -> int:

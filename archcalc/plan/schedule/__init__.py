@@ -7,7 +7,7 @@ from .dualpipe import DualPipe
 from .dualpipe_v import DualPipeV
 from .gpipe import GPipe
 from .interleaved import Interleaved1F1B
-from .live import State, live_states, most_live, states_of
+from .live import State, all_states, live_states, most_live, states_of
 from .one_f_one_b import OneFOneB
 from .timing import Deadlock, Durations, Span, bubble, simulate
 from .zb_h1 import ZBH1
@@ -44,6 +44,7 @@ __all__ = [
     "Schedule",
     "Span",
     "State",
+    "all_states",
     "bubble",
     "get_schedule",
     "live_states",

@@ -93,6 +93,15 @@ def _uncovered(reached: Reached) -> Reached:
     return kept
 
 
+@lru_cache(maxsize=512)
+def all_states(schedule: Schedule, pipeline: Pipeline, rank: int) -> tuple[State, ...]:
+    """Every state of a rank's run, cut to its periodic part, in the order in which they are first reached."""
+    order, chunks = schedule.order(schedule.cut(pipeline), rank), schedule.chunks_per_rank(pipeline.vpp)
+    found = [pair for reached in _reached(order, chunks).values() for pair in reached.items()]
+    found.sort(key=lambda pair: pair[1])
+    return tuple(_state(order[position], counts[:chunks], counts[chunks:]) for counts, position in found)
+
+
 @lru_cache(maxsize=4096)
 def live_states(schedule: Schedule, pipeline: Pipeline, rank: int) -> tuple[State, ...]:
     """The worst states of a rank, in the order in which they are first reached. See states_of.

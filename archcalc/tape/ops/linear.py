@@ -1,0 +1,125 @@
+"""Operations that multiply with a weight matrix, or look rows up in one.
+
+Legend: T rows (tokens), R routed rows, P patches, h hidden, f ffn, E experts.
+"""
+
+from __future__ import annotations
+
+from archcalc.tape.dims import Dim, Dims, Term
+from archcalc.tape.recorder import Recorder
+from archcalc.tape.values import Role, Save, Storage, Tensor, Weight
+
+
+class LinearOperations(Recorder):
+    """Linears, grouped linears, embedding, patch convolution, position tables."""
+
+    def linear(
+        self,
+        x: Tensor,
+        name: str,
+        out: Dims,
+        *,
+        role: Role,
+        site: str,
+        bias: bool = False,
+        weight: Weight | None = None,
+        into: Storage | None = None,
+    ) -> Tensor:
+        """[T, k] -> [T, n]: weight n x k, optional bias n. FLOPs 2·T·k·n. Saves its input, never its output.
+
+        Args:
+            weight: an existing weight (tied), instead of a new one.
+            into: write into this storage (a fused gate-and-up projection) instead of a new one.
+        """
+        w = weight or self.weight(name, "weight", out, x.features, role)
+        weights = (w, self.weight(name, "bias", out, (), role)) if bias else (w,)
+        y = Tensor(x.rows, out, into or Storage(x.rows, out, self.dtype))
+        flops = (Term(2, (*x.rows, *x.features, *out)),)
+        self._emit(
+            "linear",
+            name,
+            site,
+            (x,),
+            y,
+            weights=weights,
+            flops=flops,
+            saves=(Save(x.storage),),
+            backward=2 if x.requires_grad else 1,
+        )
+        return y
+
+    def gate_up(
+        self, x: Tensor, names: tuple[str, str], out: Dim, *, role: Role, site: str, bias: bool = False
+    ) -> Tensor:
+        """[T, h] -> [T, 2·f]: two linears that write one storage, as fused kernels and SwiGLU see it."""
+        both = Tensor(x.rows, (2 * out,), Storage(x.rows, (2 * out,), self.dtype))
+        for name in names:
+            self.linear(x, name, (out,), role=role, site=site, bias=bias, into=both.storage)
+        return both
+
+    def grouped_linear(
+        self,
+        x: Tensor,
+        names: tuple[str, ...],
+        out: Dim,
+        *,
+        experts: Dim,
+        active: Dim,
+        role: Role,
+        site: str,
+    ) -> Tensor:
+        """[R, k] -> [R, n] with each row's own expert: stack E of n x k. FLOPs 2·R·k·n a projection."""
+        features = (out,) if len(names) == 1 else (len(names) * out,)
+        y = Tensor(x.rows, features, Storage(x.rows, features, self.dtype))
+        offsets = Storage((), (experts,), "int32")
+        for i, name in enumerate(names):
+            w = self.weight(name, "weight", (out,), x.features, role, stack=(experts,), active=active)
+            saves = (Save(x.storage), *((Save(offsets, ("eager",)),) if site == "expert_fc1" and i == 0 else ()))
+            self._emit(
+                "grouped_linear",
+                name,
+                site,
+                (x,),
+                y,
+                temps=(offsets,),
+                weights=(w,),
+                flops=(Term(2, (*x.rows, *x.features, out)),),
+                saves=saves,
+                backward=2,
+            )
+        return y
+
+    def embedding(self, ids_rows: Dims, name: str, vocab: Dim, hidden: Dim, *, role: Role = "embedding") -> Tensor:
+        """Row lookup [T] -> [T, h]: weight vocab x h, no FLOPs. Saves the int64 ids."""
+        w = self.weight(name, "weight", (vocab,), (hidden,), role)
+        ids = Storage(ids_rows, (), "int64")
+        y = Tensor(ids_rows, (hidden,), Storage(ids_rows, (hidden,), self.dtype))
+        self._emit("embedding", name, "embedding", (), y, temps=(ids,), weights=(w,), saves=(Save(ids),))
+        return y
+
+    def conv_patch(self, rows: Dims, name: str, channels: Dim, kernel: Dims, out: Dim, *, role: Role) -> Tensor:
+        """Patch convolution with stride = kernel: a linear over pixels that need no gradient. FLOPs 2·P·c·kh·kw·h."""
+        pixels = Tensor(rows, (channels, *kernel), Storage(rows, (channels, *kernel), self.dtype), requires_grad=False)
+        w = self.weight(name, "weight", (out,), (channels, *kernel), role, flat=False)
+        b = self.weight(name, "bias", (out,), (), role)
+        y = Tensor(rows, (out,), Storage(rows, (out,), self.dtype))
+        self._emit(
+            "conv_patch",
+            name,
+            "patch_embed",
+            (pixels,),
+            y,
+            weights=(w, b),
+            flops=(Term(2, (*rows, channels, *kernel, out)),),
+            saves=(Save(pixels.storage),),
+            backward=1,
+        )
+        return y
+
+    def add_table(self, x: Tensor, name: str, shape: Dims, *, role: Role, site: str) -> Tensor:
+        """Add a learned position table (interpolated to the grid). Saves nothing a token."""
+        y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
+        self._emit(
+            "add_table", name, site, (x,), y, weights=(self.weight(name, "weight", shape, (), role, flat=False),)
+        )
+        return y

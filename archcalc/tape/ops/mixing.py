@@ -1,0 +1,137 @@
+"""Operations that mix tokens or send them elsewhere: attention, routing, dispatch and combine.
+
+Legend: T rows (tokens), R routed rows, h hidden, E experts, k experts a token, n heads, d head dim.
+"""
+
+from __future__ import annotations
+
+from archcalc.tape.dims import Dim, Dims, Number, Term
+from archcalc.tape.ops.pointwise import in_fp32
+from archcalc.tape.recorder import Recorder
+from archcalc.tape.values import Cache, Save, Storage, Tensor, Weight
+
+
+class MixingOperations(Recorder):
+    """Attention and mixture of experts."""
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        name: str,
+        *,
+        heads: Dim,
+        qk_dim: Dim,
+        v_dim: Dim,
+        pairs: Number,
+        caches: tuple[Cache, ...] = (),
+        site: str = "core_attn",
+    ) -> Tensor:
+        """softmax(q·kᵀ)·v: FLOPs pairs·n·(d_qk + d_v), where `pairs` already holds 2 a multiply-add (1 where causal
+        halves). Flash kernels save q, k, v, out and fp32 log-sum-exp (arXiv:2205.14135); the math path saves fp32 q,
+        k, v
+        and the probabilities."""
+        out = Tensor(q.rows, (heads, v_dim), Storage(q.rows, (heads, v_dim), self.dtype))
+        lse = Storage(q.rows, (heads,), "float32")
+        q32 = Storage(q.rows, (heads, qk_dim), "float32")
+        k32 = Storage(k.rows, (heads, qk_dim), "float32")
+        v32 = Storage(v.rows, (heads, v_dim), "float32")
+        keys = Dim("keys", k.rows[-1].size if k.rows else 1)
+        scores = Storage(q.rows, (heads, keys), "float32")
+        flash = (q.storage, k.storage, v.storage, out.storage, lse)
+        saves = (
+            *(Save(s, ("flash",)) for s in flash),
+            *(Save(s, ("math",)) for s in (q32, k32, v32, scores)),
+        )
+        flops = tuple(Term(c, (*dims, heads, d)) for c, dims in pairs for d in (qk_dim, v_dim))
+        self._emit(
+            "attention",
+            name,
+            site,
+            (q, k, v),
+            out,
+            temps=(lse, q32, k32, v32, scores),
+            flops=flops,
+            saves=saves,
+            caches=caches,
+            backward=2,
+        )
+        return out
+
+    def per_head_linear(
+        self, x: Tensor, name: str, weight: Weight, heads: Dim, contract: Dim, out: Dim, *, site: str
+    ) -> Tensor:
+        """[T, n, a] -> [T, n, b] with a view of an existing weight (MLA's absorbed up-projections). FLOPs 2·T·n·a·b."""
+        y = Tensor(x.rows, (heads, out), Storage(x.rows, (heads, out), self.dtype))
+        flops = (Term(2, (*x.rows, heads, contract, out)),)
+        self._emit(
+            "per_head_linear", name, site, (x,), y, weights=(weight,), flops=flops, saves=(Save(x.storage),), backward=2
+        )
+        return y
+
+    def router(
+        self, x: Tensor, name: str, experts: Dim, top_k: Dim, *, correction_bias: bool, bias: bool, norm: bool
+    ) -> None:
+        """Scores [T, E] and the top k: weight E x h, optional linear bias, optional fp32 correction-bias buffer
+        (auxiliary-loss-free balancing, arXiv:2408.15664). FLOPs 2·T·h·E. Saves fp32 scores, int64 indices and, where
+        the
+        weights are normalised, the fp32 weights before it and their sum; eager code casts input and weight to fp32."""
+        weights = [self.weight(name, "weight", (experts,), x.features, "router")]
+        if bias:
+            weights.append(self.weight(name, "bias", (experts,), (), "router"))
+        if correction_bias:
+            weights.append(
+                self.weight(
+                    name, "e_score_correction_bias", (experts,), (), "router_bias", dtype="float32", trainable=False
+                )
+            )
+        x32 = in_fp32(x)
+        w32 = Storage((), (experts, *x.features), "float32")
+        cast = (Save(x32, ("eager",)), *((Save(w32, ("eager",)),) if self.dtype != "float32" else ()))
+        scores = Storage(x.rows, (experts,), "float32")
+        index = Storage(x.rows, (top_k,), "int64")
+        picked, total = Storage(x.rows, (top_k,), "float32"), Storage(x.rows, (), "float32")
+        normed = (Save(picked), Save(total)) if norm else ()
+        saves = (
+            Save(x.storage, ("fused",)),
+            *cast,
+            Save(scores),
+            Save(index),
+            *normed,
+        )
+        self._emit(
+            "router",
+            name,
+            "router",
+            (x,),
+            None,
+            temps=(scores, index, picked, total, x32, w32),
+            weights=tuple(weights),
+            flops=(Term(2, (*x.rows, *x.features, experts)),),
+            saves=saves,
+            backward=2,
+        )
+
+    def dispatch(self, x: Tensor, name: str, routed: Dims) -> Tensor:
+        """Permute and exchange: [T, h] -> [R, h]. Saves the int64 row map and sort order [16·R bytes]."""
+        maps = (Storage(routed, (), "int64"), Storage(routed, (), "int64"))
+        y = Tensor(routed, x.features, Storage(routed, x.features, self.dtype))
+        self._emit("dispatch", name, "dispatch", (x,), y, temps=maps, saves=tuple(Save(m) for m in maps))
+        return y
+
+    def combine(self, x: Tensor, name: str, rows: Dims) -> Tensor:
+        """Exchange back and add up: [R, h] -> [T, h]. With `probs_out` the probabilities multiply here, which keeps the
+        experts' output and the probabilities (fp32 fused, bf16 eager); eager code also keeps index_add's source."""
+        p32, p16 = Storage(x.rows, (), "float32"), Storage(x.rows, (), self.dtype)
+        source = Storage(x.rows, x.features, self.dtype)
+        y = Tensor(rows, x.features, Storage(rows, x.features, self.dtype))
+        saves = (
+            Save(x.storage, ("probs_out",)),
+            Save(p32, ("fused", "probs_out")),
+            Save(p16, ("eager", "probs_out")),
+            Save(source, ("eager", "probs_out")),
+            Save(x.storage, ("eager", "probs_act")),
+        )
+        self._emit("combine", name, "combine", (x,), y, temps=(p32, p16, source), saves=saves)
+        return y

@@ -1,0 +1,101 @@
+"""Operations that work row by row or element by element: norms, activations, copies, the loss. None costs FLOPs.
+
+Legend: T rows (tokens), f ffn, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from archcalc.tape.dims import Dim, Dims
+from archcalc.tape.recorder import Recorder
+from archcalc.tape.values import Role, Save, Storage, Tensor
+
+
+def in_fp32(x: Tensor) -> Storage:
+    """The fp32 copy that eager code makes of a tensor: none where it is fp32 already."""
+    return x.storage if x.dtype == "float32" else Storage(x.rows, x.features, "float32")
+
+
+class PointwiseOperations(Recorder):
+    """Norms, activations, copies, loss."""
+
+    def rms_norm(self, x: Tensor, name: str, *, role: Role, site: str) -> Tensor:
+        """RMSNorm over the features (arXiv:1910.07467). Fused kernels save x and rstd [4·T bytes]; eager code saves an
+        fp32 copy, the normalised bf16 copy and rstd."""
+        w = self.weight(name, "weight", x.features, (), role)
+        rstd = Storage(x.rows, (), "float32")
+        wide = in_fp32(x)
+        unit = Storage(x.rows, x.features, self.dtype)
+        y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
+        saves = (Save(x.storage, ("fused",)), Save(rstd), Save(wide, ("eager",)), Save(unit, ("eager",)))
+        self._emit("rms_norm", name, site, (x,), y, temps=(rstd, wide, unit), weights=(w,), saves=saves)
+        return y
+
+    def layer_norm(self, x: Tensor, name: str, *, role: Role, site: str) -> Tensor:
+        """LayerNorm with weight and bias (arXiv:1607.06450). Saves x and fp32 mean and rstd [8·T bytes]."""
+        weights = (self.weight(name, "weight", x.features, (), role), self.weight(name, "bias", x.features, (), role))
+        stats = (Storage(x.rows, (), "float32"), Storage(x.rows, (), "float32"))
+        y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
+        saves = (Save(x.storage), *(Save(s) for s in stats))
+        self._emit("layer_norm", name, site, (x,), y, temps=stats, weights=weights, saves=saves)
+        return y
+
+    def glu(self, gate_up: Tensor, name: str, out: Dim, *, site: str, probs: Dims | None = None) -> Tensor:
+        """Gated activation act(gate)·up (arXiv:2002.05202). Saves gate and up; eager code also act(gate).
+
+        `probs`: rows of routing probabilities that may multiply here (variant `probs_act`): fused kernels save them in
+        fp32, eager code in bf16 beside the unscaled product.
+        """
+        rows = gate_up.rows
+        act, unscaled = Storage(rows, (out,), self.dtype), Storage(rows, (out,), self.dtype)
+        y = Tensor(rows, (out,), Storage(rows, (out,), self.dtype))
+        temps: tuple[Storage, ...] = (act,)
+        saves: tuple[Save, ...] = (Save(gate_up.storage), Save(act, ("eager",)))
+        if probs is not None:
+            temps, saves = (*temps, unscaled), (*saves, Save(unscaled, ("eager", "probs_act")))
+        self._emit("glu", name, site, (gate_up,), y, temps=temps, saves=saves)
+        if probs is not None:  # they come from outside any region that recomputes the activation: an operation apart
+            kept = (
+                Save(Storage(probs, (), "float32"), ("fused", "probs_act")),
+                Save(Storage(probs, (), self.dtype), ("eager", "probs_act")),
+            )
+            self._emit("route_probs", name, "combine", (), None, saves=kept)
+        return y
+
+    def activation(self, x: Tensor, name: str, *, site: str) -> Tensor:
+        """Elementwise activation (GELU, arXiv:1606.08415). Saves its input; no FLOPs counted."""
+        y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
+        self._emit("activation", name, site, (x,), y, saves=(Save(x.storage),))
+        return y
+
+    def rope(self, x: Tensor, name: str, features: Dims, *, site: str = "rope") -> Tensor:
+        """Rotate (arXiv:2104.09864) into a new storage. Saves only cos and sin, which are tables, not activations."""
+        y = Tensor(x.rows, features, Storage(x.rows, features, self.dtype))
+        self._emit("rope", name, site, (x,), y)
+        return y
+
+    def copy(
+        self, inputs: tuple[Tensor, ...], name: str, features: Dims, *, site: str, rows: Dims | None = None
+    ) -> Tensor:
+        """A new storage made from others (concatenate, mean, make contiguous). Saves nothing."""
+        rows = inputs[0].rows if rows is None else rows
+        y = Tensor(rows, features, Storage(rows, features, self.dtype))
+        self._emit("copy", name, site, inputs, y)
+        return y
+
+    def add(self, x: Tensor, y: Tensor, name: str, *, site: str) -> Tensor:
+        """Residual addition. Saves nothing."""
+        return self.copy((x, y), name, x.features, site=site)
+
+    def cross_entropy(self, logits: Tensor, name: str) -> None:
+        """Token loss over the vocabulary. Saves fp32 log-probabilities [4·T·V bytes] and the targets, eager code the
+        total weight and Megatron-LM's vocab-parallel loss a mask of its own targets; TransformerEngine's kernel
+        writes the gradient over the bf16 logits instead [2·T·V], and a chunked head keeps neither."""
+        kept = Storage(logits.rows, logits.features, "float32")
+        targets, mask = Storage(logits.rows, (), "int64"), Storage(logits.rows, (), "bool")
+        weight = Storage((), (), "float32")
+        saves = (
+            *(Save(t, ("loss_eager",)) for t in (kept, targets, weight)),
+            *(Save(t, ("loss_fused",)) for t in (kept, targets, mask)),
+            Save(logits.storage, ("loss_te",)),
+        )
+        self._emit("cross_entropy", name, "loss", (logits,), None, temps=(kept, targets, mask, weight), saves=saves)
