@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from archcalc.calc.weights import Scheme, StoredRow, stored_rows
+from archcalc.calc.weights import StoredRow, stored_rows
 from archcalc.errors import InputError, did_you_mean
 from archcalc.plan.optimizer import optimizer
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.paths import weight_path
 from archcalc.spec.loader import bundled_names, load_spec
 from archcalc.spec.model import Spec
-from archcalc.spec.storage import Fp8Block, Plain, Storage, StorageKey, release, second_copies
+from archcalc.spec.storage import (
+    AnyScheme,
+    Fp8Block,
+    Plain,
+    Release,
+    Schemes,
+    Storage,
+    StorageKey,
+    release,
+    second_copies,
+)
 from archcalc.tape import Weight
 from archcalc.units import format_int
 from archcalc.workload import Workload
@@ -33,7 +44,7 @@ PATH_COLUMNS = (
 QUANTIZED_ROLES: tuple[StorageKey, ...] = ("attention", "dense_ffn", "routed_expert", "shared_expert")
 
 
-def what_if(spec: Spec, name: str) -> Scheme:
+def what_if(spec: Spec, name: str) -> Release:
     """The scheme of every weight under a storage name. Raises InputError."""
     return release(storage_named(spec, name))
 
@@ -46,18 +57,27 @@ def storage_named(spec: Spec, name: str) -> Storage:
     if name == "released":
         return spec.storage
     plain = Plain(scheme="plain", dtype="bfloat16")
-    buffer: Storage = {"router_bias": spec.storage.get("router_bias", plain)}
+    buffer: Schemes = {"router_bias": _router_bias(spec) or plain}
     if name == "bf16":
         return {"default": plain, **buffer}
     if name == "fp8":
         block = Fp8Block(scheme="fp8-block", block_size=[128, 128], scale_dtype="float32")
-        quantized: Storage = dict.fromkeys(QUANTIZED_ROLES, block)
+        quantized: Schemes = dict.fromkeys(QUANTIZED_ROLES, block)
         return {"default": plain, **quantized, **buffer}
     choices = ["released", "bf16", "fp8", *bundled_names()]
     if name not in choices:
         hint = did_you_mean(name, choices) or f"one of {', '.join(choices)}"
         raise InputError(f"unknown storage {name}", value=name, hint=hint)
     return load_spec(name).storage
+
+
+def _router_bias(spec: Spec) -> AnyScheme | None:
+    """How the release stores a router's bias, the first one where layers differ; None where only its default says."""
+    if isinstance(spec.storage, Mapping):
+        return spec.storage.get("router_bias")
+    biases = (w for w in spec.trace(Workload()).weights() if w.role == "router_bias")
+    named = (release(spec.storage).rule(w) for w in biases)
+    return next((scheme for match, scheme in named if match != "default"), None)
 
 
 def weights_report(spec: Spec, *, as_name: str = "released", optimizer_name: str | None = None) -> Report:
@@ -100,7 +120,7 @@ def weights_report(spec: Spec, *, as_name: str = "released", optimizer_name: str
             "Bytes: tensor data, without file headers.",
             "Elements: logical weights and stored buffers; no scales, shapes or packing.",
         ),
-        notes=_notes(spec, copies),
+        notes=[*_notes(spec, copies), *_idle_rules(storage, [row.weight for row in rows])],
     )
 
 
@@ -155,3 +175,15 @@ def _notes(spec: Spec, copies: list[Weight]) -> list[str]:
     if spec.backbone.num_nextn_predict_layers:
         return ["Multi-token-prediction weights are in, without copies of embedding and head."]
     return []
+
+
+def _idle_rules(storage: Storage, weights: list[Weight]) -> list[str]:
+    """A note on each rule of a list that stores nothing; a mapping may name roles that a model has not."""
+    if isinstance(storage, Mapping):
+        return []
+    return [
+        f"The storage rule for {match} matches no weight."
+        if earlier is None
+        else f"The storage rule for {match} stores nothing: rules above, such as the one for {earlier}, take it all."
+        for match, earlier in release(storage).idle(weights).items()
+    ]

@@ -117,7 +117,7 @@ def _inside(outer: Any, part: str | int) -> Iterator[Any]:
             yield from _members(fields[str(part)].annotation)
         elif any(get_args(field.annotation) == (part,) for field in fields.values()):
             yield outer
-    elif get_origin(outer) in (dict, list):
+    elif get_origin(outer) is (list if isinstance(part, int) else dict):
         yield from _members(get_args(outer)[-1])
 
 

@@ -12,7 +12,7 @@ from archcalc.arch.decoder import Decoder
 from archcalc.arch.projector.patch_merger import PatchMerger
 from archcalc.arch.vision.moonvit3d import MoonViT3D
 from archcalc.errors import FieldError
-from archcalc.spec.storage import Plain, Scheme, StorageKey
+from archcalc.spec.storage import StorageSection, check_default, check_paths, release
 from archcalc.tape import Tape
 from archcalc.units import parse_printed
 from archcalc.workload import Workload
@@ -49,7 +49,7 @@ class Spec(Section):
     backbone: Decoder
     vision: MoonViT3D | None = None
     projector: PatchMerger | None = None
-    storage: dict[StorageKey, Scheme]
+    storage: StorageSection
     claims: list[Claim] = Field(default=[])
 
     @model_validator(mode="after")
@@ -72,16 +72,9 @@ class Spec(Section):
                     ("projector", "text_hidden_size"),
                     ("backbone", "hidden_size"),
                 )
-        if "default" not in self.storage:
-            raise FieldError(
-                "storage has no default scheme", ("storage",), hint="add default: {scheme: plain, dtype: ...}"
-            )
-        if not isinstance(self.storage["default"], Plain):
-            raise FieldError(
-                "storage's default must be plain: norms and biases are stored by it, and only matrices are quantized",
-                ("storage", "default"),
-                hint="name the quantized roles beside a plain default",
-            )
+        check_default(self.storage)
+        if release(self.storage).by_path:
+            check_paths(self.storage, self.trace(Workload()))
         return self
 
     def forward(self, tape: Tape) -> None:

@@ -1,0 +1,92 @@
+"""What a storage rule is for: the keys that a weight answers to, and patterns of paths."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from fnmatch import translate
+from functools import cache
+from typing import Literal, get_args
+
+from archcalc.errors import InputError
+from archcalc.tape import Weight, product
+
+StorageKey = Literal[
+    "default",
+    "embedding",
+    "head",
+    "norm",
+    "attention",
+    "dense_ffn",
+    "router",
+    "router_bias",
+    "routed_expert",
+    "shared_expert",
+    "mtp",
+    "mtp_embedding",
+    "mtp_head",
+    "vision",
+    "projector",
+]
+"""Roles, and two keys of their own: `mtp_embedding` and `mtp_head` say that the release stores embedding and
+head again with each multi-token-prediction module, and how."""
+KEYS: tuple[str, ...] = get_args(StorageKey)
+
+MANY = 4096
+"""How many experts of a layer a pattern is tried at; the last one comes on top."""
+
+
+def matches(match: str, w: Weight, layer: int | None) -> bool:
+    """Whether a role or a pattern is for a weight in a layer. Raises InputError where it tells experts apart."""
+    if match in KEYS:
+        return match == "default" or match in _roles(w)
+    first = w.indices[0] if w.indices else 0
+    layer = first if layer is None else layer
+    last = product(w.stack) - 1
+    experts = {0, last, *range(min(last, MANY))} if layer == first else {0, last}  # all of them in one layer
+    found = pattern(match).match
+    hits = {any(found(name) is not None for name in _names(w, layer, e)) for e in experts}
+    if len(hits) > 1:
+        path = _names(w, layer, 0)[0]
+        raise InputError(
+            f"{match} matches some of the {last + 1} experts of {path}: they are stored alike",
+            value=match,
+            hint="write a star for the expert's index",
+        )
+    return hits.pop()
+
+
+def _roles(w: Weight) -> tuple[str, ...]:
+    """The keys that a weight answers to. The copies of embedding and head in a prediction module have their own."""
+    if w.part != "mtp":
+        return (w.role,)
+    return (f"mtp_{w.role}",) if w.role in ("embedding", "head") else ("mtp", w.role)
+
+
+def _names(w: Weight, layer: int, expert: int) -> tuple[str, str]:
+    """The path of one matrix, without and with its last piece."""
+    path = w.path.replace("{i}", str(layer)).replace("{e}", str(expert))
+    return path, f"{path}.{w.suffix}" if w.suffix else path
+
+
+@cache
+def pattern(match: str) -> re.Pattern[str]:
+    """A pattern of paths as a regular expression, to be matched from the first character on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of a set in a set, which Python may read otherwise one day
+        return re.compile(match.removeprefix("re:") if match.startswith("re:") else translate(match))
+
+
+def suggestion(match: str, weights: Iterable[Weight]) -> str:
+    """What to write instead of a pattern that matches no weight: a longer one that does, or how paths look."""
+    known = [name for w in weights for layer in w.indices or (0,) for name in _names(w, layer, 0)]
+    body = match.removeprefix("re:")
+    for longer in (f"re:.*{body}",) if match.startswith("re:") else (f"*.{body}", f"{body}.*", f"*.{body}.*"):
+        with suppress(re.error):  # of flags, which only the start of an expression may have
+            if any(map(pattern(longer).match, known)):
+                return f"did you mean {longer}?"
+    if re.search(r"\bexperts\W*[\d\[(]", match):
+        return "the experts of a layer are stored alike: write a star for the expert's index"
+    return f"a path is written like {max(known, key=len)}"
