@@ -21,7 +21,7 @@ class Workload:
         context: tokens already cached, a sequence.
         attention: `causal` counts half of the new-by-new scores, `full` all of them.
         logits: the head over `all` new tokens, or the `last` of each sequence.
-        mla: `expanded` or `absorbed` latent attention; `auto` is absorbed in decode, expanded otherwise (as vLLM does).
+        choices: how blocks run that leave a choice, as (block's name of it, what was chosen): `("mla", "absorbed")`.
         images: (height, width) [pixels], each sequence's own.
         videos: (frames, height, width) [frames, pixels, pixels], each sequence's own.
 
@@ -35,7 +35,7 @@ class Workload:
     context: int = 0
     attention: Literal["causal", "full"] = "causal"
     logits: Literal["all", "last"] = "all"
-    mla: Literal["auto", "expanded", "absorbed"] = "auto"
+    choices: tuple[tuple[str, str], ...] = ()
     images: tuple[tuple[int, int], ...] = ()
     videos: tuple[tuple[int, int, int], ...] = ()
 
@@ -55,7 +55,6 @@ class Workload:
         if self.phase == "train" and self.context:
             raise InputError("training has no cached context", value=self.context, hint="leave out --context")
 
-    @property
-    def absorbed(self) -> bool:
-        """Whether latent attention folds its up-projections into queries and outputs."""
-        return self.mla == "absorbed" or (self.mla == "auto" and self.phase == "decode")
+    def choice(self, name: str) -> str:
+        """What was chosen under a name; `auto` where nothing was."""
+        return dict(self.choices).get(name, "auto")

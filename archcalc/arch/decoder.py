@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
 from archcalc.arch.attention.gqa import GQA
 from archcalc.arch.attention.mla import MLA
-from archcalc.arch.block import Block, Depth, Dtype, Real, Section, Size
+from archcalc.arch.block import Block, Depth, Dtype, Real, Size
 from archcalc.arch.ffn.dense import DenseFFN
 from archcalc.arch.ffn.moe import MoE
+from archcalc.arch.layers import LayerKind, Layers, Place, Placement, StepKind
+from archcalc.arch.rope import RopeScaling
 from archcalc.arch.rows import new_rows
 from archcalc.errors import FieldError, did_you_mean
 from archcalc.tape import Dim, Tape, Tensor, Weight
+from archcalc.tape.values import NormKind
 
 Attention = Annotated[MLA | GQA, Field(discriminator="kind")]
 FFN = Annotated[DenseFFN | MoE, Field(discriminator="kind")]
 
 
-class Layers(Section):
-    """`count` equal layers: an attention and an ffn, by their names in the sections beside it."""
-
-    count: Depth
-    attention: str
-    ffn: str
-
-
-class RopeScaling(Section):
-    """Rotary scaling beyond the pretrained context; keys as in Hugging Face configs. It changes no size."""
-
-    type: Literal["yarn", "llama3", "linear"]
-    factor: Real
-    original_max_position_embeddings: Size | None = None
-    beta_fast: PositiveFloat | None = None
-    beta_slow: PositiveFloat | None = None
-    mscale: PositiveFloat | None = None
-    mscale_all_dim: PositiveFloat | None = None
-    low_freq_factor: PositiveFloat | None = None
-    high_freq_factor: PositiveFloat | None = None
-
-
 class Decoder(Block):
-    """Decoder-only transformer with pre-norm residual layers (RMSNorm before attention and before the feed-forward)."""
+    """Decoder-only transformer with pre-norm residual layers (RMSNorm before attention and before the feed-forward).
+
+    Both are defaults: `norm`, `norm_placement` and the steps of a layer say otherwise. `position_embeddings` are the
+    rows of a learned position table (GPT-2: n_positions; OPT: max_position_embeddings + 2), `embedding_norm` a norm
+    right after the embedding (BLOOM). Without `rope_theta` no attention rotates. Multi-token prediction runs the last
+    layer's kind unless `mtp_layer` names another.
+    """
 
     purposes: ClassVar[dict[str, str]] = {
-        "model.embed_tokens": "Looks up each token's hidden vector.",
-        "input_layernorm": "Normalises the hidden state before attention.",
-        "post_attention_layernorm": "Normalises the hidden state before the feed-forward.",
+        "embed_tokens": "Looks up each token's hidden vector.",
+        "embed_positions": "Looks up a learned vector for each position, added to the token's.",
+        "embed_norm": "Normalises the embedded tokens before the first layer.",
         "model.norm": "Normalises the last hidden state before the head.",
         "lm_head": "Turns the last hidden state into a score for every vocabulary entry.",
         "enorm": "Normalises the next token's embedding before the two are joined.",
@@ -62,75 +50,159 @@ class Decoder(Block):
     max_position_embeddings: Size
     tie_word_embeddings: bool
     num_nextn_predict_layers: Annotated[int, Field(ge=0, le=100)]
-    rms_norm_eps: Real
+    rms_norm_eps: Real | None = None
+    layer_norm_eps: Real | None = None
     dtype: Dtype
-    rope_theta: Real
+    rope_theta: Real | None
     rope_scaling: RopeScaling | None
+    norm: NormKind = "rms"
+    norm_placement: Placement = "pre"
+    position_embeddings: Size | None = None
+    embedding_norm: NormKind | None = None
     layers: Annotated[list[Layers], Field(min_length=1)]
+    mtp_layer: Layers | None = None
     attention: Annotated[dict[str, Attention], Field(min_length=1)]
     ffn: Annotated[dict[str, FFN], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _layers_fit(self) -> Self:
-        total = sum(pattern.count for pattern in self.layers)
+        total = sum(pattern.total for pattern in self.layers)
         if total != self.num_hidden_layers:
             raise FieldError(
                 f"the layer patterns add up to {total} layers, num_hidden_layers says {self.num_hidden_layers}",
                 "layers",
                 "num_hidden_layers",
             )
+        self._check_mtp()
+        used: dict[str, set[str]] = {"attention": set(), "ffn": set()}
+        for place, layer in self._written():
+            if layer.count is None and layer is not self.mtp_layer:
+                raise FieldError("count is missing: how many of these layers there are", place)
+            self._check_layer(place, layer, used)
         for key, names in (("attention", self.attention), ("ffn", self.ffn)):
-            used = [getattr(pattern, key) for pattern in self.layers]
-            for i, name in enumerate(used):
-                if name not in names:
-                    raise FieldError(
-                        f"no {key} is named {name}", ("layers", i, key), key, hint=did_you_mean(name, names)
-                    )
             for name in names:
-                if name not in used:
+                if name not in used[key]:
                     raise FieldError(f"{key} {name} is used by no layer", (key, name), "layers")
         return self
+
+    @model_validator(mode="after")
+    def _norms_have_eps(self) -> Self:
+        written = [layer.kind(self.norm, self.norm_placement) for _, layer in self._written()]
+        kinds = sorted({self.norm, self.embedding_norm or self.norm, *(step.norm for kind in written for step in kind)})
+        for key, rms in (("rms_norm_eps", True), ("layer_norm_eps", False)):
+            readers = [kind for kind in kinds if kind.startswith("rms") == rms]
+            if readers and getattr(self, key) is None:
+                raise FieldError(f"{key} is missing: a norm of kind {readers[0]} needs it")
+            if not readers and getattr(self, key) is not None:
+                raise FieldError(f"no norm of this model reads {key}: they are {', '.join(kinds)}", key)
+        if self.rope_theta is None and self.rope_scaling is not None:
+            raise FieldError("rope_scaling without rope_theta", "rope_scaling", "rope_theta")
+        return self
+
+    def _written(self) -> Iterator[tuple[Place, Layers]]:
+        """Every layer as the file writes it, and where."""
+        for i, pattern in enumerate(self.layers):
+            yield from ((("layers", i, *place), layer) for place, layer in pattern.places())
+        if self.mtp_layer is not None:
+            yield ("mtp_layer",), self.mtp_layer
+
+    def _check_mtp(self) -> None:
+        """Raises FieldError for a prediction layer that is none, or that no module has."""
+        if self.mtp_layer is None:
+            return
+        if not self.num_nextn_predict_layers:
+            raise FieldError("mtp_layer without multi-token prediction", "mtp_layer", "num_nextn_predict_layers")
+        for key in ("count", "repeat"):
+            if getattr(self.mtp_layer, key) is not None:
+                message = f"{key} in mtp_layer: num_nextn_predict_layers says how many there are"
+                raise FieldError(message, ("mtp_layer", key), "num_nextn_predict_layers")
+
+    def _check_layer(self, place: Place, layer: Layers, used: dict[str, set[str]]) -> None:
+        """Names that exist, and modules that don't meet. Raises FieldError."""
+        modules: set[str] = set()
+        before: StepKind | None = None
+        for inner, step in layer.parts():
+            kind = step.kind(self.norm, self.norm_placement)
+            names = self.attention if kind.section == "attention" else self.ffn
+            if kind.mixer not in names:
+                where = (*place, *inner, kind.section)
+                hint = did_you_mean(kind.mixer, names)
+                raise FieldError(f"no {kind.section} is named {kind.mixer}", where, kind.section, hint=hint)
+            used[kind.section].add(kind.mixer)
+            unread = step.unread(self.norm_placement)
+            if unread:
+                raise FieldError(f"{unread} names a norm that this step does not have", (*place, *inner, unread))
+            if kind.parallel and before is None:
+                raise FieldError("the first step has nothing to run in parallel with", (*place, *inner, "arrangement"))
+            for module in filter(None, (kind.scope, kind.input_norm, kind.output_norm)):
+                if module in modules:
+                    hint = "name them with scope, input_norm and output_norm"
+                    raise FieldError(f"two modules of a layer are named {module}", (*place, *inner), hint=hint)
+                modules.add(module)
+            before = kind
 
     def forward(self, tape: Tape) -> None:
         """Ids in, logits and loss out, over rows [batch, seq]."""
         vocab, hidden = self.dim("vocab_size", "vocab"), self.dim("hidden_size")
+        tape.norm_kind, tape.rotary = self.norm, self.rope_theta is not None
         with tape.scope("", purposes=self.purposes):
-            about = self.purposes["model.embed_tokens"]
-            with tape.segment("model.embed_tokens", "backbone", about=about, dtype=self.dtype):
-                x = tape.embedding(new_rows(tape), "", vocab, hidden)
-            embedding = tape.weights()[-1]
-            for kinds, indices in self.runs().items():
+            embedding, x = self._embed(tape, vocab, hidden)
+            for kind, indices in self.runs().items():
                 with tape.segment("model.layers.{i}", "backbone", x, indices, dtype=self.dtype) as inner:
-                    x = self._layer(tape, inner, *kinds)
+                    x = self._layer(tape, inner, kind)
             self._head(tape, x, vocab, embedding if self.tie_word_embeddings else None)
             self._mtp(tape, x)
 
-    def runs(self) -> dict[tuple[str, str], tuple[int, ...]]:
-        """Layer indices by (attention, ffn) kind, in order of first appearance."""
-        runs: dict[tuple[str, str], tuple[int, ...]] = {}
-        start = 0
-        for pattern in self.layers:
-            key = (pattern.attention, pattern.ffn)
-            runs[key] = (*runs.get(key, ()), *range(start, start + pattern.count))
-            start += pattern.count
-        return runs
+    def _embed(self, tape: Tape, vocab: Dim, hidden: Dim) -> tuple[Weight, Tensor]:
+        """The embedding's weight, and the embedded tokens: [batch, seq, hidden]."""
+        with tape.segment("model.embed_tokens", "backbone", scope="model", dtype=self.dtype):
+            x = tape.embedding(new_rows(tape), "embed_tokens", vocab, hidden)
+            embedding = tape.weights()[-1]
+            if self.position_embeddings is not None:
+                x = tape.add_positions(x, "embed_positions", self.dim("position_embeddings"))
+            if self.embedding_norm is not None:
+                x = tape.norm(x, "embed_norm", kind=self.embedding_norm, role="norm", site="embedding")
+        return embedding, x
 
-    def _layer(self, tape: Tape, x: Tensor, attention: str, ffn: str) -> Tensor:
-        mixer, mlp = self.attention[attention], self.ffn[ffn]
-        normed = tape.rms_norm(x, "input_layernorm", role="norm", site="attn_norm")
-        with tape.scope("self_attn", mixer.__doc__ or "", mixer.purposes):
-            mixed = mixer.forward(tape, normed)
-        x = tape.add(x, mixed, "add_attn", site="residual")
-        normed = tape.rms_norm(x, "post_attention_layernorm", role="norm", site="mlp_norm")
-        with tape.scope("mlp", mlp.__doc__ or "", mlp.purposes):
-            mixed = mlp.forward(tape, normed)
-        return tape.add(x, mixed, "add_mlp", site="residual")
+    def kinds(self) -> list[LayerKind]:
+        """The kind of every layer, in order."""
+        kinds: list[LayerKind] = []
+        for pattern in self.layers:
+            for count, layer in pattern.runs():
+                kinds += [layer.kind(self.norm, self.norm_placement)] * count
+        return kinds
+
+    def runs(self) -> dict[LayerKind, tuple[int, ...]]:
+        """Layer indices by kind, in order of first appearance."""
+        runs: dict[LayerKind, list[int]] = {}
+        for i, kind in enumerate(self.kinds()):
+            runs.setdefault(kind, []).append(i)
+        return {kind: tuple(indices) for kind, indices in runs.items()}
+
+    def _layer(self, tape: Tape, x: Tensor, kind: LayerKind) -> Tensor:
+        read, mixed = x, x  # what the step before read, before and after its norm
+        for step in kind:
+            block = self.attention[step.mixer] if step.section == "attention" else self.ffn[step.mixer]
+            site, what = ("attn", "attention") if step.section == "attention" else ("mlp", "the feed-forward")
+            before, after = f"Normalises the hidden state before {what}.", f"Normalises what {what} adds to it."
+            read = read if step.parallel else x
+            with tape.scope("", purposes={step.input_norm: before, step.output_norm: after}):
+                if step.input_norm:
+                    mixed = tape.norm(read, step.input_norm, kind=step.norm, role="norm", site=f"{site}_norm")
+                elif not step.parallel:
+                    mixed = read
+                with tape.scope(step.scope, block.__doc__ or "", block.purposes):
+                    out = block.forward(tape, mixed)
+                if step.output_norm:
+                    out = tape.norm(out, step.output_norm, kind=step.norm, role="norm", site=f"{site}_post_norm")
+            x = tape.add(x, out, f"add_{site}", site="residual")
+        return x
 
     def _head(self, tape: Tape, x: Tensor, vocab: Dim, tied: Weight | None) -> None:
         with tape.segment("lm_head", "backbone", x, scope="", dtype=self.dtype) as last:
             if tape.workload.logits == "last":
                 last = last.view(last.features, (last.rows[0],))
-            last = tape.rms_norm(last, "model.norm", role="norm", site="final_norm")
+            last = tape.norm(last, "model.norm", role="norm", site="final_norm")
             logits = tape.linear(last, "lm_head", (vocab,), role="head", site="head", weight=tied)
             if tape.workload.phase == "train":
                 tape.cross_entropy(logits, "loss")
@@ -142,14 +214,14 @@ class Decoder(Block):
             return
         first = self.num_hidden_layers
         indices = tuple(range(first, first + self.num_nextn_predict_layers))
-        last = self.layers[-1]
+        kind = self.kinds()[-1] if self.mtp_layer is None else self.mtp_layer.kind(self.norm, self.norm_placement)
         hidden = self.dim("hidden_size")
         about = "Multi-token prediction module."
         with tape.segment("model.layers.{i}", "mtp", x, indices, about=about, dtype=self.dtype) as inner:
             embedded = tape.copy((inner,), "shift_embedding", inner.features, site="mtp_in")
-            embedded = tape.rms_norm(embedded, "enorm", role="mtp", site="mtp_in")
-            previous = tape.rms_norm(inner, "hnorm", role="mtp", site="mtp_in")
+            embedded = tape.norm(embedded, "enorm", role="mtp", site="mtp_in")
+            previous = tape.norm(inner, "hnorm", role="mtp", site="mtp_in")
             both = tape.copy((embedded, previous), "join", (2 * hidden,), site="mtp_in")
             x = tape.linear(both, "eh_proj", (hidden,), role="mtp", site="mtp_in")
-            x = self._layer(tape, x, last.attention, last.ffn)
-            tape.rms_norm(x, "shared_head.norm", role="mtp", site="mtp_in")
+            x = self._layer(tape, x, kind)
+            tape.norm(x, "shared_head.norm", role="mtp", site="mtp_in")

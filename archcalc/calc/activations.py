@@ -65,7 +65,7 @@ def saved_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
     rows = []
     for op, storage, fp8 in kept_storages(segment, savers):
         rows.append(Saved(op.path, op.site, storage, fp8, local_bytes(storage, shards, fp8=fp8)))
-        if shards.cp > 1 and shards.ulysses and op.kind == "attention" and storage is op.outputs[0]:
+        if shards.cp > 1 and shards.ulysses and op.exchange == "context" and storage is op.outputs[0]:
             rows.append(rows[-1]._replace(path=f"{op.path}, by heads", storage=_copy(storage)))
     return rows
 
@@ -180,10 +180,9 @@ class _Gradients:
             self.buffer.setdefault(made, made)
         added = 0
         inputs = dict.fromkeys(s for s in op.inputs if s.dtype in FLOATS)
-        shared = op.kind == "copy" and len(inputs) > 1 and len({self.size(s) for s in (*inputs, *op.outputs[:1])}) == 1
         for storage in inputs:
             if storage not in self.buffer:
-                self.buffer[storage] = self.buffer[made] if shared and made is not None else storage
+                self.buffer[storage] = self.buffer[made] if op.sums and made is not None else storage
             elif made is None or self.giver.get(storage) is not made:
                 added += self.size(storage)
             self.giver[storage] = made
@@ -218,7 +217,7 @@ def forward_peak(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
 
 def forward_exchange(op: Op, shards: Shards) -> int:
     """What sequence parallelism gathers for a linear's forward, or has yet to scatter after it [bytes]."""
-    return _whole(op, shards) if op.kind == "linear" else 0
+    return _whole(op, shards) if op.exchange == "tensor" else 0
 
 
 def backward_exchange(op: Op, shards: Shards) -> int:
@@ -228,13 +227,13 @@ def backward_exchange(op: Op, shards: Shards) -> int:
     whole before it is scattered; a row-parallel one gathers its output's gradient. Routed copies stand in a
     send and a receive buffer.
     """
-    if op.kind == "dispatch":
+    if op.exchange == "send":
         return local_bytes(op.outputs[0], shards)
-    if op.kind == "combine":
+    if op.exchange == "return":
         return local_bytes(op.inputs[0], shards)
-    if op.kind != "linear":
-        return 0
-    return _whole(op, shards) * (2 if column_parallel(op) else 1)
+    if op.exchange == "tensor":
+        return _whole(op, shards) * (2 if column_parallel(op) else 1)
+    return 0
 
 
 def column_parallel(op: Op) -> bool:

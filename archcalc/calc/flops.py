@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, get_args
 
-from archcalc.tape import Number, Part, Tape, product, value
+from archcalc.tape import FlopClass, Number, Part, Tape, product, value
 
 
 class FlopRow(NamedTuple):
@@ -19,16 +20,19 @@ class FlopRow(NamedTuple):
     experts: int
     part: Part
     kind: str
+    counts_as: FlopClass
     copies: int
     forward: int
     backward: int
     number: Number
 
 
-class Flops(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flops:
     """Totals [FLOPs], sums of rows. All but `backward` and `total` are of the forward pass.
 
-    `linear` and `attention_core` are the backbone's and add up to `backbone`. Multi-token prediction is apart.
+    `linear`, `attention_core`, `index`, `scan` and `conv` are the backbone's and add up to `backbone`. Multi-token
+    prediction is apart.
     """
 
     forward: int
@@ -36,6 +40,9 @@ class Flops(NamedTuple):
     total: int
     linear: int
     attention_core: int
+    index: int
+    scan: int
+    conv: int
     backbone: int
     vision: int
     projector: int
@@ -45,9 +52,9 @@ class Flops(NamedTuple):
 def flop_rows(tape: Tape) -> list[FlopRow]:
     """Every operation that costs FLOPs, in forward order.
 
-    Counted: 2 a multiply-add in linears, convolutions, attention scores and values. Not counted: norms, softmax, rope,
-    activations and other elementwise work. Backward: weight gradient plus input gradient (none where the input needs
-    none); attention twice its forward.
+    Counted: 2 a multiply-add in linears, convolutions, attention scores and values, scans. Not counted: norms, softmax,
+    rope, activations and other elementwise work. Backward: weight gradient plus input gradient (none where the input
+    needs none); attention twice its forward.
     """
     training = tape.workload.phase == "train"
     rows = []
@@ -63,6 +70,7 @@ def flop_rows(tape: Tape) -> list[FlopRow]:
                         experts,
                         segment.part,
                         op.kind,
+                        op.counts_as,
                         segment.count,
                         forward,
                         forward * op.backward_factor if training else 0,
@@ -78,15 +86,21 @@ def totals(rows: Iterable[FlopRow]) -> Flops:
     main = [row for row in rows if row.part != "mtp"]
     forward, backward = sum(row.forward for row in main), sum(row.backward for row in main)
     part = {name: sum(row.forward for row in main if row.part == name) for name in ("backbone", "vision", "projector")}
-    core = sum(row.forward for row in main if row.part == "backbone" and row.kind == "attention")
-    if sum(part.values()) != forward:
+    backbone: dict[FlopClass, int] = dict.fromkeys(get_args(FlopClass), 0)
+    for row in main:
+        if row.part == "backbone":
+            backbone[row.counts_as] += row.forward
+    if sum(part.values()) != forward or sum(backbone.values()) != part["backbone"]:
         raise AssertionError("parts do not add up to the forward pass")
     return Flops(
         forward=forward,
         backward=backward,
         total=forward + backward,
-        linear=part["backbone"] - core,
-        attention_core=core,
+        linear=backbone["linear"],
+        attention_core=backbone["attention"],
+        index=backbone["index"],
+        scan=backbone["scan"],
+        conv=backbone["conv"],
         backbone=part["backbone"],
         vision=part["vision"],
         projector=part["projector"],

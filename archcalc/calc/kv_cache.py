@@ -1,41 +1,50 @@
-"""KV cache: a fold over what attention caches, one token and one layer at a time."""
+"""The cache of a sequence as a function of its length: a fold over what the backbone's mixers keep between steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
+from math import inf
 from typing import NamedTuple
 
+from archcalc.calc.sharding import Shards, local_features
 from archcalc.errors import InputError, did_you_mean
-from archcalc.tape import Cache, Segment, Tape, product
+from archcalc.tape import Cache, Segment, Span, Tape, product
+from archcalc.tape.values import ITEM_BYTES
+
+
+class Item(NamedTuple):
+    """How one kind of entry is stored: an element, and a scale for every `group` of them [bytes]."""
+
+    nbytes: int
+    scale: int = 0
+    group: int = 1
+
+    def size(self, elements: int) -> int:
+        """So many elements with their scales [bytes]."""
+        return elements * self.nbytes + -(-elements // self.group) * self.scale
 
 
 class Layout(NamedTuple):
-    """How a cache stores its elements [bytes an element], and the scales beside them.
+    """How a cache stores its entries by kind; `other` is for all kinds that are not named, None for none of them."""
 
-    `scale_bytes` for every `scale_group` elements of a latent; 0 for none.
-    """
-
-    item_bytes: Mapping[str, int]
-    scale_bytes: int = 0
-    scale_group: int = 1
-    needs: str = ""
+    kinds: Mapping[str, Item]
+    other: Item | None = None
 
 
-def _uniform(size: int) -> dict[str, int]:
-    return dict.fromkeys(("latent", "rope", "key", "value"), size)
-
+_SCALED = Item(1, scale=4, group=128)
 
 LAYOUTS: dict[str, Layout] = {
-    "bf16": Layout(_uniform(2)),
-    "fp8": Layout(_uniform(1)),
-    "int8": Layout(_uniform(1)),
-    "fp8_ds_mla": Layout({"latent": 1, "rope": 2}, scale_bytes=4, scale_group=128, needs="multi-head latent attention"),
+    "bf16": Layout({}, Item(2)),
+    "fp8": Layout({"index": _SCALED}, Item(1)),
+    "int8": Layout({}, Item(1)),
+    "fp8_ds_mla": Layout({"latent": _SCALED, "rope": Item(2), "index": _SCALED}),
 }
-"""Cache dtypes by vLLM's names. `fp8_ds_mla`: FP8 latent with one fp32 scale for 128 elements, rotary key in
-bf16: 656 bytes a layer and token for a latent of 512 and a rotary key of 64. `int8` and `fp8` hold no
-scales."""
+"""Cache dtypes by vLLM's names. `fp8_ds_mla`: FP8 latent with one fp32 scale for 128 elements, rotary key in bf16:
+656 bytes a layer and token for a latent of 512 and a rotary key of 64. An indexer's key in FP8 has such scales in
+every layout of vLLM (DeepseekV32IndexerCache, deepseek_v2.py: 128 + 4 bytes). Else `int8` and `fp8` hold no scales."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +52,7 @@ class Mesh:
     """How attention is spread over devices.
 
     Attributes:
-        tp: tensor parallel: key-value heads are divided, then replicated; an MLA latent is never divided.
+        tp: tensor parallel: key-value heads are divided, then replicated; an entry that all heads share is not divided.
         dcp: decode context parallel: the tokens of a sequence divided within the TP group (vLLM).
         pp: pipeline parallel: layers divided.
         dp: attention data parallel: sequences divided.
@@ -67,6 +76,11 @@ class Mesh:
                 hint="choose a --dcp that divides --tp",
             )
 
+    def pages(self, tokens: int) -> int:
+        """Tokens that a sequence of `tokens` takes on one device, in whole pages."""
+        per_device = -(-tokens // self.dcp)
+        return -(-per_device // self.block_size) * self.block_size
+
 
 def layout(name: str) -> Layout:
     """A cache layout by name. Raises InputError."""
@@ -80,7 +94,7 @@ def layout(name: str) -> Layout:
 
 
 class CacheRow(NamedTuple):
-    """What the layers of one segment cache for one token, unsharded [bytes a token and layer]."""
+    """What each layer of one segment keeps of a sequence, unsharded: entries of one kind, as many as `span` says."""
 
     path: str
     indices: tuple[int, ...]
@@ -88,106 +102,143 @@ class CacheRow(NamedTuple):
     kind: str
     elements: int
     nbytes: int
+    span: Span
+
+    def at(self, tokens: int) -> int:
+        """All layers' entries of a sequence of `tokens` [bytes]."""
+        return self.layers * self.nbytes * self.span.entries(tokens)
+
+    def growth(self, tokens: int) -> Fraction:
+        """What one more token adds to that [bytes]."""
+        return self.layers * self.nbytes * self.span.growth(tokens)
 
 
 def cache_rows(tape: Tape, dtype: str) -> list[CacheRow]:
-    """Everything cached a token, by segment and kind. Raises InputError for a layout that does not fit."""
-    how = layout(dtype)
-    rows = []
-    for segment, cache in _caches(tape):
-        if cache.kind not in how.item_bytes:
-            raise InputError(f"cache dtype {dtype} needs {how.needs}", value=dtype, hint="use bf16, fp8 or int8")
-        path = f"{segment.path}.self_attn"
-        elements = product(cache.features)
-        rows.append(CacheRow(path, segment.indices, segment.count, cache.kind, elements, _stored(cache, how)))
-    return rows
-
-
-def bytes_per_token(tape: Tape, dtype: str) -> int:
-    """Cache of one token over all layers, one copy of it [bytes]."""
-    return sum(row.layers * row.nbytes for row in cache_rows(tape, dtype))
-
-
-def bytes_per_token_and_device(tape: Tape, dtype: str, mesh: Mesh) -> int:
-    """Cache of one token on the fullest device that holds it [bytes].
-
-    Key-value heads are divided over TP and replicated past their number; layers are divided over PP, first
-    stages taking one more where they don't divide. Raises InputError where heads and TP don't fit.
-    """
-    how = layout(dtype)
-    cache_rows(tape, dtype)
-    per_layer: dict[int, int] = {}
-    for segment, cache in _caches(tape):
-        heads = {d.name: d for d in cache.features if d.axis == "kv_heads"}
-        nbytes = _stored(cache, how)
-        for head in heads.values():
-            if head.size % mesh.tp and mesh.tp % head.size:
-                raise InputError(
-                    f"{head.name} {head.size} can be neither divided nor replicated over tp {mesh.tp}",
-                    value=mesh.tp,
-                )
-            copies = max(1, mesh.tp // head.size)
-            if mesh.dcp > copies:
-                raise InputError(
-                    f"dcp {mesh.dcp} is more than the {copies} copies of {head.size} {head.name}",
-                    value=mesh.dcp,
-                    hint="decode context parallel divides what tensor parallel would replicate",
-                )
-            nbytes = nbytes // head.size * max(1, head.size // mesh.tp)
-        for i in segment.indices:
-            per_layer[i] = per_layer.get(i, 0) + nbytes
-    layers = [per_layer[i] for i in sorted(per_layer)]
-    if mesh.pp > len(layers):
-        raise InputError(f"pp {mesh.pp} is more than the {len(layers)} layers", value=mesh.pp)
-    return max(sum(stage) for stage in _stages(layers, mesh.pp))
-
-
-def pages(tokens: int, mesh: Mesh) -> int:
-    """Tokens that a sequence of `tokens` takes on one device, in whole pages."""
-    per_device = -(-tokens // mesh.dcp)
-    return -(-per_device // mesh.block_size) * mesh.block_size
-
-
-def tokens_in(memory: int, token_bytes: int, mesh: Mesh) -> int:
-    """Tokens that fit into `memory` bytes of each device, in whole pages; DCP and DP devices hold others."""
-    return memory // (token_bytes * mesh.block_size) * mesh.block_size * mesh.dcp * mesh.dp
-
-
-def check_heads(tape: Tape, tp: int) -> None:
-    """Raises InputError unless every attention's heads divide over `tp`."""
-    for segment in tape.segments:
-        for op in segment.ops:
-            for storage in op.outputs if op.kind == "attention" and segment.part == "backbone" else ():
-                for d in storage.features:
-                    if d.axis == "heads" and d.size % tp:
-                        raise InputError(
-                            f"{d.name} {d.size} can't be divided over tp {tp}",
-                            value=tp,
-                            hint=f"choose a tp that divides {d.size}",
-                        )
-
-
-def _caches(tape: Tape) -> list[tuple[Segment, Cache]]:
+    """Every kind of entry by segment, `nbytes` and `elements` of one. Raises InputError for a layout without it."""
     return [
-        (segment, cache)
-        for segment in tape.segments
-        if segment.part == "backbone"
-        for op in segment.ops
-        for cache in op.caches
+        CacheRow(
+            path,
+            segment.indices,
+            segment.count,
+            cache.kind,
+            product(cache.features),
+            _stored(path, cache, dtype, Shards()),
+            cache.span,
+        )
+        for segment, path, cache in _caches(tape)
     ]
 
 
-def _stored(cache: Cache, how: Layout) -> int:
-    """Bytes of one token and layer, scales included."""
-    elements = product(cache.features)
-    scales = -(-elements // how.scale_group) * how.scale_bytes if cache.kind == "latent" else 0
-    return elements * how.item_bytes[cache.kind] + scales
+Stage = tuple[tuple[Span, int], ...]
+"""What the layers of a pipeline stage keep: bytes of an entry of all of them together, by span."""
 
 
-def _stages(layers: list[int], pp: int) -> list[list[int]]:
-    """Layers cut into `pp` runs; the first ones are one longer where they don't divide."""
-    size, more = divmod(len(layers), pp)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceCache:
+    """The cache of one sequence on the fullest device that holds it, as a function of the sequence's length."""
+
+    stages: tuple[Stage, ...]
+    mesh: Mesh
+
+    def at(self, tokens: int) -> int:
+        """The cache of a sequence of `tokens`, in whole pages [bytes]."""
+        return max(sum(n * span.entries(tokens, self.mesh.pages) for span, n in stage) for stage in self.stages)
+
+    def growth(self, tokens: int) -> Fraction:
+        """What one more token adds to a sequence of `tokens`, pages and stages aside [bytes]."""
+        return sum((n * span.growth(tokens) for stage in self.stages for span, n in stage), Fraction(0))
+
+    def fixed(self, tokens: int) -> Fraction:
+        """What does not grow with the length: the whole less growth times length [bytes]."""
+        whole = sum(n * span.entries(tokens) for stage in self.stages for span, n in stage)
+        return whole - self.growth(tokens) * tokens
+
+    def longest(self, memory: int, sequences: int = 1) -> int | None:
+        """The most tokens that each of `sequences` may have within `memory` bytes, in whole pages of every device.
+
+        The exact inverse of `at`; None where a sequence of any length fits, 0 where none does.
+        """
+        unit = self.mesh.block_size * self.mesh.dcp
+        full = max((span.full_at for stage in self.stages for span, _ in stage), default=0)
+        if full != inf and sequences * self.at(int(full)) <= memory:
+            return None
+        low, high = 0, 1
+        while sequences * self.at(high * unit) <= memory:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if sequences * self.at(middle * unit) <= memory else (low, middle)
+        return low * unit
+
+
+def sequence_cache(tape: Tape, dtype: str, mesh: Mesh | None = None) -> SequenceCache:
+    """The cache of one sequence: one copy of it, or what the fullest device of a mesh holds.
+
+    Heads are divided over TP, key-value heads replicated past their number; layers are divided over PP, first stages
+    taking one more where they don't divide. Raises InputError where heads and TP don't fit, or for a layout that does
+    not know an entry.
+    """
+    mesh = mesh or Mesh()
+    shards = Shards(tp=mesh.tp)
+    per_layer: dict[int, dict[Span, int]] = {}
+    for segment, path, cache in _caches(tape):
+        nbytes = _stored(path, cache, dtype, shards)
+        _check_dcp(cache, mesh)
+        for i in segment.indices:
+            held = per_layer.setdefault(i, {})
+            held[cache.span] = held.get(cache.span, 0) + nbytes
+    depth = sum(segment.count for segment in tape.segments if segment.part == "backbone" and segment.indices)
+    if mesh.pp > depth:
+        raise InputError(f"pp {mesh.pp} is more than the {depth} layers", value=mesh.pp)
+    return SequenceCache(stages=tuple(_stage(per_layer, *ends) for ends in _stages(depth, mesh.pp)), mesh=mesh)
+
+
+def _check_dcp(cache: Cache, mesh: Mesh) -> None:
+    """Raises InputError where context would be spread over devices that hold different heads."""
+    for head in cache.features:
+        copies = max(1, mesh.tp // head.size)
+        if head.axis == "kv_heads" and mesh.dcp > copies:
+            raise InputError(
+                f"dcp {mesh.dcp} is more than the {copies} copies of {head.size} {head.name}",
+                value=mesh.dcp,
+                hint="decode context parallel divides what tensor parallel would replicate",
+            )
+
+
+def _caches(tape: Tape) -> Iterator[tuple[Segment, str, Cache]]:
+    """Every entry of the backbone, with the module that keeps it."""
+    for segment in tape.segments:
+        for op in segment.ops if segment.part == "backbone" else ():
+            for cache in op.caches:
+                yield segment, op.path.rpartition(".")[0], cache
+
+
+def _stored(path: str, cache: Cache, dtype: str, shards: Shards) -> int:
+    """Bytes of one entry on one device, scales included. Raises InputError for a layout that does not know it."""
+    how = layout(dtype)
+    item = Item(ITEM_BYTES[cache.dtype]) if cache.dtype else how.kinds.get(cache.kind, how.other)
+    if item is None:
+        raise InputError(
+            f"cache dtype {dtype} stores {', '.join(how.kinds)} and nothing else, and {path.replace('{i}', '*')} keeps"
+            f" {cache.kind}",
+            value=dtype,
+            hint=f"use {', '.join(name for name, other in LAYOUTS.items() if other.other)}",
+        )
+    return item.size(local_features(cache.features, shards))
+
+
+def _stages(depth: int, pp: int) -> Iterator[tuple[int, int]]:
+    """First and past-the-last layer of `pp` runs; the first ones are one longer where they don't divide."""
+    size, more = divmod(depth, pp)
     cuts = [0]
     for stage in range(pp):
         cuts.append(cuts[-1] + size + (stage < more))
-    return [layers[a:b] for a, b in pairwise(cuts)]
+    return pairwise(cuts)
+
+
+def _stage(per_layer: Mapping[int, Mapping[Span, int]], first: int, end: int) -> Stage:
+    held: dict[Span, int] = {}
+    for i in range(first, end):
+        for span, nbytes in per_layer.get(i, {}).items():
+            held[span] = held.get(span, 0) + nbytes
+    return tuple(held.items())

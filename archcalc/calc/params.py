@@ -67,7 +67,7 @@ def merged_hidden_size(tape: Tape) -> int | None:
     """Features of one merged vision token, the width of the projector's first linear, or None without a projector."""
     for segment in tape.segments:
         for op in segment.ops:
-            if segment.part == "projector" and op.kind == "linear":
+            if segment.part == "projector" and op.weights and op.weights[0].into:
                 return product(op.weights[0].into)
     return None
 
@@ -84,8 +84,8 @@ def _sum(weights: Iterable[Weight]) -> int:
 
 
 def _ends(tape: Tape) -> tuple[list[Weight], list[Weight]]:
-    """Weights used as input embedding and as output head: the same one where they are tied."""
+    """Weights that the input looks up, and those used as output head: the same one where they are tied."""
     ops = [op for segment in tape.segments if segment.part == "backbone" for op in segment.ops]
-    lookups = [op.weights[0] for op in ops if op.kind == "embedding"]
+    lookups = [w for op in ops for w in op.weights if op.site == "embedding" and w.role == "embedding"]
     heads = [w for op in ops if op.site == "head" for w in op.weights]
     return lookups, heads

@@ -50,7 +50,7 @@ def command(
         context=parse_context(context),
         attention=attention,
         logits=logits,
-        mla=mla,
+        choices=() if mla == "auto" else (("mla", mla),),
         images=tuple((h, w) for h, w in parse_sides(image, 2)),
         videos=tuple((f, h, w) for f, h, w in parse_sides(video, 3)),
     )

@@ -11,7 +11,7 @@ import typer
 from archcalc.cli.options import Units
 
 if TYPE_CHECKING:
-    from archcalc.report.series import Figure, Span
+    from archcalc.report.series import Figure, Range
     from archcalc.report.series_cases import Model
     from archcalc.report.series_memory import Setup
 
@@ -158,7 +158,7 @@ def _default(several: list[Model]) -> tuple[int, int]:
     return min(4096, max(1, limit // 16)), limit
 
 
-def _range(text: str | None, low: int, high: int) -> Span:
+def _range(text: str | None, low: int, high: int) -> Range:
     from archcalc.errors import InputError, show_value
     from archcalc.report.series import span
     from archcalc.units import parse_range

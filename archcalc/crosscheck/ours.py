@@ -119,7 +119,8 @@ def kv(spec: Spec) -> Sides:
     for dtype in CACHE_DTYPES:
         for row in cache_rows(spec.trace(Workload()), dtype):
             for i in row.indices:
-                add(side, row.path.replace("{i}", str(i)), dtype, batch * context * row.nbytes)
+                one = row.nbytes * row.span.entries(context)
+                add(side, row.path.replace("{i}", str(i)), dtype, batch * one)
     return {"kv": side}
 
 
@@ -139,7 +140,6 @@ def activations(spec: Spec) -> Sides:
     picture = spec.trace(Workload(phase="train", seq=SEQ, images=images_of(spec)))
     backbone = [s for s in text.segments if s.part == "backbone"]
     tower = [s for s in picture.segments if s.part in ("vision", "projector")]
-    firsts = _firsts(spec)
     side: Side = {}
     for setting in SETTINGS:
         how = savers(
@@ -151,16 +151,9 @@ def activations(spec: Spec) -> Sides:
         )
         for segment in (*backbone, *(tower if setting.plain else ())):
             kept = saved_bytes(segment, Shards(), how)
-            layers = firsts if segment.part == "backbone" else {0}
-            paths = [segment.path.replace("{i}", str(i)) for i in segment.indices or (0,) if i in layers]
-            side |= single([(path, kept) for path in paths], str(setting))
+            first = segment.path.replace("{i}", str(segment.indices[0] if segment.indices else 0))
+            side |= single([(first, kept)], str(setting))
     return {"activations": side}
-
-
-def _firsts(spec: Spec) -> set[int]:
-    """The first layer of each pattern."""
-    counts = [pattern.count for pattern in spec.backbone.layers]
-    return {sum(counts[:n]) for n in range(len(counts))}
 
 
 def schedule(spec: Spec) -> Sides:

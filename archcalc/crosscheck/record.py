@@ -44,7 +44,7 @@ class Record:
 
 def key_of(spec: Spec) -> str:
     """A digest of the spec's sizes and of the settings that they are compared under."""
-    sizes = {name: value for name, value in spec.model_dump().items() if name not in DESCRIPTIVE}
+    sizes = {name: value for name, value in spec.model_dump(exclude_none=True).items() if name not in DESCRIPTIVE}
     settings = [SEQ, IMAGE, CACHE, CACHE_DTYPES, [str(s) for s in SETTINGS], SCHEDULES, PIPELINE, KINDS]
     text = json.dumps([sizes, settings], sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()

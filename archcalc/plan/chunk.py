@@ -113,8 +113,7 @@ def head_of(tape: Tape) -> int:
 
 def linear_inputs(segment: Segment) -> set[object]:
     """Storages that the weight gradients of a segment are made from."""
-    kinds = ("linear", "grouped_linear", "router", "conv_patch")
-    return {op.inputs[0] for op in segment.ops if op.kind in kinds}
+    return {op.inputs[0] for op in segment.ops if op.weight_gradient != "none"}
 
 
 def _sum(rows: tuple[Saved, ...]) -> int:

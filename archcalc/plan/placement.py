@@ -41,9 +41,15 @@ def shards_of(parallel: Parallel, imbalance: Fraction = Fraction(1)) -> Shards:
         cp=parallel.cp,
         ep=parallel.ep,
         etp=parallel.etp,
+        vocab_multiple=VOCAB_DIVISIBLE_BY * parallel.tp,
         imbalance=imbalance,
         ulysses=parallel.cp_comm == "a2a",
     )
+
+
+VOCAB_DIVISIBLE_BY = 128
+"""Megatron-LM pads the vocabulary to a multiple of this times tp (--make-vocab-size-divisible-by, training/tokenizer);
+here only where tp does not divide it."""
 
 
 def check_model(tape: Tape, parallel: Parallel) -> None:
@@ -65,14 +71,14 @@ def _divide_all(tape: Tape, shards: Shards) -> bool:
     """Whether there are experts; raises where a weight can't be divided."""
     weights = tape.weights()
     for w in weights:
-        _local(w, shards)
+        local_elements(w, shards)
     if shards.cp > 1 and shards.ulysses:
         for heads in (
             d
             for s in tape.segments
             if s.part == "backbone"
             for op in s.ops
-            if op.kind == "attention"
+            if op.exchange == "context"
             for d in op.inputs[0].features
         ):
             if heads.axis == "heads" and heads.size % (shards.tp * shards.cp):
@@ -220,7 +226,7 @@ def _static(tape: Tape, held: tuple[Chunk, ...], process: str, shards: Shards, s
     how = OPTIMIZERS[sharing.optimizer]
     zero = sharing.zero
     params = grads = states = buffers = step = layer = copied = 0
-    weights = [(w, n, _local(w, shards)) for w, n in held_weights(tape, held, process)]
+    weights = [(w, n, local_elements(w, shards)) for w, n in held_weights(tape, held, process)]
     for expert, devices in ((False, sharing.dense), (True, sharing.expert)):
         group = [(w, n, size) for w, n, size in weights if bool(w.stack) == expert and w.trainable]
         elements = sum(n * size for _, n, size in group)
@@ -236,11 +242,6 @@ def _static(tape: Tape, held: tuple[Chunk, ...], process: str, shards: Shards, s
     if sharing.grad_item < 4 and not how.low_precision_grads:
         step += copied
     return Static(params=params, grads=grads, optimizer=states, buffers=buffers, step=step, gathered=gathered)
-
-
-def _local(w: Weight, shards: Shards) -> int:
-    """Elements of one layer's weight on a device; a vision tower is not divided."""
-    return local_elements(w, Shards() if w.part in ("vision", "projector") else shards)
 
 
 def _shared(nbytes: int, devices: int) -> int:

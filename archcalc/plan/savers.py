@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from archcalc.calc.activations import Region, Savers
 from archcalc.errors import InputError, did_you_mean
+from archcalc.tape.sites import SITES
 
 DENSE = frozenset({"dense_fc1", "dense_act", "dense_fc2"})
 SHARED = frozenset({"shared_fc1", "shared_act", "shared_fc2"})
@@ -32,11 +33,11 @@ FP8: dict[str, frozenset[str]] = {
 """Inputs stored in FP8-E4M3 with 1x128 tiles (K2, section 2.4: of MoE up-projections and SwiGLU)."""
 
 OFFLOAD: dict[str, frozenset[str]] = {
-    "attn_norm": frozenset({"attn_norm"}),
-    "qkv_linear": frozenset({"q_down", "q_norm", "q_up", "kv_down", "kv_norm", "kv_up", "qkv", "qk_norm"}),
-    "core_attn": frozenset({"core_attn"}),
+    "attn_norm": frozenset({"attn_norm", "attn_post_norm"}),
+    "qkv_linear": frozenset({"q_down", "q_norm", "q_up", "kv_down", "kv_norm", "kv_up", "qkv", "qk_norm", "conv"}),
+    "core_attn": frozenset({"rope", "core_attn", "scan", "index"}),
     "attn_proj": frozenset({"attn_out"}),
-    "mlp_norm": frozenset({"mlp_norm"}),
+    "mlp_norm": frozenset({"mlp_norm", "mlp_post_norm"}),
     "dense_mlp": DENSE,
     "router": frozenset({"router", "dispatch", "combine"}),
     "expert_fc1": frozenset({"expert_fc1"}),
@@ -46,6 +47,22 @@ OFFLOAD: dict[str, frozenset[str]] = {
 }
 """Groups of saved activations that can wait in host memory (Megatron-LM's fine-grained offloading names, and
 the rest)."""
+
+ENDS = frozenset({"embedding", "residual", "mtp_in", "final_norm", "head", "loss"})
+"""Sites of no group: the model's two ends, and sums, which keep nothing."""
+
+
+def _check_sites() -> None:
+    """Every site has one offload group, or stands at an end or in a tower; a new one is not left out in silence."""
+    sites = [site for group in OFFLOAD.values() for site in group]
+    inside = {site for site in SITES - ENDS if not site.startswith(("vision_", "projector_", "patch_"))}
+    for site in sorted(inside.symmetric_difference(sites)):
+        raise AssertionError(f"site {site} has no offload group, or is none that can have one")
+    if len(sites) != len(set(sites)):
+        raise AssertionError("a site stands in two offload groups")
+
+
+_check_sites()
 
 
 def savers(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from archcalc.calc.kv_cache import bytes_per_token_and_device, cache_rows, check_heads, pages, tokens_in
+from archcalc.calc.kv_cache import SequenceCache, cache_rows, sequence_cache
+from archcalc.calc.sharding import Padding, check_heads, paddings
 from archcalc.calc.weights import Scheme
 from archcalc.errors import InputError
 from archcalc.plan.engine import Engine
@@ -81,10 +82,9 @@ class Serving:
         usable: the engine's share of it.
         kv_bytes: cache of the load's sequences in whole pages.
         kv_budget: what weights and overhead leave for the cache.
-        block_size: tokens of a page.
-        max_tokens: cached tokens of all devices together.
-        max_context: tokens of one sequence alone, by memory.
-        max_batch: sequences of the load's context, by memory.
+        cache: of one sequence on one device, by its length.
+        padded: sizes that the engine pads so that they divide.
+        max_batch: sequences of the load's context, by memory; None where they cache nothing.
     """
 
     where: Deployment
@@ -94,10 +94,25 @@ class Serving:
     usable: int
     kv_bytes: int
     kv_budget: int
-    block_size: int
-    max_tokens: int
-    max_context: int
-    max_batch: int
+    cache: SequenceCache
+    padded: tuple[Padding, ...]
+    max_batch: int | None
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a page."""
+        return self.cache.mesh.block_size
+
+    @property
+    def max_context(self) -> int | None:
+        """Tokens of one sequence alone, by memory; None where a sequence of any length fits."""
+        return self.cache.longest(self.kv_budget)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Cached tokens of all devices together, a sequence on each; None as `max_context`."""
+        longest = self.max_context
+        return None if longest is None else longest * self.where.dp
 
     @property
     def weights_bytes(self) -> int:
@@ -131,11 +146,8 @@ def serve(tape: Tape, scheme: Scheme, hardware: Hardware, engine: Engine, where:
     terms = overhead_terms(engine, hardware, where.devices, load)
     usable = usable_bytes(engine, hardware, terms, load)
     budget = max(0, usable - sum(w.held for w in weights) - sum(term.nbytes for term in terms))
-    block = load.block_size or page_size(tape, engine)
-    mesh = where.mesh(block)
-    token = bytes_per_token_and_device(tape, load.kv_dtype, mesh)
-    sequence = pages(load.context, mesh) * token
-    tokens = tokens_in(budget, token, mesh)
+    cache = sequence_cache(tape, load.kv_dtype, where.mesh(load.block_size or page_size(tape, engine)))
+    sequence = cache.at(load.context)
     return Serving(
         where=where,
         weights=weights,
@@ -144,10 +156,9 @@ def serve(tape: Tape, scheme: Scheme, hardware: Hardware, engine: Engine, where:
         usable=usable,
         kv_bytes=-(-load.batch // where.dp) * sequence,
         kv_budget=budget,
-        block_size=block,
-        max_tokens=tokens,
-        max_context=tokens // where.dp,
-        max_batch=budget // sequence * where.dp,
+        cache=cache,
+        padded=tuple(paddings((w.weight for w in weights), where.shards)),
+        max_batch=budget // sequence * where.dp if sequence else None,
     )
 
 

@@ -14,10 +14,10 @@ from math import prod
 from typing import Literal, NamedTuple
 
 from archcalc.calc.kv_cache import Mesh
-from archcalc.calc.sharding import local_size
+from archcalc.calc.sharding import Indivisible, Shards, local_weight, padded_weight
 from archcalc.calc.weights import Scheme
 from archcalc.errors import InputError
-from archcalc.tape import Dim, Dims, Stored, Tape, Weight
+from archcalc.tape import Stored, Tape, Weight
 
 Vision = Literal["sharded", "replicated"]
 
@@ -71,20 +71,22 @@ class Deployment:
         """The same spread as the KV cache sees it, with its page size [tokens]."""
         return Mesh(tp=self.tp, dcp=self.dcp, dp=self.dp, block_size=block_size)
 
-    def ways(self) -> dict[str, tuple[str, int]]:
-        """Logical axis to the option that divides it, and into how many parts."""
-        tp, tower = ("tp", self.tp), ("tp", self.tp if self.vision == "sharded" else 1)
-        return {
-            "heads": tp,
-            "kv_heads": tp,
-            "ffn": tp,
-            "vocab": tp,
-            "experts": ("ep", self.ep),
-            "expert_ffn": ("tp x dp" if self.ep == 1 else "tp x dp / ep", self.devices // self.ep),
-            "vision_heads": tower,
-            "vision_ffn": tower,
-        }
+    @property
+    def shards(self) -> Shards:
+        """The same spread as the map of logical axes sees it."""
+        return Shards(
+            tp=self.tp,
+            ep=self.ep,
+            etp=self.devices // self.ep,
+            etp_name="tp x dp" if self.ep == 1 else "tp x dp / ep",
+            tower=self.tp if self.vision == "sharded" else 1,
+            vocab_multiple=VOCAB_PADDING,
+        )
 
+
+VOCAB_PADDING = 64
+"""Engines pad the vocabulary to a multiple of this before they divide it (vLLM, model_executor/layers/
+vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE; SGLang has the same); here only where tp does not divide it."""
 
 MOST_TP = 64
 """The largest tensor-parallel size that is tried."""
@@ -149,36 +151,21 @@ def held_weights(tape: Tape, scheme: Scheme, where: Deployment, *, language_only
         InputError: an axis or a quantized storage that can't be divided, or ep without experts.
     """
     unloaded = ("mtp", "vision", "projector") if language_only else ("mtp",)
-    weights = [w for w in tape.weights() if w.part not in unloaded]
+    weights = scheme.split(w for w in tape.weights() if w.part not in unloaded)
     if where.ep > 1 and not any(d.axis == "experts" for w in weights for d in w.stack):
         raise InputError("ep needs routed experts, and this model has none", value=where.ep, hint="leave out --ep")
     return [_held(w, scheme, where) for w in weights]
 
 
-def shard(w: Weight, where: Deployment) -> Weight:
-    """The part of a weight that one device holds. Raises InputError where an axis can't be divided."""
-    ways = where.ways()
-
-    def cut(dims: Dims) -> Dims:
-        return tuple(_cut(d, *ways[d.axis]) if d.axis in ways else d for d in dims)
-
-    return w.replace(out=cut(w.out), into=cut(w.into), stack=cut(w.stack))
-
-
-def _cut(d: Dim, option: str, parts: int) -> Dim:
-    """One device's part of a dim; the error says which option asked for too many parts, and what to do."""
-    try:
-        return Dim(d.name, local_size(d, parts), d.axis)
-    except InputError:
-        message = f"{d.name} {d.size} can't be divided over {option} {parts}"
-        raise InputError(message, value=parts, hint=HINTS.get(d.axis or "")) from None
-
-
 def _held(w: Weight, scheme: Scheme, where: Deployment) -> HeldWeight:
-    part, whole = shard(w, where), scheme(w)
-    parts = w.matrix // part.matrix
-    held = whole if parts == 1 else _divided(w, part, scheme, parts)
-    return HeldWeight(w, w.copies * sum(t.nbytes for t in whole), part.copies * sum(t.nbytes for t in held))
+    try:
+        part, filled = local_weight(w, where.shards), padded_weight(w, where.shards)
+    except Indivisible as error:
+        raise InputError(error.message, value=error.value, hint=HINTS.get(error.axis, error.hint)) from None
+    parts = filled.matrix // part.matrix
+    whole = scheme(filled)
+    held = whole if parts == 1 else _divided(filled, part, scheme, parts)
+    return HeldWeight(w, w.copies * sum(t.nbytes for t in scheme(w)), part.copies * sum(t.nbytes for t in held))
 
 
 def _divided(w: Weight, part: Weight, scheme: Scheme, parts: int) -> tuple[Stored, ...]:

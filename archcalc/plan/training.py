@@ -158,7 +158,7 @@ def one_layer_extra(tape: Tape, plan: Plan, factor: float) -> int:
     planned, worst_case, how = plan_shards(plan), shards_of(plan.parallel, Fraction(str(factor))), plan_savers(plan)
     more = [0]
     for n, segment in enumerate(tape.segments):
-        if any(op.kind == "dispatch" for op in segment.ops):
+        if any(op.exchange == "send" for op in segment.ops):
             whole = [segment_whole(tape, n, shards, how) for shards in (planned, worst_case)]
             more += [after - before for before, after in zip(*whole, strict=True)]
     return max(more)
@@ -211,7 +211,7 @@ def _placeholder_elements(tape: Tape, held: tuple[Chunk, ...], shards: Shards) -
     shapes: dict[tuple[Storage, str], tuple[int, int]] = {}
     for segment in tape.segments:
         for op in segment.ops:
-            if op.kind in ("linear", "grouped_linear") and id(op.weights[0]) in own and segment.part == "backbone":
+            if op.weight_gradient == "accumulated" and id(op.weights[0]) in own and segment.part == "backbone":
                 w = op.weights[0]
                 out, into = local_features(w.out, shards), local_features(w.into, shards)
                 key = (op.inputs[0], op.site)

@@ -37,10 +37,10 @@ def routed_copies(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
     for return, those returned, the shared expert's output and the sum. Just before, expert outputs stand in
     both orders. One expert a device needs no sorting by expert, one device no exchange.
     """
-    dispatch = next((op for op in segment.ops if op.kind == "dispatch"), None)
+    dispatch = next((op for op in segment.ops if op.exchange == "send"), None)
     if dispatch is None:
         return 0
-    combine = next(op for op in segment.ops if op.kind == "combine")
+    combine = next(op for op in segment.ops if op.exchange == "return")
     here = replace(shards, etp=1, imbalance=Fraction(1))
     sent, received = local_bytes(dispatch.outputs[0], here), local_bytes(dispatch.outputs[0], shards)
     experts = next(product(w.stack) for op in segment.ops for w in op.weights if w.stack)
@@ -60,7 +60,7 @@ def _ring_buffers(segment: Segment, shards: Shards) -> int:
     """Two buffers of keys and values that travel around a ring of context-parallel devices [bytes]."""
     if shards.cp == 1 or shards.ulysses:
         return 0
-    cores = [op for op in segment.ops if op.kind == "attention"]
+    cores = [op for op in segment.ops if op.exchange == "context"]
     return max((2 * sum(local_bytes(s, shards) for s in op.inputs[1:]) for op in cores), default=0)
 
 
@@ -74,7 +74,7 @@ def head_transient(segment: Segment, shards: Shards, savers: Savers) -> tuple[in
     over the bf16 logits (saved), 2 TV, so that the gradient of the head's input is what its backward adds; a
     chunked one 14 bytes for each of a piece's tokens and words.
     """
-    loss = next((op for op in segment.ops if op.kind == "cross_entropy"), None)
+    loss = next((op for op in segment.ops if op.site == "loss"), None)
     if loss is None:
         return None
     logits = local_bytes(loss.inputs[0], shards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from archcalc.errors import harmless
@@ -18,6 +19,8 @@ def cell(value: Any, unit: Unit, units: str) -> str:
         return "yes" if value else "no"
     if isinstance(value, str | list | tuple):
         return harmless(str(value))
+    if isinstance(value, Fraction) and (value.denominator > 1 or unit != "bytes"):
+        return f"{float(value):,.6g}" + (" B" if unit == "bytes" else "")
     if unit == "bytes":
         return format_bytes(int(value), units)
     if unit == "flops":
@@ -39,7 +42,7 @@ def quantity_lines(report: Report, units: str) -> list[tuple[str, str, str]]:
         if about.unit == "count" and isinstance(value, int) and abs(value) >= 10_000:
             exact = format_count(value)
         elif about.unit == "bytes" and units != "bytes":
-            exact = f"{value:,} B"
+            exact = f"{value:,} B" if isinstance(value, int) else str(value)
         elif about.unit == "flops":
             exact = format_int(int(value))
         lines.append((harmless(about.label or name), text, exact))

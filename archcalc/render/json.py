@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from json import dumps
 from typing import Any
 
@@ -20,7 +21,7 @@ def document(report: Report) -> dict[str, Any]:
         "exact": {
             name: str(n)
             for name, n in report.quantities.items()
-            if isinstance(n, int) and not isinstance(n, bool) and abs(n) > 2**53
+            if isinstance(n, Fraction) or (isinstance(n, int) and not isinstance(n, bool) and abs(n) > 2**53)
         },
         "rows": list(report.rows.rows) if report.rows else [],
         "tables": {table.name: list(table.rows) for table in report.tables},
@@ -34,4 +35,11 @@ def document(report: Report) -> dict[str, Any]:
 
 def render(report: Report, units: str) -> str:
     """The report as a JSON document; `units` does not matter: values are raw."""
-    return dumps(document(report), indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+    return dumps(document(report), indent=1, sort_keys=True, ensure_ascii=True, default=_plain) + "\n"
+
+
+def _plain(value: object) -> float:
+    """A fraction as the nearest float: JSON has no other. Raises TypeError for what is none."""
+    if isinstance(value, Fraction):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} in a report")

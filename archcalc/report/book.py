@@ -9,7 +9,7 @@ from hashlib import sha256
 from shlex import quote
 
 from archcalc.errors import InputError, harmless
-from archcalc.report.document import Report
+from archcalc.report.document import Report, Value
 from archcalc.report.series import Figure
 from archcalc.spec.loader import bundled_dir, find, load_spec
 from archcalc.spec.model import Spec
@@ -77,7 +77,7 @@ class Book:
     sections: tuple[Section, ...]
 
     @property
-    def quantities(self) -> dict[str, int | float | bool]:
+    def quantities(self) -> dict[str, Value]:
         """The quantities of all sections."""
         return {name: n for section in self.sections for name, n in section.report.quantities.items()}
 

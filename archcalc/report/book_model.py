@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from archcalc.arch.layers import LayerKind
 from archcalc.errors import show_value
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.params import params_quantities
 from archcalc.report.paths import ranges
 from archcalc.spec.model import Spec
+from archcalc.spec.storage import Storage
 from archcalc.workload import Workload
 
 PARTS = (
@@ -84,11 +86,16 @@ def _layers(spec: Spec) -> list[dict[str, Any]]:
             "path": f"layers.{ranges(indices)}",
             "layers": ranges(indices),
             "count": len(indices),
-            "attention": _kind(attention, spec.backbone.attention[attention]),
-            "ffn": _kind(ffn, spec.backbone.ffn[ffn]),
+            "attention": _kinds(kind, "attention", spec.backbone.attention),
+            "ffn": _kinds(kind, "ffn", spec.backbone.ffn),
         }
-        for (attention, ffn), indices in spec.backbone.runs().items()
+        for kind, indices in spec.backbone.runs().items()
     ]
+
+
+def _kinds(layer: LayerKind, section: str, blocks: Mapping[str, Any]) -> str:
+    """The mixers of a layer that stand in one section."""
+    return ", ".join(_kind(step.mixer, blocks[step.mixer]) for step in layer if step.section == section)
 
 
 def _kind(name: str, block: Any) -> str:
@@ -101,8 +108,14 @@ def _sizes(spec: Spec) -> Iterator[dict[str, Any]]:
     for part in ("backbone", "vision", "projector", "storage"):
         block = getattr(spec, part)
         if block is not None:
-            plain = block.model_dump() if part != "storage" else {k: v.model_dump() for k, v in block.items()}
-            yield from _flat(plain, part)
+            yield from _flat(block.model_dump() if part != "storage" else _stored(spec.storage), part)
+
+
+def _stored(storage: Storage) -> Mapping[str, Any]:
+    """Schemes by what they are for: a role, or what a rule matches."""
+    if isinstance(storage, Mapping):
+        return {str(role): scheme.model_dump() for role, scheme in storage.items()}
+    return {rule.match: rule.store.model_dump() for rule in storage}
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[dict[str, Any]]:

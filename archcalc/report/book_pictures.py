@@ -9,7 +9,7 @@ from archcalc.plan.hardware import load_hardware
 from archcalc.plan.shards import Deployment
 from archcalc.report.book import Picture, Source
 from archcalc.report.document import Report
-from archcalc.report.series import Span, span
+from archcalc.report.series import Range, span
 from archcalc.report.series_cases import Model, cases
 from archcalc.report.series_flops import flops_figure
 from archcalc.report.series_kv import kv_figure
@@ -27,7 +27,7 @@ def _model(source: Source) -> Model:
     return Model(source.spec.name, source.spec.title, source.spec)
 
 
-def _over(source: Source) -> Span | None:
+def _over(source: Source) -> Range | None:
     """From 4,096 tokens to the model's limit; None for a model whose limit is below."""
     limit = source.spec.backbone.max_position_embeddings
     return span(LOW, limit) if limit > LOW else None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from archcalc.calc.kv_cache import LAYOUTS, Mesh, bytes_per_token
+from archcalc.calc.kv_cache import LAYOUTS, Mesh, sequence_cache
 from archcalc.errors import InputError
 from archcalc.plan.engine import load_engine
 from archcalc.plan.hardware import hardware_names, load_hardware
@@ -19,7 +19,7 @@ from archcalc.report.book_pictures import flops_picture, kv_picture, memory_pict
 from archcalc.report.claims import claims_report
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.flops import flops_quantities, flops_report
-from archcalc.report.kv import kv_report
+from archcalc.report.kv import kv_report, whole_or_fraction
 from archcalc.report.params import params_report
 from archcalc.report.serve import Question, serve_all_report
 from archcalc.report.train import train_report
@@ -165,7 +165,7 @@ def _kv(source: Source) -> Iterator[Section]:
     lengths = [n for n in CONTEXTS if n < limit] + [limit]
     columns = (
         Column("dtype", "cache dtype"),
-        Column("bytes_per_token", "bytes a token", "int"),
+        Column("bytes_per_token", "a token more", "int"),
         *(Column(f"at_{n}", f"{format_int(n)} tokens", "bytes") for n in lengths),
     )
     table = Table("dtypes", "one sequence, one copy", columns, list(_dtypes(spec, lengths)), leads=True)
@@ -181,11 +181,12 @@ def _kv(source: Source) -> Iterator[Section]:
 def _dtypes(spec: Spec, lengths: list[int]) -> Iterator[dict[str, Any]]:
     for dtype in LAYOUTS:
         try:
-            token = bytes_per_token(spec.trace(Workload()), dtype)
+            cache = sequence_cache(spec.trace(Workload()), dtype)
         except InputError:  # a layout of another kind of attention
             continue
-        sizes = {f"at_{n}": n * token for n in lengths}
-        yield {"path": dtype, "dtype": dtype, "bytes_per_token": token, **sizes}
+        sizes = {f"at_{n}": cache.at(n) for n in lengths}
+        growth = whole_or_fraction(cache.growth(lengths[-1]))
+        yield {"path": dtype, "dtype": dtype, "bytes_per_token": growth, **sizes}
 
 
 def _weights(source: Source) -> Iterator[Section]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 FORMAT_VERSION = 1
 """Version of the JSON form; a reader refuses a newer one."""
+
+Value = int | float | bool | Fraction
+"""What a quantity may be; a fraction is exact where no whole number is (one cached entry for several tokens)."""
 
 Unit = Literal["text", "prose", "count", "bytes", "flops", "share", "int", "number", "bool", "tokens"]
 
@@ -59,7 +63,7 @@ class Report:
     command: str
     title: str
     inputs: Mapping[str, Any]
-    quantities: Mapping[str, int | float | bool]
+    quantities: Mapping[str, Value]
     rows: Table | None = None
     tables: Sequence[Table] = ()
     findings: Sequence[Mapping[str, Any]] = ()

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from archcalc.calc.flops import flop_rows, totals
 from archcalc.calc.params import count
 from archcalc.errors import InputError
+from archcalc.report.conventions import pair_lines
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.paths import PART_ORDER, folded
 from archcalc.spec.model import Spec
-from archcalc.tape import formula
+from archcalc.tape import Op, Tape, formula
 from archcalc.units import format_int
 from archcalc.workload import Workload
 
-COUNTING = (
-    "2 FLOPs a multiply-add. Not counted: norms, softmax, rope, activations, other elementwise work.",
-    "n new tokens on c cached ones score n(c+n) pairs (full), or n·c + n²/2 (causal: half of the new-by-new scores).",
-    "Backward: weight gradient + input gradient (none for the patch convolution); attention: twice its forward.",
-)
+COUNTING = "2 FLOPs a multiply-add. Not counted: norms, softmax, rope, activations, other elementwise work."
+BACKWARDS = "Backward: weight gradient + input gradient{of_patches}; attention: twice its forward."
+
+SOME = ("index", "scan", "conv")
+"""Classes of FLOPs that few models have: named where there are any."""
 
 COLUMNS = (
     Column("path", "operation"),
@@ -28,11 +31,24 @@ COLUMNS = (
 BACKWARD = Column("backward", "backward", "flops")
 
 
+def counting(tape: Tape) -> tuple[str, ...]:
+    """How the FLOPs of this pass were counted."""
+    unasked = ", which choosing what attention sees has not" if any(o.counts_as == "index" for o in _ops(tape)) else ""
+    patches = " (none for the patch convolution)" if any(s.part == "vision" for s in tape.segments) else ""
+    return (COUNTING, *pair_lines(tape), BACKWARDS.format(of_patches=patches + unasked))
+
+
+def _ops(tape: Tape) -> Iterator[Op]:
+    return (op for segment in tape.segments for op in segment.ops)
+
+
 def flops_quantities(spec: Spec, workload: Workload) -> dict[str, int | float | bool]:
     """All `flops.*` and `vision.*` quantities of one workload."""
     sums = totals(flop_rows(spec.trace(workload)))
     tokens, patches = vision_load(spec, workload)
-    found: dict[str, int | float | bool] = {f"flops.{name}": n for name, n in sums._asdict().items() if name != "mtp"}
+    found: dict[str, int | float | bool] = {
+        f"flops.{name}": n for name, n in asdict(sums).items() if name != "mtp" and (n or name not in SOME)
+    }
     whole = workload.batch * (workload.seq + tokens)
     found["flops.per_token"] = sums.forward // whole if sums.forward % whole == 0 else sums.forward / whole
     return found | {"vision.tokens": workload.batch * tokens, "vision.patches": workload.batch * patches}
@@ -48,14 +64,15 @@ def vision_load(spec: Spec, workload: Workload) -> tuple[int, int]:
         if workload.images or workload.videos:
             raise InputError(f"{spec.title} has no vision tower", hint="leave out --image and --video")
         return 0, 0
-    chunks = spec.vision.chunks(workload)
-    return spec.vision.vision_tokens(chunks), sum(chunk.patches for chunk in chunks)
+    groups = spec.vision.groups(workload)
+    return spec.vision.tokens(groups), sum(group.patches for group in groups)
 
 
 def flops_report(spec: Spec, workload: Workload, *, tokens: int | None = None) -> Report:
     """FLOPs of one workload; `tokens` scales it to a whole run and sets 6ND beside it."""
     found = flops_quantities(spec, workload)
-    rows = [row for row in flop_rows(spec.trace(workload)) if row.forward]
+    tape = spec.trace(workload)
+    rows = [row for row in flop_rows(tape) if row.forward]
     rows.sort(key=lambda row: PART_ORDER.index(row.part))
     forward = found["flops.forward"]
     lines: list[dict[str, Any]] = [
@@ -63,6 +80,7 @@ def flops_report(spec: Spec, workload: Workload, *, tokens: int | None = None) -
             "path": folded(row.path, row.indices, row.experts),
             "part": row.part,
             "kind": row.kind,
+            "counts_as": row.counts_as,
             "copies": row.copies,
             "forward": row.forward,
             "backward": row.backward,
@@ -85,7 +103,7 @@ def flops_report(spec: Spec, workload: Workload, *, tokens: int | None = None) -
         inputs={"spec": spec.name, **_inputs(workload), "tokens": tokens},
         quantities=found,
         rows=Table("rows", "by operation, all layers together", columns, lines),
-        conventions=COUNTING,
+        conventions=counting(tape),
         notes=notes,
     )
 
@@ -111,9 +129,7 @@ def _described(spec: Spec, workload: Workload) -> str:
 
 def _notes(spec: Spec, workload: Workload, found: dict[str, Any]) -> list[str]:
     length = workload.context + workload.seq + vision_load(spec, workload)[0]
-    notes = context_notes(spec, length)
-    if any(getattr(block, "kind", "") == "mla" for block in spec.backbone.attention.values()):
-        notes.append(f"Latent attention runs {'absorbed' if workload.absorbed else 'expanded'}.")
+    notes = [*context_notes(spec, length), *spec.trace(workload).remarks]
     if workload.phase == "decode" and (workload.images or workload.videos):
         notes.insert(0, "warning: decode runs no vision tower: count an image's tokens in --context.")
     return notes
@@ -135,7 +151,7 @@ def _inputs(workload: Workload) -> dict[str, Any]:
         "context": workload.context,
         "attention": workload.attention,
         "logits": workload.logits,
-        "mla": workload.mla,
+        "mla": workload.choice("mla"),
         "images": [list(image) for image in workload.images],
         "videos": [list(video) for video in workload.videos],
     }

@@ -1,30 +1,46 @@
-"""The `kv` report: cache a token, in total, and on each device."""
+"""The `kv` report: how a sequence's cache grows, what it comes to, and what each device holds of it."""
 
 from __future__ import annotations
 
-from archcalc.calc.kv_cache import (
-    Mesh,
-    bytes_per_token,
-    bytes_per_token_and_device,
-    cache_rows,
-    check_heads,
-    pages,
-    tokens_in,
-)
+from fractions import Fraction
+
+from archcalc.calc.kv_cache import Mesh, cache_rows, sequence_cache
+from archcalc.calc.sharding import check_heads
 from archcalc.errors import InputError
+from archcalc.report.conventions import cache_lines, span_words
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.flops import context_notes, vision_load
 from archcalc.report.paths import folded
 from archcalc.spec.model import Spec
+from archcalc.tape import Tape
 from archcalc.workload import Workload
 
 COLUMNS = (
     Column("path", "layers"),
     Column("kind", "cached"),
-    Column("elements", "elements a token and layer", "int"),
-    Column("bytes_per_token_and_layer", "bytes a token and layer", "int"),
-    Column("bytes_per_token", "bytes a token", "int", keep=True),
+    Column("span", "of the sequence"),
+    Column("elements", "elements an entry", "int"),
+    Column("bytes_per_token_and_layer", "bytes an entry", "int"),
+    Column("bytes_per_token", "a token more", "int", keep=True),
+    Column("sequence_bytes", "one sequence", "bytes", keep=True),
 )
+LENGTHS = {"8k": 8 * 1024, "128k": 128 * 1024}
+"""Lengths at which caches of different models are compared [tokens]."""
+
+
+def whole_or_fraction(n: Fraction) -> int | Fraction:
+    """The number as an int where it is one."""
+    return n.numerator if n.denominator == 1 else n
+
+
+def kv_quantities(tape: Tape, dtype: str, length: int) -> dict[str, int | float | bool | Fraction]:
+    """How the cache of one sequence grows at a length, what of it does not, and what it is at two set lengths."""
+    cache = sequence_cache(tape, dtype)
+    return {
+        "kv.bytes_per_token": whole_or_fraction(cache.growth(length)),
+        "kv.fixed_bytes": whole_or_fraction(cache.fixed(length)),
+        **{f"kv.sequence_bytes_{name}": cache.at(tokens) for name, tokens in LENGTHS.items()},
+    }
 
 
 def kv_report(
@@ -38,27 +54,32 @@ def kv_report(
         raise InputError(f"memory must be at least 1 byte, not {memory}", value=memory)
     tape = spec.trace(Workload())
     check_heads(tape, mesh.tp)
-    token = bytes_per_token(tape, kv_dtype)
-    device_token = bytes_per_token_and_device(tape, kv_dtype, mesh)
     length = workload.context + vision_load(spec, workload)[0]
-    whole = pages(length, Mesh(block_size=mesh.block_size))
-    sequences = -(-workload.batch // mesh.dp)
-    found: dict[str, int | float | bool] = {
-        "kv.bytes_per_token": token,
-        "kv.fixed_bytes": 0,
-        "kv.total_bytes": workload.batch * whole * token,
-        "kv.bytes_per_device": sequences * pages(length, mesh) * device_token,
+    copy, device = (
+        sequence_cache(tape, kv_dtype, Mesh(block_size=mesh.block_size)),
+        sequence_cache(tape, kv_dtype, mesh),
+    )
+    found = kv_quantities(tape, kv_dtype, length) | {
+        "kv.total_bytes": workload.batch * copy.at(length),
+        "kv.bytes_per_device": -(-workload.batch // mesh.dp) * device.at(length),
     }
+    notes = context_notes(spec, length)
     if memory is not None:
-        found["kv.max_tokens"] = tokens_in(memory, device_token, mesh)
+        longest = device.longest(memory)
+        if longest is None:
+            notes.append("What a sequence keeps has an end, and fits: kv.max_tokens has no limit.")
+        else:
+            found["kv.max_tokens"] = longest * mesh.dp
     rows = [
         {
             "path": folded(row.path, row.indices),
             "kind": row.kind,
+            "span": span_words(row.span),
             "elements": row.elements,
             "layers": row.layers,
             "bytes_per_token_and_layer": row.nbytes,
-            "bytes_per_token": row.layers * row.nbytes,
+            "bytes_per_token": whole_or_fraction(row.growth(length)),
+            "sequence_bytes": row.at(length),
         }
         for row in cache_rows(tape, kv_dtype)
     ]
@@ -78,11 +99,7 @@ def kv_report(
             "memory": memory,
         },
         quantities=found,
-        rows=Table("rows", "what a token leaves in each layer", COLUMNS, rows),
-        conventions=(
-            "Total: one copy of the cache, in whole pages.",
-            "Per device: key-value heads divided over tp and replicated past their number; an MLA latent is"
-            " never divided by tp, only by dcp; layers over pp, sequences over dp.",
-        ),
-        notes=context_notes(spec, length),
+        rows=Table("rows", "what each layer keeps of a sequence", COLUMNS, rows),
+        conventions=("Total: one copy of the cache, in whole pages.", *cache_lines(tape, "Per device", "pp", "dp")),
+        notes=notes,
     )

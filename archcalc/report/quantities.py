@@ -49,13 +49,18 @@ QUANTITIES: dict[str, Quantity] = {
     "flops.forward": Quantity("flops", "forward", "FLOPs of the forward pass: backbone, vision and projector."),
     "flops.backward": Quantity("flops", "backward", "FLOPs of the backward pass; 0 unless the phase is train."),
     "flops.total": Quantity("flops", "total", "Forward and backward."),
-    "flops.linear": Quantity(
-        "flops", "backbone linears", "The backbone's forward without attention scores and values."
-    ),
+    "flops.linear": Quantity("flops", "backbone linears", "The backbone's products with weights, forward."),
     "flops.attention_core": Quantity(
         "flops", "backbone attention core", "The backbone's attention scores and values, forward."
     ),
-    "flops.backbone": Quantity("flops", "backbone", "The backbone's forward."),
+    "flops.index": Quantity(
+        "flops", "backbone index scores", "Scores that choose what attention sees, forward; where there are any."
+    ),
+    "flops.scan": Quantity("flops", "backbone scans", "Recurrences over a state, forward; where there are any."),
+    "flops.conv": Quantity(
+        "flops", "backbone convolutions", "Short convolutions over tokens, forward; where there are any."
+    ),
+    "flops.backbone": Quantity("flops", "backbone", "The backbone's forward: the sum of its classes."),
     "flops.vision": Quantity("flops", "vision tower", "The vision tower's forward."),
     "flops.projector": Quantity("flops", "projector", "The projector's forward."),
     "flops.per_token": Quantity(
@@ -68,8 +73,19 @@ QUANTITIES: dict[str, Quantity] = {
     "flops.run_ratio": Quantity("number", "whole run / 6ND", "How far the rule of thumb is off."),
     "vision.tokens": Quantity("int", "vision tokens", "Backbone tokens that images and videos make."),
     "vision.patches": Quantity("int", "vision patches", "Patches that the vision tower sees."),
-    "kv.bytes_per_token": Quantity("bytes", "per token", "Cache of one token over all layers, one copy."),
-    "kv.fixed_bytes": Quantity("bytes", "fixed", "Cache that does not grow with the context."),
+    "kv.bytes_per_token": Quantity(
+        "bytes",
+        "per token",
+        "What one token more adds to a sequence's cache over all layers, one copy, at the length asked about; `p/q` in"
+        " `exact` where one entry stands for several tokens.",
+    ),
+    "kv.fixed_bytes": Quantity(
+        "bytes", "fixed", "A sequence's cache less growth times length: states, and windows that are full."
+    ),
+    "kv.sequence_bytes_8k": Quantity("bytes", "a sequence of 8k", "Cache of one sequence of 8,192 tokens, one copy."),
+    "kv.sequence_bytes_128k": Quantity(
+        "bytes", "a sequence of 128k", "Cache of one sequence of 131,072 tokens, one copy."
+    ),
     "kv.total_bytes": Quantity("bytes", "total", "Cache of all sequences, one copy, in whole pages."),
     "kv.bytes_per_device": Quantity("bytes", "per device", "Cache on the fullest device."),
     "kv.max_tokens": Quantity("tokens", "tokens that fit", "Tokens that fit into the given memory of each device."),

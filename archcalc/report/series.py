@@ -102,7 +102,7 @@ class Figure:
     report: Report
 
 
-class Span(NamedTuple):
+class Range(NamedTuple):
     """A range of lengths, both ends in [tokens]."""
 
     low: int
@@ -119,7 +119,7 @@ class Span(NamedTuple):
         return tuple(sorted({*self.points(), *(s for s in steps if self.low < s < self.high)}))
 
 
-def span(low: int, high: int) -> Span:
+def span(low: int, high: int) -> Range:
     """A range that can be drawn. Raises InputError for an empty one, or one that starts at nothing."""
     hint = "write two lengths, the smaller first, such as 4k..256k"
     if low < 1:
@@ -130,4 +130,4 @@ def span(low: int, high: int) -> Span:
         raise InputError(f"the range from {low} to {high} tokens runs backwards", value=low, hint=hint)
     if high > LONGEST:
         raise InputError(f"the range ends past {LONGEST} tokens (1G)", value=high, hint=hint)
-    return Span(low, high)
+    return Range(low, high)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from archcalc.errors import InputError
 from archcalc.report.document import Column
 from archcalc.report.flops import context_notes
-from archcalc.report.series import Span
+from archcalc.report.series import Range
 from archcalc.spec.loader import load_spec
 from archcalc.spec.model import Spec
 from archcalc.units import format_int
@@ -97,7 +97,7 @@ def models_of(found: Sequence[Case]) -> list[Model]:
     return list({case.model.key: case.model for case in found}.values())
 
 
-def inputs_of(found: Sequence[Case], over: Span) -> dict[str, Any]:
+def inputs_of(found: Sequence[Case], over: Range) -> dict[str, Any]:
     """What a report says it was asked."""
     dtypes = list(dict.fromkeys(case.kv_dtype for case in found))
     return {
@@ -166,7 +166,7 @@ def limit_notes(several: Sequence[Model], longest: int) -> list[str]:
     return [note.replace("warning: ", f"warning: {model.label}: ", 1) for model, note in named]
 
 
-def edge_within(spec: Spec, over: Span) -> int | None:
+def edge_within(spec: Spec, over: Range) -> int | None:
     """The model's context limit where it lies inside the range [tokens]."""
     limit = spec.backbone.max_position_embeddings
     return limit if over.low < limit < over.high else None

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from archcalc.calc.flops import Flops, flop_rows, totals
 from archcalc.report.document import Column, Report, Table
-from archcalc.report.flops import COUNTING
-from archcalc.report.series import Curve, Figure, Mark, Panel, Span
+from archcalc.report.flops import counting
+from archcalc.report.series import Curve, Figure, Mark, Panel, Range
 from archcalc.report.series_cases import (
     MOST_LINES,
     Case,
+    Model,
     check_count,
     common,
     edge_within,
@@ -22,6 +23,7 @@ from archcalc.report.series_cases import (
     titled,
     varying,
 )
+from archcalc.tape import Tape
 from archcalc.units import format_int
 from archcalc.workload import Workload
 
@@ -43,7 +45,12 @@ def prefill(case: Case, seq: int) -> Flops:
     return totals(flop_rows(case.model.spec.trace(Workload(batch=case.batch, seq=seq))))
 
 
-def overtakes(case: Case, over: Span) -> int | None:
+def _text(model: Model) -> Tape:
+    """A pass over text alone."""
+    return model.spec.trace(Workload())
+
+
+def overtakes(case: Case, over: Range) -> int | None:
     """The shortest prefill of the range whose attention takes at least what its linears take [tokens]."""
     lengths = range(over.low, over.high + 1)
     at = bisect_left(lengths, True, key=lambda seq: _passed(prefill(case, seq)))
@@ -54,7 +61,7 @@ def _passed(flops: Flops) -> bool:
     return flops.attention_core >= flops.linear
 
 
-def flops_figure(found: Sequence[Case], over: Span) -> Figure:
+def flops_figure(found: Sequence[Case], over: Range) -> Figure:
     """Forward FLOPs of a prefill against its length, two lines for each case. Raises InputError for too many."""
     check_count(2 * len(found), MOST_LINES, "lines")
     xs, several = over.drawn(), models_of(found)
@@ -88,7 +95,7 @@ def flops_figure(found: Sequence[Case], over: Span) -> Figure:
     )
 
 
-def _report(title: str, found: Sequence[Case], over: Span) -> Report:
+def _report(title: str, found: Sequence[Case], over: Range) -> Report:
     rows = []
     for case in found:
         for x in over.points():
@@ -112,6 +119,6 @@ def _report(title: str, found: Sequence[Case], over: Span) -> Report:
         quantities={},
         rows=Table("rows", "prefill without a cache, head over all tokens", COLUMNS, rows),
         tables=[Table("crossings", "where attention passes the linears", columns, passes)] if passes else [],
-        conventions=COUNTING,
+        conventions=tuple(dict.fromkeys(line for model in models_of(found) for line in counting(_text(model)))),
         notes=limit_notes(models_of(found), over.high),
     )

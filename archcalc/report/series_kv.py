@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from archcalc.calc.kv_cache import Mesh, bytes_per_token, bytes_per_token_and_device, check_heads
+from archcalc.calc.kv_cache import Mesh, SequenceCache, sequence_cache
+from archcalc.calc.sharding import check_heads
+from archcalc.report.conventions import cache_lines
 from archcalc.report.document import Column, Report, Table
-from archcalc.report.series import Curve, Figure, Panel, Span
+from archcalc.report.series import Curve, Figure, Panel, Range
 from archcalc.report.series_cases import (
     LENGTH,
     MOST_LINES,
     Case,
+    Model,
     check_count,
     common,
     edge_within,
@@ -35,32 +38,37 @@ COLUMNS = (
 )
 
 
-class Slope(NamedTuple):
-    """Cache of one more token of each sequence: one copy, and on each device [bytes a token]."""
+class Caches(NamedTuple):
+    """The cache of one sequence by its length: one copy, and what each device holds of it."""
 
-    whole: int
-    device: int
+    whole: SequenceCache
+    device: SequenceCache
 
 
-def kv_figure(found: Sequence[Case], over: Span, tp: int = 1) -> Figure:
+def kv_figure(found: Sequence[Case], over: Range, tp: int = 1) -> Figure:
     """KV cache of each device against the context, in as many tokens as there are (no pages).
 
     Raises:
         InputError: a tp that does not divide the heads, a cache dtype that does not fit, or too many cases.
     """
     check_count(len(found), MOST_LINES, "lines")
-    slopes = of_each(found, lambda case: _slope(case, Mesh(tp=tp)))
+    caches = of_each(found, lambda case: _caches(case, Mesh(tp=tp)))
     several = models_of(found)
     subject = "KV cache of each device" if tp > 1 else "KV cache"
     title = titled(found, f"{subject} against context")
     xs = over.drawn()
     curves = tuple(
-        Curve(name, tuple(slope.device * x for x in xs), hue, dash)
-        for slope, name, (hue, dash) in zip(slopes, varying(found), hues_and_dashes(found), strict=True)
+        Curve(name, tuple(case.batch * cache.device.at(x) for x in xs), hue, dash)
+        for case, cache, name, (hue, dash) in zip(found, caches, varying(found), hues_and_dashes(found), strict=True)
     )
     rows = [
-        {**case.row(x), "context": x, "total_bytes": slope.whole * x, "bytes_per_device": slope.device * x}
-        for case, slope in zip(found, slopes, strict=True)
+        {
+            **case.row(x),
+            "context": x,
+            "total_bytes": case.batch * cache.whole.at(x),
+            "bytes_per_device": case.batch * cache.device.at(x),
+        }
+        for case, cache in zip(found, caches, strict=True)
         for x in over.points()
     ]
     edge = edge_within(several[0].spec, over) if len(several) == 1 else None
@@ -79,19 +87,19 @@ def kv_figure(found: Sequence[Case], over: Span, tp: int = 1) -> Figure:
             inputs={"kind": "kv", **inputs_of(found, over), "tp": tp},
             quantities={},
             rows=Table("rows", "KV cache of all sequences", COLUMNS, rows),
-            conventions=(
-                "one copy of all sequences. each device: key-value heads divided over tp, then replicated; an MLA"
-                " latent is whole on each.",
-            ),
+            conventions=("one copy of all sequences.", *_conventions(several)),
             notes=limit_notes(several, over.high),
         ),
     )
 
 
-def _slope(case: Case, mesh: Mesh) -> Slope:
+def _caches(case: Case, mesh: Mesh) -> Caches:
     tape = case.model.spec.trace(Workload())
     check_heads(tape, mesh.tp)
-    return Slope(
-        case.batch * bytes_per_token(tape, case.kv_dtype),
-        case.batch * bytes_per_token_and_device(tape, case.kv_dtype, mesh),
-    )
+    return Caches(sequence_cache(tape, case.kv_dtype), sequence_cache(tape, case.kv_dtype, mesh))
+
+
+def _conventions(several: Sequence[Model]) -> list[str]:
+    """What is true of any of the models."""
+    lines = (line for model in several for line in cache_lines(model.spec.trace(Workload()), "each device"))
+    return list(dict.fromkeys(lines))

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from archcalc.calc.kv_cache import Mesh, bytes_per_token_and_device, pages, tokens_in
+from archcalc.calc.kv_cache import SequenceCache
 from archcalc.plan.engine import Engine
 from archcalc.plan.hardware import Hardware, Links
 from archcalc.plan.serving import Load, serve
 from archcalc.plan.shards import Deployment
 from archcalc.report.document import Column, Report, Table
-from archcalc.report.series import Curve, Figure, Limit, Mark, Panel, Span
+from archcalc.report.series import Curve, Figure, Limit, Mark, Panel, Range
 from archcalc.report.series_cases import (
     LENGTH,
     MOST_LINES,
@@ -75,18 +75,17 @@ class Setup:
 
 
 class Budget(NamedTuple):
-    """A device of one case [bytes]: what does not grow with the context, and the cache of a token of a sequence."""
+    """A device of one case [bytes]: what does not depend on the context, and the cache of each of its sequences."""
 
     weights: int
     overhead: int
     usable: int
-    token: int
     sequences: int
-    mesh: Mesh
+    cache: SequenceCache
 
     def at(self, context: int) -> dict[str, int]:
         """The terms at a context, and their sum."""
-        kv = self.sequences * pages(context, self.mesh) * self.token
+        kv = self.sequences * self.cache.at(context)
         return {
             "weights_bytes": self.weights,
             "overhead_bytes": self.overhead,
@@ -94,10 +93,9 @@ class Budget(NamedTuple):
             "total_bytes": self.weights + self.overhead + kv,
         }
 
-    def last(self) -> int:
-        """The longest context that fits, in whole pages; 0 where none does [tokens]."""
-        room = max(0, self.usable - self.weights - self.overhead)
-        return tokens_in(room, self.sequences * self.token, self.mesh) // self.mesh.dp
+    def last(self) -> int | None:
+        """The longest context that fits, in whole pages; 0 where none does, None where all do [tokens]."""
+        return self.cache.longest(max(0, self.usable - self.weights - self.overhead), self.sequences)
 
 
 def budget(case: Case, setup: Setup) -> Budget:
@@ -111,15 +109,8 @@ def budget(case: Case, setup: Setup) -> Budget:
         setup.where,
         Load(context=1, batch=case.batch, kv_dtype=case.kv_dtype),
     )
-    mesh = setup.where.mesh(found.block_size)
-    return Budget(
-        found.weights_bytes,
-        found.overhead_bytes,
-        found.usable,
-        bytes_per_token_and_device(tape, case.kv_dtype, mesh),
-        -(-case.batch // setup.where.dp),
-        mesh,
-    )
+    sequences = -(-case.batch // setup.where.dp)
+    return Budget(found.weights_bytes, found.overhead_bytes, found.usable, sequences, found.cache)
 
 
 @cache
@@ -139,7 +130,7 @@ def unlimited() -> Hardware:
     )
 
 
-def memory_figure(found: Sequence[Case], over: Span, setup: Setup) -> Figure:
+def memory_figure(found: Sequence[Case], over: Range, setup: Setup) -> Figure:
     """Weights, workspace and KV cache of each device against the context: a stack for each case, or else lines.
 
     Raises:
@@ -163,11 +154,10 @@ def memory_figure(found: Sequence[Case], over: Span, setup: Setup) -> Figure:
     )
 
 
-def _stack(case: Case, b: Budget, name: str, over: Span, setup: Setup) -> Panel:
+def _stack(case: Case, b: Budget, name: str, over: Range, setup: Setup) -> Panel:
     xs = over.drawn()
     terms = [b.at(x) for x in xs]
     last, limit = b.last(), setup.limit(b.usable)
-    crossed = limit is not None and over.low <= last < over.high
     return Panel(
         title=name,
         verdict=_verdict(last, over) if limit else "",
@@ -175,12 +165,21 @@ def _stack(case: Case, b: Budget, name: str, over: Span, setup: Setup) -> Panel:
         points=over.points(),
         curves=tuple(Curve(label, tuple(term[key] for term in terms), hue) for label, key, hue in LAYERS),
         limit=limit,
-        marks=(Mark(last, b.usable, f"fits up to {format_int(last)} tokens"),) if crossed else (),
+        marks=_crossing(last, b.usable, over) if limit else (),
         edge=edge_within(case.model.spec, over),
     )
 
 
-def _verdict(last: int, over: Span) -> str:
+def _crossing(last: int | None, usable: int, over: Range) -> tuple[Mark, ...]:
+    """The mark where the stack reaches the limit, if that is within the range."""
+    if last is None or not over.low <= last < over.high:
+        return ()
+    return (Mark(last, usable, f"fits up to {format_int(last)} tokens"),)
+
+
+def _verdict(last: int | None, over: Range) -> str:
+    if last is None:
+        return "fits at any length"
     if last < 1:
         return "weights and workspace alone do not fit"
     if last < over.low:
@@ -199,7 +198,7 @@ def _as_lines(panels: Sequence[Panel], found: Sequence[Case]) -> Panel:
     return Panel(xs=first.xs, points=first.points, curves=tuple(curves), limit=first.limit, marks=marks)
 
 
-def _report(title: str, found: Sequence[Case], budgets: Sequence[Budget], over: Span, setup: Setup) -> Report:
+def _report(title: str, found: Sequence[Case], budgets: Sequence[Budget], over: Range, setup: Setup) -> Report:
     limited = setup.hardware is not None
     rows: list[dict[str, Any]] = []
     crossings: list[dict[str, Any]] = []
@@ -209,7 +208,8 @@ def _report(title: str, found: Sequence[Case], budgets: Sequence[Budget], over: 
             terms = b.at(x)
             fits = {"fits": terms["total_bytes"] <= b.usable} if limited else {}
             rows.append({**case.row(x), "context": x, **terms, **limit, **fits})
-        crossings.append({**case.row(b.last()), "last_context": b.last(), **limit})
+        last_context = b.last()
+        crossings.append({**case.row(last_context or 0), "last_context": last_context, **limit})
     more = (USABLE, Column("fits", "fits", "bool")) if limited else ()
     last = (*CASE, Column("last_context", "longest that fits", "tokens"), USABLE)
     return Report(

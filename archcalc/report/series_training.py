@@ -11,7 +11,7 @@ from archcalc.plan.hardware import load_hardware
 from archcalc.plan.plan import Plan, load_plan
 from archcalc.plan.training import RankMemory, training_memory, worst
 from archcalc.report.document import Column, Report, Table
-from archcalc.report.series import Curve, Figure, Limit, Mark, Panel, Span
+from archcalc.report.series import Curve, Figure, Limit, Mark, Panel, Range
 from archcalc.report.series_cases import MOST_PANELS, Model, check_count, limit_notes
 from archcalc.report.train import rank_row, training_tape
 from archcalc.units import format_int
@@ -129,7 +129,7 @@ def train_figure(found: Sequence[Training]) -> Figure:
     )
 
 
-def training_memory_figure(found: Sequence[Training], over: Span) -> Figure:
+def training_memory_figure(found: Sequence[Training], over: Range) -> Figure:
     """The worst rank against the sequence length, a panel for each model and plan.
 
     Lengths that a plan can't divide are left out and named in the notes.
@@ -174,7 +174,7 @@ def training_memory_figure(found: Sequence[Training], over: Span) -> Figure:
     )
 
 
-def _sweep(training: Training, over: Span) -> tuple[list[dict[str, Any]], list[str]]:
+def _sweep(training: Training, over: Range) -> tuple[list[dict[str, Any]], list[str]]:
     """The worst rank's row at each length, and a note on each length that the plan can't have."""
     rows: list[dict[str, Any]] = []
     refused: list[tuple[int, InputError]] = []
@@ -244,7 +244,7 @@ def _report(
     found: Sequence[Training],
     table: Table,
     notes: Sequence[str] = (),
-    over: Span | None = None,
+    over: Range | None = None,
 ) -> Report:
     return Report(
         command="plot",

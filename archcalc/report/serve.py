@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from archcalc.calc.kv_cache import check_heads
+from archcalc.calc.sharding import check_heads
 from archcalc.plan.engine import Engine
 from archcalc.plan.hardware import Hardware
 from archcalc.plan.serving import Load, Serving, Tried, serve, tried
 from archcalc.plan.shards import Deployment, Spread
+from archcalc.report.conventions import cache_lines, padding_notes
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.flops import context_notes
 from archcalc.report.weights import what_if
 from archcalc.spec.model import Spec
+from archcalc.tape import Tape
 from archcalc.units import format_int
 from archcalc.workload import Workload
 
@@ -22,7 +24,6 @@ COUNTING = (
     "Usable is utilization x visible memory; the KV cache gets what weights and overhead leave of it.",
     "Weights: heads, feed-forward width and vocabulary divided by tp; routed experts over all GPUs, as"
     " whole ones with ep; the rest whole on every GPU.",
-    "Cache: key-value heads divided by tp, then replicated; an MLA latent by dcp only; sequences by dp.",
 )
 TERMS = (
     Column("path", "memory of one GPU"),
@@ -69,9 +70,14 @@ class Question:
     spread: Spread
     load: Load
 
+    @property
+    def tape(self) -> Tape:
+        """The model's weights and caches."""
+        return self.spec.trace(Workload())
+
     def on(self, hardware: Hardware) -> Tried:
         """Every count that was tried on this GPU. Raises InputError where the model can't be divided."""
-        tape, scheme = self.spec.trace(Workload()), what_if(self.spec, self.storage)
+        tape, scheme = self.tape, what_if(self.spec, self.storage)
         if self.spread.tp is not None:
             check_heads(tape, self.spread.tp)
         return tried(
@@ -87,6 +93,7 @@ def serve_report(asked: Question, hardware: Hardware) -> Report:
     counts = Table("counts", "GPU counts tried", COUNTS, [_count_row(s, hardware) for s in tries.found])
     verdict = "fits on" if best.fits else "does not fit even on" if several else "does not fit on"
     where, load = best.where, asked.load
+    limits = {"serve.max_tokens": best.max_tokens, "serve.max_context": best.max_context}
     return Report(
         command="serve",
         title=f"{asked.spec.title} {verdict} {where.devices} x {hardware.title}: {_sequences(load)}",
@@ -105,15 +112,14 @@ def serve_report(asked: Question, hardware: Hardware) -> Report:
             "serve.overhead_bytes": best.overhead_bytes,
             "serve.kv_bytes": best.kv_bytes,
             "serve.kv_budget_bytes": best.kv_budget,
-            "serve.max_tokens": best.max_tokens,
-            "serve.max_context": best.max_context,
+            **{name: n for name, n in limits.items() if n is not None},
             "serve.context_limit": asked.spec.backbone.max_position_embeddings,
-            "serve.max_batch": best.max_batch,
+            **({} if best.max_batch is None else {"serve.max_batch": best.max_batch}),
         },
         rows=Table("rows", f"each of {where.devices}, {_spread(where)}", TERMS, _terms(best, load)),
         tables=[counts] if several else [],
         assumptions=_assumptions(asked, [(hardware, best)]),
-        conventions=COUNTING,
+        conventions=(*COUNTING, *cache_lines(asked.tape, "Cache", "dp")),
         notes=[*_notes(asked, hardware, best), *_refusals(tries), *_unloaded(asked)],
     )
 
@@ -139,7 +145,7 @@ def serve_all_report(asked: Question, gpus: list[Hardware]) -> Report:
             rows,
         ),
         assumptions=_assumptions(asked, best),
-        conventions=COUNTING,
+        conventions=(*COUNTING, *cache_lines(asked.tape, "Cache", "dp")),
         notes=[*context_notes(asked.spec, asked.load.context), *_unloaded(asked)],
     )
 
@@ -266,7 +272,10 @@ def _notes(asked: Question, hardware: Hardware, s: Serving) -> list[str]:
     where, limit = s.where, asked.spec.backbone.max_position_embeddings
     if not s.fits:
         notes.append(f"Each GPU is {format_int(-s.free)} bytes short.")
-    if s.max_context > limit:
+    notes += padding_notes(s.padded, "vLLM and SGLang do")
+    if s.max_context is None:
+        notes.append("What a sequence caches has an end, and fits: serve.max_context and max_tokens have no limit.")
+    elif s.max_context > limit:
         notes.append(f"Memory would hold a longer sequence than the model's limit of {format_int(limit)} tokens.")
     nodes = -(-where.devices // hardware.devices_per_node)
     if nodes > 1:

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from archcalc.calc.sharding import paddings
 from archcalc.plan.hardware import load_hardware
 from archcalc.plan.ledger import imbalances, ledger
 from archcalc.plan.offload import offload_need
+from archcalc.plan.placement import shards_of
 from archcalc.plan.plan import Plan
 from archcalc.plan.training import RankMemory, training_memory, worst
+from archcalc.report.conventions import padding_notes
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.flops import context_notes
 from archcalc.report.paths import ranges
@@ -210,6 +213,8 @@ def _notes(spec: Spec, plan: Plan, ranks: list[RankMemory], room: int) -> list[s
     spare = room - top.peak
     verdict = "fits" if spare >= 0 else "does not fit"
     notes = context_notes(spec, plan.batch.seq)
+    weights = spec.trace(Workload()).weights()
+    notes += padding_notes(paddings(weights, shards_of(plan.parallel)), "Megatron-LM does")
     notes.append(
         f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from archcalc.arch.block import Section
 from archcalc.arch.decoder import Decoder
-from archcalc.arch.projector.patch_merger import PatchMerger
-from archcalc.arch.vision.moonvit3d import MoonViT3D
+from archcalc.arch.projector import Projection
+from archcalc.arch.vision import Vision
 from archcalc.errors import FieldError
 from archcalc.spec.storage import StorageSection, check_default, check_paths, release
 from archcalc.tape import Tape
@@ -47,8 +47,8 @@ class Spec(Section):
     title: Text
     sources: dict[str, Text]
     backbone: Decoder
-    vision: MoonViT3D | None = None
-    projector: PatchMerger | None = None
+    vision: Vision | None = None
+    projector: Projection | None = None
     storage: StorageSection
     claims: list[Claim] = Field(default=[])
 
@@ -58,18 +58,17 @@ class Spec(Section):
             have, lack = ("vision", "projector") if self.vision else ("projector", "vision")
             raise FieldError(f"{have} without {lack}: the tower's output needs a way into the backbone", (have,))
         if self.vision and self.projector:
-            tower, joined = self.vision.vt_hidden_size, self.projector.mm_hidden_size
-            if tower != joined:
+            tower, joined, out = self.vision.output_dim, self.projector.input_dim, self.projector.output_dim
+            if tower.size != joined.size:
                 raise FieldError(
-                    f"mm_hidden_size {joined} does not fit the tower's vt_hidden_size {tower}",
-                    ("projector", "mm_hidden_size"),
-                    ("vision", "vt_hidden_size"),
+                    f"{joined.name} {joined.size} does not fit the tower's {tower.name} {tower.size}",
+                    ("projector", joined.name),
+                    ("vision", tower.name),
                 )
-            hidden, out = self.backbone.hidden_size, self.projector.text_hidden_size
-            if hidden != out:
+            if self.backbone.hidden_size != out.size:
                 raise FieldError(
-                    f"text_hidden_size {out} does not fit the backbone's hidden_size {hidden}",
-                    ("projector", "text_hidden_size"),
+                    f"{out.name} {out.size} does not fit the backbone's hidden_size {self.backbone.hidden_size}",
+                    ("projector", out.name),
                     ("backbone", "hidden_size"),
                 )
         check_default(self.storage)

@@ -92,8 +92,9 @@ def _unknown_key(
         known = sorted(set(known_keys(loc[:-1])))
         given = document.value(loc[:-1])
         hint = did_you_mean(key, (name for name in known if name not in given))
-        if hint is None and known and len(listed := ", ".join(known)) <= 200:
-            hint = f"known keys: {listed}"
+        for words, names in (("known keys", known), ("keys that it might have", [n for n in known if n not in given])):
+            if hint is None and names and len(listed := ", ".join(names)) <= 200:
+                hint = f"{words}: {listed}"
     return document.problem(message, loc, key=True, value=error.get("input"), hint=hint)
 
 

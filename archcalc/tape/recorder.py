@@ -7,7 +7,22 @@ from contextlib import contextmanager
 
 from archcalc.tape.dims import Dim, Dims, Number
 from archcalc.tape.sites import SITES
-from archcalc.tape.values import Cache, Op, Part, Role, Save, Segment, Storage, Tensor, Weight
+from archcalc.tape.span import Span
+from archcalc.tape.values import (
+    Cache,
+    Exchange,
+    FlopClass,
+    NormKind,
+    Op,
+    Part,
+    Role,
+    Save,
+    Segment,
+    Storage,
+    Tensor,
+    Weight,
+    WeightGradient,
+)
 from archcalc.workload import Workload
 
 
@@ -19,18 +34,25 @@ class Recorder:
         seq: new backbone tokens a sequence: the workload's text tokens, plus vision tokens once a tower has run.
         segments: the recorded segments, in forward order.
         abouts: what a module is for, by its path and the indices that it runs over.
+        norm_kind: of the model's layers, for mixers that have norms of the same kind.
+        rotary: whether the model's attention rotates queries and keys, unless a block says otherwise.
+        remarks: what a reader of this pass should know, from the blocks, each once.
     """
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
         self.segments: list[Segment] = []
         self.abouts: dict[tuple[str, tuple[int, ...]], str] = {}
+        self.norm_kind: NormKind = "rms"
+        self.rotary = True
+        self.remarks: dict[str, None] = {}
         self.dtype = "bfloat16"
         self.seq = workload.seq
         self._names: list[str] = []
         self._purposes: list[Mapping[str, str]] = []
         self._segment: Segment | None = None
         self._indices: tuple[int, ...] = ()
+        self._grad = True
 
     # -- where we are ---------------------------------------------------------------------------------------------
 
@@ -87,6 +109,19 @@ class Recorder:
                 self._segment, self._indices = None, ()
                 self.dtype = outer
 
+    @contextmanager
+    def no_grad(self) -> Iterator[None]:
+        """Operations inside reach no loss: they keep nothing for backward and have no backward FLOPs."""
+        before, self._grad = self._grad, False
+        try:
+            yield
+        finally:
+            self._grad = before
+
+    def remark(self, text: str) -> None:
+        """Say something about this pass to whoever reads a report of it."""
+        self.remarks[text] = None
+
     def path(self, name: str) -> str:
         """The full path of a local name."""
         return ".".join([*self._names, name] if name else self._names)
@@ -120,7 +155,7 @@ class Recorder:
         dtype: str | None = None,
         trainable: bool = True,
     ) -> Weight:
-        """A weight at a local name of the current segment."""
+        """A weight at a local name of the current segment; with no name a bare parameter of the open module."""
         segment = self._current
         return Weight(
             self.path(name),
@@ -135,7 +170,7 @@ class Recorder:
             dtype=dtype or self.dtype,
             trainable=trainable,
             indices=segment.indices,
-            about=self.about(name),
+            about=self.about(name or suffix),
         )
 
     def record(self, op: Op) -> None:
@@ -155,9 +190,14 @@ class Recorder:
         temps: tuple[Storage, ...] = (),
         weights: tuple[Weight, ...] = (),
         flops: Number = (),
+        counts_as: FlopClass = "linear",
         saves: tuple[Save, ...] = (),
         caches: tuple[Cache, ...] = (),
         backward: int = 0,
+        weight_gradient: WeightGradient = "none",
+        exchange: Exchange = "none",
+        sums: bool = False,
+        span: Span | None = None,
     ) -> None:
         """Record an operation at a local name: storages of its tensors, what it makes beside its result in `temps`."""
         operands = tuple(t.storage for t in inputs)
@@ -165,17 +205,22 @@ class Recorder:
         outputs = made if out is None else (out.storage, *made)
         self.record(
             Op(
-                kind,
-                self.path(name),
-                site,
-                operands,
-                outputs,
-                weights,
-                flops,
-                backward,
-                saves,
-                caches,
-                self.about(name),
+                kind=kind,
+                path=self.path(name),
+                site=site,
+                inputs=operands,
+                outputs=outputs,
+                weights=weights,
+                flops=flops,
+                counts_as=counts_as,
+                backward_factor=backward if self._grad else 0,
+                saves=saves if self._grad else (),
+                caches=caches,
+                about=self.about(name),
+                weight_gradient=weight_gradient if self._grad else "none",
+                exchange=exchange,
+                sums=sums,
+                span=span,
             )
         )
 

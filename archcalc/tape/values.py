@@ -7,6 +7,7 @@ from math import prod
 from typing import Any, Literal, NamedTuple
 
 from archcalc.tape.dims import Dim, Dims, Number, product
+from archcalc.tape.span import ALL, Span
 
 Part = Literal["backbone", "vision", "projector", "mtp"]
 Role = Literal[
@@ -23,6 +24,10 @@ Role = Literal[
     "vision",
     "projector",
 ]
+
+NormKind = Literal["rms", "rms_zero_centered", "layer", "layer_no_bias", "none"]
+"""Norms of a layer: RMSNorm, RMSNorm with 1 + weight, LayerNorm with weight and bias, with weight alone, with
+neither."""
 
 ITEM_BYTES: dict[str, int] = {
     "float32": 4,
@@ -85,7 +90,8 @@ class Weight:
 
     Attributes:
         path: module path as a template, `model.layers.{i}.mlp.experts.{e}.gate_proj`.
-        suffix: `weight`, `bias`, `e_score_correction_bias`, ...
+        suffix: `weight`, `bias`, `e_score_correction_bias`, ...; the own name of a bare parameter of the module at
+            `path` (`sinks`).
         stack: dims of identical matrices (experts), apart from the matrix itself.
         out: output dims of one matrix [elements].
         into: its input dims; none for a vector. A linear's matrix is stored as product(out) x product(into).
@@ -204,17 +210,57 @@ class Save(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """What one token leaves in the KV cache of one layer.
+    """What one layer keeps of a sequence between decode steps: entries of `features`, as many as `span` says.
 
-    `kind` is `latent`, `rope`, `key` or `value`: cache layouts store them in different dtypes.
+    Attributes:
+        kind: `latent`, `rope`, `key`, `value`, `index`, `state`, `conv`, ...: cache layouts store them in different
+            dtypes.
+        features: one entry; sharded through their logical axes.
+        span: how many entries a sequence of a given length has.
+        dtype: torch dtype name where the entry keeps its own whatever the cache's layout (a state in fp32), or None.
     """
 
-    kind: Literal["latent", "rope", "key", "value"]
+    kind: str
     features: Dims
+    span: Span = ALL
+    dtype: str | None = None
+
+
+FlopClass = Literal["linear", "attention", "index", "scan", "conv"]
+"""What FLOPs count as: products with weights, attention scores and values, scores that only choose what attention
+sees, recurrences over a state, convolutions."""
+
+WeightGradient = Literal["none", "gemm", "accumulated"]
+"""How a weight's gradient is made: not by a product that can be put off; by a product with the operation's input; or
+by one that a fused kernel may add straight into the main gradient (Megatron-LM --gradient-accumulation-fusion)."""
+
+Exchange = Literal["none", "tensor", "context", "send", "return"]
+"""How an operation's operands travel: gathered before or scattered after it among tensor-parallel devices where
+sequence parallelism divides their rows; keys and values (or heads) among context-parallel ones; the result sent to
+the devices of its experts; the operand returned from there."""
 
 
 class Op(NamedTuple):
-    """One operation of the forward pass, with the facts that calculators fold over."""
+    """One operation of the forward pass, with the facts that calculators fold over.
+
+    `kind` is for people: no number depends on it.
+
+    Attributes:
+        kind: the name of the operation.
+        path: local path, a template as a weight's.
+        site: where savers may act.
+        inputs, outputs: storages; the result is the first output, if there is one.
+        weights: what it multiplies or adds, the main one first.
+        flops: of the forward pass of one copy, and what they count as.
+        backward_factor: backward over forward FLOPs.
+        saves: what it keeps for backward.
+        caches: what it keeps between decode steps.
+        about: one sentence on what it is for.
+        weight_gradient: whether that needs the input, and who adds it up.
+        exchange: how its operands travel between devices.
+        sums: its result is the sum of its operands, which share its gradient.
+        span: how far back it looks, where it scores pairs.
+    """
 
     kind: str
     path: str
@@ -223,10 +269,15 @@ class Op(NamedTuple):
     outputs: tuple[Storage, ...]
     weights: tuple[Weight, ...] = ()
     flops: Number = ()
+    counts_as: FlopClass = "linear"
     backward_factor: int = 0
     saves: tuple[Save, ...] = ()
     caches: tuple[Cache, ...] = ()
     about: str = ""
+    weight_gradient: WeightGradient = "none"
+    exchange: Exchange = "none"
+    sums: bool = False
+    span: Span | None = None
 
 
 class Segment:

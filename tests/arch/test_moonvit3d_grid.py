@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from archcalc.arch.vision.moonvit3d import Chunk, MoonViT3D
+from archcalc.arch.vision.moonvit3d import MoonViT3D
+from archcalc.arch.vision.tower import Group
 from archcalc.workload import Workload
 from tests.support import data, spec_of
 
@@ -47,31 +48,31 @@ def test_patches_of_an_image(height: int, width: int, patches: tuple[int, int]) 
 
 
 def test_padding_past_the_limit_gives_4446_tokens() -> None:
-    assert K25.vision_tokens(K25.chunks(Workload(images=((489, 7080),)))) == 4446  # 18 x 247 windows
+    assert K25.tokens(K25.groups(Workload(images=((489, 7080),)))) == 4446  # 18 x 247 windows
 
 
 def test_a_frame_of_a_video_has_a_lower_limit() -> None:
     # 1080 x 1920: 77 x 137 = 10549 patches: scaled by sqrt(4096 / 10549) = 0.62312 to 672 x 1196, padded to 672 x 1204
-    assert K25.chunks(Workload(videos=((1, 1080, 1920),))) == [Chunk(1, 48, 86)]
+    assert K25.groups(Workload(videos=((1, 1080, 1920),))) == [Group(1, 48, 86)]
 
 
 @pytest.mark.parametrize(("frames", "chunks"), [(1, [1]), (4, [4]), (5, [4, 1]), (9, [4, 4, 1]), (12, [4, 4, 4])])
 def test_frames_run_in_chunks_of_four(frames: int, chunks: list[int]) -> None:
-    assert [chunk.t for chunk in K25.chunks(Workload(videos=((frames, 448, 448),)))] == chunks
+    assert [chunk.t for chunk in K25.groups(Workload(videos=((frames, 448, 448),)))] == chunks
 
 
 def test_a_chunk_of_four_frames_makes_as_many_tokens_as_one_frame() -> None:
-    one, four = (K25.chunks(Workload(videos=((frames, 448, 448),))) for frames in (1, 4))
-    assert K25.vision_tokens(one) == K25.vision_tokens(four) == 16 * 16
+    one, four = (K25.groups(Workload(videos=((frames, 448, 448),))) for frames in (1, 4))
+    assert K25.tokens(one) == K25.tokens(four) == 16 * 16
 
 
 def test_images_come_before_videos_each_in_chunks_of_its_own() -> None:
     workload = Workload(images=((28, 28), (56, 28)), videos=((5, 28, 56),))
-    assert K25.chunks(workload) == [Chunk(1, 2, 2), Chunk(1, 4, 2), Chunk(4, 2, 4), Chunk(1, 2, 4)]
+    assert K25.groups(workload) == [Group(1, 2, 2), Group(1, 4, 2), Group(4, 2, 4), Group(1, 2, 4)]
 
 
 def test_cached_pictures_are_not_run_again() -> None:
-    assert K25.chunks(Workload(phase="decode", context=1036, images=((1024, 768),))) == []
+    assert K25.groups(Workload(phase="decode", context=1036, images=((1024, 768),))) == []
 
 
 @given(height=sides, width=sides, limit=st.sampled_from([IMAGE, FRAME]))
@@ -106,4 +107,4 @@ def test_a_picture_within_the_limits_is_only_padded(height: int, width: int) -> 
 def test_windows_need_not_be_square() -> None:
     wide = tower(merge_kernel_size=[1, 4])
     assert wide.grid(14, 14, IMAGE) == (1, 4)  # height in windows of 1 patch, width of 4
-    assert wide.vision_tokens([Chunk(2, 3, 8)]) == 3 * 2
+    assert wide.tokens([Group(2, 3, 8)]) == 3 * 2

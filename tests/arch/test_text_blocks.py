@@ -13,6 +13,8 @@ from archcalc.arch.ffn.moe import MoE
 from archcalc.tape import Dim, Tape, Tensor
 from archcalc.workload import Workload
 
+ABSORBED, EXPANDED = (("mla", "absorbed"),), (("mla", "expanded"),)
+
 K2_MLA = {
     "kind": "mla",
     "num_attention_heads": 64,
@@ -86,7 +88,7 @@ def test_mla_biases_stand_where_deepseek_v3_has_them() -> None:
 
 
 def test_absorbed_mla_uses_the_same_weights_as_expanded_mla() -> None:
-    assert counted(MLA, K2_MLA, 7168, mla="absorbed") == counted(MLA, K2_MLA, 7168, mla="expanded")
+    assert counted(MLA, K2_MLA, 7168, choices=ABSORBED) == counted(MLA, K2_MLA, 7168, choices=EXPANDED)
 
 
 def test_gqa_takes_head_dim_as_given_and_never_divides_the_hidden_size() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -89,7 +90,7 @@ def test_k2_forward_at_4096_with_full_scores() -> None:
 
 def test_absorbed_decode_scores_the_latent_and_the_rotary_key() -> None:
     # 61 layers · 4096 keys · 64 heads · 2 · (512 + 64 scored, 512 summed)
-    step = sums("kimi-k2", phase="decode", context=4095, attention="full", mla="absorbed")
+    step = sums("kimi-k2", phase="decode", context=4095, attention="full", choices=ABSORBED)
     assert step.attention_core == 34_795_945_984
     assert step == sums("kimi-k2", phase="decode", context=4095, attention="full")  # auto is absorbed in decode
 
@@ -129,6 +130,7 @@ def test_published_vision_figures() -> None:
 # --------------------------------------------------------------------------------------------------------- laws
 
 SMALL = spec_of(tiny())
+ABSORBED = (("mla", "absorbed"),)
 MLA = {
     "kind": "mla",
     "num_attention_heads": 4,
@@ -152,8 +154,8 @@ lengths = st.integers(1, 500)
 @BOTH
 @given(batch=st.integers(1, 9), seq=lengths, context=st.integers(0, 500))
 def test_flops_are_linear_in_batch(model: Spec, batch: int, seq: int, context: int) -> None:
-    one = of(model, seq=seq, context=context)
-    assert of(model, seq=seq, context=context, batch=batch) == Flops(*(batch * n for n in one))
+    one, more = of(model, seq=seq, context=context), of(model, seq=seq, context=context, batch=batch)
+    assert astuple(more) == tuple(batch * n for n in astuple(one))
 
 
 @BOTH
@@ -176,9 +178,10 @@ chunked = st.lists(st.integers(1, 60), min_size=1, max_size=6)
 def test_a_causal_prefill_is_the_sum_of_its_chunks_but_for_expanding_latents_again(
     model: Spec, mla: Any, chunks: list[int]
 ) -> None:
+    choices = (("mla", mla),)
     starts = [sum(chunks[:n]) for n in range(len(chunks))]
-    parts = [of(model, seq=n, context=c, mla=mla) for n, c in zip(chunks, starts, strict=True)]
-    whole = of(model, seq=sum(chunks), mla=mla)
+    parts = [of(model, seq=n, context=c, choices=choices) for n, c in zip(chunks, starts, strict=True)]
+    whole = of(model, seq=sum(chunks), choices=choices)
     assert sum(part.attention_core for part in parts) == whole.attention_core
     again = 0
     if model is LATENT and mla == "expanded":  # 3 layers, kv_b_proj: latent 6 to 4 heads of 5 + 3, over cached rows
@@ -188,9 +191,16 @@ def test_a_causal_prefill_is_the_sum_of_its_chunks_but_for_expanding_latents_aga
 
 @BOTH
 @given(context=st.integers(0, 1000))
-def test_decode_is_a_prefill_of_one_token(model: Spec, context: int) -> None:
-    step = of(model, phase="decode", context=context, mla="absorbed")
-    assert step == of(model, seq=1, context=context, mla="absorbed")
+def test_decode_is_a_prefill_of_one_token_with_nothing_halved(model: Spec, context: int) -> None:
+    step = of(model, phase="decode", context=context, choices=ABSORBED)
+    assert step == of(model, seq=1, context=context, choices=ABSORBED, attention="full")
+    assert step == of(model, phase="decode", context=context, choices=ABSORBED, attention="full")
+
+
+def test_a_decoded_token_scores_itself_whole() -> None:
+    # Llama 3.1 70B: 80 layers x 2 FLOPs x 64 heads x (128 + 128) for each of c + 1 pairs (sglang#34298)
+    steps = [sums("llama-3.1-70b", phase="decode", context=c).attention_core for c in (0, 4096)]
+    assert steps == [2_621_440, 4097 * 2_621_440]
 
 
 @given(context=st.integers(0, 1000))
@@ -208,7 +218,7 @@ def test_a_head_over_the_last_token_saves_the_others(seq: int) -> None:
 
 @given(seq=lengths)
 def test_absorbing_scores_wider_keys_with_the_same_weights(seq: int) -> None:
-    expanded, absorbed = (of(LATENT, seq=seq, mla=mla, attention="full") for mla in ("expanded", "absorbed"))
+    expanded, absorbed = (of(LATENT, seq=seq, choices=c, attention="full") for c in ((), ABSORBED))
     assert expanded.attention_core == 3 * 2 * seq * seq * 4 * (5 + 2 + 3)
     assert absorbed.attention_core == 3 * 2 * seq * seq * 4 * (6 + 2 + 6)
     # the same weights, used on the side of the queries: 4 heads of 5·6 and 6·3 instead of 6 · 4·(5+3)

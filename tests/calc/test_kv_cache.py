@@ -12,20 +12,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archcalc.calc.kv_cache import (
-    Mesh,
-    bytes_per_token,
-    bytes_per_token_and_device,
-    cache_rows,
-    check_heads,
-    pages,
-    tokens_in,
-)
+from archcalc.calc.kv_cache import Mesh, SequenceCache, cache_rows, sequence_cache
+from archcalc.calc.sharding import check_heads
 from archcalc.errors import InputError
 from archcalc.report.kv import kv_report
 from archcalc.spec.loader import load_spec
 from archcalc.spec.model import Spec
-from archcalc.tape import Tape
+from archcalc.tape import ALL, SEQUENCE, Span, Tape
 from archcalc.workload import Workload
 
 PUBLISHED = Path(__file__).parents[1] / "published" / "kv-logs.yaml"
@@ -40,6 +33,11 @@ def spec(name: str) -> Spec:
 
 def tape(name: str) -> Tape:
     return spec(name).trace(Workload())
+
+
+def token(name: str, dtype: str = "bf16", mesh: Mesh | None = None) -> int:
+    """What the first token of a sequence takes on the fullest device [bytes]: these models cache nothing else."""
+    return sequence_cache(tape(name), dtype, mesh).at(1)
 
 
 # ------------------------------------------------------------------------------------------ bytes a token
@@ -64,7 +62,7 @@ def tape(name: str) -> Tape:
     ],
 )
 def test_a_token_leaves_this_many_bytes(name: str, dtype: str, expected: int) -> None:
-    assert bytes_per_token(tape(name), dtype) == expected
+    assert token(name, dtype) == expected
 
 
 def test_fp8_ds_mla_takes_656_bytes_a_layer_and_token() -> None:
@@ -83,7 +81,7 @@ def test_rows_add_up_to_the_total_and_name_every_layer() -> None:
 
 @pytest.mark.parametrize("tp", [1, 2, 8, 64])
 def test_tensor_parallelism_never_divides_the_latent(tp: int) -> None:
-    assert bytes_per_token_and_device(tape("k25"), "bf16", Mesh(tp=tp)) == 70_272
+    assert token("k25", "bf16", Mesh(tp=tp)) == 70_272
 
 
 @pytest.mark.parametrize(
@@ -97,7 +95,7 @@ def test_tensor_parallelism_never_divides_the_latent(tp: int) -> None:
     ],
 )
 def test_key_value_heads_are_divided_then_replicated(tp: int, expected: int) -> None:
-    assert bytes_per_token_and_device(tape("llama-3.1-70b"), "bf16", Mesh(tp=tp)) == expected
+    assert token("llama-3.1-70b", "bf16", Mesh(tp=tp)) == expected
 
 
 @pytest.mark.parametrize(
@@ -110,7 +108,7 @@ def test_key_value_heads_are_divided_then_replicated(tp: int, expected: int) -> 
     ],
 )
 def test_pipeline_stages_hold_their_own_layers_and_the_fullest_counts(pp: int, layers: int) -> None:
-    assert bytes_per_token_and_device(tape("k25"), "bf16", Mesh(pp=pp)) == layers * 1152
+    assert token("k25", "bf16", Mesh(pp=pp)) == layers * 1152
 
 
 def test_decode_context_parallelism_divides_tokens() -> None:
@@ -129,10 +127,10 @@ def test_attention_data_parallelism_divides_sequences_and_the_fullest_group_coun
 
 def test_context_parallelism_divides_copies_of_key_value_heads_and_no_more() -> None:
     # tp 16 makes two copies of 8 heads
-    two = bytes_per_token_and_device(tape("llama-3.1-70b"), "bf16", Mesh(tp=16, dcp=2))
+    two = token("llama-3.1-70b", "bf16", Mesh(tp=16, dcp=2))
     assert two == 40_960
     with pytest.raises(InputError, match="dcp 4 is more than the 2 copies"):
-        bytes_per_token_and_device(tape("llama-3.1-70b"), "bf16", Mesh(tp=16, dcp=4))
+        token("llama-3.1-70b", "bf16", Mesh(tp=16, dcp=4))
 
 
 # -------------------------------------------------------------------------------------------------- pages
@@ -149,7 +147,7 @@ def test_context_parallelism_divides_copies_of_key_value_heads_and_no_more() -> 
     ],
 )
 def test_a_sequence_takes_whole_pages_on_each_device(tokens: int, mesh: Mesh, expected: int) -> None:
-    assert pages(tokens, mesh) == expected
+    assert mesh.pages(tokens) == expected
 
 
 @given(
@@ -163,11 +161,87 @@ def test_the_tokens_that_fit_fit_and_one_page_more_does_not(
     memory: int, token_bytes: int, block: int, dcp: int, dp: int
 ) -> None:
     mesh = Mesh(tp=8, dcp=dcp, dp=dp, block_size=block)
-    fit = tokens_in(memory, token_bytes, mesh)
-    on_one_device = fit // (dcp * dp)
-    assert on_one_device * dcp * dp == fit
+    fit = SequenceCache(stages=(((ALL, token_bytes),),), mesh=mesh).longest(memory)
+    assert fit is not None
+    on_one_device = fit // dcp
+    assert on_one_device * dcp == fit
     assert on_one_device % block == 0
     assert on_one_device * token_bytes <= memory < (on_one_device + block) * token_bytes
+
+
+# ------------------------------------------------------------------------------------------ spans
+
+W4, C4, R4 = Span("window", 4, "w"), Span("chunk", 4, "c"), Span("stride", 4, "r")
+
+
+@pytest.mark.parametrize(
+    ("span", "lengths"),
+    [
+        # entries at 0, 1, 3, 4, 5, 8, 9 tokens
+        (ALL, (0, 1, 3, 4, 5, 8, 9)),
+        (Span("top", 4, "k"), (0, 1, 3, 4, 5, 8, 9)),  # the choice limits what is scored, not what is kept
+        (W4, (0, 1, 3, 4, 4, 4, 4)),
+        (C4, (0, 1, 3, 4, 4, 4, 4)),
+        (R4, (0, 1, 1, 1, 2, 2, 3)),  # the entry that the fifth token begins is there
+        (SEQUENCE, (1, 1, 1, 1, 1, 1, 1)),
+    ],
+)
+def test_a_span_says_how_many_entries_a_sequence_has(span: Span, lengths: tuple[int, ...]) -> None:
+    assert tuple(span.entries(n) for n in (0, 1, 3, 4, 5, 8, 9)) == lengths
+
+
+def test_growth_is_what_one_token_more_adds_and_what_is_full_counts_as_fixed() -> None:
+    # 100 B a token for ever, 10 B a token in a window of 4, a state of 7 B; pages play no part
+    cache = SequenceCache(stages=(((ALL, 100), (W4, 10), (SEQUENCE, 7)),), mesh=Mesh(block_size=16))
+    assert [cache.growth(3), cache.fixed(3)] == [110, 7]  # 3 x 110 + 7
+    assert [cache.growth(4), cache.fixed(4)] == [100, 47]  # 4 x 100 + 40 + 7
+    assert [cache.growth(9), cache.fixed(9)] == [100, 47]
+
+
+def test_growth_under_a_stride_is_a_fraction() -> None:
+    cache = SequenceCache(stages=(((R4, 6),),), mesh=Mesh())
+    assert cache.growth(8) == Fraction(6, 4)  # (cache(12) - cache(8)) / 4
+    assert cache.fixed(8) == 0
+    assert cache.fixed(9) == 3 * 6 - 9 * Fraction(6, 4)  # three entries, the last one begun
+
+
+def test_windows_take_whole_pages_of_their_own() -> None:
+    # 4 tokens of a window in pages of 3: two pages; 10 tokens: four pages, of which a stride of 4 holds 3 entries
+    paged = Mesh(block_size=3)
+    assert SequenceCache(stages=(((W4, 10),),), mesh=paged).at(10) == 6 * 10
+    assert SequenceCache(stages=(((R4, 10),),), mesh=paged).at(10) == 3 * 10
+    assert SequenceCache(stages=(((SEQUENCE, 10),),), mesh=paged).at(10) == 10
+
+
+spans = st.sampled_from([ALL, W4, C4, R4, SEQUENCE, Span("window", 50, "w"), Span("stride", 7, "r")])
+entries = st.tuples(spans, st.integers(1, 1000))
+
+
+@given(
+    stages=st.lists(st.lists(entries, min_size=1, max_size=4).map(tuple), min_size=1, max_size=3).map(tuple),
+    memory=st.integers(0, 10**6),
+    block=st.integers(1, 20),
+    dcp=st.sampled_from([1, 2]),
+    sequences=st.integers(1, 5),
+)
+def test_the_longest_sequence_that_fits_is_the_exact_inverse_of_the_cache(
+    stages: Any, memory: int, block: int, dcp: int, sequences: int
+) -> None:
+    cache = SequenceCache(stages=stages, mesh=Mesh(tp=2, dcp=dcp, block_size=block))
+    longest, page = cache.longest(memory, sequences), block * dcp
+    if longest is None:
+        assert sequences * cache.at(10**9) <= memory
+        return
+    assert longest % page == 0
+    assert longest == 0 or sequences * cache.at(longest) <= memory
+    assert sequences * cache.at(longest + page) > memory
+
+
+@given(stage=st.lists(entries, min_size=1, max_size=4).map(tuple), tokens=st.integers(0, 200))
+def test_a_cache_never_shrinks(stage: Any, tokens: int) -> None:
+    cache = SequenceCache(stages=(stage,), mesh=Mesh())
+    assert cache.at(tokens) <= cache.at(tokens + 1)
+    assert cache.growth(tokens) * tokens + cache.fixed(tokens) == cache.at(tokens)
 
 
 # --------------------------------------------------------------------------------------------------- logs
@@ -183,8 +257,10 @@ def test_tokens_of_a_logged_pool_agree_within_the_rounding_of_its_memory(log: di
     printed = Fraction(str(log["memory_gib"]))
     half = Fraction(1, 200)  # two decimals are printed
     margin = UNEXPLAINED.get(log["id"], Fraction(0))
-    low = tokens_in(int((printed - half) * GIB * (1 - margin)), 70_272, mesh)
-    high = tokens_in(int((printed + half) * GIB), 70_272, mesh)
+    low = sequence_cache(tape("k25"), "bf16", mesh).longest(int((printed - half) * GIB * (1 - margin)))
+    high = sequence_cache(tape("k25"), "bf16", mesh).longest(int((printed + half) * GIB))
+    assert low is not None
+    assert high is not None
     assert low <= log["value"] <= high
 
 
@@ -197,8 +273,9 @@ def test_46_80_gib_hold_the_tokens_of_the_log() -> None:
 def test_context_parallel_ranks_hold_different_tokens() -> None:
     # 8 x 715,072; the log prints 5,721,088, one page of 64 a rank more
     mesh = Mesh(tp=8, dcp=8, block_size=64)
-    fit = tokens_in(4680 * GIB // 100, 70_272, mesh)
-    assert (fit, 5_721_088 - fit) == (8 * 715_072, 8 * 64)
+    fit = sequence_cache(tape("k25"), "bf16", mesh).longest(4680 * GIB // 100)
+    assert fit == 8 * 715_072
+    assert 5_721_088 - fit == 8 * 64
 
 
 # ------------------------------------------------------------------------------------------------- report
@@ -245,23 +322,25 @@ def test_heads_must_divide_over_tp() -> None:
 
 def test_key_value_heads_that_neither_divide_nor_repeat_are_refused() -> None:
     with pytest.raises(InputError, match="num_key_value_heads 8 can be neither divided nor replicated"):
-        bytes_per_token_and_device(tape("llama-3.1-70b"), "bf16", Mesh(tp=12))
+        token("llama-3.1-70b", "bf16", Mesh(tp=12))
 
 
 def test_more_stages_than_layers_are_refused() -> None:
     with pytest.raises(InputError, match="pp 62 is more than the 61 layers"):
-        bytes_per_token_and_device(tape("k25"), "bf16", Mesh(pp=62))
+        token("k25", "bf16", Mesh(pp=62))
 
 
 def test_an_unknown_cache_dtype_gets_a_near_miss() -> None:
     with pytest.raises(InputError, match="unknown cache dtype fp8_ds_ml") as caught:
-        bytes_per_token(tape("k25"), "fp8_ds_ml")
+        token("k25", "fp8_ds_ml")
     assert caught.value.hint == "did you mean fp8_ds_mla?"
 
 
 def test_fp8_ds_mla_needs_a_latent() -> None:
-    with pytest.raises(InputError, match="needs multi-head latent attention"):
-        bytes_per_token(tape("llama-3.1-70b"), "fp8_ds_mla")
+    with pytest.raises(
+        InputError, match=r"index and nothing else, and model\.layers\.\*\.self_attn keeps key"
+    ):
+        token("llama-3.1-70b", "fp8_ds_mla")
 
 
 def test_no_memory_is_refused() -> None:

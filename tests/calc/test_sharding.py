@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archcalc.calc.sharding import Shards, local_bytes, local_elements, local_rows, local_size
+from archcalc.calc.sharding import Shards, local_bytes, local_elements, local_rows, local_size, padded
 from archcalc.errors import InputError
 from archcalc.spec.loader import load_spec
 from archcalc.tape import Dim, Storage, Tape, Weight
@@ -41,9 +41,31 @@ def test_without_sequence_parallelism_hidden_rows_are_replicated_over_tp() -> No
 
 
 def test_key_value_heads_are_replicated_past_their_number() -> None:
-    assert [local_size(Dim("kv", 8, "kv_heads"), n) for n in (1, 2, 8, 16)] == [8, 4, 1, 1]
-    with pytest.raises(InputError, match="can't be divided over 3"):
-        local_size(Dim("kv", 8, "kv_heads"), 3)
+    assert [local_size(Dim("kv", 8, "kv_heads"), Shards(tp=n)) for n in (1, 2, 8, 16)] == [8, 4, 1, 1]
+    with pytest.raises(InputError, match="kv 8 can be neither divided nor replicated over tp 3"):
+        local_size(Dim("kv", 8, "kv_heads"), Shards(tp=3))
+
+
+@pytest.mark.parametrize(
+    ("size", "tp", "multiple", "padded_to"),
+    [
+        (49_159, 2, 64, 49_216),  # vLLM: 769 x 64 (vllm-project/vllm#20843)
+        (50_257, 4, 128 * 4, 50_688),  # Megatron-LM: 99 x 512
+        (128_256, 8, 64, 128_256),  # it divides: nothing is added
+        (32_003, 1, 64, 32_003),  # one device needs no padding
+        (32_003, 3, 64, 32_064),  # 167 x 192: the multiple of 64 that 3 divides
+    ],
+)
+def test_a_vocabulary_that_does_not_divide_is_padded(size: int, tp: int, multiple: int, padded_to: int) -> None:
+    vocab, shards = Dim("vocab_size", size, "vocab"), Shards(tp=tp, vocab_multiple=multiple)
+    assert padded(vocab, shards) == padded_to
+    assert local_size(vocab, shards) == padded_to // tp
+
+
+def test_a_state_is_divided_with_its_heads_as_weights_are() -> None:
+    # a state of 64 heads of 128 x 192, in fp32: an eighth of the heads on each of 8 devices
+    state = Storage((), (HEADS, Dim("key", 128), DIM), "float32")
+    assert local_bytes(state, Shards(tp=8)) == 8 * 128 * 192 * 4
 
 
 @pytest.mark.parametrize(

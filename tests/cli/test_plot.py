@@ -198,7 +198,7 @@ REFUSED = {
     "an unknown GPU": (("memory", "k25", "--gpu", "h20"), "did you mean h200?"),
     "an unknown cache dtype": (("kv", "k25", "--kv-dtype", "bf16,fp9"), "unknown cache dtype"),
     "no cache dtype": (("kv", "k25", "--kv-dtype", "bf16,"), "unknown cache dtype"),
-    "a cache dtype of other attention": (("kv", "llama-3.1-70b", "--kv-dtype", "fp8_ds_mla"), "multi-head latent"),
+    "a cache dtype of other attention": (("kv", "llama-3.1-70b", "--kv-dtype", "fp8_ds_mla"), "self_attn keeps key"),
     "no batch": (("kv", "k25", "--batch", "0"), '--batch "0" is no number of sequences'),
     "an empty batch": (("kv", "k25", "--batch", ""), "is no number of sequences"),
     "a batch of words": (("kv", "k25", "--batch", "1,many"), '--batch "many" is no number of sequences'),

@@ -196,7 +196,10 @@ def test_what_cant_be_answered_exits_2_and_says_why(capsys: Capture, more: tuple
         (("kv", "k25", "--tp", "7"), "num_attention_heads 64 can't be divided over tp 7"),
         (("kv", "k25", "--tp", "2", "--dcp", "4"), "dcp 4 does not divide tp 2"),
         (("kv", "k25", "--kv-dtype", "bf17"), "did you mean bf16?"),
-        (("kv", "llama-3.1-70b", "--kv-dtype", "fp8_ds_mla"), "needs multi-head latent attention"),
+        (
+            ("kv", "llama-3.1-70b", "--kv-dtype", "fp8_ds_mla"),
+            "and nothing else, and model.layers.*.self_attn keeps key",
+        ),
         (("kv", "k25", "--context", "0"), "context must be at least 1"),
         (("kv", "k25", "--batch", "0"), "--batch"),
         (("kv", "k25", "--block-size", "0"), "block_size must be at least 1, not 0"),

@@ -137,7 +137,7 @@ MODEL = [
     (
         "kimi-k2",
         ("parallel.ep=5", "parallel.world=1280", "batch.global_tokens=83886080"),
-        "384 can't be divided over 5",
+        "384 can't be divided over ep 5",
     ),
     ("llama-3.1-70b", ("activations.fp8=[]",), "ep and etp need routed experts"),
     (

@@ -334,6 +334,7 @@ def test_the_longest_context_and_the_largest_batch_fit_and_no_more_do(
         assert not fits(context=found.max_context + 1)
     if found.max_batch:
         assert fits(context=10_000, batch=found.max_batch)
+    assert found.max_batch is not None
     assert not fits(context=10_000, batch=found.max_batch + 1)
 
 
@@ -346,12 +347,14 @@ def test_exactly_full_fits_and_one_byte_more_does_not() -> None:
 
 def test_decode_context_parallelism_serves_eight_times_the_tokens() -> None:
     one, eight = served("k25", tp=8), served("k25", tp=8, dcp=8)
+    assert one.max_tokens
     assert eight.max_tokens == 8 * one.max_tokens
     assert eight.kv_bytes == one.kv_bytes // 8  # 131,072 tokens divide into pages
 
 
 def test_data_parallel_groups_hold_different_sequences_and_none_a_longer_one() -> None:
     found = served("k25", dp=8, ep=8)
+    assert found.max_context
     assert found.max_tokens == 8 * found.max_context
 
 
@@ -438,7 +441,8 @@ def test_the_profile_and_the_cache_layouts_agree() -> None:
     profile = vllm()
     for name, how in LAYOUTS.items():
         if name in profile.kv_cache_dtypes:
-            assert set(how.item_bytes.values()) == {profile.kv_cache_dtypes[name]}
+            assert how.other is not None
+            assert how.other.nbytes == profile.kv_cache_dtypes[name]
     layer = [row.nbytes for row in cache_rows(tape("k25"), "fp8_ds_mla") if row.indices == (0,)]
     assert sum(layer) == profile.fp8_ds_mla_bytes_per_layer
     assert set(LAYOUTS) == set(profile.kv_cache_dtypes) - {"auto"} | {"fp8_ds_mla"}

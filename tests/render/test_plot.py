@@ -23,7 +23,7 @@ from archcalc.render import plot, textplot
 from archcalc.render.axes import bar_ticks, length_ticks, linear_scale, linear_ticks, log_ticks
 from archcalc.render.sheet import cut
 from archcalc.report.document import Report
-from archcalc.report.series import Curve, Figure, Limit, Mark, Panel, Span
+from archcalc.report.series import Curve, Figure, Limit, Mark, Panel, Range
 from archcalc.report.series_cases import Model, cases, models
 from archcalc.report.series_flops import flops_figure
 from archcalc.report.series_kv import kv_figure
@@ -32,7 +32,7 @@ from archcalc.report.series_training import train_figure, training_memory_figure
 from archcalc.spec.loader import load_spec
 from tests.support import ROOT
 
-RANGE = Span(4096, 262144)
+RANGE = Range(4096, 262144)
 HOSTILE = '_<script>alert(1)</script> $\\frac{1}{2}$ & "q" --> ]]> \n\x1b[31m \u202e \u4e2d ' + "W" * 300
 
 
@@ -48,7 +48,7 @@ def train(specs: list[str], *overrides: str) -> Figure:
 
 
 def sweep(specs: list[str]) -> Figure:
-    return training_memory_figure(trainings(models(specs), ["k2-pretrain"], ()), Span(1024, 32768))
+    return training_memory_figure(trainings(models(specs), ["k2-pretrain"], ()), Range(1024, 32768))
 
 
 FIGURES = {
@@ -60,7 +60,7 @@ FIGURES = {
     "memory of six": lambda: memory(["k25", "llama-3.1-405b", "deepseek-v3"], ["bf16", "fp8"], [4]),
     "memory as lines": lambda: memory(["k25", "llama-3.1-405b"], ["bf16", "fp8"], [4, 16, 64]),
     "kv": lambda: kv_figure(cases(models(["k25"]), ["bf16", "fp8"], [1, 8]), RANGE),
-    "kv of one": lambda: kv_figure(cases(models(["k25"]), ["bf16"], [1]), Span(5000, 6000)),
+    "kv of one": lambda: kv_figure(cases(models(["k25"]), ["bf16"], [1]), Range(5000, 6000)),
     "flops": lambda: flops_figure(cases(models(["k25"]), [""], [1]), RANGE),
     "flops of three": lambda: flops_figure(cases(models(["k25", "llama-3.1-405b", "llama-3.1-70b"]), [""], [1]), RANGE),
     "train": lambda: train(["kimi-k2"]),

@@ -15,7 +15,7 @@ from archcalc.plan.serving import Load, serve
 from archcalc.plan.shards import Deployment
 from archcalc.report.flops import flops_quantities
 from archcalc.report.kv import kv_report
-from archcalc.report.series import Figure, Span, span
+from archcalc.report.series import Figure, Range, span
 from archcalc.report.series_cases import cases, models
 from archcalc.report.series_flops import flops_figure
 from archcalc.report.series_kv import kv_figure
@@ -27,7 +27,7 @@ from archcalc.spec.loader import load_spec
 from archcalc.workload import Workload
 from tests.support import text
 
-RANGE = Span(4096, 262144)
+RANGE = Range(4096, 262144)
 ENGINE = load_engine()
 
 
@@ -121,7 +121,7 @@ def test_more_lines_than_can_be_told_apart_are_refused() -> None:
 
 def test_an_error_names_the_spec_that_it_is_about() -> None:
     found = cases(models(["k25", "llama-3.1-70b"]), ["fp8_ds_mla"], [1])
-    with pytest.raises(InputError, match=r"Llama 3\.1 70B: .*multi-head latent attention"):
+    with pytest.raises(InputError, match=r"Llama 3\.1 70B: .*self_attn keeps key"):
         kv_figure(found, RANGE)
 
 
@@ -145,7 +145,7 @@ def test_one_device_without_a_gpu_holds_the_whole_checkpoint_and_has_no_limit() 
 @pytest.mark.parametrize(("tp", "dp", "batch"), [(8, 1, 8), (8, 2, 5), (4, 2, 64)])
 def test_every_listed_memory_is_what_archcalc_serve_says(tp: int, dp: int, batch: int) -> None:
     setup = on("h200", tp, dp)
-    figure = memory_figure(cases(models(["deepseek-v3"]), ["fp8"], [batch]), Span(5000, 100_000), setup)
+    figure = memory_figure(cases(models(["deepseek-v3"]), ["fp8"], [batch]), Range(5000, 100_000), setup)
     spec, hardware = load_spec("deepseek-v3"), load_hardware("h200")
     assert [row["context"] for row in rows(figure)] == [5000, 8192, 16384, 32768, 65536, 100_000]
     for row in rows(figure):
@@ -162,7 +162,7 @@ def test_every_listed_memory_is_what_archcalc_serve_says(tp: int, dp: int, batch
 def test_the_marked_context_is_the_last_that_fits(tp: int, dp: int, batch: int) -> None:
     setup = on("h200", tp, dp)
     found = cases(models(["k25"]), ["bf16"], [batch])
-    panel = memory_figure(found, Span(1024, 1 << 24), setup).panels[0]
+    panel = memory_figure(found, Range(1024, 1 << 24), setup).panels[0]
     (mark,) = panel.marks
     assert mark.text == f"fits up to {mark.x:,} tokens"
     assert panel.limit is not None
@@ -182,10 +182,10 @@ def test_the_marked_context_is_the_last_that_fits(tp: int, dp: int, batch: int) 
     ("batch", "over", "says"),
     [
         (1, RANGE, "past this range"),
-        (64, Span(131_072, 262_144), "before this range"),
+        (64, Range(131_072, 262_144), "before this range"),
     ],
 )
-def test_a_crossing_outside_the_range_is_told_but_not_marked(batch: int, over: Span, says: str) -> None:
+def test_a_crossing_outside_the_range_is_told_but_not_marked(batch: int, over: Range, says: str) -> None:
     panel = memory_figure(cases(models(["k25"]), ["bf16"], [batch]), over, on("h200", 8)).panels[0]
     assert not panel.marks
     assert panel.verdict.endswith(says)
@@ -223,7 +223,7 @@ def test_flops_of_llama_70b_are_two_a_weight_and_half_the_scores() -> None:
     weights = 80 * (2 * 8192**2 + 2 * 8192 * 1024 + 3 * 8192 * 28672) + 8192 * 128256
     # Attention: scores and values, 2 FLOPs, half of n^2 pairs, 64 heads x 128, 80 layers.
     pair = 2 * 2 * 64 * 128 * 80
-    figure = flops_figure(cases(models(["llama-3.1-70b"]), [""], [1, 2]), Span(4096, 131_072))
+    figure = flops_figure(cases(models(["llama-3.1-70b"]), [""], [1, 2]), Range(4096, 131_072))
     for row in rows(figure):
         n, batch = row["seq"], row["batch"]
         assert row["linear"] == batch * 2 * weights * n
@@ -236,7 +236,7 @@ def test_flops_of_llama_70b_are_two_a_weight_and_half_the_scores() -> None:
 
 def test_flops_are_what_archcalc_flops_says() -> None:
     spec = load_spec("k25")
-    for row in rows(flops_figure(cases(models(["k25"]), [""], [2]), Span(1000, 9000))):
+    for row in rows(flops_figure(cases(models(["k25"]), [""], [2]), Range(1000, 9000))):
         told = flops_quantities(spec, Workload(batch=2, seq=row["seq"]))
         assert row["forward"] == told["flops.forward"]
         assert row["linear"] == told["flops.linear"]
@@ -244,7 +244,7 @@ def test_flops_are_what_archcalc_flops_says() -> None:
 
 
 def test_no_crossing_is_marked_where_attention_stays_below() -> None:
-    assert not flops_figure(cases(models(["k25"]), [""], [1]), Span(1024, 8192)).panels[0].marks
+    assert not flops_figure(cases(models(["k25"]), [""], [1]), Range(1024, 8192)).panels[0].marks
 
 
 # --------------------------------------------------------------------------------------------- training
@@ -269,7 +269,7 @@ def test_every_rank_is_what_archcalc_train_says_and_its_layers_add_up_to_the_pea
 
 def test_training_against_length_passes_through_the_plans_own_peak() -> None:
     found = trainings(models(["kimi-k2"]), ["k2-pretrain"], ())
-    figure = training_memory_figure(found, Span(2048, 8192))
+    figure = training_memory_figure(found, Range(2048, 8192))
     peaks = {row["seq"]: row["peak_bytes"] for row in rows(figure)}
     for seq, peak in peaks.items():
         (at,) = trainings(models(["kimi-k2"]), ["k2-pretrain"], (f"batch.seq={seq}",))
@@ -281,11 +281,11 @@ def test_lengths_that_the_plan_can_not_divide_are_left_out_and_named() -> None:
     # 67,108,864 tokens a step over 256 / 16 = 16 pipelines: 16 sequences of 262,144 each, or 8 of 524,288, which are
     # too few for 16 stages.
     found = trainings(models(["kimi-k2"]), ["k2-pretrain"], ())
-    figure = training_memory_figure(found, Span(262_144, 524_288))
+    figure = training_memory_figure(found, Range(262_144, 524_288))
     assert figure.panels[0].xs == (262_144,)
     assert any("524,288 tokens are left out" in note for note in figure.report.notes)
     with pytest.raises(InputError):
-        training_memory_figure(found, Span(524_288, 1_048_576))
+        training_memory_figure(found, Range(524_288, 1_048_576))
 
 
 def test_overrides_reach_every_panel_and_are_named() -> None:

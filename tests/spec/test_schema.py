@@ -18,7 +18,8 @@ COMMITTED = ROOT / "schema" / "spec.schema.json"
 
 STRUCTURE = {"$schema", "$ref", "title", "description", "definitions", "properties", "required", "default"}
 SHAPES = {"type", "const", "enum", "items", "additionalProperties", "propertyNames", "anyOf", "oneOf"}
-BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "minLength", "minItems", "maxItems", "minProperties"}
+BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "minItems", "maxItems", "minProperties"}
+BOUNDS |= {"pattern"}
 
 
 @pytest.fixture(scope="module")

@@ -58,8 +58,9 @@ class GQA(Block):
         v = tape.linear(x, "v_proj", (kv_heads, dim), role="attention", site="qkv", bias=bias)
         q = self._norm(tape, q, "q_norm", heads, dim)
         k = self._norm(tape, k, "k_norm", kv_heads, dim)
-        q = tape.rope(q, "q_rope", (heads, dim))
-        k = tape.rope(k, "k_rope", (kv_heads, dim))
+        if tape.rotary:
+            q = tape.rope(q, "q_rope", (heads, dim))
+            k = tape.rope(k, "k_rope", (kv_heads, dim))
         keys = key_rows(tape)
         out = tape.attention(
             q,
@@ -75,10 +76,10 @@ class GQA(Block):
         return tape.linear(out, "o_proj", x.features, role="attention", site="attn_out", bias=self.attention_out_bias)
 
     def _norm(self, tape: Tape, x: Tensor, name: str, heads: Dim, dim: Dim) -> Tensor:
-        """RMSNorm over each head (Qwen3) or over all heads at once (OLMo 2), or none."""
+        """A norm of the layers' kind over each head (Qwen3) or over all heads at once (OLMo 2), or none."""
         if self.qk_norm is None:
             return x
         if self.qk_norm == "full":
-            return tape.rms_norm(x, name, role="attention", site="qk_norm")
-        y = tape.rms_norm(x.view((dim,), (*x.rows, heads)), name, role="attention", site="qk_norm")
+            return tape.norm(x, name, role="attention", site="qk_norm")
+        y = tape.norm(x.view((dim,), (*x.rows, heads)), name, role="attention", site="qk_norm")
         return y.view(x.features, x.rows)

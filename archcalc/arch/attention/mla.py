@@ -9,6 +9,15 @@ from archcalc.arch.rows import key_rows, pairs
 from archcalc.tape import Cache, Dim, Tape, Tensor
 
 
+def absorbed(tape: Tape) -> bool:
+    """Whether the up-projections are folded into queries and outputs: as the workload's choice `mla` says
+    (`expanded` or `absorbed`), by default in decode alone (as vLLM does). The tape is told which."""
+    choice = tape.workload.choice("mla")
+    folded = choice == "absorbed" or (choice == "auto" and tape.workload.phase == "decode")
+    tape.remark(f"Latent attention runs {'absorbed' if folded else 'expanded'}.")
+    return folded
+
+
 class MLA(Block):
     """Multi-head latent attention: keys and values are rebuilt from one small latent a token, which is all that is
     cached.
@@ -53,7 +62,7 @@ class MLA(Block):
         kv_latent = tape.rms_norm(kv.view((latent,)), "kv_a_layernorm", role="attention", site="kv_norm")
         caches = (Cache("latent", (latent,)), Cache("rope", (rope,)))
 
-        if tape.workload.absorbed:
+        if absorbed(tape):
             out = self._absorbed(tape, q, kv_latent, heads, caches)
         else:
             keys = key_rows(tape)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from archcalc.arch.block import Activation, Block, Dtype, Real, Size
+from archcalc.arch.block import Activation, Dtype, Real, Size
+from archcalc.arch.projector.projector import Projector
 from archcalc.tape import Dim, Tape, Tensor
 
 
-class PatchMerger(Block):
+class PatchMerger(Projector):
     """Two-layer perceptron that maps each merge window of patches to one backbone token.
 
     Kimi K2.5, arXiv:2602.02276. The LayerNorm sees single patches, before the merge; `use_postshuffle_norm` puts it
@@ -39,6 +40,16 @@ class PatchMerger(Block):
     use_postshuffle_norm: bool
     dtype: Dtype
 
+    @property
+    def input_dim(self) -> Dim:
+        """Features of one patch [elements]."""
+        return self.dim("mm_hidden_size")
+
+    @property
+    def output_dim(self) -> Dim:
+        """Features of one backbone token [elements]."""
+        return self.dim("text_hidden_size")
+
     def forward(self, tape: Tape, x: Tensor) -> Tensor:
         """x: rows [batch, vision_tokens], features [window, mm_hidden]; returns rows alike, features [text_hidden]."""
         with (
@@ -46,7 +57,7 @@ class PatchMerger(Block):
             tape.scope("", purposes=self.purposes),
         ):
             window = inner.features[0]
-            patch = self.dim("mm_hidden_size")
+            patch = self.input_dim
             merged = Dim(f"({window.name}·{patch.name})", window.size * patch.size)
             if self.use_postshuffle_norm:
                 y = tape.layer_norm(inner.view((merged,)), "pre_norm", role="projector", site="projector_norm")
@@ -56,6 +67,4 @@ class PatchMerger(Block):
             y = y.view((merged,), inner.rows)
             y = tape.linear(y, "proj.0", (merged,), role="projector", site="projector_fc1", bias=True)
             y = tape.activation(y, "proj.1", site="projector_act")
-            return tape.linear(
-                y, "proj.2", (self.dim("text_hidden_size"),), role="projector", site="projector_fc2", bias=True
-            )
+            return tape.linear(y, "proj.2", (self.output_dim,), role="projector", site="projector_fc2", bias=True)

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from math import sqrt
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from archcalc.arch.block import Block, Depth, Dtype, Real, Size
+from archcalc.arch.block import Depth, Dtype, Real, Size
+from archcalc.arch.vision.tower import Group, Tower
 from archcalc.errors import FieldError
 from archcalc.tape import Dim, Dims, Tape, Tensor, Term
 from archcalc.workload import Workload
 
 
-class Chunk(NamedTuple):
-    """Frames that attend to one another: t frames of h x w patches."""
-
-    t: int
-    h: int
-    w: int
-
-    @property
-    def patches(self) -> int:
-        """Patches of the chunk; attention is full over all of them and never leaves it."""
-        return self.t * self.h * self.w
-
-
-class MoonViT3D(Block):
+class MoonViT3D(Tower):
     """Vision transformer over image patches at native resolution; video runs in chunks of a few frames (Kimi K2.5,
     arXiv:2602.02276).
 
@@ -96,6 +84,11 @@ class MoonViT3D(Block):
                 )
         return self
 
+    @property
+    def output_dim(self) -> Dim:
+        """Features of one patch as the projector gets them [elements]."""
+        return self.dim("vt_hidden_size")
+
     # -- from pixels to patches -----------------------------------------------------------------------------------
 
     def grid(self, height: int, width: int, limit: int) -> tuple[int, int]:
@@ -112,31 +105,31 @@ class MoonViT3D(Block):
         new_h, new_w = (min(max(1, int(length * scale)), side) for length in (height, width))
         return -(-new_h // (patch * merge_h)) * merge_h, -(-new_w // (patch * merge_w)) * merge_w
 
-    def chunks(self, workload: Workload) -> list[Chunk]:
+    def groups(self, workload: Workload) -> list[Group]:
         """The chunks that one sequence's images and videos make; none in decode, where they are cached context."""
         if workload.phase == "decode":
             return []
-        chunks = [Chunk(1, *self.grid(h, w, self.in_patch_limit)) for h, w in workload.images]
+        chunks = [Group(1, *self.grid(h, w, self.in_patch_limit)) for h, w in workload.images]
         step = self.temporal_merge_kernel_size
         for frames, height, width in workload.videos:
             h, w = self.grid(height, width, self.in_patch_limit_each_frame)
-            chunks += [Chunk(min(step, frames - start), h, w) for start in range(0, frames, step)]
+            chunks += [Group(min(step, frames - start), h, w) for start in range(0, frames, step)]
         return chunks
 
-    def vision_tokens(self, chunks: list[Chunk]) -> int:
+    def tokens(self, groups: list[Group]) -> int:
         """Backbone tokens of the chunks: frames are averaged, windows merged."""
         window = self.merge_kernel_size[0] * self.merge_kernel_size[1]
-        return sum(c.h * c.w // window for c in chunks)
+        return sum(c.h * c.w // window for c in groups)
 
     # -- the forward pass -----------------------------------------------------------------------------------------
 
     def forward(self, tape: Tape) -> Tensor:
         """Pixels in; returns rows [batch, vision_tokens], features [merge window, vt_hidden]: patches grouped, not
         yet mixed."""
-        chunks = self.chunks(tape.workload)
+        chunks = self.groups(tape.workload)
         batch = Dim("batch", tape.workload.batch)
         rows = (batch, Dim("patches", sum(c.patches for c in chunks)))
-        tokens = self.vision_tokens(chunks)
+        tokens = self.tokens(chunks)
         hidden = self.dim("vt_hidden_size")
         with tape.scope("", purposes=self.purposes):
             with tape.segment("vision_tower.patch_embed", "vision", scope="", dtype=self.dtype):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from archcalc.report.document import Unit
 from archcalc.report.quantities import QUANTITIES
 
-Number = int | float
+Number = int | float | Fraction
 
 
 class Change(NamedTuple):

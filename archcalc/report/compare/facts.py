@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from archcalc.calc.kv_cache import Mesh, bytes_per_token
+from archcalc.calc.kv_cache import Mesh
 from archcalc.errors import InputError
 from archcalc.report.claims import claims_report
 from archcalc.report.compare.change import Number
@@ -14,8 +14,8 @@ from archcalc.report.compare.parts import Part, part
 from archcalc.report.compare.saved import Saved, is_number, of
 from archcalc.report.compare.sides import Side
 from archcalc.report.document import Report
-from archcalc.report.flops import flops_quantities, flops_report
-from archcalc.report.kv import kv_report
+from archcalc.report.flops import SOME, flops_quantities, flops_report
+from archcalc.report.kv import kv_quantities, kv_report
 from archcalc.report.params import params_quantities, params_report
 from archcalc.report.paths import weight_path
 from archcalc.report.weights import weights_report
@@ -25,12 +25,15 @@ from archcalc.workload import Workload
 PREFILL = Workload(phase="prefill", seq=4096, attention="causal")
 """The workload at which two specs' FLOPs are compared."""
 
-FLOPS = ("flops.forward", "flops.per_token", "flops.linear", "flops.attention_core")
+CONTEXT = 128 * 1024
+"""The length of a sequence at which the growth of two specs' caches is compared [tokens]."""
+
+FLOPS = ("flops.forward", "flops.per_token", "flops.linear", "flops.attention_core", *(f"flops.{s}" for s in SOME))
 """The FLOPs compared between specs: the others are 0 or equal to one of these in a prefill without images."""
 
 CONVENTION = (
-    "Compared at a fixed workload: FLOPs of a prefill of 4,096 text tokens, batch 1, causal; KV cache in bf16;"
-    " weights as released."
+    "Compared at a fixed workload: FLOPs of a prefill of 4,096 text tokens, batch 1, causal; KV cache of a sequence in"
+    " bf16, its growth and what is fixed at 131,072 tokens; weights as released."
 )
 
 ANYWHERE = ("params.", "moe.", "projector.")
@@ -87,8 +90,8 @@ def _spec(spec: Spec | None) -> Facts:
     flops = flops_quantities(spec, PREFILL)
     found: dict[str, Number | bool] = {
         **params_quantities(tape),
-        **{name: flops[name] for name in FLOPS},
-        "kv.bytes_per_token": bytes_per_token(tape, "bf16"),
+        **{name: flops[name] for name in FLOPS if name in flops},
+        **kv_quantities(tape, "bf16", CONTEXT),
         **weights_report(spec).quantities,
     }
     parts = [
@@ -121,6 +124,8 @@ def _answers(side: Side, other: Saved | None) -> Saved | None:
 
 def _workload(inputs: Mapping[str, Any]) -> Workload:
     given = {key: inputs[key] for key in Workload.__dataclass_fields__ if key in inputs}
+    if inputs.get("mla", "auto") != "auto":
+        given["choices"] = (("mla", inputs["mla"]),)
     for key in ("images", "videos"):
         given[key] = tuple(tuple(sizes) for sizes in given.get(key, ()))
     return Workload(**given)

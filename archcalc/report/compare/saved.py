@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import isfinite
 from typing import Any, NoReturn
 
 from archcalc.errors import InputError, show_value
-from archcalc.report.document import FORMAT_VERSION, Report
+from archcalc.report.document import FORMAT_VERSION, Report, Value
 
 MOST_BITS = 256
 """No count or size has more; a longer integer is a mistake or an attack."""
@@ -22,7 +23,7 @@ class Saved:
     command: str
     title: str
     inputs: Mapping[str, Any]
-    quantities: Mapping[str, int | float | bool]
+    quantities: Mapping[str, Value]
     rows: Sequence[Mapping[str, Any]]
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
     findings: Sequence[Mapping[str, Any]]
@@ -121,4 +122,4 @@ def is_number(value: object) -> bool:
         return False
     if isinstance(value, int):
         return value.bit_length() <= MOST_BITS
-    return isinstance(value, float) and isfinite(value)
+    return isinstance(value, Fraction) or (isinstance(value, float) and isfinite(value))

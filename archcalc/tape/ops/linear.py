@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from archcalc.tape.dims import Dim, Dims, Term
 from archcalc.tape.recorder import Recorder
-from archcalc.tape.values import Role, Save, Storage, Tensor, Weight
+from archcalc.tape.span import SEQUENCE
+from archcalc.tape.values import Cache, Role, Save, Storage, Tensor, Weight
 
 
 class LinearOperations(Recorder):
-    """Linears, grouped linears, embedding, patch convolution, position tables."""
+    """Linears, grouped linears, embedding, convolutions, position tables."""
 
     def linear(
         self,
@@ -24,14 +25,17 @@ class LinearOperations(Recorder):
         bias: bool = False,
         weight: Weight | None = None,
         into: Storage | None = None,
+        bare: bool = False,
     ) -> Tensor:
         """[T, k] -> [T, n]: weight n x k, optional bias n. FLOPs 2·T·k·n. Saves its input, never its output.
 
         Args:
             weight: an existing weight (tied), instead of a new one.
             into: write into this storage (a fused gate-and-up projection) instead of a new one.
+            bare: its matrix is a parameter of the open module by this name, not a module's `weight`.
         """
-        w = weight or self.weight(name, "weight", out, x.features, role)
+        own = ("", name) if bare else (name, "weight")
+        w = weight or self.weight(*own, out, x.features, role)
         weights = (w, self.weight(name, "bias", out, (), role)) if bias else (w,)
         y = Tensor(x.rows, out, into or Storage(x.rows, out, self.dtype))
         flops = (Term(2, (*x.rows, *x.features, *out)),)
@@ -45,6 +49,8 @@ class LinearOperations(Recorder):
             flops=flops,
             saves=(Save(x.storage),),
             backward=2 if x.requires_grad else 1,
+            weight_gradient="accumulated",
+            exchange="tensor",
         )
         return y
 
@@ -86,6 +92,7 @@ class LinearOperations(Recorder):
                 flops=(Term(2, (*x.rows, *x.features, out)),),
                 saves=saves,
                 backward=2,
+                weight_gradient="accumulated",
             )
         return y
 
@@ -111,9 +118,44 @@ class LinearOperations(Recorder):
             y,
             weights=(w, b),
             flops=(Term(2, (*rows, channels, *kernel, out)),),
+            counts_as="conv",
             saves=(Save(pixels.storage),),
             backward=1,
+            weight_gradient="gemm",
         )
+        return y
+
+    def short_conv(self, x: Tensor, name: str, kernel: Dim, *, role: Role, bias: bool = False) -> Tensor:
+        """Causal convolution over tokens, each channel on its own: [T, c] -> [T, c], weight c x 1 x K, FLOPs 2·T·c·K.
+
+        Saves its input. Its state is the last K columns of the input, in the layer's dtype (transformers keeps K;
+        vLLM, mamba_utils.py, K-1). Its kernels make both gradients at once, so that none can be put off.
+        """
+        (channels,) = x.features
+        w = self.weight(name, "weight", (channels,), (Dim("1", 1), kernel), role, flat=False)
+        weights = (w, self.weight(name, "bias", (channels,), (), role)) if bias else (w,)
+        y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
+        self._emit(
+            "short_conv",
+            name,
+            "conv",
+            (x,),
+            y,
+            weights=weights,
+            flops=(Term(2, (*x.rows, channels, kernel)),),
+            counts_as="conv",
+            saves=(Save(x.storage),),
+            caches=(Cache("conv", (channels, kernel), SEQUENCE, self.dtype),),
+            backward=2,
+        )
+        return y
+
+    def add_positions(self, x: Tensor, name: str, positions: Dim) -> Tensor:
+        """Add a row of a learned position table to each token: weight positions x h. Saves the int64 positions."""
+        ids = Storage(x.rows, (), "int64")
+        w = self.weight(name, "weight", (positions,), x.features, "embedding")
+        y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
+        self._emit("add_positions", name, "embedding", (x,), y, temps=(ids,), weights=(w,), saves=(Save(ids),))
         return y
 
     def add_table(self, x: Tensor, name: str, shape: Dims, *, role: Role, site: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Operations that mix tokens or send them elsewhere: attention, routing, dispatch and combine.
+"""Operations that mix tokens or send them elsewhere: attention, scans, routing, dispatch and combine.
 
 Legend: T rows (tokens), R routed rows, h hidden, E experts, k experts a token, n heads, d head dim.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 from archcalc.tape.dims import Dim, Dims, Number, Term
 from archcalc.tape.ops.pointwise import in_fp32
 from archcalc.tape.recorder import Recorder
+from archcalc.tape.span import ALL, SEQUENCE, Span
 from archcalc.tape.values import Cache, Save, Storage, Tensor, Weight
 
 
 class MixingOperations(Recorder):
-    """Attention and mixture of experts."""
+    """Attention, scans over a state, and mixture of experts."""
 
     def attention(
         self,
@@ -25,13 +26,17 @@ class MixingOperations(Recorder):
         qk_dim: Dim,
         v_dim: Dim,
         pairs: Number,
+        span: Span = ALL,
+        sinks: bool = False,
         caches: tuple[Cache, ...] = (),
         site: str = "core_attn",
     ) -> Tensor:
         """softmax(q·kᵀ)·v: FLOPs pairs·n·(d_qk + d_v), where `pairs` already holds 2 a multiply-add (1 where causal
-        halves). Flash kernels save q, k, v, out and fp32 log-sum-exp (arXiv:2205.14135); the math path saves fp32 q,
-        k, v
-        and the probabilities."""
+        halves) and follows from `span`. Flash kernels save q, k, v, out and fp32 log-sum-exp (arXiv:2205.14135); the
+        math path saves fp32 q, k, v and the probabilities.
+
+        `sinks`: a learned logit a head takes part in the softmax, as a bare parameter of the module (gpt-oss,
+        arXiv:2508.10925): n more weights, next to no FLOPs, nothing saved beside the log-sum-exp."""
         out = Tensor(q.rows, (heads, v_dim), Storage(q.rows, (heads, v_dim), self.dtype))
         lse = Storage(q.rows, (heads,), "float32")
         q32 = Storage(q.rows, (heads, qk_dim), "float32")
@@ -52,12 +57,85 @@ class MixingOperations(Recorder):
             (q, k, v),
             out,
             temps=(lse, q32, k32, v32, scores),
+            weights=(self.weight("", "sinks", (heads,), (), "attention"),) if sinks else (),
             flops=flops,
+            counts_as="attention",
             saves=saves,
             caches=caches,
             backward=2,
+            exchange="context",
+            span=span,
         )
         return out
+
+    def index_scores(
+        self,
+        q: Tensor,
+        k: Tensor,
+        weights: Tensor,
+        name: str,
+        *,
+        heads: Dim,
+        dim: Dim,
+        top_k: Dim,
+        pairs: Number,
+        caches: tuple[Cache, ...] = (),
+    ) -> Tensor:
+        """Scores that choose which keys attention sees: the sum over heads of weights·relu(q·kᵀ), then the best k.
+
+        FLOPs pairs·n·d + pairs·n (DeepSeek-V3.2's lightning indexer, arXiv:2512.02556, section 2.1); int32 indices out.
+        The choice has no gradient: record it under `no_grad`.
+        """
+        index = Tensor(q.rows, (top_k,), Storage(q.rows, (top_k,), "int32"), requires_grad=False)
+        flops = tuple(Term(c, (*dims, *more)) for c, dims in pairs for more in ((heads, dim), (heads,)))
+        self._emit(
+            "index_scores",
+            name,
+            "index",
+            (q, k, weights),
+            index,
+            flops=flops,
+            counts_as="index",
+            caches=caches,
+            backward=2,
+            span=ALL,
+        )
+        return index
+
+    def scan(
+        self,
+        inputs: tuple[Tensor, ...],
+        name: str,
+        *,
+        heads: Dim,
+        key_dim: Dim,
+        value_dim: Dim,
+        cell_flops: int,
+        keeps: tuple[Storage, ...] = (),
+        state_dtype: str = "float32",
+    ) -> Tensor:
+        """A recurrence over a state of n matrices d_k x d_v: [T, ...] -> [T, n, d_v].
+
+        FLOPs cell_flops·T·n·d_k·d_v: 6 for the gated delta rule (read, write and decay, arXiv:2412.06464), 4 for
+        lightning attention (arXiv:2401.04658). Saves its inputs, and what the kernel `keeps` beside them. Its state,
+        one a sequence, has a dtype of its own.
+        """
+        y = Tensor(inputs[0].rows, (heads, value_dim), Storage(inputs[0].rows, (heads, value_dim), self.dtype))
+        state = Cache("state", (heads, key_dim, value_dim), SEQUENCE, state_dtype)
+        self._emit(
+            "scan",
+            name,
+            "scan",
+            inputs,
+            y,
+            temps=keeps,
+            flops=(Term(cell_flops, (*inputs[0].rows, heads, key_dim, value_dim)),),
+            counts_as="scan",
+            saves=tuple(Save(s) for s in (*(t.storage for t in inputs), *keeps)),
+            caches=(state,),
+            backward=2,
+        )
+        return y
 
     def per_head_linear(
         self, x: Tensor, name: str, weight: Weight, heads: Dim, contract: Dim, out: Dim, *, site: str
@@ -66,7 +144,16 @@ class MixingOperations(Recorder):
         y = Tensor(x.rows, (heads, out), Storage(x.rows, (heads, out), self.dtype))
         flops = (Term(2, (*x.rows, heads, contract, out)),)
         self._emit(
-            "per_head_linear", name, site, (x,), y, weights=(weight,), flops=flops, saves=(Save(x.storage),), backward=2
+            "per_head_linear",
+            name,
+            site,
+            (x,),
+            y,
+            weights=(weight,),
+            flops=flops,
+            saves=(Save(x.storage),),
+            backward=2,
+            weight_gradient="gemm",
         )
         return y
 
@@ -111,13 +198,15 @@ class MixingOperations(Recorder):
             flops=(Term(2, (*x.rows, *x.features, experts)),),
             saves=saves,
             backward=2,
+            weight_gradient="gemm",
         )
 
     def dispatch(self, x: Tensor, name: str, routed: Dims) -> Tensor:
         """Permute and exchange: [T, h] -> [R, h]. Saves the int64 row map and sort order [16·R bytes]."""
         maps = (Storage(routed, (), "int64"), Storage(routed, (), "int64"))
         y = Tensor(routed, x.features, Storage(routed, x.features, self.dtype))
-        self._emit("dispatch", name, "dispatch", (x,), y, temps=maps, saves=tuple(Save(m) for m in maps))
+        saves = tuple(Save(m) for m in maps)
+        self._emit("dispatch", name, "dispatch", (x,), y, temps=maps, saves=saves, exchange="send")
         return y
 
     def combine(self, x: Tensor, name: str, rows: Dims) -> Tensor:
@@ -133,5 +222,5 @@ class MixingOperations(Recorder):
             Save(source, ("eager", "probs_out")),
             Save(x.storage, ("eager", "probs_act")),
         )
-        self._emit("combine", name, "combine", (x,), y, temps=(p32, p16, source), saves=saves)
+        self._emit("combine", name, "combine", (x,), y, temps=(p32, p16, source), saves=saves, exchange="return")
         return y

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from archcalc.tape.dims import Dim, Dims
 from archcalc.tape.recorder import Recorder
-from archcalc.tape.values import Role, Save, Storage, Tensor
+from archcalc.tape.values import NormKind, Role, Save, Storage, Tensor
 
 
 def in_fp32(x: Tensor) -> Storage:
@@ -18,26 +18,39 @@ def in_fp32(x: Tensor) -> Storage:
 class PointwiseOperations(Recorder):
     """Norms, activations, copies, loss."""
 
-    def rms_norm(self, x: Tensor, name: str, *, role: Role, site: str) -> Tensor:
+    def rms_norm(self, x: Tensor, name: str, *, role: Role, site: str, zero_centered: bool = False) -> Tensor:
         """RMSNorm over the features (arXiv:1910.07467). Fused kernels save x and rstd [4·T bytes]; eager code saves an
-        fp32 copy, the normalised bf16 copy and rstd."""
+        fp32 copy, the normalised bf16 copy and rstd. With `zero_centered` it multiplies by 1 + weight, in fp32 up to
+        the end (transformers, Gemma3RMSNorm): the normalised copy is fp32 then, and 1 + weight a tensor of its own."""
         w = self.weight(name, "weight", x.features, (), role)
         rstd = Storage(x.rows, (), "float32")
         wide = in_fp32(x)
-        unit = Storage(x.rows, x.features, self.dtype)
+        unit = Storage(x.rows, x.features, "float32" if zero_centered else self.dtype)
+        gain = (Storage((), x.features, "float32"),) if zero_centered else ()
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
-        saves = (Save(x.storage, ("fused",)), Save(rstd), Save(wide, ("eager",)), Save(unit, ("eager",)))
-        self._emit("rms_norm", name, site, (x,), y, temps=(rstd, wide, unit), weights=(w,), saves=saves)
+        eager = tuple(Save(s, ("eager",)) for s in (wide, unit, *gain))
+        saves = (Save(x.storage, ("fused",)), Save(rstd), *eager)
+        self._emit("rms_norm", name, site, (x,), y, temps=(rstd, wide, unit, *gain), weights=(w,), saves=saves)
         return y
 
-    def layer_norm(self, x: Tensor, name: str, *, role: Role, site: str) -> Tensor:
-        """LayerNorm with weight and bias (arXiv:1607.06450). Saves x and fp32 mean and rstd [8·T bytes]."""
-        weights = (self.weight(name, "weight", x.features, (), role), self.weight(name, "bias", x.features, (), role))
+    def layer_norm(
+        self, x: Tensor, name: str, *, role: Role, site: str, weight: bool = True, bias: bool = True
+    ) -> Tensor:
+        """LayerNorm (arXiv:1607.06450) with weight and bias, or without. Saves x and fp32 mean and rstd [8·T bytes]."""
+        suffixes = [suffix for suffix, there in (("weight", weight), ("bias", bias)) if there]
+        weights = tuple(self.weight(name, suffix, x.features, (), role) for suffix in suffixes)
         stats = (Storage(x.rows, (), "float32"), Storage(x.rows, (), "float32"))
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
         saves = (Save(x.storage), *(Save(s) for s in stats))
         self._emit("layer_norm", name, site, (x,), y, temps=stats, weights=weights, saves=saves)
         return y
+
+    def norm(self, x: Tensor, name: str, *, kind: NormKind | None = None, role: Role, site: str) -> Tensor:
+        """The norm of a kind, by default of the kind that the model's layers have."""
+        kind = kind or self.norm_kind
+        if kind in ("rms", "rms_zero_centered"):
+            return self.rms_norm(x, name, role=role, site=site, zero_centered=kind == "rms_zero_centered")
+        return self.layer_norm(x, name, role=role, site=site, weight=kind != "none", bias=kind == "layer")
 
     def glu(self, gate_up: Tensor, name: str, out: Dim, *, site: str, probs: Dims | None = None) -> Tensor:
         """Gated activation act(gate)·up (arXiv:2002.05202). Saves gate and up; eager code also act(gate).
@@ -83,8 +96,10 @@ class PointwiseOperations(Recorder):
         return y
 
     def add(self, x: Tensor, y: Tensor, name: str, *, site: str) -> Tensor:
-        """Residual addition. Saves nothing."""
-        return self.copy((x, y), name, x.features, site=site)
+        """Sum, such as a residual's. Saves nothing; both terms share the gradient of the result."""
+        out = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
+        self._emit("add", name, site, (x, y), out, sums=True)
+        return out
 
     def cross_entropy(self, logits: Tensor, name: str) -> None:
         """Token loss over the vocabulary. Saves fp32 log-probabilities [4·T·V bytes] and the targets, eager code the

@@ -1,0 +1,178 @@
+"""How a decoder's layers are written: patterns of layers, and a layer as a list of residual steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from archcalc.arch.block import Depth, Section
+from archcalc.errors import FieldError
+from archcalc.tape.values import NormKind
+
+Placement = Literal["pre", "post", "sandwich", "none"]
+"""Norms of a step: before its mixer (x + f(norm x)), after it (x + norm f(x), OLMo 2), both (Gemma 2), or neither."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=100)]
+"""A module's name, as a checkpoint writes it."""
+
+NORM_NAMES: dict[Placement, dict[str, tuple[str, str]]] = {
+    "pre": {"attention": ("input_layernorm", ""), "ffn": ("post_attention_layernorm", "")},
+    "post": {"attention": ("", "post_attention_layernorm"), "ffn": ("", "post_feedforward_layernorm")},
+    "sandwich": {
+        "attention": ("input_layernorm", "post_attention_layernorm"),
+        "ffn": ("pre_feedforward_layernorm", "post_feedforward_layernorm"),
+    },
+    "none": {"attention": ("", ""), "ffn": ("", "")},
+}
+"""Modules of the norms before and after a mixer, as the public classes of the usual two-step layers name them
+(transformers: llama, olmo2, gemma3)."""
+
+
+class StepKind(NamedTuple):
+    """One residual step, everything said: what a layer's forward pass reads.
+
+    Attributes:
+        section: `attention` or `ffn`, where `mixer` names a block.
+        scope: the module that holds the mixer.
+        norm: kind of its norms.
+        input_norm, output_norm: their modules; empty where there is none.
+        parallel: whether its mixer reads what the step before it read.
+    """
+
+    section: Literal["attention", "ffn"]
+    mixer: str
+    scope: str
+    norm: NormKind
+    input_norm: str
+    output_norm: str
+    parallel: bool
+
+
+Place = tuple[str | int, ...]
+"""A path into the file, from the section that says it."""
+
+LayerKind = tuple[StepKind, ...]
+"""A layer: its residual steps in order."""
+
+
+class Step(Section):
+    """One residual step: a mixer between its norms, added to what came in.
+
+    Attributes:
+        attention, ffn: the mixer, by its name in one of the sections beside `layers`; exactly one of them.
+        scope: the module that holds it; `self_attn` or `mlp` unless said.
+        norm_placement, norm: the backbone's unless said.
+        input_norm, output_norm: modules of the norms before and after the mixer.
+        arrangement: `parallel` mixes what the step before it mixed (x + a(norm x) + f(norm x)); without a norm of its
+            own it shares that step's (GPT-J, phi, Falcon-7B).
+    """
+
+    attention: str | None = None
+    ffn: str | None = None
+    scope: Name | None = None
+    norm_placement: Placement | None = None
+    norm: NormKind | None = None
+    input_norm: Name | None = None
+    output_norm: Name | None = None
+    arrangement: Literal["sequential", "parallel"] = "sequential"
+
+    @model_validator(mode="after")
+    def _one_mixer(self) -> Self:
+        if (self.attention is None) == (self.ffn is None):
+            raise FieldError("a step has one mixer: either attention or ffn", "attention", "ffn")
+        return self
+
+    def kind(self, norm: NormKind, placement: Placement) -> StepKind:
+        """The step under the backbone's norm and placement."""
+        section: Literal["attention", "ffn"] = "attention" if self.ffn is None else "ffn"
+        placement = self.norm_placement or placement
+        before, after = NORM_NAMES[placement][section]
+        return StepKind(
+            section=section,
+            mixer=self.attention or self.ffn or "",
+            scope=self.scope or ("self_attn" if section == "attention" else "mlp"),
+            norm=self.norm or norm,
+            input_norm=(self.input_norm or before) if before else "",
+            output_norm=(self.output_norm or after) if after else "",
+            parallel=self.arrangement == "parallel",
+        )
+
+    def unread(self, placement: Placement) -> str | None:
+        """The name of a norm that this placement has not, or None."""
+        before, after = NORM_NAMES[self.norm_placement or placement]["ffn"]
+        if self.input_norm and not before:
+            return "input_norm"
+        return "output_norm" if self.output_norm and not after else None
+
+
+class Layers(Section):
+    """`count` equal layers: an attention and an ffn by their names in the sections beside `layers`, or a list of
+    `steps`. Or `repeat` times the `layers` below it."""
+
+    count: Depth | None = None
+    attention: str | None = None
+    ffn: str | None = None
+    steps: Annotated[list[Step], Field(min_length=1, max_length=16)] | None = None
+    repeat: Depth | None = None
+    layers: Annotated[list[Layers], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        given = [key for key in ("attention", "ffn", "steps", "count") if getattr(self, key) is not None]
+        if self.repeats:
+            lacking = [key for key in ("repeat", "layers") if getattr(self, key) is None]
+            if lacking:
+                raise FieldError(f"{lacking[0]} is missing: a repeated pattern needs repeat and layers")
+            if given:
+                raise FieldError(f"{given[0]} beside repeat: what is repeated stands under layers", given[0], "repeat")
+        elif self.steps is not None:
+            if given[0] != "steps":
+                raise FieldError(f"steps and {given[0]}: a layer is one or the other", given[0], "steps")
+        else:
+            for key in ("attention", "ffn"):
+                if key not in given:
+                    raise FieldError(f"{key} is missing: a layer needs attention and ffn, or a list of steps")
+        return self
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it stands for the layers written below it."""
+        return self.repeat is not None or self.layers is not None
+
+    @property
+    def total(self) -> int:
+        """All layers that it stands for."""
+        if self.layers is None:
+            return self.count or 0
+        return (self.repeat or 0) * sum(inner.total for inner in self.layers)
+
+    def runs(self) -> Iterator[tuple[int, Layers]]:
+        """(how many, layer) in order, repetitions written out. Raises FieldError for none: no file can say that."""
+        if self.layers is None:
+            if not self.count:
+                raise FieldError("a pattern of no layers", "count")
+            yield self.count, self
+            return
+        for _ in range(self.repeat or 0):
+            for inner in self.layers:
+                yield from inner.runs()
+
+    def places(self) -> Iterator[tuple[Place, Layers]]:
+        """Every layer that is written here, with its place in the file."""
+        if self.layers is None:
+            yield (), self
+            return
+        for i, inner in enumerate(self.layers):
+            yield from ((("layers", i, *place), layer) for place, layer in inner.places())
+
+    def parts(self) -> list[tuple[Place, Step]]:
+        """Its steps, each with its place in the file; the short form has two."""
+        if self.steps is not None:
+            return [(("steps", i), step) for i, step in enumerate(self.steps)]
+        return [((), Step(attention=self.attention)), ((), Step(ffn=self.ffn))]
+
+    def kind(self, norm: NormKind, placement: Placement) -> LayerKind:
+        """The layer under the backbone's norm and placement."""
+        return tuple(step.kind(norm, placement) for _, step in self.parts())

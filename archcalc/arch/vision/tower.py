@@ -1,0 +1,45 @@
+"""What every vision tower is to the rest of archcalc: groups of patches, the tokens that they make, a forward pass."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+from archcalc.arch.block import Block
+from archcalc.tape import Dim, Tape, Tensor
+from archcalc.workload import Workload
+
+
+class Group(NamedTuple):
+    """Patches that attend to one another and to no others: t frames of h x w patches."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def patches(self) -> int:
+        """All of them."""
+        return self.t * self.h * self.w
+
+
+class Tower(Block):
+    """A vision tower: pixels in, features of patches out, grouped by the window that becomes one backbone token."""
+
+    @property
+    @abstractmethod
+    def output_dim(self) -> Dim:
+        """Features of one patch as the projector gets them, named by the spec key [elements]."""
+
+    @abstractmethod
+    def groups(self, workload: Workload) -> list[Group]:
+        """The groups that one sequence's images and videos make; none in decode, where they are cached context."""
+
+    @abstractmethod
+    def tokens(self, groups: list[Group]) -> int:
+        """Backbone tokens of the groups."""
+
+    @abstractmethod
+    def forward(self, tape: Tape) -> Tensor:
+        """Pixels in; returns rows [batch, vision_tokens], features [window, output_dim]. Adds its tokens to the tape's
+        `seq`."""
