@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from json import dumps
 from typing import Any
 
 from archcalc.render.cells import quantity_lines
-from archcalc.render.json import document
+from archcalc.render.json import document, dumped
 from archcalc.render.markdown import body, escape, pipes, render_table
 from archcalc.report.book import HEADLINE, Book, Section
 from archcalc.report.document import Report, Table
@@ -74,4 +73,4 @@ def json(book: Book) -> str:
             "report": document(section.report),
         }
     whole = {**document(book.report), "sections": sections, "order": [section.name for section in book.sections]}
-    return dumps(whole, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+    return dumped(whole)

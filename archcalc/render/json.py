@@ -35,7 +35,12 @@ def document(report: Report) -> dict[str, Any]:
 
 def render(report: Report, units: str) -> str:
     """The report as a JSON document; `units` does not matter: values are raw."""
-    return dumps(document(report), indent=1, sort_keys=True, ensure_ascii=True, default=_plain) + "\n"
+    return dumped(document(report))
+
+
+def dumped(data: Any) -> str:
+    """Plain data as the text of a document: sorted keys, ASCII; a fraction as the nearest float."""
+    return dumps(data, indent=1, sort_keys=True, ensure_ascii=True, default=_plain) + "\n"
 
 
 def _plain(value: object) -> float:
