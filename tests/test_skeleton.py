@@ -19,6 +19,7 @@ import archcalc
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGE = ROOT / "archcalc"
 HEAVY = {"matplotlib", "numpy", "torch", "transformers"}
 
 
@@ -96,6 +97,23 @@ def modules_loaded_by(cwd: Path, *arguments: str) -> set[str]:
     done = archcalc_run(*arguments, cwd=cwd, options=["-X", "importtime"])
     assert done.returncode == 0, done.stderr[-2000:]
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line}
+
+
+KIND = re.compile(r"\bop\.kind\s*(==|!=|in\b|not in\b)|\bmatch op\.kind\b")
+SCHEDULE = ("plan/schedule/", "plan/moments.py")
+"""There an operation is a forward or a backward of a pipeline."""
+
+
+def test_no_physics_is_decided_by_the_kind_of_an_operation() -> None:
+    outside = [path for path in sorted(PACKAGE.rglob("*.py")) if "tape" not in path.relative_to(PACKAGE).parts]
+    found = [
+        f"{path.relative_to(PACKAGE)}: {line.strip()}"
+        for path in outside
+        if not str(path.relative_to(PACKAGE)).startswith(SCHEDULE)
+        for line in path.read_text().splitlines()
+        if KIND.search(line)
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize(

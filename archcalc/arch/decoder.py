@@ -66,6 +66,9 @@ class Decoder(Block):
 
     @model_validator(mode="after")
     def _layers_fit(self) -> Self:
+        for place, layer in self._written():
+            if layer.count is None and layer is not self.mtp_layer:
+                raise FieldError("count is missing: how many of these layers there are", place)
         total = sum(pattern.total for pattern in self.layers)
         if total != self.num_hidden_layers:
             raise FieldError(
@@ -76,8 +79,6 @@ class Decoder(Block):
         self._check_mtp()
         used: dict[str, set[str]] = {"attention": set(), "ffn": set()}
         for place, layer in self._written():
-            if layer.count is None and layer is not self.mtp_layer:
-                raise FieldError("count is missing: how many of these layers there are", place)
             self._check_layer(place, layer, used)
         for key, names in (("attention", self.attention), ("ffn", self.ffn)):
             for name in names:
@@ -89,12 +90,16 @@ class Decoder(Block):
     def _norms_have_eps(self) -> Self:
         written = [layer.kind(self.norm, self.norm_placement) for _, layer in self._written()]
         kinds = sorted({self.norm, self.embedding_norm or self.norm, *(step.norm for kind in written for step in kind)})
-        for key, rms in (("rms_norm_eps", True), ("layer_norm_eps", False)):
-            readers = [kind for kind in kinds if kind.startswith("rms") == rms]
-            if readers and getattr(self, key) is None:
-                raise FieldError(f"{key} is missing: a norm of kind {readers[0]} needs it")
-            if not readers and getattr(self, key) is not None:
-                raise FieldError(f"no norm of this model reads {key}: they are {', '.join(kinds)}", key)
+        readers = {
+            "rms_norm_eps": [kind for kind in kinds if kind.startswith("rms")],
+            "layer_norm_eps": [kind for kind in kinds if not kind.startswith("rms")],
+        }
+        for key, of in readers.items():
+            if of and getattr(self, key) is None:
+                raise FieldError(f"{key} is missing: a norm of kind {of[0]} needs it")
+        for key, of in readers.items():
+            if not of and getattr(self, key) is not None:
+                raise FieldError(f"no norm of this model reads {key}: they are of kind {', '.join(kinds)}", key)
         if self.rope_theta is None and self.rope_scaling is not None:
             raise FieldError("rope_scaling without rope_theta", "rope_scaling", "rope_theta")
         return self

@@ -3,13 +3,21 @@
 import pytest
 
 from archcalc.errors import InputError
-from archcalc.plan.savers import FP8, OFFLOAD, RECOMPUTE, offload_sites, savers
+from archcalc.plan.savers import FP8, OFFLOAD, RECOMPUTE, check_groups, offload_sites, savers
 from archcalc.tape.sites import SITES
 
 
 def test_every_option_names_sites_that_exist() -> None:
     named = [region.sites for region in RECOMPUTE.values()] + list(FP8.values()) + list(OFFLOAD.values())
     assert all(sites and sites <= SITES for sites in named)
+
+
+def test_a_site_without_an_offload_group_is_an_error_of_the_house() -> None:
+    check_groups(SITES)
+    with pytest.raises(AssertionError, match="site ssm_gate stands in 0 offload groups"):
+        check_groups(SITES | {"ssm_gate"})
+    with pytest.raises(AssertionError, match="site router stands in 1 offload groups"):
+        check_groups(SITES - {"router"})
 
 
 def test_modules_that_megatron_checkpoints_keep_their_output() -> None:
