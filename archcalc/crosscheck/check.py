@@ -39,7 +39,7 @@ DIFFERENT = (
     Column("difference", "difference", "int"),
 )
 COUNTED = (
-    f"FLOPs at {SEQ} tokens with full scores, forward and backward, and one absorbed decode step; FLOPs of torch by"
+    f"FLOPs at {SEQ} tokens with full scores, forward and backward, and one decode step; FLOPs of torch by"
     " its own counter on the meta device; activations by saved-tensor hooks, in bytes.",
 )
 

@@ -15,9 +15,10 @@ class Cache:
     """Allocated once for `capacity` rows and filled step by step.
 
     Args:
-        layers: cached features of each layer, in order.
+        layers: cached features of each attention module, in running order.
         batch: sequences.
         capacity: most rows a sequence can have [tokens].
+        windows: for each of them the most rows it needs, or None for all; a window keeps the newest.
     """
 
     def __init__(
@@ -28,19 +29,21 @@ class Cache:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        windows: Sequence[int | None] | None = None,
     ) -> None:
         self.capacity = capacity
         self.length = 0
+        self.windows = [None] * len(layers) if windows is None else list(windows)
         self.layers: list[dict[str, Tensor]] = [
             {
-                name: torch.zeros((batch, capacity, *features), device=device, dtype=dtype)
+                name: torch.zeros((batch, min(capacity, window or capacity), *features), device=device, dtype=dtype)
                 for name, features in layer.items()
             }
-            for layer in layers
+            for layer, window in zip(layers, self.windows, strict=True)
         ]
 
     def extend(self, layer: int, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Write new rows after the cached ones and return all rows, in the new rows' dtype.
+        """Write new rows after the cached ones; return what was cached and the new rows, in the new rows' dtype.
 
         Raises:
             ValueError: for other names or features than the cache was made for, or past its capacity.
@@ -48,15 +51,26 @@ class Cache:
         held = self.layers[layer]
         if held.keys() != rows.keys():
             raise ValueError(f"layer {layer} caches {sorted(held)}, not {sorted(rows)}")
+        write = self._append if self.windows[layer] is None else self._roll
         whole = {}
         for name, new in rows.items():
-            end = self.length + new.shape[1]
-            place = held[name][:, self.length : end]
-            if place.shape != new.shape:
-                raise ValueError(f"layer {layer}: {name} has {tuple(new.shape)}, room is for {tuple(place.shape)}")
-            place.copy_(new)
-            whole[name] = held[name][:, :end].to(new.dtype)
+            room = (*held[name].shape[:1], min(new.shape[1], self.capacity - self.length), *held[name].shape[2:])
+            if room != tuple(new.shape):
+                raise ValueError(f"layer {layer}: {name} has {tuple(new.shape)}, room is for {room}")
+            whole[name] = write(held[name], new)
         return whole
+
+    def _append(self, held: Tensor, new: Tensor) -> Tensor:
+        end = self.length + new.shape[1]
+        held[:, self.length : end].copy_(new)
+        return held[:, :end].to(new.dtype)
+
+    def _roll(self, held: Tensor, new: Tensor) -> Tensor:
+        """Oldest first; what no longer fits falls out, once it has been returned."""
+        whole = torch.cat((held[:, : self.length], new.to(held.dtype)), dim=1)
+        newest = whole[:, -held.shape[1] :]
+        held[:, : newest.shape[1]].copy_(newest)
+        return whole.to(new.dtype)
 
     def advance(self, rows: int) -> None:
         """Count `rows` more as cached, once all layers have written them."""

@@ -1,60 +1,23 @@
-"""The decoder: embedding, pre-norm layers by the spec's patterns, final norm, prediction modules."""
+"""The decoder: embedding, layers by the spec's patterns, final norm, prediction modules."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from archcalc.reference.attention import GQA, causal_mask
+from archcalc.reference.attention import Attention, Pass, causal_mask
 from archcalc.reference.cache import Cache
 from archcalc.reference.factory import Factory
 from archcalc.reference.ffn import MLP, MoE, dense
 from archcalc.reference.fields import Section
-from archcalc.reference.mla import MLA
-from archcalc.reference.norms import RMSNorm
+from archcalc.reference.kinds import attention_class, make_attention
+from archcalc.reference.layer import DecoderLayer, PredictionLayer
+from archcalc.reference.norm_kinds import norm_kind, norm_name
+from archcalc.reference.norms import make_norm
+from archcalc.reference.patterns import LayerKind, Step, layer_kinds, prediction_kind
 from archcalc.reference.rope import Angles, Rope
-
-Pattern = tuple[str, str]
-"""Names of a layer's attention and ffn sections."""
-
-
-class DecoderLayer(nn.Module):
-    """x + attention(norm x), then x + ffn(norm x)."""
-
-    def __init__(self, parts: tuple[MLA | GQA, MLP | MoE], rope: str, hidden: int, eps: float, at: Factory) -> None:
-        super().__init__()
-        self.rope = rope
-        self.input_layernorm = RMSNorm(hidden, eps, **at)
-        self.self_attn, self.mlp = parts
-        self.post_attention_layernorm = RMSNorm(hidden, eps, **at)
-
-    def forward(
-        self, x: Tensor, angles: Angles, mask: Tensor, cache: Cache | None, layer: int, absorbed: bool
-    ) -> Tensor:
-        """[B,N,W] -> [B,N,W]."""
-        x = x + self.self_attn(self.input_layernorm(x), angles, mask, cache, layer, absorbed)
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return out
-
-
-class SharedHead(nn.Module):
-    """What a prediction module has before the main model's head: its own norm."""
-
-    def __init__(self, hidden: int, eps: float, at: Factory) -> None:
-        super().__init__()
-        self.norm = RMSNorm(hidden, eps, **at)
-
-
-class PredictionLayer(DecoderLayer):
-    """A multi-token prediction module (DeepSeek-V3, arXiv:2412.19437, section 2.2); embedding and head are
-    the main model's."""
-
-    def __init__(self, parts: tuple[MLA | GQA, MLP | MoE], rope: str, hidden: int, eps: float, at: Factory) -> None:
-        super().__init__(parts, rope, hidden, eps, at)
-        self.enorm = RMSNorm(hidden, eps, **at)
-        self.hnorm = RMSNorm(hidden, eps, **at)
-        self.eh_proj = nn.Linear(2 * hidden, hidden, bias=False, **at)
-        self.shared_head = SharedHead(hidden, eps, at)
 
 
 class Backbone(nn.Module):
@@ -66,25 +29,43 @@ class Backbone(nn.Module):
 
     def __init__(self, section: Section, at: Factory) -> None:
         super().__init__()
-        hidden, eps = section.integer("hidden_size"), section.number("rms_norm_eps")
-        self.embed_tokens = nn.Embedding(section.integer("vocab_size"), hidden, **at)
-        patterns = layer_patterns(section)
-        self.depth = len(patterns)
-        self.ropes = nn.ModuleDict()
+        self._section, self._at = section, at
+        self._hidden = section.integer("hidden_size")
+        self.embed_tokens = nn.Embedding(section.integer("vocab_size"), self._hidden, **at)
+        positions = section.optional_integer("position_embeddings")
+        self.embed_positions = None if positions is None else nn.Embedding(positions, self._hidden, **at)
+        embedding_norm = norm_name(section, "embedding_norm") if section.has("embedding_norm") else None
+        self.embed_norm = None if embedding_norm is None else self._norm(embedding_norm)
+        kinds = layer_kinds(section)
+        self.depth = len(kinds)
+        self.ropes: nn.ModuleDict = nn.ModuleDict()
+        self._known: dict[str, tuple[Section, Rope | None]] = {}
         self.layers = nn.ModuleList()
-        extra = [patterns[-1]] * section.integer("num_nextn_predict_layers", 0)
-        for index, (attention, ffn) in enumerate(patterns + extra):
-            parts = self._attention(section, attention, at), make_ffn(section, ffn, at)
-            kind = DecoderLayer if index < self.depth else PredictionLayer
-            self.layers.append(kind(parts, attention, hidden, eps, at))
-        self.norm = RMSNorm(hidden, eps, **at)
+        slot = 0
+        for kind in kinds:
+            self.layers.append(DecoderLayer(kind, self._mixers(kind), self._norm, slot))
+            slot += sum(step.side == "attention" for step in kind)
+        self._add_predictions(section.integer("num_nextn_predict_layers", 0))
+        self.norm = self._norm(norm_name(section))
+
+    def _add_predictions(self, modules: int) -> None:
+        kind, norm = prediction_kind(self._section), norm_name(self._section)
+        for _ in range(modules):
+            parts = kind, self._mixers(kind), self._norm, 0
+            self.layers.append(PredictionLayer(*parts, hidden=self._hidden, norm=norm, at=self._at))
+
+    def attentions(self) -> Iterator[Attention]:
+        """The attention modules of the layers in running order, prediction modules left out: one a cache slot."""
+        for layer in self.layers[: self.depth]:
+            yield from layer.attentions()
 
     def forward(self, x: Tensor, cache: Cache | None, absorbed: bool) -> Tensor:
-        """Embedded rows [B,N,W] after the cached ones -> final hidden states [B,N,W], normalised."""
+        """Embedded tokens [B,N,W] after the cached rows -> final hidden states [B,N,W], normalised."""
         cached = cache.length if cache is not None else 0
-        angles, mask = self._angles(cached, x), causal_mask(x.shape[1], cached, x)
-        for index, layer in enumerate(self.layers[: self.depth]):
-            x = layer(x, angles[layer.rope], mask, cache, index, absorbed)
+        x = self._embedded(x, cached)
+        now = self._pass(x, cached, cache, absorbed)
+        for layer in self.layers[: self.depth]:
+            x = layer(x, now)
         if cache is not None:
             cache.advance(x.shape[1])
         out: Tensor = self.norm(x)
@@ -94,31 +75,41 @@ class Backbone(nn.Module):
         """One prediction module on the main model's hidden states [B,N,W] and the ids one step later ->
         [B,N,W]."""
         layer = self.layers[self.depth + module]
-        joined = torch.cat((layer.enorm(self.embed_tokens(ids)), layer.hnorm(hidden)), dim=-1)
-        mask = causal_mask(ids.shape[1], 0, hidden)
-        x = layer.eh_proj(joined)
-        x = layer(x, self._angles(0, x)[layer.rope], mask, None, 0, False)
+        x = layer.joined(self.embed_tokens(ids), hidden)
+        x = layer(x, self._pass(x, 0, None, False))
         out: Tensor = layer.shared_head.norm(x)
         return out
 
-    def _angles(self, cached: int, x: Tensor) -> dict[str, Angles]:
-        positions = torch.arange(cached, cached + x.shape[1], device=x.device)
-        return {name: rope(positions) for name, rope in self.ropes.items()}
+    def _embedded(self, x: Tensor, cached: int) -> Tensor:
+        """Learned positions added (GPT-2), then normalised (BLOOM, arXiv:2211.05100)."""
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(torch.arange(cached, cached + x.shape[1], device=x.device))
+        return x if self.embed_norm is None else self.embed_norm(x)
 
-    def _attention(self, section: Section, name: str, at: Factory) -> MLA | GQA:
-        chosen = section.section("attention").section(name)
-        latent = chosen.choice("kind", "mla", "gqa") == "mla"
-        if name not in self.ropes:
-            dim = chosen.integer("qk_rope_head_dim" if latent else "head_dim")
-            theta, scaling = section.number("rope_theta"), section.optional_section("rope_scaling")
-            self.ropes[name] = Rope(dim, theta, scaling, at["device"])
-        hidden, eps = section.integer("hidden_size"), section.number("rms_norm_eps")
-        kind: type[MLA] | type[GQA] = MLA if latent else GQA
-        softmax = self.ropes[name].softmax
-        assert isinstance(softmax, float)
-        made = kind(chosen, hidden, eps, softmax, at)
-        chosen.finish()
-        return made
+    def _pass(self, x: Tensor, cached: int, cache: Cache | None, absorbed: bool) -> Pass:
+        positions = torch.arange(cached, cached + x.shape[1], device=x.device)
+        angles: dict[str, Angles] = {name: rope(positions) for name, rope in self.ropes.items()}
+        mask = causal_mask(x.shape[1], cached, x)
+        return Pass(angles=angles, mask=mask, cached=cached, cache=cache, absorbed=absorbed)
+
+    def _norm(self, name: str) -> nn.Module:
+        return make_norm(norm_kind(self._section, name), self._hidden, self._at)
+
+    def _mixers(self, kind: LayerKind) -> list[nn.Module]:
+        return [self._attention(step) if step.side == "attention" else self._ffn(step) for step in kind]
+
+    def _attention(self, step: Step) -> Attention:
+        if step.name not in self._known:
+            section = self._section.section("attention").section(step.name)
+            rope = attention_class(section).rotation(section, self._section, self._at["device"])
+            self._known[step.name] = section, rope
+            if rope is not None:
+                self.ropes[step.name] = rope
+        section, rope = self._known[step.name]
+        return make_attention(section, self._section, rope, self._at)
+
+    def _ffn(self, step: Step) -> MLP | MoE:
+        return make_ffn(self._section, step.name, self._at)
 
 
 def make_ffn(section: Section, name: str, at: Factory) -> MLP | MoE:
@@ -128,16 +119,3 @@ def make_ffn(section: Section, name: str, at: Factory) -> MLP | MoE:
     made = build(chosen, section.integer("hidden_size"), at)
     chosen.finish()
     return made
-
-
-def layer_patterns(section: Section) -> list[Pattern]:
-    """(attention, ffn) of every layer, in order.
-
-    Raises:
-        InputError: when the patterns' counts don't add up to `num_hidden_layers`.
-    """
-    patterns: list[Pattern] = []
-    for entry in section.sections("layers"):
-        patterns += [(entry.word("attention"), entry.word("ffn"))] * entry.integer("count")
-    section.expect("num_hidden_layers", len(patterns))
-    return patterns

@@ -62,16 +62,20 @@ class Section:
             self._fail(key, "true or false", value)
         return value
 
-    def choice(self, key: str, *allowed: str) -> str:
-        """One of the given words."""
+    def choice(self, key: str, *allowed: str, default: str | None = None) -> str:
+        """One of the given words; an absent key is an error unless a default is given."""
         value = self._take(key)
+        if value is None and default is not None:
+            return default
         if not isinstance(value, str) or value not in allowed:
             self._fail(key, f"one of {', '.join(allowed)}", value)
         return value
 
-    def word(self, key: str) -> str:
-        """Any string."""
+    def word(self, key: str, default: str | None = None) -> str:
+        """Any string; an absent key is an error unless a default is given."""
         value = self._take(key)
+        if value is None and default is not None:
+            return default
         if not isinstance(value, str):
             self._fail(key, "a string", value)
         return value

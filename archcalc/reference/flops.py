@@ -14,11 +14,12 @@ from archcalc.reference.attention import AttentionCore
 from archcalc.reference.ffn import Router, StackedLinear
 from archcalc.reference.fields import Section
 from archcalc.reference.flopcount import ModuleFlops
-from archcalc.reference.guards import full_scores, refuse_halved_scores, refuse_zero
+from archcalc.reference.guards import full_scores, refuse_gradient, refuse_halved_scores, refuse_zero, scores_of
+from archcalc.reference.indexer import IndexCore, Indexer
 from archcalc.reference.model import Model, MultimodalModel, build, new_cache, prediction_paths, text_of
 from archcalc.reference.pixels import Grid
 
-COUNTED = (nn.Linear, nn.Conv2d, StackedLinear, Router, AttentionCore)
+COUNTED = (nn.Linear, nn.Conv2d, StackedLinear, Router, AttentionCore, IndexCore)
 """Modules that cost FLOPs; all others are gathers, norms and elementwise work, which count as none."""
 
 
@@ -38,7 +39,9 @@ def flops(
 ) -> dict[str, tuple[int, int]]:
     """Module path -> (forward, backward) [FLOPs, 2 a multiply-add]; backward is 0 unless asked for.
 
-    Attention is counted with full scores: torch never halves causal ones. Routing is balanced to within one
+    Attention is counted with full scores: torch never halves causal ones. A sliding window and an indexer are
+    counted with the keys that they leave: min(context + rows, window or index_topk) of each query. No gradient
+    reaches an indexer: its backward is 0. Routing is balanced to within one
     row an expert. Pixels need no gradient, so the patch convolution's backward has its weight gradient only.
     Paths have no `.weight`; attention is `...self_attn.core` (`...blocks.{i}.core` in the vision tower); a
     routed expert matrix `...mlp.experts.*.gate_proj` stands for all experts of its layer. Parts that don't
@@ -70,7 +73,7 @@ def flops(
     if cache is not None:
         cache.advance(context)
     inputs = _inputs(model, chunks * batch, batch, vision_tokens, seq)
-    scores = _watch_scores(parts)
+    scores = _watch_scores(parts, {part: _cached(path, model, context) for part, path in parts.items()})
     with nullcontext() if backward else torch.no_grad(), ModuleFlops(parts) as counted, scores as full:
         total = model(**inputs, cache=cache, absorbed=mla == "absorbed", last=logits == "last").sum()
         if mtp:
@@ -82,7 +85,10 @@ def flops(
     for path, products in full.items():
         refuse_halved_scores(counted.forward[path], products)
     if backward:
-        refuse_zero(counted.backward, "backward")
+        untrained = _untrained(model)
+        inside = {path: count for path, count in counted.backward.items() if path.startswith(untrained)}
+        refuse_gradient(inside)
+        refuse_zero({path: count for path, count in counted.backward.items() if path not in inside}, "backward")
     return {path: (forward, counted.backward[path]) for path, forward in counted.forward.items()}
 
 
@@ -103,13 +109,28 @@ def _parts(model: Model) -> Iterator[tuple[str, nn.Module]]:
             yield name.replace(".experts.", ".experts.*.") if stacked else name, module
 
 
+def _untrained(model: Model) -> tuple[str, ...]:
+    """Path prefixes of what no gradient reaches, each with its final dot."""
+    return tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Indexer))
+
+
+def _cached(path: str, model: Model, context: int) -> int:
+    """Cached rows that a part sees: the prediction modules run without a cache."""
+    return 0 if path.startswith(prediction_paths(model)) else context
+
+
 @contextmanager
-def _watch_scores(parts: Mapping[nn.Module, str]) -> Iterator[dict[str, int]]:
-    """Full-score FLOPs of each attention core, by the operands that reach it inside the block."""
+def _watch_scores(parts: Mapping[nn.Module, str], cached: Mapping[nn.Module, int]) -> Iterator[dict[str, int]]:
+    """FLOPs that each attention core is to have: of all operands that reach it inside the block, or, where it has a
+    limit, of no more keys than that."""
     full = {path: 0 for part, path in parts.items() if isinstance(part, AttentionCore)}
 
-    def add(core: nn.Module, operands: tuple[Any, ...]) -> None:
-        full[parts[core]] += full_scores(*operands[:3])
+    def add(core: Any, operands: tuple[Any, ...]) -> None:
+        query, key, value = operands[:3]
+        if core.limit is None:
+            full[parts[core]] += full_scores(query, key, value)
+        else:
+            full[parts[core]] += scores_of(query, min(cached[core] + query.shape[1], core.limit), value)
 
     hooks = [part.register_forward_pre_hook(add) for part in parts if isinstance(part, AttentionCore)]
     try:

@@ -73,22 +73,47 @@ def full_scores(query: Tensor, key: Tensor, value: Tensor) -> int:
         key: [batch, key rows, key heads, query features].
         value: [batch, key rows, key heads, value features].
     """
+    return scores_of(query, int(key.shape[1]), value)
+
+
+def scores_of(query: Tensor, keys: int, value: Tensor) -> int:
+    """FLOPs of attention in which each query meets `keys` keys: 2 a pair, head and feature.
+
+    Args:
+        query: [batch, rows, heads, query features].
+        keys: of one query.
+        value: [..., value features].
+    """
     batch, rows, heads, features = query.shape
-    return 2 * batch * rows * int(key.shape[1]) * heads * (features + int(value.shape[-1]))
+    return 2 * batch * rows * keys * heads * (features + int(value.shape[-1]))
 
 
 def refuse_halved_scores(measured: int, full: int) -> None:
-    """Refuse an attention count that is not for full scores.
+    """Refuse an attention count that is not for full scores, or for all that a window or an indexer leaves.
 
     Args:
         measured: forward FLOPs of one core.
-        full: what `full_scores` says of its operands.
+        full: what `full_scores` or `scores_of` says of its operands.
 
     Raises:
         TwinError: when they differ.
     """
     if measured != full:
         raise TwinError(f"attention measured {measured} FLOPs where full scores take {full}: halved, or not all")
+
+
+def refuse_gradient(flops: Mapping[str, int]) -> None:
+    """Refuse backward FLOPs of parts that no gradient may reach: an indexer's.
+
+    Args:
+        flops: path -> backward FLOPs.
+
+    Raises:
+        TwinError: naming the first such path.
+    """
+    reached = [path for path, count in flops.items() if count]
+    if reached:
+        raise TwinError(f"a gradient reaches {reached[0]}: {flops[reached[0]]} backward FLOPs of a part without any")
 
 
 class _Seen(TorchDispatchMode):

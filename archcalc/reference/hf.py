@@ -68,7 +68,8 @@ def flops(spec: Mapping[str, object], *, seq: int, batch: int = 1) -> dict[str, 
     """Forward FLOPs of the text backbone and head, bf16, full attention scores: module path -> FLOPs.
 
     Paths are those of `archcalc.reference.flops`, but transformers runs the routed experts of a layer in one
-    module, gate and up fused: they share the path `...mlp.experts.*`.
+    module, gate and up fused: they share the path `...mlp.experts.*`. Its eager attention multiplies every pair and
+    masks what a sliding window or an indexer leaves out: cores agree as long as `seq` is no more than either allows.
 
     Args:
         spec: plain mapping of a whole spec.
@@ -139,7 +140,7 @@ def _parts(model: nn.Module, choice: Choice) -> Iterator[tuple[str, nn.Module]]:
             inside = name
         elif name.endswith(".mlp.experts"):
             inside = f"{name}.*.gate_proj"
-        elif name.endswith(".self_attn"):
+        elif name.endswith((".self_attn", ".self_attn.indexer")):
             inside = f"{name}.core"
         else:
             continue

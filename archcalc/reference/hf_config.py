@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from archcalc.errors import InputError
-from archcalc.reference.decoder import layer_patterns
 from archcalc.reference.fields import Section
+from archcalc.reference.hf_choice import Choice, refuse_keys, rope_parameters, sizes
+from archcalc.reference.hf_gemma import gemma
+from archcalc.reference.norm_kinds import norm_name
+from archcalc.reference.patterns import LayerKind, layer_kinds, placement_of, plain_kind, prediction_kind
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A public class by name, and the keyword arguments of its config class.
-
-    Attributes:
-        model: class name in transformers, such as `DeepseekV3ForCausalLM`.
-        config: its config class's name.
-        arguments: keyword arguments of the config.
-        multimodal: whether it is Kimi K2.5's class, with vision tower and projector.
-    """
-
-    model: str
-    config: str
-    arguments: dict[str, Any]
-    multimodal: bool = False
+__all__ = ["Choice", "choose"]
 
 
 def choose(spec: Mapping[str, object]) -> Choice:
@@ -55,54 +42,68 @@ def choose(spec: Mapping[str, object]) -> Choice:
 
 
 def _text(backbone: Section) -> Choice:
-    patterns = layer_patterns(backbone)
-    attentions, ffns = ({pattern[side] for pattern in patterns} for side in (0, 1))
+    kinds = _plain_kinds(backbone)
+    norms = norm_name(backbone), placement_of(backbone)
+    if norms == ("rms_zero_centered", "sandwich"):
+        return gemma(backbone, kinds)
+    if norms != ("rms", "pre"):
+        raise InputError(f"transformers has no class that the twin knows with norms {norms[0]}, {norms[1]}")
+    attentions, ffns = ({kind[side].name for kind in kinds} for side in (0, 1))
     if len(attentions) != 1:
         raise InputError("transformers has no class with several attention sections")
     attention = backbone.section("attention").section(attentions.pop())
+    refuse_keys(attention, "sliding_window", "rope_parameters")
     sections = {name: backbone.section("ffn").section(name) for name in ffns}
-    kinds = {name: section.choice("kind", "dense", "moe") for name, section in sections.items()}
-    by_kind = {kind: [name for name in kinds if kinds[name] == kind] for kind in ("dense", "moe")}
+    sorts = {name: section.choice("kind", "dense", "moe") for name, section in sections.items()}
+    by_kind = {sort: [name for name in sorts if sorts[name] == sort] for sort in ("dense", "moe")}
     if any(len(names) > 1 for names in by_kind.values()):
         raise InputError("transformers has no class with several ffn sections of a kind")
     dense = sections[by_kind["dense"][0]] if by_kind["dense"] else None
     moe = sections[by_kind["moe"][0]] if by_kind["moe"] else None
     if dense is not None and not dense.flag("gated"):
         raise InputError("transformers' classes for these attention types have gated MLPs only")
-    is_moe = [kinds[pattern[1]] == "moe" for pattern in patterns]
-    common = _common(backbone, len(patterns), dense, moe)
+    is_moe = [sorts[kind[1].name] == "moe" for kind in kinds]
+    common = _common(backbone, len(kinds), dense, moe)
     if attention.choice("kind", "mla", "gqa") == "mla":
         return _deepseek(attention, dense, moe, is_moe, common)
     return _grouped(attention, dense, moe, is_moe, common)
 
 
+def _plain_kinds(backbone: Section) -> list[LayerKind]:
+    """Layers of one attention and one ffn, each with its residual, under the usual names."""
+    refuse_keys(backbone, "position_embeddings", "embedding_norm")
+    kinds = layer_kinds(backbone)
+    for kind in dict.fromkeys(kinds):
+        names = {step.side: step.name for step in kind}
+        if len(names) != 2 or kind != plain_kind(backbone, names["attention"], names["ffn"]):
+            raise InputError("transformers has no class that the twin knows with such steps in a layer")
+    if backbone.integer("num_nextn_predict_layers", 0):
+        _refuse_predictions(backbone, kinds)
+    return kinds
+
+
+def _refuse_predictions(backbone: Section, kinds: list[LayerKind]) -> None:
+    if prediction_kind(backbone) != kinds[-1]:
+        raise InputError("transformers' prediction modules have the last layer's kind")
+    if backbone.section("attention").section(kinds[-1][0].name).has("indexer"):
+        raise InputError("DeepseekV32ForCausalLM has no prediction modules in transformers")
+
+
 def _common(backbone: Section, depth: int, dense: Section | None, moe: Section | None) -> dict[str, Any]:
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": backbone.number("rope_theta")}
-    scaling = backbone.optional_section("rope_scaling")
-    if scaling is not None:
-        values = scaling.plain()
-        rope |= {"rope_type": values.pop("type", None) or values.pop("rope_type"), **values}
+    rope = rope_parameters(backbone)
     acts = {section.word("hidden_act") for section in (dense, moe) if section is not None}
     if len(acts) != 1:
         raise InputError("transformers has one hidden_act a model")
-    return {
-        "vocab_size": backbone.integer("vocab_size"),
-        "hidden_size": backbone.integer("hidden_size"),
-        "num_hidden_layers": depth,
-        "max_position_embeddings": backbone.integer("max_position_embeddings", 4096),
-        "rms_norm_eps": backbone.number("rms_norm_eps"),
-        "tie_word_embeddings": backbone.flag("tie_word_embeddings"),
-        "rope_parameters": rope,
-        "hidden_act": acts.pop(),
-    }
+    return sizes(backbone, depth) | {"rope_parameters": rope, "hidden_act": acts.pop()}
 
 
 def _deepseek(
     attention: Section, dense: Section | None, moe: Section | None, is_moe: list[bool], common: dict[str, Any]
 ) -> Choice:
+    name = "DeepseekV32" if attention.has("indexer") else "DeepseekV3"
     first = is_moe.index(True) if True in is_moe else len(is_moe)
     if not all(is_moe[first:]) or (dense is not None and dense.flag("mlp_bias")):
-        raise InputError("DeepseekV3ForCausalLM has dense layers first, then experts, and no MLP biases")
+        raise InputError(f"{name}ForCausalLM has dense layers first, then experts, and no MLP biases")
     sizes = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "kv_lora_rank", "num_attention_heads")
     arguments = common | {size: attention.integer(size) for size in sizes}
     arguments |= {
@@ -111,17 +112,26 @@ def _deepseek(
         "attention_bias": attention.flag("attention_bias"),
         "first_k_dense_replace": first,
     }
+    if attention.has("indexer"):
+        arguments |= _indexer(attention)
     if dense is not None:
         arguments["intermediate_size"] = dense.integer("intermediate_size")
     if moe is not None:
         if moe.word("scoring_func") != "sigmoid" or moe.word("topk_method") != "noaux_tc":
-            raise InputError("DeepseekV3ForCausalLM routes by sigmoid scores with noaux_tc")
+            raise InputError(f"{name}ForCausalLM routes by sigmoid scores with noaux_tc")
         counts = ("n_routed_experts", "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size")
         arguments |= {count: moe.integer(count) for count in counts}
         arguments |= {group: moe.integer(group, 1) for group in ("n_group", "topk_group")}
         arguments["norm_topk_prob"] = moe.flag("norm_topk_prob")
         arguments["routed_scaling_factor"] = moe.number("routed_scaling_factor", 1.0)
-    return Choice(model="DeepseekV3ForCausalLM", config="DeepseekV3Config", arguments=arguments)
+    return Choice(model=f"{name}ForCausalLM", config=f"{name}Config", arguments=arguments)
+
+
+def _indexer(attention: Section) -> dict[str, Any]:
+    if not attention.has("q_lora_rank"):
+        raise InputError("DeepseekV32ForCausalLM has a query latent")
+    index = attention.section("indexer")
+    return {size: index.integer(size) for size in ("index_n_heads", "index_head_dim", "index_topk")}
 
 
 def _grouped(

@@ -12,16 +12,21 @@ from dataclasses import dataclass
 UNMAPPED = "transformers:"
 """Prefix of the path of a parameter or buffer that no rule knows."""
 
-DERIVED = re.compile(r"(^|\.)(inv_freq|original_inv_freq|time_position_embeddings)$")
-"""Buffers that transformers computes from the config: no checkpoint has them."""
+DERIVED = re.compile(
+    r"(^|\.)((?:(?:sliding|full)_attention_)?(?:original_)?inv_freq|time_position_embeddings|embed_scale)$"
+)
+"""Buffers that transformers computes from the config: no checkpoint has them. Gemma 3 has its frequencies by type of
+layer, and the root of the hidden size as a factor on its embeddings."""
 
 _TEXT_PARTS = "|".join(
     (
         r"embed_tokens",
         r"norm",
         r"layers\.\d+\.(?:input_layernorm|post_attention_layernorm)",
+        r"layers\.\d+\.(?:pre_feedforward_layernorm|post_feedforward_layernorm)",
         r"layers\.\d+\.self_attn\.(?:q_a_proj|q_a_layernorm|q_b_proj|kv_a_proj_with_mqa|kv_a_layernorm|kv_b_proj)",
         r"layers\.\d+\.self_attn\.(?:q_proj|k_proj|v_proj|o_proj|q_norm|k_norm|core)",
+        r"layers\.\d+\.self_attn\.indexer\.(?:wq_b|wk|k_norm|weights_proj|core)",
         r"layers\.\d+\.mlp\.(?:shared_experts\.)?(?:gate_proj|up_proj|down_proj)",
         r"layers\.\d+\.mlp\.gate",
         r"layers\.\d+\.(?:enorm|hnorm|eh_proj|shared_head\.norm)",

@@ -77,7 +77,8 @@ def kv_bytes(
 ) -> dict[str, int]:
     """Path of each attention module -> bytes of its cache for `batch` sequences of `context` tokens.
 
-    The cache is really allocated (on meta), and its storages are what is counted.
+    The cache is really allocated (on meta), and its storages are what is counted: of a sliding window no more rows
+    than it sees. What an indexer keeps stands under its own path, `...self_attn.indexer`.
 
     Args:
         spec: plain mapping of a whole spec.
@@ -95,10 +96,13 @@ def kv_bytes(
     backbone = text_of(model).model
     names = {id(module): name for name, module in model.named_modules()}
     cache = new_cache(model, batch, context, dtype=CACHE_DTYPES[dtype])
-    return {
-        names[id(layer.self_attn)]: storage_bytes(held.values())
-        for layer, held in zip(backbone.layers[: backbone.depth], cache.layers, strict=True)
-    }
+    found: dict[str, int] = {}
+    for attention, rows in zip(backbone.attentions(), cache.layers, strict=True):
+        parts = {name: name.rpartition(".")[0] for name in rows}
+        for part in dict.fromkeys(parts.values()):
+            path = f"{names[id(attention)]}.{part}".removesuffix(".")
+            found[path] = storage_bytes(tensor for name, tensor in rows.items() if parts[name] == part)
+    return found
 
 
 def state_dict_bytes(model: Model, dtype: str = "bfloat16") -> int:

@@ -139,8 +139,9 @@ def new_cache(model: Model, batch: int, capacity: int, *, dtype: torch.dtype | N
     default."""
     backbone = text_of(model).model
     weight = backbone.embed_tokens.weight
-    layers = [layer.self_attn.cached() for layer in backbone.layers[: backbone.depth]]
-    return Cache(layers, batch, capacity, device=weight.device, dtype=dtype or weight.dtype)
+    attentions = list(backbone.attentions())
+    rows, windows = [each.cached() for each in attentions], [each.window for each in attentions]
+    return Cache(rows, batch, capacity, device=weight.device, dtype=dtype or weight.dtype, windows=windows)
 
 
 def prediction_paths(model: Model) -> tuple[str, ...]:

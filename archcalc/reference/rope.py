@@ -65,6 +65,31 @@ class Rope(nn.Module):
         return torch.polar(torch.full_like(angles, self.amplitude), angles)
 
 
+def rope_of(section: Section, dim: int, device: torch.device) -> Rope | None:
+    """The rotary embedding that a section says, the backbone or an attention's own; None if `rope_theta` is null.
+
+    Raises:
+        InputError: a `rope_scaling` without anything to stretch.
+    """
+    if section.has("rope_theta"):
+        return Rope(dim, section.number("rope_theta"), section.optional_section("rope_scaling"), device)
+    if section.has("rope_scaling"):
+        raise InputError(f"{section.where}.rope_scaling stretches nothing: rope_theta is null")
+    return None
+
+
+def own_rope(attention: Section, dim: int, device: torch.device) -> Rope | None:
+    """The rotary embedding of an attention section with `rope_parameters`; None if their `rope_theta` is null.
+
+    Raises:
+        InputError: an unknown key of theirs, or a `rope_scaling` without anything to stretch.
+    """
+    section = attention.section("rope_parameters")
+    made = rope_of(section, dim, device)
+    section.finish()
+    return made
+
+
 def stretched(plain: Tensor, dim: int, theta: float, scaling: Section | None) -> Stretch:
     """The frequencies under the spec's scaling rule.
 

@@ -26,6 +26,7 @@ DEEPSEEK = {
     "attention bias, weights not normalised": tiny.text(
         tiny.MLA | {"attention_bias": True}, [tiny.MOE | {"norm_topk_prob": False}]
     ),
+    "sparse attention": tiny.text(tiny.SPARSE, [tiny.DENSE, tiny.MOE], tiny.YARN),
     "yarn without mscale": tiny.text(
         tiny.MLA, [tiny.MOE], {k: v for k, v in tiny.YARN.items() if not k.startswith("mscale")}
     ),
@@ -55,7 +56,13 @@ GROUPED = {
         ],
     ),
 }
-CASES = DEEPSEEK | GROUPED
+GEMMA = {
+    "Gemma 3": tiny.gemma(),
+    "Gemma 3, a window only": tiny.gemma(
+        layers=[{"count": 3, "attention": "local", "ffn": "dense"}], num_hidden_layers=3, tie_word_embeddings=False
+    ),
+}
+CASES = DEEPSEEK | GROUPED | GEMMA
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:

@@ -37,6 +37,8 @@ def _converted(
         paths = [f"{prefix}.{half}.weight" for half in halves]
         return paths, torch.cat([ours[path] for path in paths], dim=1)
     path = checkpoint_path(name, multimodal=multimodal)
+    if path == "model.embed_tokens.weight" and spec["backbone"].get("norm") == "rms_zero_centered":
+        return [path], ours[path] / spec["backbone"]["hidden_size"] ** 0.5  # Gemma multiplies embeddings by that
     for part, letter in enumerate("qkv"):
         if f".attn.{letter}_proj." in name:
             rows = ours[path].chunk(3)[part]

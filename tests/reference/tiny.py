@@ -104,7 +104,7 @@ PROJECTOR: dict[str, Any] = {
 
 
 def text(
-    attention: dict[str, Any], ffns: list[dict[str, Any]], rope: dict[str, Any] | None = None, **more: Any
+    attention: dict[str, Any], ffns: list[dict[str, Any]], rope: dict[str, Any] | None = None, /, **more: Any
 ) -> dict[str, Any]:
     """A text-only spec: one layer for each ffn section, all with the same attention."""
     backbone = {
@@ -123,6 +123,33 @@ def text(
         "ffn": {ffn["kind"]: ffn for ffn in ffns},
     }
     return deepcopy({"kind": "spec", "name": "tiny", "backbone": backbone | more})
+
+
+LOCAL: dict[str, Any] = GQA | {
+    "qk_norm": "per_head",
+    "sliding_window": 7,
+    "rope_parameters": {"rope_theta": 10000.0, "rope_scaling": None},
+}
+GLOBAL: dict[str, Any] = GQA | {"qk_norm": "per_head"}
+GELU: dict[str, Any] = DENSE | {"hidden_act": "gelu_pytorch_tanh"}
+INDEXER: dict[str, Any] = {"index_n_heads": 8, "index_head_dim": 10, "index_topk": 9}
+SPARSE: dict[str, Any] = MLA | {"indexer": INDEXER}
+
+
+def gemma(**more: Any) -> dict[str, Any]:
+    """Gemma 3 in small: two layers with a window, one without, twice, and one with; norms around every mixer."""
+    steps = [
+        {"count": 2, "attention": "local", "ffn": "dense"},
+        {"count": 1, "attention": "global", "ffn": "dense"},
+    ]
+    given: dict[str, Any] = {
+        "norm": "rms_zero_centered",
+        "norm_placement": "sandwich",
+        "num_hidden_layers": 7,
+        "layers": [{"repeat": 2, "layers": steps}, {"count": 1, "attention": "local", "ffn": "dense"}],
+        "attention": {"local": LOCAL, "global": GLOBAL},
+    }
+    return text(GQA, [GELU], {"rope_type": "linear", "factor": 8.0}, **(given | more))
 
 
 def k25(**more: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ run, so the profile is exactly as good as that reading.
 """
 
 from archcalc.reference.saved.ends import embedding_bytes, head_bytes
-from archcalc.reference.saved.layer import DecoderLayer, layer_bytes, layer_storages
+from archcalc.reference.saved.layer import DecoderLayer, kind_storages, layer_bytes, layer_storages
 from archcalc.reference.saved.measure import measure
 from archcalc.reference.saved.options import Options
 from archcalc.reference.saved.vision import (
@@ -26,6 +26,7 @@ __all__ = [
     "Options",
     "embedding_bytes",
     "head_bytes",
+    "kind_storages",
     "layer_bytes",
     "layer_storages",
     "measure",

@@ -1,5 +1,5 @@
 """Attention of a decoder layer: multi-head latent (arXiv:2405.04434, section 2.1) and grouped-query
-(arXiv:2305.13245).
+(arXiv:2305.13245), by the name that a spec gives them.
 
 Legend: B sequences, N rows, H heads, G key heads, D features of a query or key head, R rotated ones, V of a
 value.
@@ -7,15 +7,43 @@ value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from archcalc.errors import InputError
 from archcalc.reference.fields import Section
+from archcalc.reference.norm_kinds import NormKind, norm_name
 from archcalc.reference.saved.core import attend
-from archcalc.reference.saved.modules import Norm, linear
+from archcalc.reference.saved.modules import Norm, kind_of, linear
 from archcalc.reference.saved.options import Options
 from archcalc.reference.saved.recompute import Region, checkpointed
+
+LATENT_NORM = NormKind(name="rms", eps=1e-6)
+"""Inside MLA, whatever the layers' norms are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """What an attention section's module needs besides the section.
+
+    Attributes:
+        hidden: features of the residual.
+        norm: kind of the norms of queries and keys.
+        rotates: whether the backbone has rotary embedding.
+        rows: tokens of one sequence.
+        options: how it is run.
+        device: of its weights.
+    """
+
+    hidden: int
+    norm: NormKind
+    rotates: bool
+    rows: int
+    options: Options
+    device: torch.device
 
 
 class Rope(nn.Module):
@@ -46,10 +74,13 @@ class MLA(nn.Module):
     The region `mla_up_proj` holds the two latent norms, q_b, kv_b and rope: what TransformerEngine fuses
     into one LayerNormLinear each. Without a query latent, q_proj stands in it and its input is the layer's
     norm output.
+
+    An indexer picks keys without any gradient, and keeps nothing.
     """
 
-    def __init__(self, section: Section, hidden: int, rows: int, options: Options, device: torch.device) -> None:
+    def __init__(self, section: Section, around: Around) -> None:
         super().__init__()
+        hidden, options, device = around.hidden, around.options, around.device
         self.options = options
         self.heads = section.integer("num_attention_heads")
         self.nope, self.rotated = section.integer("qk_nope_head_dim"), section.integer("qk_rope_head_dim")
@@ -58,13 +89,14 @@ class MLA(nn.Module):
         q_rank = section.optional_integer("q_lora_rank")
         q_features = self.heads * (self.nope + self.rotated)
         self.q_down = None if q_rank is None else linear(hidden, q_rank, bias, device)
-        self.q_norm = None if q_rank is None else Norm(q_rank, 1e-6, options, device)
+        self.q_norm = None if q_rank is None else Norm(q_rank, LATENT_NORM, options, device)
         self.q_up = linear(hidden if q_rank is None else q_rank, q_features, False, device)
         self.kv_down = linear(hidden, self.rank + self.rotated, bias, device)
-        self.kv_norm = Norm(self.rank, 1e-6, options, device)
+        self.kv_norm = Norm(self.rank, LATENT_NORM, options, device)
         self.kv_up = linear(self.rank, self.heads * (self.nope + self.value), False, device)
-        self.rope = Rope(rows, self.rotated, device)
+        self.rope = Rope(around.rows, self.rotated, device) if around.rotates else nn.Identity()
         self.out = linear(self.heads * self.value, hidden, bias, device)
+        self._read_indexer(section.optional_section("indexer"), has_q_latent=q_rank is not None)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,N,hidden] -> the same."""
@@ -74,6 +106,15 @@ class MLA(nn.Module):
         up.discard_after(out)
         result: Tensor = self.out(out.flatten(-2))
         return result
+
+    def _read_indexer(self, index: Section | None, *, has_q_latent: bool) -> None:
+        if index is None:
+            return
+        if not has_q_latent:
+            raise InputError(f"{index.where} reads the query latent, and q_lora_rank is null")
+        for size in ("index_n_heads", "index_head_dim", "index_topk"):
+            index.integer(size)
+        index.finish()
 
     def _up(self, q_latent: Tensor, kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q_latent = q_latent if self.q_norm is None else self.q_norm(q_latent)
@@ -89,11 +130,12 @@ class MLA(nn.Module):
 
 class GQA(nn.Module):
     """Three projections, an optional norm of queries and keys (`per_head` over D, `full` over all heads),
-    rope, attention, output. k and v are kept as they are, G heads wide."""
+    rope, attention, output. k and v are kept as they are, G heads wide, whatever a window hides."""
 
-    def __init__(self, section: Section, hidden: int, rows: int, options: Options, device: torch.device) -> None:
+    def __init__(self, section: Section, around: Around) -> None:
         super().__init__()
-        self.options = options
+        hidden, options, device = around.hidden, around.options, around.device
+        self.options, self.window = options, section.optional_integer("sliding_window")
         self.head = section.integer("head_dim")
         heads, shared = section.integer("num_attention_heads"), section.integer("num_key_value_heads")
         bias = section.flag("attention_bias")
@@ -104,16 +146,16 @@ class GQA(nn.Module):
         self.q_norm: Norm | None = None
         self.k_norm: Norm | None = None
         if section.has("qk_norm"):
-            self.q_norm = Norm(heads * self.head if self.full else self.head, 1e-6, options, device)
-            self.k_norm = Norm(shared * self.head if self.full else self.head, 1e-6, options, device)
-        self.rope = Rope(rows, self.head, device)
+            self.q_norm = Norm(heads * self.head if self.full else self.head, around.norm, options, device)
+            self.k_norm = Norm(shared * self.head if self.full else self.head, around.norm, options, device)
+        self.rope = Rope(around.rows, self.head, device) if _rotates(section, around) else nn.Identity()
         self.out = linear(heads * self.head, hidden, section.flag("attention_out_bias"), device)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,N,hidden] -> the same."""
         q, k = self._normed(self.q(x), self.q_norm), self._normed(self.k(x), self.k_norm)
         v = self.v(x).unflatten(-1, (-1, self.head))
-        out = _core(self.options, self.rope(q), self.rope(k), v)
+        out = _core(self.options, self.rope(q), self.rope(k), v, self.window)
         result: Tensor = self.out(out.flatten(-2))
         return result
 
@@ -124,21 +166,52 @@ class GQA(nn.Module):
         return x if norm is None or self.full else norm(x)
 
 
-def _core(options: Options, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _rotates(section: Section, around: Around) -> bool:
+    """The section's own `rope_parameters`, or the backbone's."""
+    if not section.has("rope_parameters"):
+        return around.rotates
+    return section.section("rope_parameters").has("rope_theta")
+
+
+def _core(options: Options, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
     def core(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attend(q, k, v, core=options.core)
+        return attend(q, k, v, core=options.core, window=window)
 
     return checkpointed("core_attn" in options.recompute, core, q, k, v)
 
 
-def attention(section: Section, hidden: int, rows: int, options: Options, device: torch.device) -> nn.Module:
+ATTENTIONS: dict[str, Callable[[Section, Around], nn.Module]] = {"mla": MLA, "gqa": GQA}
+"""Kind -> class. `add_attention` adds one."""
+
+
+def add_attention(kind: str, made: Callable[[Section, Around], nn.Module]) -> None:
+    """Make a kind known.
+
+    Raises:
+        InputError: when it is known already.
+    """
+    if kind in ATTENTIONS:
+        raise InputError(f"the attention kind {kind} is known already", value=kind)
+    ATTENTIONS[kind] = made
+
+
+def attention(section: Section, backbone: Section, rows: int, options: Options, device: torch.device) -> nn.Module:
     """The attention of a spec section.
 
     Raises:
-        InputError: when its kind is neither `mla` nor `gqa`, or a key is missing.
+        InputError: when its kind isn't known, a key is missing, or nobody reads one.
     """
-    kinds: dict[str, type[MLA] | type[GQA]] = {"mla": MLA, "gqa": GQA}
     kind = section.word("kind")
-    if kind not in kinds:
-        raise InputError(f"{section.where}.kind: {kind} is none of {', '.join(kinds)}", value=kind)
-    return kinds[kind](section, hidden, rows, options, device)
+    if kind not in ATTENTIONS:
+        raise InputError(f"{section.where}.kind: {kind} is none of {', '.join(ATTENTIONS)}", value=kind)
+    around = Around(
+        hidden=backbone.integer("hidden_size"),
+        norm=kind_of(backbone, norm_name(backbone)),
+        rotates=backbone.has("rope_theta"),
+        rows=rows,
+        options=options,
+        device=device,
+    )
+    made = ATTENTIONS[kind](section, around)
+    section.finish()
+    return made

@@ -14,13 +14,21 @@ from torch import Tensor
 from archcalc.reference.saved.options import Core
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, core: Core, causal: bool = True) -> Tensor:
-    """q [B,N,H,D], k [B,M,G,D], v [B,M,G,V] -> [B,N,H,V] in the layout that the output projection reads."""
+def attend(q: Tensor, k: Tensor, v: Tensor, *, core: Core, causal: bool = True, window: int | None = None) -> Tensor:
+    """q [B,N,H,D], k [B,M,G,D], v [B,M,G,V] -> [B,N,H,V] in the layout that the output projection reads.
+
+    With a window, each row sees itself and the window - 1 rows before it; no kernel keeps less for that.
+    """
     if core == "flash":
-        return _Flash.apply(q, k, v, causal)
+        return _Flash.apply(q, k, v, causal, window)
     heads_first = (tensor.transpose(1, 2) for tensor in (q, k, v))
+    mask = None
+    if window is not None:
+        hidden = _hidden(q.shape[1], k.shape[1], window, q.device)
+        mask = q.new_zeros(hidden.shape).masked_fill(hidden, float("-inf"))
     math = torch.ops.aten._scaled_dot_product_attention_math
-    out: Tensor = math(*heads_first, None, 0.0, causal, enable_gqa=k.shape[2] != q.shape[2])[0]
+    causal = causal and mask is None
+    out: Tensor = math(*heads_first, mask, 0.0, causal, enable_gqa=k.shape[2] != q.shape[2])[0]
     return out.transpose(1, 2).contiguous()
 
 
@@ -32,19 +40,19 @@ class _Flash(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-        scores = _scores(q, k, causal)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None) -> Tensor:
+        scores = _scores(q, k, causal, window)
         lse = scores.logsumexp(-1)  # [B,H,N] fp32
         probs = (scores - lse[..., None]).exp()
         out = torch.einsum("bhnm,bmhv->bnhv", probs, _repeated(v, q)).to(q.dtype).contiguous()
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.causal = causal
+        ctx.causal, ctx.window = causal, window
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         q, k, v, out, lse = ctx.saved_tensors
-        probs = (_scores(q, k, ctx.causal) - lse[..., None]).exp()
+        probs = (_scores(q, k, ctx.causal, ctx.window) - lse[..., None]).exp()
         d_out = gradient.float()
         d_v = torch.einsum("bhnm,bnhv->bmhv", probs, d_out)
         d_probs = torch.einsum("bnhv,bmhv->bhnm", d_out, _repeated(v, q))
@@ -52,15 +60,20 @@ class _Flash(torch.autograd.Function):
         d_scores = probs * (d_probs - inner) * q.shape[-1] ** -0.5
         d_q = torch.einsum("bhnm,bmhd->bnhd", d_scores, _repeated(k, q))
         d_k = torch.einsum("bhnm,bnhd->bmhd", d_scores, q.float())
-        return d_q.to(q.dtype), _summed(d_k, k), _summed(d_v, v), None
+        return d_q.to(q.dtype), _summed(d_k, k), _summed(d_v, v), None, None
 
 
-def _scores(q: Tensor, k: Tensor, causal: bool) -> Tensor:
+def _scores(q: Tensor, k: Tensor, causal: bool, window: int | None) -> Tensor:
     scores = torch.einsum("bnhd,bmhd->bhnm", q.float(), _repeated(k, q)) * q.shape[-1] ** -0.5
     if causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(later, float("-inf"))
+        scores = scores.masked_fill(_hidden(q.shape[1], k.shape[1], window, q.device), float("-inf"))
     return scores
+
+
+def _hidden(rows: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """[N,M]: later rows, and those before the window."""
+    every = torch.ones(rows, keys, dtype=torch.bool, device=device)
+    return every.triu(1) if window is None else every.triu(1) | every.tril(-window)
 
 
 def _repeated(shared: Tensor, q: Tensor) -> Tensor:

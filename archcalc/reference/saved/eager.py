@@ -27,6 +27,11 @@ class Eager:
         unit = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
         return weight * unit.to(x.dtype)
 
+    def zero_centered_rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        unit = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+        return (unit * (1.0 + weight.float())).type_as(x)
+
     def gated(self, gate_up: Tensor, probs: Tensor | None, act: str, *, fp8: bool) -> Tensor:
         if fp8:
             product: Tensor = _GatedFromFp8.apply(gate_up, act)

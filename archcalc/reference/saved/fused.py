@@ -21,7 +21,10 @@ class Fused:
     """See `Kernels` for the shapes."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return _RMSNorm.apply(x, weight, eps)
+        return _RMSNorm.apply(x, weight, eps, 0.0)
+
+    def zero_centered_rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return _RMSNorm.apply(x, weight, eps, 1.0)
 
     def gated(self, gate_up: Tensor, probs: Tensor | None, act: str, *, fp8: bool) -> Tensor:
         return _Gated.apply(gate_up, probs, act, fp8)
@@ -44,23 +47,25 @@ class Fused:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """Keeps x and 1/rms in fp32 (TransformerEngine, normalization/rmsnorm: `rsigma`)."""
+    """Keeps x and 1/rms in fp32 (TransformerEngine, normalization/rmsnorm: `rsigma`). With `zero_centered_gamma` the
+    weight counts from 1, inside the kernel: nothing more is kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, centre: float) -> Tensor:
         wide = x.float()
         rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, rstd)
-        return (wide * rstd * weight.float()).to(x.dtype)
+        ctx.centre = centre
+        return (wide * rstd * (weight.float() + centre)).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight, rstd = ctx.saved_tensors
         unit, slope = x.float() * rstd, gradient.float()
-        scaled = slope * weight.float()
+        scaled = slope * (weight.float() + ctx.centre)
         d_x = rstd * (scaled - unit * (scaled * unit).mean(-1, keepdim=True))
         d_weight = (slope * unit).flatten(0, -2).sum(0)
-        return d_x.to(x.dtype), d_weight.to(weight.dtype), None
+        return d_x.to(x.dtype), d_weight.to(weight.dtype), None, None
 
 
 class _Gated(torch.autograd.Function):

@@ -21,6 +21,9 @@ class Kernels(Protocol):
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMSNorm over the last axis, [..., F] -> the same (arXiv:1910.07467)."""
 
+    def zero_centered_rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """RMSNorm whose factor is 1 + weight, all in fp32 (Gemma), [..., F] -> the same."""
+
     def gated(self, gate_up: Tensor, probs: Tensor | None, act: str, *, fp8: bool) -> Tensor:
         """act(gate) * up [* probs]: [R,2F], [R] -> [R,F]; `fp8` keeps gate_up in FP8 (arXiv:2002.05202)."""
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from archcalc.reference.fields import Section
+from archcalc.reference.norm_kinds import norm_name
+from archcalc.reference.patterns import layer_kinds
 from archcalc.reference.saved.ends import Loss, embedding_bytes, head_bytes
-from archcalc.reference.saved.layer import layer_bytes
-from archcalc.reference.saved.options import Core, Kernels, RouterProbs
+from archcalc.reference.saved.layer import kind_storages
+from archcalc.reference.saved.modules import dtype_of, kind_of
+from archcalc.reference.saved.options import Core, Kernels, Options, RouterProbs
 from archcalc.reference.saved.vision import (
     patch_embed_bytes,
     projector_bytes,
@@ -33,8 +36,9 @@ def measure(
 ) -> dict[str, int]:
     """Bytes kept by one of each segment [bytes], by the module path of the first such segment.
 
-    A layer pattern stands under its first layer (`model.layers.1` for layers 1 to 60), the tower's blocks
-    under block 0, final norm with head and loss under `lm_head`. No patches, no tower.
+    Each kind of layer stands once, under the first layer of that kind (`model.layers.1` for layers 1 to 60), the
+    tower's blocks under block 0, final norm with head and loss under `lm_head`, learned positions and the embedding's
+    norm with the token embedding. No patches, no tower.
 
     Args:
         spec: the whole spec as a plain mapping; `backbone`, `vision` and `projector` are read.
@@ -49,28 +53,27 @@ def measure(
     backbone, tokens = spec["backbone"], seq * batch
     section = Section(backbone, "backbone")
     prefix = "language_model." if spec.get("vision") else ""
-    sizes = {"hidden": section.integer("hidden_size"), "vocabulary": section.integer("vocab_size")}
-    found = {f"{prefix}model.embed_tokens": embedding_bytes(tokens=tokens, **sizes)}
-    first, known = 0, dict[tuple[str, str], int]()
-    for pattern in section.sections("layers"):
-        kind = pattern.word("attention"), pattern.word("ffn")
-        if kind not in known:
-            known[kind] = layer_bytes(
-                backbone,
-                attention=kind[0],
-                ffn=kind[1],
-                tokens=tokens,
-                batch=batch,
-                kernels=kernels,
-                core=core,
-                router_probs=router_probs,
-                recompute=recompute,
-                fp8=fp8,
-            )
-        found[f"{prefix}model.layers.{first}"] = known[kind]
-        first += pattern.integer("count")
+    options = Options(kernels=kernels, core=core, router_probs=router_probs, recompute=recompute, fp8=fp8)
+    found = {f"{prefix}model.embed_tokens": _embedding(section, tokens, kernels)}
+    kinds = layer_kinds(section)
+    for kind in dict.fromkeys(kinds):
+        storages = kind_storages(backbone, kind, tokens=tokens, batch=batch, options=options)
+        found[f"{prefix}model.layers.{kinds.index(kind)}"] = sum(storage.bytes for storage in storages)
     found[f"{prefix}lm_head"] = head_bytes(backbone, tokens=tokens, kernels=kernels, loss=loss)
     return found | (_tower(spec, patches) if patches and prefix else {})
+
+
+def _embedding(backbone: Section, tokens: int, kernels: Kernels) -> int:
+    normed = backbone.has("embedding_norm")
+    return embedding_bytes(
+        hidden=backbone.integer("hidden_size"),
+        vocabulary=backbone.integer("vocab_size"),
+        tokens=tokens,
+        positions=backbone.optional_integer("position_embeddings"),
+        norm=kind_of(backbone, norm_name(backbone, "embedding_norm")) if normed else None,
+        kernels=kernels,
+        dtype=dtype_of(backbone),
+    )
 
 
 def _tower(spec: Mapping[str, Plain], patches: int) -> dict[str, int]:

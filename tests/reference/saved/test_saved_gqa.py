@@ -13,7 +13,13 @@ h, n, g, d, f = 8192, 64, 8, 128, 28672
 def backbone(**attention):
     gqa = {"kind": "gqa", "num_attention_heads": n, "num_key_value_heads": g, "head_dim": d, **attention}
     dense = {"kind": "dense", "intermediate_size": f, "hidden_act": "silu", "gated": True}
-    return {"hidden_size": h, "rms_norm_eps": 1e-5, "attention": {"gqa": gqa}, "ffn": {"dense": dense}}
+    return {
+        "hidden_size": h,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 5e5,
+        "attention": {"gqa": gqa},
+        "ffn": {"dense": dense},
+    }
 
 
 def kept(spec, **options):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from archcalc.reference.norm_kinds import NormKind
 from archcalc.reference.saved import Options
 from archcalc.reference.saved.core import attend
 from archcalc.reference.saved.counting import saved_bytes, saved_storages
@@ -65,7 +66,7 @@ def test_fp8_storage_moves_gradients_by_no_more_than_its_rounding(kernels, route
 def test_a_region_that_recomputes_another_function_is_caught():
     plain = layer("mla", "dense", Options())
     wrong = layer("mla", "dense", Options(recompute=frozenset({"layernorm"})))
-    before, norm = gradients(plain), wrong.norm1.kernels
+    before, norm = gradients(plain), wrong.steps[0].input_norm.kernels
     calls = []
 
     class Drifting(Fused):
@@ -73,7 +74,7 @@ def test_a_region_that_recomputes_another_function_is_caught():
             calls.append(x)
             return norm.rms_norm(x, weight, eps if len(calls) == 1 else 0.5)
 
-    wrong.norm1.kernels = Drifting()
+    wrong.steps[0].input_norm.kernels = Drifting()
     distance, _ = farthest(gradients(wrong), before)
     assert len(calls) == 2
     assert distance > 6e-3
@@ -83,7 +84,7 @@ def test_a_layer_that_keeps_what_it_should_not_is_caught():
     built = layer("mla", "dense", Options())
     x = torch.randn(2, 6, 64).bfloat16().requires_grad_()
     right = saved_bytes(lambda: built(x), owned(built))
-    built.norm1.kernels = Eager()  # one norm that makes fp32 copies in a layer that calls itself fused
+    built.steps[0].input_norm.kernels = Eager()  # one norm that makes fp32 copies in a layer that calls itself fused
     # + 4Th fp32 copy + 2Th x/rms - 2Th bf16 x, with T = 12 and h = 64
     assert saved_bytes(lambda: built(x), owned(built)) - right == 4 * 12 * 64
 
@@ -150,7 +151,7 @@ def test_the_chunked_loss_gives_the_gradients_of_the_whole_one(kernels):
     found = []
     for loss in ("kernels", "chunked"):
         torch.manual_seed(1)
-        head = Head(64, 96, 1e-6, Options(kernels=kernels), loss, CPU)
+        head = Head(64, 96, NormKind(name="rms", eps=1e-6), Options(kernels=kernels), loss, CPU)
         fresh = x.clone().requires_grad_()
         value = head(fresh, labels)
         value.backward()

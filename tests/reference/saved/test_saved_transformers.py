@@ -3,10 +3,14 @@
 Their gate and up are two linears where ours is one of double width: other storages, the same bytes.
 """
 
+from typing import Any
+
 import pytest
 import torch
 
-from archcalc.reference.saved import layer_bytes
+from archcalc.reference.fields import Section
+from archcalc.reference.patterns import layer_kinds
+from archcalc.reference.saved import Options, kind_storages, layer_bytes
 from archcalc.reference.saved.counting import saved_bytes
 
 pytestmark = pytest.mark.twin
@@ -21,8 +25,9 @@ SIZES = {"hidden_size": h, "intermediate_size": 96, "num_attention_heads": 4}
 MLA = {"q_lora_rank": 32, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 24}
 MOE = {"n_routed_experts": 8, "num_experts_per_tok": k, "n_shared_experts": 1, "moe_intermediate_size": f}
 GQA = {"num_key_value_heads": 2, "head_dim": 16}
-BACKBONE = {
+BACKBONE: dict[str, Any] = {
     "hidden_size": h,
+    "rope_theta": 10000.0,
     "attention": {
         "mla": {"kind": "mla", "num_attention_heads": 4, **MLA},
         "gqa": {"kind": "gqa", "num_attention_heads": 4, **GQA},
@@ -100,3 +105,37 @@ def test_a_qwen3_layer_with_norms_of_queries_and_keys_keeps_the_same_bytes():
 
     config = transformers.Qwen3Config(**SIZES, **GQA)
     assert ours("gqa_norm", "dense") == theirs(Qwen3DecoderLayer, config, 0, 16)
+
+
+def kind_bytes(attention, act, **more):
+    """One layer of attention and ffn, eager, with torch's math attention."""
+    ffn = BACKBONE["ffn"]["dense"] | {"hidden_act": act}
+    spec = {**BACKBONE, "ffn": {"dense": ffn}, "attention": {"gqa": attention}, "num_hidden_layers": 1, **more}
+    kind = layer_kinds(Section(spec, "backbone"))[0]
+    options = Options(kernels="eager", core="math", router_probs="out")
+    return sum(each.bytes for each in kind_storages(spec, kind, tokens=T, batch=BATCH, options=options))
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["local", "global"])
+def test_a_gemma_layer_with_norms_around_both_mixers_keeps_the_same_bytes(index):
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
+
+    types = ["sliding_attention", "full_attention"]
+    config = transformers.Gemma3TextConfig(**SIZES, **GQA, sliding_window=5, layer_types=types, num_hidden_layers=2)
+    heads = BACKBONE["attention"]["gqa_norm"] | ({} if index else {"sliding_window": 5})
+    layers = [{"count": 1, "attention": "gqa", "ffn": "dense"}]
+    more = {"norm": "rms_zero_centered", "norm_placement": "sandwich", "layers": layers}
+    assert kind_bytes(heads, "gelu_pytorch_tanh", **more) == theirs(Gemma3DecoderLayer, config, index, 16)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_stablelm_layer_with_layer_norm_keeps_the_same_bytes(parallel):
+    from transformers.models.stablelm.modeling_stablelm import StableLmDecoderLayer
+
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    given = {"hidden_act": "silu", "use_parallel_residual": parallel, "rope_parameters": rope}
+    config = transformers.StableLmConfig(**SIZES, num_key_value_heads=2, **given)
+    beside = {"arrangement": "parallel", "norm_placement": "none"} if parallel else {}
+    layers = [{"count": 1, "steps": [{"attention": "gqa"}, {"ffn": "dense", **beside}]}]
+    more = {"norm": "layer", "layer_norm_eps": 1e-5, "layers": layers}
+    assert kind_bytes(BACKBONE["attention"]["gqa"], "silu", **more) == theirs(StableLmDecoderLayer, config, 0, 16)

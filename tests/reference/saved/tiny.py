@@ -2,6 +2,8 @@
 
 import torch
 
+from archcalc.reference.fields import Section
+from archcalc.reference.patterns import plain_kind
 from archcalc.reference.saved import DecoderLayer, Options
 
 ROWS, BATCH, HIDDEN = 6, 2, 64
@@ -9,6 +11,7 @@ BACKBONE = {
     "hidden_size": HIDDEN,
     "vocab_size": 96,
     "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
     "attention": {
         "mla": {
             "kind": "mla",
@@ -46,9 +49,13 @@ BACKBONE = {
 
 
 def layer(attention, ffn, options):
-    """A layer on CPU whose weights depend on nothing but their names."""
-    cpu = torch.device("cpu")
-    built = DecoderLayer(BACKBONE, attention_name=attention, ffn_name=ffn, rows=ROWS, options=options, device=cpu)
+    """A layer of attention and ffn on CPU whose weights depend on nothing but their names."""
+    return layer_of(BACKBONE, plain_kind(Section(BACKBONE, "backbone"), attention, ffn), options)
+
+
+def layer_of(backbone, kind, options):
+    """A layer of any kind on CPU whose weights depend on nothing but their names."""
+    built = DecoderLayer(backbone, kind, rows=ROWS, options=options, device=torch.device("cpu"))
     torch.manual_seed(7)
     with torch.no_grad():
         for name, weight in sorted(built.named_parameters()):

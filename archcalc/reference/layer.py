@@ -1,0 +1,113 @@
+"""A decoder layer, step by step, and the layer of a multi-token prediction module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from archcalc.errors import InputError
+from archcalc.reference.attention import Attention, Pass
+from archcalc.reference.factory import Factory
+from archcalc.reference.patterns import LayerKind
+
+MakeNorm = Callable[[str], nn.Module]
+"""A norm over the hidden size, by its kind's name."""
+
+
+class DecoderLayer(nn.Module):
+    """Residual steps: x + mixer(norm x), or with the norm behind the mixer, around it, or nowhere.
+
+    Args:
+        kind: the steps.
+        mixers: the attention or feed-forward module of each.
+        norms: makes the norms.
+        slot: place of the first attention in the cache; others follow.
+
+    Raises:
+        InputError: a part with the name of something that every module has.
+    """
+
+    def __init__(self, kind: LayerKind, mixers: Sequence[nn.Module], norms: MakeNorm, slot: int) -> None:
+        super().__init__()
+        self._kind = kind
+        self._slots: dict[str, int] = {}
+        for step, mixer in zip(kind, mixers, strict=True):
+            if step.input_norm is not None:
+                self._add(step.input_norm, norms(step.norm))
+            self._add(step.scope, mixer)
+            if step.output_norm is not None:
+                self._add(step.output_norm, norms(step.norm))
+            if isinstance(mixer, Attention):
+                self._slots[step.scope] = slot + len(self._slots)
+
+    def _add(self, name: str, part: nn.Module) -> None:
+        if "." in name or not name or hasattr(self, name):
+            raise InputError(f"a part of a layer can't be called {name!r}", value=name)
+        self.add_module(name, part)
+
+    def attentions(self) -> Iterator[Attention]:
+        """The attention modules in running order."""
+        for scope in self._slots:
+            part = self.get_submodule(scope)
+            assert isinstance(part, Attention)
+            yield part
+
+    def forward(self, x: Tensor, now: Pass) -> Tensor:
+        """[B,N,W] -> [B,N,W]."""
+        read = given = x  # the residual that a step reads, and what its mixer is given
+        for step in self._kind:
+            read = read if step.parallel else x
+            if step.input_norm is not None:
+                given = self.get_submodule(step.input_norm)(read)
+            elif not step.shares:
+                given = read
+            mixer = self.get_submodule(step.scope)
+            if step.side == "attention":
+                out = mixer(given, now.angles.get(step.name), now, self._slots[step.scope])
+            else:
+                out = mixer(given)
+            x = x + (out if step.output_norm is None else self.get_submodule(step.output_norm)(out))
+        return x
+
+
+class SharedHead(nn.Module):
+    """What a prediction module has before the main model's head: its own norm."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+
+class PredictionLayer(DecoderLayer):
+    """A multi-token prediction module (DeepSeek-V3, arXiv:2412.19437, section 2.2); embedding and head are
+    the main model's.
+
+    Args:
+        hidden: features of the residual.
+        norm: kind of its own three norms.
+    """
+
+    def __init__(
+        self,
+        kind: LayerKind,
+        mixers: Sequence[nn.Module],
+        norms: MakeNorm,
+        slot: int,
+        *,
+        hidden: int,
+        norm: str,
+        at: Factory,
+    ) -> None:
+        super().__init__(kind, mixers, norms, slot)
+        self._add("enorm", norms(norm))
+        self._add("hnorm", norms(norm))
+        self._add("eh_proj", nn.Linear(2 * hidden, hidden, bias=False, **at))
+        self._add("shared_head", SharedHead(norms(norm)))
+
+    def joined(self, embedded: Tensor, hidden: Tensor) -> Tensor:
+        """Embedded tokens and the main model's hidden states, both [B,N,W] -> what the layer reads, [B,N,W]."""
+        enorm, hnorm = self.get_submodule("enorm"), self.get_submodule("hnorm")
+        out: Tensor = self.get_submodule("eh_proj")(torch.cat((enorm(embedded), hnorm(hidden)), dim=-1))
+        return out
