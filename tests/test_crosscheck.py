@@ -94,6 +94,19 @@ def different(report: Report) -> dict[str, set[str]]:
                 "schedule": 3 * 8,
             },
         ),
+        (
+            "gemma-3-27b",
+            27_009_346_304,
+            {
+                # a layer: four norms, q, k, v, o and two norms of heads, three of the feed-forward; no head: it is tied
+                "params": 62 * 13 + 2,
+                "flops": 3 * (62 * 8 + 1),
+                "kv": 2 * 62,
+                "weights": 1,
+                "activations": 14 * 4,  # embedding, a local and a global layer, head
+                "schedule": 3 * 8,
+            },
+        ),
     ],
 )
 @marked(twin)
@@ -118,6 +131,14 @@ def test_k25_agrees_with_the_public_class() -> None:
     by_kind = {row["kind"]: row["theirs"] for row in (report.rows.rows if report.rows else ())}
     assert by_kind == {"params": 1_026_879_353_328, "buffers": 23_040, "flops": 301_491_134_922_752}
     assert any("inv_freq" in note for note in report.notes)
+
+
+@marked(public)
+def test_gemma_3_agrees_with_the_public_class_within_its_window() -> None:
+    report = crosscheck(load_spec("gemma-3-27b"), against="transformers")
+    assert different(report) == {}
+    assert Counter(f["kind"] for f in report.findings) == {"params": 62 * 13 + 2, "flops": 62 * 8 + 1}
+    assert "FLOPs at 1024 tokens: transformers masks what a window hides, it does not skip it." in report.notes
 
 
 # ------------------------------------------------------------------------------------------- small models of all sorts

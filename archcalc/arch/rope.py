@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, model_validator
 
 from archcalc.arch.block import Real, Section, Size
+from archcalc.errors import FieldError
 
 
 class RopeScaling(Section):
@@ -21,3 +22,19 @@ class RopeScaling(Section):
     mscale_all_dim: PositiveFloat | None = None
     low_freq_factor: PositiveFloat | None = None
     high_freq_factor: PositiveFloat | None = None
+
+
+class RopeParameters(Section):
+    """The rotary embedding of one kind of attention, where it is not the backbone's (Gemma 3's local layers).
+
+    `rope_theta` is null where this attention does not rotate at all (Llama 4's NoPE layers).
+    """
+
+    rope_theta: Real | None
+    rope_scaling: RopeScaling | None = None
+
+    @model_validator(mode="after")
+    def _something_to_scale(self) -> Self:
+        if self.rope_theta is None and self.rope_scaling is not None:
+            raise FieldError("rope_scaling without rope_theta", "rope_scaling", "rope_theta")
+        return self

@@ -115,6 +115,8 @@ def test_every_bundled_claim_has_a_verdict_an_explanation_and_a_source(name: str
         ("deepseek-v3", "11.5B", "convention", "layer-only"),  # the module's decoder layer: 11,507,286,016
         ("deepseek-v3", "14B", "refuted", "unexplained"),  # 13.46B with its copies of embedding and head
         ("llama-3.1-405b", "405B", "rounded", "truncated"),  # 405,853,388,800 rounds to 406B
+        ("gemma-3-27b", "25,600M", "rounded", None),  # 25,599,716,096
+        ("gemma-3-27b", "1,416M", "refuted", "unexplained"),  # 262,208 x 5,376 = 1,409,630,208
     ],
 )
 def test_claims_about_other_models(spec: str, printed: str, verdict: str, cause: str | None) -> None:

@@ -7,16 +7,19 @@ from typing import ClassVar, Literal, Self
 from pydantic import model_validator
 
 from archcalc.arch.block import Block, Size
+from archcalc.arch.rope import RopeParameters
 from archcalc.arch.rows import key_rows, pairs
 from archcalc.errors import FieldError
-from archcalc.tape import Cache, Dim, Tape, Tensor
+from archcalc.tape import ALL, Cache, Dim, Span, Tape, Tensor
 
 
 class GQA(Block):
     """Grouped-query attention: several query heads share one key-value head; equal head counts make it plain multi-
     head.
 
-    arXiv:2305.13245. `head_dim` is explicit: it need not be hidden_size / num_attention_heads.
+    arXiv:2305.13245. `head_dim` is explicit: it need not be hidden_size / num_attention_heads. With `sliding_window` a
+    token sees itself and the tokens before it, so many together (Longformer, arXiv:2004.05150). `rope_parameters`
+    replace the backbone's rotary embedding.
     """
 
     purposes: ClassVar[dict[str, str]] = {
@@ -36,6 +39,8 @@ class GQA(Block):
     attention_bias: bool
     attention_out_bias: bool
     qk_norm: Literal["per_head", "full"] | None
+    sliding_window: Size | None = None
+    rope_parameters: RopeParameters | None = None
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -58,10 +63,11 @@ class GQA(Block):
         v = tape.linear(x, "v_proj", (kv_heads, dim), role="attention", site="qkv", bias=bias)
         q = self._norm(tape, q, "q_norm", heads, dim)
         k = self._norm(tape, k, "k_norm", kv_heads, dim)
-        if tape.rotary:
+        if tape.rotary if self.rope_parameters is None else self.rope_parameters.rope_theta:
             q = tape.rope(q, "q_rope", (heads, dim))
             k = tape.rope(k, "k_rope", (kv_heads, dim))
         keys = key_rows(tape)
+        span = ALL if self.sliding_window is None else Span("window", self.sliding_window, "sliding_window")
         out = tape.attention(
             q,
             k.view(k.features, keys),
@@ -70,8 +76,9 @@ class GQA(Block):
             heads=heads,
             qk_dim=dim,
             v_dim=dim,
-            pairs=pairs(tape),
-            caches=(Cache("key", (kv_heads, dim)), Cache("value", (kv_heads, dim))),
+            pairs=pairs(tape, span),
+            span=span,
+            caches=(Cache("key", (kv_heads, dim), span), Cache("value", (kv_heads, dim), span)),
         )
         return tape.linear(out, "o_proj", x.features, role="attention", site="attn_out", bias=self.attention_out_bias)
 
