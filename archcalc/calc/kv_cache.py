@@ -38,13 +38,13 @@ _SCALED = Item(1, scale=4, group=128)
 
 LAYOUTS: dict[str, Layout] = {
     "bf16": Layout({}, Item(2)),
-    "fp8": Layout({"index": _SCALED}, Item(1)),
+    "fp8": Layout({}, Item(1)),
     "int8": Layout({}, Item(1)),
     "fp8_ds_mla": Layout({"latent": _SCALED, "rope": Item(2), "index": _SCALED}),
 }
 """Cache dtypes by vLLM's names. `fp8_ds_mla`: FP8 latent with one fp32 scale for 128 elements, rotary key in bf16:
-656 bytes a layer and token for a latent of 512 and a rotary key of 64. An indexer's key in FP8 has such scales in
-every layout of vLLM (DeepseekV32IndexerCache, deepseek_v2.py: 128 + 4 bytes). Else `int8` and `fp8` hold no scales."""
+656 bytes a layer and token for a latent of 512 and a rotary key of 64, and 132 for an indexer's key of 128 (vLLM,
+deepseek_v2.py, DeepseekV32IndexerCache). `int8` and `fp8` hold no scales."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
