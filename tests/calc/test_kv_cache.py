@@ -337,9 +337,7 @@ def test_an_unknown_cache_dtype_gets_a_near_miss() -> None:
 
 
 def test_fp8_ds_mla_needs_a_latent() -> None:
-    with pytest.raises(
-        InputError, match=r"index and nothing else, and model\.layers\.\*\.self_attn keeps key"
-    ):
+    with pytest.raises(InputError, match=r"index and nothing else, and model\.layers\.\*\.self_attn keeps key"):
         token("llama-3.1-70b", "fp8_ds_mla")
 
 

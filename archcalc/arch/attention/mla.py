@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
+from pydantic import model_validator
+
+from archcalc.arch.attention.indexer import Indexer
 from archcalc.arch.block import Block, Size
 from archcalc.arch.rows import key_rows, pairs
-from archcalc.tape import Cache, Dim, Tape, Tensor
+from archcalc.errors import FieldError
+from archcalc.tape import ALL, Cache, Dim, Span, Tape, Tensor
 
 
 def absorbed(tape: Tape) -> bool:
@@ -22,7 +26,8 @@ class MLA(Block):
     """Multi-head latent attention: keys and values are rebuilt from one small latent a token, which is all that is
     cached.
 
-    DeepSeek-V2, arXiv:2405.04434, section 2.1. Queries go through a low rank too where `q_lora_rank` is set.
+    DeepSeek-V2, arXiv:2405.04434, section 2.1. Queries go through a low rank too where `q_lora_rank` is set. With an
+    `indexer` each token attends to its best keys alone (DeepSeek-V3.2).
     """
 
     purposes: ClassVar[dict[str, str]] = {
@@ -48,6 +53,18 @@ class MLA(Block):
     qk_rope_head_dim: Size
     v_head_dim: Size
     attention_bias: bool
+    indexer: Indexer | None = None
+
+    @model_validator(mode="after")
+    def _indexer_has_a_latent(self) -> Self:
+        if self.indexer is not None and self.q_lora_rank is None:
+            raise FieldError("an indexer makes its queries from the query latent: q_lora_rank is null", "indexer")
+        return self
+
+    @property
+    def span(self) -> Span:
+        """What attention sees of the sequence."""
+        return ALL if self.indexer is None else self.indexer.span
 
     def forward(self, tape: Tape, x: Tensor) -> Tensor:
         """x: rows [batch, seq], features [hidden]; returns the same shape."""
@@ -73,7 +90,16 @@ class MLA(Block):
             k = tape.copy((up, kv), "k", (heads, nope + rope), site="kv_up", rows=keys)
             v = tape.copy((up,), "v", (heads, v_dim), site="kv_up", rows=keys)
             out = tape.attention(
-                q, k, v, "core", heads=heads, qk_dim=nope + rope, v_dim=v_dim, pairs=pairs(tape), caches=caches
+                q,
+                k,
+                v,
+                "core",
+                heads=heads,
+                qk_dim=nope + rope,
+                v_dim=v_dim,
+                pairs=pairs(tape, self.span),
+                span=self.span,
+                caches=caches,
             )
         return tape.linear(out, "o_proj", x.features, role="attention", site="attn_out", bias=self.attention_bias)
 
@@ -84,6 +110,8 @@ class MLA(Block):
         rank = self.dim("q_lora_rank")
         latent = tape.linear(x, "q_a_proj", (rank,), role="attention", site="q_down", bias=self.attention_bias)
         latent = tape.rms_norm(latent, "q_a_layernorm", role="attention", site="q_norm")
+        if self.indexer is not None:
+            self.indexer.choose(tape, x, latent)
         return tape.linear(latent, "q_b_proj", (heads, qk_dim), role="attention", site="q_up")
 
     def _absorbed(self, tape: Tape, q: Tensor, kv_latent: Tensor, heads: Dim, caches: tuple[Cache, ...]) -> Tensor:
@@ -107,7 +135,8 @@ class MLA(Block):
             heads=heads,
             qk_dim=latent + rope,
             v_dim=latent,
-            pairs=pairs(tape),
+            pairs=pairs(tape, self.span),
+            span=self.span,
             caches=caches,
         )
         return tape.per_head_linear(out, "kv_b_proj", kv_b, heads, latent, v_dim, site="kv_up")

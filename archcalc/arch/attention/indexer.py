@@ -1,0 +1,55 @@
+"""The lightning indexer of DeepSeek's sparse attention: cheap scores that choose the keys that attention sees."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from archcalc.arch.block import Block, Size
+from archcalc.arch.rows import key_rows, pairs
+from archcalc.tape import Cache, Span, Tape, Tensor
+
+
+class Indexer(Block):
+    """Scores every key by a few small heads and leaves the best `index_topk` to attention.
+
+    DeepSeek-V3.2, arXiv:2512.02556, section 2.1; names as in its public modeling code. Its key is cached beside the
+    latent, one for all heads. Every device has all of it (vLLM, deepseek_v2.py, Indexer: replicated linears). The
+    language model's loss has no gradient for the choice.
+    """
+
+    purposes: ClassVar[dict[str, str]] = {
+        "wq_b": "Makes the index queries from the query latent.",
+        "wk": "Makes the one index key of a token, which is cached.",
+        "k_norm": "Normalises the index key.",
+        "weights_proj": "Weighs the index heads for each token.",
+        "core": "Scores every key for each token, and keeps the best.",
+    }
+
+    index_n_heads: Size
+    index_head_dim: Size
+    index_topk: Size
+
+    @property
+    def span(self) -> Span:
+        """What attention sees of the sequence."""
+        return Span("top", self.index_topk, "index_topk")
+
+    def choose(self, tape: Tape, x: Tensor, q_latent: Tensor) -> None:
+        """x: rows [batch, seq], features [hidden]; q_latent: features [q_lora_rank]."""
+        heads, dim = self.dim("index_n_heads"), self.dim("index_head_dim")
+        with tape.scope("indexer", self.__doc__ or "", self.purposes), tape.no_grad():
+            q = tape.linear(q_latent, "wq_b", (heads, dim), role="attention", site="index")
+            k = tape.linear(x, "wk", (dim,), role="attention", site="index")
+            k = tape.layer_norm(k, "k_norm", role="attention", site="index")
+            weights = tape.linear(x, "weights_proj", (heads,), role="attention", site="index")
+            tape.index_scores(
+                tape.rope(q, "q_rope", (heads, dim), site="index"),
+                tape.rope(k, "k_rope", (dim,), site="index").view((dim,), key_rows(tape)),
+                weights,
+                "core",
+                heads=heads,
+                dim=dim,
+                top_k=self.dim("index_topk"),
+                pairs=pairs(tape),
+                caches=(Cache("index", (dim,)),),
+            )
