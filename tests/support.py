@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import fcntl
 import io
+import json
 import os
 import pty
 import struct
@@ -50,6 +51,20 @@ def run(*arguments: str, stdin: str = "", env: dict[str, str] | None = None) -> 
     ):
         code = main(list(arguments))
     return Ran(code, out.getvalue(), err.getvalue())
+
+
+def answered(*arguments: str) -> dict[str, Any]:
+    """The JSON document of a run that has to answer."""
+    ran = run(*arguments, "--format", "json")
+    assert ran.code == 0, ran.err
+    found: dict[str, Any] = json.loads(ran.out)
+    return found
+
+
+def quantities(*arguments: str) -> dict[str, Any]:
+    """The quantities of a run that has to answer."""
+    found: dict[str, Any] = answered(*arguments)["quantities"]
+    return found
 
 
 class Terminal(io.StringIO):

@@ -7,7 +7,6 @@ prediction modules.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from archcalc.crosscheck import crosscheck
-from tests.support import data, run, spec_of, written
+from tests.support import answered, data, quantities, run, spec_of, written
 
 torch_needed = pytest.mark.skipif(find_spec("torch") is None, reason="needs the extra torch")
 
@@ -37,18 +36,6 @@ def plain() -> dict[str, Any]:
 @pytest.fixture
 def v32(tmp_path: Path) -> str:
     return written(tmp_path, plain())
-
-
-def report(*arguments: str) -> dict[str, Any]:
-    ran = run(*arguments, "--format", "json")
-    assert ran.code == 0, ran.err
-    found: dict[str, Any] = json.loads(ran.out)
-    return found
-
-
-def quantities(*arguments: str) -> dict[str, Any]:
-    found: dict[str, Any] = report(*arguments)["quantities"]
-    return found
 
 
 def test_the_indexer_is_all_that_it_adds_to_deepseek_v3(v32: str) -> None:
@@ -91,7 +78,7 @@ def test_a_decoded_token_scores_every_index_key_and_2048_latents(v32: str) -> No
 
 
 def test_no_gradient_reaches_the_indexer(v32: str) -> None:
-    step = report("flops", v32, "--phase", "train", "--seq", "4096")
+    step = answered("flops", v32, "--phase", "train", "--seq", "4096")
     inside = [row for row in step["rows"] if ".indexer." in row["path"]]
     assert len(inside) == 2 * 4  # of dense and of MoE layers: three linears and the scores
     assert all(row["forward"] > 0 and row["backward"] == 0 for row in inside)

@@ -6,12 +6,9 @@ heads of 128. That torch and transformers agree path by path is in test_crossche
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 
-from tests.support import run
+from tests.support import answered, quantities
 
 W, LOCAL, GLOBAL = 1024, 52, 10
 ENTRY = 2 * 16 * 128 * 2
@@ -23,18 +20,6 @@ LAYER = 2 * 5376 * 32 * 128 + 2 * 5376 * 16 * 128 + 3 * 5376 * 21504
 NORMS = 4 * 5376 + 2 * 128
 """Of a layer: two before and two after a mixer, and those of queries and keys."""
 EMBEDDING = 262_208 * 5376
-
-
-def report(*arguments: str) -> dict[str, Any]:
-    ran = run(*arguments, "--format", "json")
-    assert ran.code == 0, ran.err
-    found: dict[str, Any] = json.loads(ran.out)
-    return found
-
-
-def quantities(*arguments: str) -> dict[str, Any]:
-    found: dict[str, Any] = report(*arguments)["quantities"]
-    return found
 
 
 def test_parameters_count_the_tied_embedding_once() -> None:
@@ -113,5 +98,5 @@ def test_training_keeps_the_same_in_local_and_global_layers() -> None:
 
 
 def test_conventions_name_the_window() -> None:
-    said = " ".join(report("flops", "gemma-3-27b")["conventions"])
+    said = " ".join(answered("flops", "gemma-3-27b")["conventions"])
     assert "Within a window of 1,024 tokens" in said

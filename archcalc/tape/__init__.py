@@ -1,9 +1,10 @@
 """The vocabulary that blocks are written in: dims, tensors without data, weights, operations, and the tape."""
 
 from archcalc.tape.dims import Dim, Dims, Number, Term, formula, numeric, product, value
+from archcalc.tape.op import Cache, FlopClass, Op, Save, Segment
 from archcalc.tape.span import ALL, SEQUENCE, Span
 from archcalc.tape.tape import Tape
-from archcalc.tape.values import Cache, FlopClass, Op, Part, Role, Save, Segment, Storage, Stored, Tensor, Weight
+from archcalc.tape.values import Part, Role, Storage, Stored, Tensor, Weight
 
 __all__ = [
     "ALL",

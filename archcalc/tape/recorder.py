@@ -6,23 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from archcalc.tape.dims import Dim, Dims, Number
+from archcalc.tape.op import Cache, Exchange, FlopClass, Op, Save, Segment, WeightGradient
 from archcalc.tape.sites import SITES
 from archcalc.tape.span import Span
-from archcalc.tape.values import (
-    Cache,
-    Exchange,
-    FlopClass,
-    NormKind,
-    Op,
-    Part,
-    Role,
-    Save,
-    Segment,
-    Storage,
-    Tensor,
-    Weight,
-    WeightGradient,
-)
+from archcalc.tape.values import NormKind, Part, Role, Storage, Tensor, Weight
 from archcalc.workload import Workload
 
 

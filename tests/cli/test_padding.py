@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support import TINY, run, written
+from tests.support import TINY, answered, written
 
 GQA = TINY["backbone"]["attention"]["gqa"] | {"num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 80}
 DENSE = TINY["backbone"]["ffn"]["dense"] | {"intermediate_size": 10_240, "gated": False}
@@ -28,16 +26,9 @@ def odd(tmp_path: Path) -> str:
     return written(tmp_path, TINY | {"backbone": backbone})
 
 
-def report(*arguments: str) -> dict[str, Any]:
-    ran = run(*arguments, "--format", "json")
-    assert ran.code == 0, ran.err
-    found: dict[str, Any] = json.loads(ran.out)
-    return found
-
-
 @pytest.mark.parametrize(("tp", "rows"), [(1, 49_159), (2, 49_216 // 2), (4, 49_216 // 4)])
 def test_an_engine_pads_the_vocabulary_to_a_multiple_of_64(odd: str, tp: int, rows: int) -> None:
-    found = report("serve", odd, "--gpu", "h100", "--gpus", str(tp), "--context", "1k")
+    found = answered("serve", odd, "--gpu", "h100", "--gpus", str(tp), "--context", "1k")
     layer = (4 * 2560 * 2560 + 2 * 2560 * 10_240) // tp + 2 * 2560
     assert found["quantities"]["serve.weights_bytes"] == 2 * (2 * rows * 2560 + 3 * layer + 2560)
     said = [note for note in found["notes"] if "padded" in note]
@@ -50,12 +41,12 @@ def test_megatron_pads_it_to_a_multiple_of_128_times_tp(odd: str, tp: int, rows:
     # 193 x 256 = 49,408 and 97 x 512 = 49,664
     sets = [f"parallel.{name}={n}" for name, n in (("world", tp), ("pp", 1), ("vpp", 1), ("ep", 1), ("tp", tp))]
     sets += ["schedule.kind=1f1b", "schedule.extra_warmup=0", "batch.global_tokens=4096"]
-    found = report("train", odd, "--plan", "k2-pretrain", *(word for each in sets for word in ("--set", each)))
+    found = answered("train", odd, "--plan", "k2-pretrain", *(word for each in sets for word in ("--set", each)))
     layer = (4 * 2560 * 2560 + 2 * 2560 * 10_240) // tp + 2 * 2560
     assert found["quantities"]["train.params_bytes"] == 2 * (2 * rows * 2560 + 3 * layer + 2560)
     assert any("as Megatron-LM does" in note for note in found["notes"]) == (tp > 1)
 
 
 def test_the_parameters_of_the_model_are_not_padded(odd: str) -> None:
-    counted = report("params", odd)["quantities"]["params.total"]
+    counted = answered("params", odd)["quantities"]["params.total"]
     assert counted == 2 * 49_159 * 2560 + 3 * (4 * 2560 * 2560 + 2 * 2560 * 10_240 + 2 * 2560) + 2560

@@ -13,23 +13,11 @@ from archcalc.calc.kv_cache import Mesh
 from archcalc.report.flops import flops_quantities
 from archcalc.report.kv import kv_report
 from archcalc.workload import Workload
-from tests.support import run
+from tests.support import answered, quantities, run
 from tests.toy.mixer import ToySpec
 from tests.toy.numbers import LINEAR, PLAIN, TOTAL, cache, far_pairs, near_pairs, saved
 
 Toy = Callable[..., str]
-
-
-def report(*arguments: str) -> dict[str, Any]:
-    ran = run(*arguments, "--format", "json")
-    assert ran.code == 0, ran.err
-    found: dict[str, Any] = json.loads(ran.out)
-    return found
-
-
-def quantities(*arguments: str) -> dict[str, Any]:
-    found: dict[str, Any] = report(*arguments)["quantities"]
-    return found
 
 
 # ------------------------------------------------------------------------------------- parameters and weights
@@ -82,7 +70,7 @@ def test_a_training_step_goes_back_over_the_scan_twice(toy: Toy) -> None:
 
 
 def test_printed_conventions_name_this_model_s_spans_and_no_other(toy: Toy) -> None:
-    said = " ".join(report("flops", toy(), "--seq", "64")["conventions"])
+    said = " ".join(answered("flops", toy(), "--seq", "64")["conventions"])
     assert "Within a window of 16 tokens" in said
     assert "stands for 4 tokens" in said
     assert "n(c+n)" not in said
@@ -93,7 +81,7 @@ def test_printed_conventions_name_this_model_s_spans_and_no_other(toy: Toy) -> N
 
 @pytest.mark.parametrize("tokens", [1, 10, 16, 17, 101, 8192])
 def test_the_cache_is_a_function_of_the_length(toy: Toy, tokens: int) -> None:
-    found = report("kv", toy(), "--context", str(tokens), "--batch", "3")
+    found = answered("kv", toy(), "--context", str(tokens), "--batch", "3")
     assert found["quantities"]["kv.total_bytes"] == 3 * cache(tokens)
     assert sum(row["sequence_bytes"] for row in found["rows"]) == cache(tokens)
     assert found["quantities"]["kv.sequence_bytes_8k"] == cache(8192)
@@ -102,14 +90,14 @@ def test_the_cache_is_a_function_of_the_length(toy: Toy, tokens: int) -> None:
 
 def test_growth_is_exact_where_no_whole_number_is(toy: Toy) -> None:
     # past the window a token adds a quarter of 3 x 9 x 2 B; the rest is fixed
-    found = report("kv", toy(), "--context", "100")
+    found = answered("kv", toy(), "--context", "100")
     assert found["quantities"]["kv.bytes_per_token"] == 13.5
     assert found["exact"]["kv.bytes_per_token"] == "27/2"
     assert found["quantities"]["kv.fixed_bytes"] == cache(100) - 1350 == 3 * (16 * 64 + 256 + 1024)
 
 
 def test_a_state_keeps_its_dtype_under_an_fp8_cache(toy: Toy) -> None:
-    rows = report("kv", toy(), "--context", "100", "--kv-dtype", "fp8")["rows"]
+    rows = answered("kv", toy(), "--context", "100", "--kv-dtype", "fp8")["rows"]
     by_kind = {row["kind"]: row["sequence_bytes"] for row in rows}
     assert by_kind["state"] == 3 * 4 * 8 * 8 * 4
     assert by_kind["conv"] == 3 * 32 * 4 * 2
@@ -162,7 +150,7 @@ SETS = [f"parallel.{each}" for each in ONE_DEVICE] + [
 
 def train(path: str, *more: str) -> dict[str, Any]:
     flags = [word for each in (*SETS, *more) for word in ("--set", each)]
-    return report("train", path, "--plan", "k2-pretrain", *flags)
+    return answered("train", path, "--plan", "k2-pretrain", *flags)
 
 
 def test_train_keeps_what_each_operation_saves(toy: Toy) -> None:
@@ -186,14 +174,14 @@ def test_what_the_scan_keeps_can_be_offloaded_by_name(toy: Toy) -> None:
 
 
 def test_plots_list_the_same_numbers(toy: Toy) -> None:
-    rows = report("plot", "kv", toy(), "--context", "8..128")["rows"]
+    rows = answered("plot", "kv", toy(), "--context", "8..128")["rows"]
     assert {row["context"]: row["total_bytes"] for row in rows} == {n: cache(n) for n in (8, 16, 32, 64, 128)}
-    rows = report("plot", "flops", toy(), "--context", "16..64")["rows"]
+    rows = answered("plot", "flops", toy(), "--context", "16..64")["rows"]
     assert [row["linear"] for row in rows] == [2 * n * (3 * LINEAR + 64 * 96) for n in (16, 32, 64)]
 
 
 def test_a_memory_plot_marks_the_last_context_that_fits(toy: Toy) -> None:
-    plotted = report("plot", "memory", toy(), "--context", "4k..32k", "--gpu", "h100", "--gpus", "1")
+    plotted = answered("plot", "memory", toy(), "--context", "4k..32k", "--gpu", "h100", "--gpus", "1")
     served = quantities("serve", toy(), "--gpu", "h100", "--gpus", "1")
     assert plotted["tables"]["crossings"][0]["last_context"] == served["serve.max_context"]
     for row in plotted["rows"]:
@@ -211,7 +199,7 @@ def test_a_report_of_everything_is_written(toy: Toy, tmp_path: Path) -> None:
 
 def test_diff_and_limits_see_a_wider_window(toy: Toy) -> None:
     before, after = toy("before"), toy("after", window=32)
-    found = report("diff", before, after)
+    found = answered("diff", before, after)
     changed = {row["quantity"]: row["delta"] for row in found["tables"]["quantities"]}
     wider = 3 * 16 * 64  # 16 more tokens of keys and values in three layers
     assert changed["kv.fixed_bytes"] == changed["kv.sequence_bytes_8k"] == changed["kv.sequence_bytes_128k"] == wider

@@ -6,9 +6,10 @@ Legend: T rows (tokens), R routed rows, P patches, h hidden, f ffn, E experts.
 from __future__ import annotations
 
 from archcalc.tape.dims import Dim, Dims, Term
+from archcalc.tape.op import Cache, Save
 from archcalc.tape.recorder import Recorder
 from archcalc.tape.span import SEQUENCE
-from archcalc.tape.values import Cache, Role, Save, Storage, Tensor, Weight
+from archcalc.tape.values import Role, Storage, Tensor, Weight
 
 
 class LinearOperations(Recorder):

@@ -6,10 +6,11 @@ Legend: T rows (tokens), R routed rows, h hidden, E experts, k experts a token, 
 from __future__ import annotations
 
 from archcalc.tape.dims import Dim, Dims, Number, Term
+from archcalc.tape.op import Cache, Save
 from archcalc.tape.ops.pointwise import in_fp32
 from archcalc.tape.recorder import Recorder
 from archcalc.tape.span import ALL, SEQUENCE, Span
-from archcalc.tape.values import Cache, Save, Storage, Tensor, Weight
+from archcalc.tape.values import Storage, Tensor, Weight
 
 
 class MixingOperations(Recorder):

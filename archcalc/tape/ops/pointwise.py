@@ -6,8 +6,9 @@ Legend: T rows (tokens), f ffn, V vocabulary.
 from __future__ import annotations
 
 from archcalc.tape.dims import Dim, Dims
+from archcalc.tape.op import Save
 from archcalc.tape.recorder import Recorder
-from archcalc.tape.values import NormKind, Role, Save, Storage, Tensor
+from archcalc.tape.values import NormKind, Role, Storage, Tensor
 
 
 def in_fp32(x: Tensor) -> Storage:

@@ -1,0 +1,109 @@
+"""What a tape is made of: operations with the facts that calculators fold over, and segments of them."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from archcalc.tape.dims import Dims, Number
+from archcalc.tape.span import ALL, Span
+from archcalc.tape.values import Part, Storage, Weight
+
+
+class Save(NamedTuple):
+    """A storage kept for backward.
+
+    `when` names kernel variants that must all be in use (`fused`, `eager`, `flash`, `math`, `probs_act`, `probs_out`,
+    `loss_eager`, `loss_fused`); empty means always.
+    """
+
+    storage: Storage
+    when: tuple[str, ...] = ()
+
+
+class Cache(NamedTuple):
+    """What one layer keeps of a sequence between decode steps: entries of `features`, as many as `span` says.
+
+    Attributes:
+        kind: `latent`, `rope`, `key`, `value`, `index`, `state`, `conv`, ...: cache layouts store them in different
+            dtypes.
+        features: one entry; sharded through their logical axes.
+        span: how many entries a sequence of a given length has.
+        dtype: torch dtype name where the entry keeps its own whatever the cache's layout (a state in fp32), or None.
+    """
+
+    kind: str
+    features: Dims
+    span: Span = ALL
+    dtype: str | None = None
+
+
+FlopClass = Literal["linear", "attention", "index", "scan", "conv"]
+"""What FLOPs count as: products with weights, attention scores and values, scores that only choose what attention
+sees, recurrences over a state, convolutions."""
+
+WeightGradient = Literal["none", "gemm", "accumulated"]
+"""How a weight's gradient is made: not by a product that can be put off; by a product with the operation's input; or
+by one that a fused kernel may add straight into the main gradient (Megatron-LM --gradient-accumulation-fusion)."""
+
+Exchange = Literal["none", "tensor", "context", "send", "return"]
+"""How an operation's operands travel: gathered before or scattered after it among tensor-parallel devices where
+sequence parallelism divides their rows; keys and values (or heads) among context-parallel ones; the result sent to
+the devices of its experts; the operand returned from there."""
+
+
+class Op(NamedTuple):
+    """One operation of the forward pass, with the facts that calculators fold over.
+
+    `kind` is for people: no number depends on it.
+
+    Attributes:
+        kind: the name of the operation.
+        path: local path, a template as a weight's.
+        site: where savers may act.
+        inputs, outputs: storages; the result is the first output, if there is one.
+        weights: what it multiplies or adds, the main one first.
+        flops: of the forward pass of one copy, and what they count as.
+        backward_factor: backward over forward FLOPs.
+        saves: what it keeps for backward.
+        caches: what it keeps between decode steps.
+        about: one sentence on what it is for.
+        weight_gradient: whether that needs the input, and who adds it up.
+        exchange: how its operands travel between devices.
+        sums: its result is the sum of its operands, which share its gradient.
+        span: how far back it looks, where it scores pairs.
+    """
+
+    kind: str
+    path: str
+    site: str
+    inputs: tuple[Storage, ...]
+    outputs: tuple[Storage, ...]
+    weights: tuple[Weight, ...] = ()
+    flops: Number = ()
+    counts_as: FlopClass = "linear"
+    backward_factor: int = 0
+    saves: tuple[Save, ...] = ()
+    caches: tuple[Cache, ...] = ()
+    about: str = ""
+    weight_gradient: WeightGradient = "none"
+    exchange: Exchange = "none"
+    sums: bool = False
+    span: Span | None = None
+
+
+class Segment:
+    """A run of operations traced once that stands for all its `indices`: the unit a pipeline stage can hold."""
+
+    __slots__ = ("entry", "indices", "ops", "part", "path")
+
+    def __init__(self, path: str, indices: tuple[int, ...], part: Part, entry: Storage | None) -> None:
+        self.path = path
+        self.indices = indices
+        self.part: Part = part
+        self.entry = entry
+        self.ops: list[Op] = []
+
+    @property
+    def count(self) -> int:
+        """How many identical copies it stands for."""
+        return max(1, len(self.indices))
