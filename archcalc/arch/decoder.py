@@ -89,7 +89,8 @@ class Decoder(Block):
     @model_validator(mode="after")
     def _norms_have_eps(self) -> Self:
         written = [layer.kind(self.norm, self.norm_placement) for _, layer in self._written()]
-        kinds = sorted({self.norm, self.embedding_norm or self.norm, *(step.norm for kind in written for step in kind)})
+        inside = {step.norm for kind in written for step in kind if step.input_norm or step.output_norm}
+        kinds = sorted({self.norm, self.embedding_norm or self.norm} | inside)
         readers = {
             "rms_norm_eps": [kind for kind in kinds if kind.startswith("rms")],
             "layer_norm_eps": [kind for kind in kinds if not kind.startswith("rms")],
@@ -99,7 +100,7 @@ class Decoder(Block):
                 raise FieldError(f"{key} is missing: a norm of kind {of[0]} needs it")
         for key, of in readers.items():
             if not of and getattr(self, key) is not None:
-                raise FieldError(f"no norm of this model reads {key}: they are of kind {', '.join(kinds)}", key)
+                raise FieldError(f"no norm of the layers reads {key}: they are of kind {', '.join(kinds)}", key)
         if self.rope_theta is None and self.rope_scaling is not None:
             raise FieldError("rope_scaling without rope_theta", "rope_scaling", "rope_theta")
         return self
@@ -194,7 +195,7 @@ class Decoder(Block):
             with tape.scope("", purposes={step.input_norm: before, step.output_norm: after}):
                 if step.input_norm:
                     mixed = tape.norm(read, step.input_norm, kind=step.norm, role="norm", site=f"{site}_norm")
-                elif not step.parallel:
+                elif not step.shares:
                     mixed = read
                 with tape.scope(step.scope, block.__doc__ or "", block.purposes):
                     out = block.forward(tape, mixed)

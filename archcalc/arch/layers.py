@@ -39,6 +39,7 @@ class StepKind(NamedTuple):
         norm: kind of its norms.
         input_norm, output_norm: their modules; empty where there is none.
         parallel: whether its mixer reads what the step before it read.
+        shares: whether it reads that behind the other's norm, having none of its own.
     """
 
     section: Literal["attention", "ffn"]
@@ -48,6 +49,7 @@ class StepKind(NamedTuple):
     input_norm: str
     output_norm: str
     parallel: bool
+    shares: bool
 
 
 Place = tuple[str | int, ...]
@@ -65,8 +67,8 @@ class Step(Section):
         scope: the module that holds it; `self_attn` or `mlp` unless said.
         norm_placement, norm: the backbone's unless said.
         input_norm, output_norm: modules of the norms before and after the mixer.
-        arrangement: `parallel` mixes what the step before it mixed (x + a(norm x) + f(norm x)); without a norm of its
-            own it shares that step's (GPT-J, phi, Falcon-7B).
+        arrangement: `parallel` mixes what the step before it mixed (x + a(norm x) + f(norm x)); with `norm_placement`
+            `none` it shares that step's norm (GPT-J, phi, Falcon-7B).
     """
 
     attention: str | None = None
@@ -89,6 +91,7 @@ class Step(Section):
         section: Literal["attention", "ffn"] = "attention" if self.ffn is None else "ffn"
         placement = self.norm_placement or placement
         before, after = NORM_NAMES[placement][section]
+        parallel = self.arrangement == "parallel"
         return StepKind(
             section=section,
             mixer=self.attention or self.ffn or "",
@@ -96,7 +99,8 @@ class Step(Section):
             norm=self.norm or norm,
             input_norm=(self.input_norm or before) if before else "",
             output_norm=(self.output_norm or after) if after else "",
-            parallel=self.arrangement == "parallel",
+            parallel=parallel,
+            shares=parallel and placement == "none",
         )
 
     def unread(self, placement: Placement) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from heapq import heapify, heapreplace
+from itertools import groupby
 from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_elements
@@ -18,7 +19,8 @@ from archcalc.tape import Tape, Weight
 from archcalc.tape.values import ITEM_BYTES
 
 Chunk = tuple[tuple[int, int], ...]
-"""A chunk as (segment's place on the tape, how many copies), in forward order."""
+"""A chunk as runs of equal layers, (segment's place on the tape, how many copies), in forward order: kinds that take
+turns stand in it more than once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,15 +146,15 @@ def _chunks(tape: Tape, pp: int, vpp: int, layout: str | tuple[int, ...], kind: 
     stages: list[Chunk] = []
     start = 0
     for slot, layers in enumerate(counts):
-        held: dict[int, int] = {}
+        held: list[tuple[int, int]] = []
         if slot == 0:
-            held |= {n: tape.segments[n].count for n in first} | {ends[0]: 1}
-        for i in range(start, start + layers):
-            held[by_layer[i]] = held.get(by_layer[i], 0) + 1
+            held += [*((n, tape.segments[n].count) for n in first), (ends[0], 1)]
+        turns = groupby(by_layer[i] for i in range(start, start + layers))
+        held += [(n, len(list(same))) for n, same in turns]
         if slot == slots - 1:
-            held |= {n: tape.segments[n].count for n in last} | dict.fromkeys(ends[1:], 1)
+            held += [*((n, tape.segments[n].count) for n in last), *((n, 1) for n in ends[1:])]
         start += layers
-        stages.append(tuple(held.items()))
+        stages.append(tuple(held))
     ranks = [[stages[stage] for stage in schedule.held(pp, vpp, rank)] for rank in range(pp)]
     empty = next((rank for rank, held_by in enumerate(ranks) if not any(held_by)), None)
     if empty is not None:
@@ -184,7 +186,7 @@ def held_weights(tape: Tape, held: tuple[Chunk, ...], process: str) -> tuple[tup
             for w in op.weights:
                 found[id(w)] = (w, count)
     if any(tape.segments[n].part == "mtp" for n in counts):
-        shared = (w for s in tape.segments for op in s.ops for w in op.weights if w.role in ("embedding", "head"))
+        shared = (w for s in tape.segments for op in s.ops for w in op.weights if w.of_vocabulary)
         for w in shared:
             found.setdefault(id(w), (w, 1))
     return tuple(found.values())

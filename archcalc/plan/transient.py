@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 from archcalc.calc.activations import Saved, Savers, backward_peak, forward_peak
 from archcalc.calc.sharding import Shards, local_bytes
@@ -29,21 +30,26 @@ def layer_backward(segment: Segment, shards: Shards, bare: Sequence[Saved]) -> i
 
 
 def routed_copies(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
-    """Copies of the routed tokens that stand at the end of a MoE layer's forward, beside what it keeps
-    [bytes].
+    """Copies of the routed tokens that stand at the end of a MoE layer's forward, beside what it keeps [bytes].
+
+    Where a layer has several mixtures of experts they run one after the other: the largest counts.
+    """
+    cuts = [i for i, op in enumerate(segment.ops) if op.exchange == "send"] + [len(segment.ops)]
+    return max((_copies(segment.ops[a:b], shards, kept) for a, b in pairwise(cuts)), default=0)
+
+
+def _copies(ops: Sequence[Op], shards: Shards, kept: Set[Storage]) -> int:
+    """The same of one mixture, from its dispatch on.
 
     Megatron-LM's MoELayer.forward (core/transformer/moe/moe_layer.py, since core 0.14) still holds by name,
     when expert outputs come back: the tokens sorted for sending, the tokens received, expert outputs sorted
     for return, those returned, the shared expert's output and the sum. Just before, expert outputs stand in
     both orders. One expert a device needs no sorting by expert, one device no exchange.
     """
-    dispatch = next((op for op in segment.ops if op.exchange == "send"), None)
-    if dispatch is None:
-        return 0
-    combine = next(op for op in segment.ops if op.exchange == "return")
+    dispatch, combine = ops[0], next(op for op in ops if op.exchange == "return")
     here = replace(shards, etp=1, imbalance=Fraction(1))
     sent, received = local_bytes(dispatch.outputs[0], here), local_bytes(dispatch.outputs[0], shards)
-    experts = next(product(w.stack) for op in segment.ops for w in op.weights if w.stack)
+    experts = next(product(w.stack) for op in ops for w in op.weights if w.stack)
     output = local_bytes(combine.outputs[0], shards)
     if shards.ep == 1:
         most = sent + received
@@ -52,7 +58,7 @@ def routed_copies(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
     else:
         most = max(2 * (sent + received) + output, sent + 3 * received)
     returned = sent if combine.inputs[0] in kept else 0
-    shared = output if any(op.site == "shared_fc2" for op in segment.ops) else 0
+    shared = output if any(op.site == "shared_fc2" for op in ops) else 0
     return most - returned + shared
 
 
@@ -61,7 +67,7 @@ def _ring_buffers(segment: Segment, shards: Shards) -> int:
     if shards.cp == 1 or shards.ulysses:
         return 0
     cores = [op for op in segment.ops if op.exchange == "context"]
-    return max((2 * sum(local_bytes(s, shards) for s in op.inputs[1:]) for op in cores), default=0)
+    return max((2 * sum(local_bytes(s, shards) for s in op.inputs[1:3]) for op in cores), default=0)
 
 
 def head_transient(segment: Segment, shards: Shards, savers: Savers) -> tuple[int, int] | None:

@@ -148,9 +148,9 @@ class Release:
         return parts
 
     def _scheme(self, w: Weight, layer: int | None) -> AnyScheme:
-        """Only matrices are quantized: a norm or a bias under a quantized rule is stored by the default."""
+        """Only matrices of linears are quantized: what else a quantized rule takes is stored by the default."""
         _, scheme = self.rule(w, layer)
-        return scheme if w.into or isinstance(scheme, Plain) else self.rules[-1][1]
+        return scheme if (w.into and w.flat) or isinstance(scheme, Plain) else self.rules[-1][1]
 
 
 def release(storage: Storage) -> Release:
@@ -171,7 +171,7 @@ def second_copies(storage: Storage, tape: Tape) -> list[Weight]:
     for segment in tape.segments:
         for w in tape.weights() if segment.part == "mtp" else ():
             name = {"embedding": "embed_tokens", "head": "shared_head.head"}.get(w.role)
-            if name is None or f"mtp_{w.role}" not in named:
+            if name is None or not w.of_vocabulary or f"mtp_{w.role}" not in named:
                 continue
             copies.append(w.replace(path=f"{segment.path}.{name}", part="mtp", indices=segment.indices))
     return copies

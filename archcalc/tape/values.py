@@ -156,6 +156,11 @@ class Weight:
         return changed
 
     @property
+    def of_vocabulary(self) -> bool:
+        """Whether it has a row for each word: an embedding or a head, not a position table."""
+        return any(d.axis == "vocab" for d in self.out)
+
+    @property
     def copies(self) -> int:
         """Identical matrices: layers times stack."""
         return max(1, len(self.indices)) * product(self.stack)

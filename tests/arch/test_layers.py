@@ -131,6 +131,13 @@ def test_a_parallel_step_with_a_norm_of_its_own_reads_the_same_residual() -> Non
     assert [op.inputs[0] for op in in_turn.ops if op.kind == "rms_norm"][1] is not in_turn.entry
 
 
+def test_a_parallel_step_without_a_norm_before_it_reads_what_came_in() -> None:
+    # with a norm after its mixer alone a step mixes the residual itself, not the other's norm of it
+    steps = [{"attention": "gqa"}, {"ffn": "dense", "arrangement": "parallel", "norm_placement": "post"}]
+    segment = layer(model(layers=[{"count": 3, "steps": steps}]))
+    assert {op.inputs[0] for op in segment.ops if op.path.endswith(("gate_proj", "up_proj"))} == {segment.entry}
+
+
 # -------------------------------------------------------------------------------------- ends and prediction
 
 
@@ -213,7 +220,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "an eps that is missing": ({"norm": "layer"}, "layer_norm_eps is missing", "backbone"),
     "an eps that nothing reads": (
         {"layer_norm_eps": 1e-5},
-        "no norm of this model reads layer_norm_eps",
+        "no norm of the layers reads layer_norm_eps",
         "layer_norm_eps",
     ),
     "scaling of no rotation": (

@@ -16,7 +16,7 @@ from archcalc.calc.activations import Savers, backward_peak, forward_peak, saved
 from archcalc.calc.sharding import Shards
 from archcalc.plan.savers import FP8, FULL, RECOMPUTE, savers
 from archcalc.spec.loader import load_spec
-from archcalc.tape import Segment, Tape
+from archcalc.tape import Dim, Segment, Storage, Tape, Tensor
 from archcalc.workload import Workload
 
 T = 4096
@@ -204,3 +204,36 @@ def test_a_forward_holds_results_until_they_are_used(tape: Tape) -> None:
     # k is joined from kv_b's output (64·256) and v copied out of it: at the first, that output alone is held by no one
     assert forward_peak(segment, ONE, kept) >= T * 2 * 64 * 256
     assert forward_peak(segment, ONE, kept) < T * DENSE
+
+
+def test_sequence_parallel_linears_gather_what_their_rows_divide() -> None:
+    """Megatron-LM's layers under sp (arXiv:2205.05198): what is whole for a moment stands beside what is kept."""
+    from archcalc.calc.activations import backward_exchange, forward_exchange
+
+    tape = load_spec("llama-3.1-70b").trace(Workload(phase="train", seq=4096))
+    layer = next(s for s in tape.segments if s.indices)
+    by_name = {op.path.rpartition(".")[2]: op for op in layer.ops}
+    shards, hidden = Shards(tp=8, sp=True), 4096 * 8192 * 2  # a whole hidden state in bf16
+    up, down, core = by_name["up_proj"], by_name["down_proj"], by_name["core"]
+    assert [forward_exchange(op, shards) for op in (up, down, core)] == [hidden, hidden, 0]
+    # column-parallel: the input again and its gradient before it is scattered; row-parallel: the output's gradient
+    assert [backward_exchange(op, shards) for op in (up, down, core)] == [2 * hidden, hidden, 0]
+    assert forward_exchange(up, Shards(tp=8)) == backward_exchange(up, Shards(tp=8)) == 0
+
+
+def test_a_sum_s_terms_share_its_gradient_and_a_copy_s_do_not() -> None:
+    """Backward of z = f(x + y): the gradient of the sum is that of both terms; of a join each has its own."""
+    wide = (Dim("features", 8),)
+
+    def peak(join: bool) -> int:
+        tape = Tape(Workload(phase="train"))
+        rows = (Dim("batch", 1), Dim("seq", 4))
+        with tape.segment("layer", "backbone", Tensor(rows, wide, Storage(rows, wide, "bfloat16"))) as x:
+            y = tape.copy((x,), "y", wide, site="rope")
+            z = tape.copy((x, y), "z", wide, site="rope") if join else tape.add(x, y, "z", site="residual")
+            tape.copy((z,), "out", wide, site="rope")
+        return backward_peak(tape.segments[0], Shards(), {})
+
+    one = 4 * 8 * 2
+    assert peak(join=False) == 2 * one  # out's and z's; then z's is x's and y's, and y's contribution to x is added
+    assert peak(join=True) == 3 * one  # z's beside those of x and y

@@ -53,7 +53,7 @@ def test_key_value_heads_are_replicated_past_their_number() -> None:
         (50_257, 4, 128 * 4, 50_688),  # Megatron-LM: 99 x 512
         (128_256, 8, 64, 128_256),  # it divides: nothing is added
         (32_003, 1, 64, 32_003),  # one device needs no padding
-        (32_003, 3, 64, 32_064),  # 167 x 192: the multiple of 64 that 3 divides
+        (32_065, 3, 64, 32_256),  # 168 x 192: the next multiple of 64, 32,128, is none of 3
     ],
 )
 def test_a_vocabulary_that_does_not_divide_is_padded(size: int, tp: int, multiple: int, padded_to: int) -> None:

@@ -43,6 +43,14 @@ def test_weights_are_two_bytes_each(toy: Toy) -> None:
     assert quantities("weights", toy())["weights.bytes"] == 2 * TOTAL
 
 
+def test_a_convolution_is_no_matrix_to_quantize(toy: Toy) -> None:
+    # --as fp8 takes the role attention, in blocks of 128 x 128; a kernel of 32 x 1 x 4 stays in bf16
+    rows = answered("weights", toy(), "--as", "fp8")["rows"]
+    stored = {row["path"].rpartition("self_attn.")[2]: row["tensors"] for row in rows if "self_attn" in row["path"]}
+    assert stored["conv1d.weight"] == "weight bfloat16 [32, 1, 4]"
+    assert stored["q_proj.weight"].startswith("weight float8_e4m3fn [32, 64]")
+
+
 # --------------------------------------------------------------------------------------------------- FLOPs
 
 
