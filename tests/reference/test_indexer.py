@@ -173,12 +173,29 @@ def test_an_indexer_that_cannot_be_is_refused_by_both_twins(change: dict[str, An
     spec = tiny.text(tiny.SPARSE | change, [tiny.DENSE])
     with pytest.raises(InputError, match=message):
         build(spec)
-    if "4 features" not in message:
-        with pytest.raises(InputError, match=message):
-            measure_saved(spec, seq=16)
+    with pytest.raises(InputError, match=message):
+        measure_saved(spec, seq=16)
 
 
-def test_for_backward_the_indexer_keeps_nothing() -> None:
-    for options in ({}, {"kernels": "eager"}, {"recompute": frozenset({"mla_up_proj"})}):
+def test_for_backward_only_the_picks_are_kept() -> None:
+    # int32 numbers of K rows for each of 32 queries; a core that is recomputed keeps them as an input
+    for options in (
+        {},
+        {"kernels": "eager"},
+        {"recompute": frozenset({"mla_up_proj"})},
+        {"recompute": frozenset({"core_attn"})},
+    ):
         given: dict[str, Any] = {"seq": 32, "router_probs": "out", **options}
-        assert measure_saved(SPEC, **given) == measure_saved(PLAIN, **given)
+        sparse, plain = measure_saved(SPEC, **given), measure_saved(PLAIN, **given)
+        more = {path: sparse[path] - plain[path] for path in plain}
+        assert more == {path: 32 * K * 4 if ".layers." in path else 0 for path in plain}
+
+
+def test_a_sequence_shorter_than_the_picks_keeps_as_many_as_there_are() -> None:
+    sparse, plain = (measure_saved(each, seq=K - 2)["model.layers.0"] for each in (SPEC, PLAIN))
+    assert sparse - plain == (K - 2) * (K - 2) * 4
+
+
+def test_plain_code_masks_and_keeps_no_picks() -> None:
+    sparse, plain = (measure_saved(each, seq=32, core="math")["model.layers.0"] for each in (SPEC, PLAIN))
+    assert sparse == plain

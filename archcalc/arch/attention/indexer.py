@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from archcalc.arch.block import Block, Size
 from archcalc.arch.rows import key_rows, pairs
-from archcalc.tape import Cache, Span, Tape, Tensor
+from archcalc.tape import Cache, Dim, Span, Tape, Tensor
 
 
 class Indexer(Block):
@@ -34,22 +34,24 @@ class Indexer(Block):
         """What attention sees of the sequence."""
         return Span("top", self.index_topk, "index_topk")
 
-    def choose(self, tape: Tape, x: Tensor, q_latent: Tensor) -> None:
-        """x: rows [batch, seq], features [hidden]; q_latent: features [q_lora_rank]."""
+    def choose(self, tape: Tape, x: Tensor, q_latent: Tensor) -> Tensor:
+        """x: rows [batch, seq], features [hidden]; q_latent: features [q_lora_rank]. Returns the chosen keys of each
+        row, int32 [index_topk], or as many as there are."""
+        best = Dim("index_topk", min(self.index_topk, key_rows(tape)[1].size))
         heads, dim = self.dim("index_n_heads"), self.dim("index_head_dim")
         with tape.scope("indexer", self.__doc__ or "", self.purposes), tape.no_grad():
             q = tape.linear(q_latent, "wq_b", (heads, dim), role="attention", site="index")
             k = tape.linear(x, "wk", (dim,), role="attention", site="index")
             k = tape.layer_norm(k, "k_norm", role="attention", site="index")
             weights = tape.linear(x, "weights_proj", (heads,), role="attention", site="index")
-            tape.index_scores(
+            return tape.index_scores(
                 tape.rope(q, "q_rope", (heads, dim), site="index"),
                 tape.rope(k, "k_rope", (dim,), site="index").view((dim,), key_rows(tape)),
                 weights,
                 "core",
                 heads=heads,
                 dim=dim,
-                top_k=self.dim("index_topk"),
+                top_k=best,
                 pairs=pairs(tape),
                 caches=(Cache("index", (dim,)),),
             )

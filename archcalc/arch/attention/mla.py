@@ -72,7 +72,7 @@ class MLA(Block):
         nope, rope = self.dim("qk_nope_head_dim"), self.dim("qk_rope_head_dim")
         latent, v_dim = self.dim("kv_lora_rank"), self.dim("v_head_dim")
 
-        q = self._queries(tape, x, heads, nope + rope)
+        q, choice = self._queries(tape, x, heads, nope + rope)
         kv = tape.linear(
             x, "kv_a_proj_with_mqa", (latent + rope,), role="attention", site="kv_down", bias=self.attention_bias
         )
@@ -80,7 +80,7 @@ class MLA(Block):
         caches = (Cache("latent", (latent,)), Cache("rope", (rope,)))
 
         if absorbed(tape):
-            out = self._absorbed(tape, q, kv_latent, heads, caches)
+            out = self._absorbed(tape, q, kv_latent, heads, choice, caches)
         else:
             keys = key_rows(tape)
             up = tape.linear(
@@ -99,22 +99,24 @@ class MLA(Block):
                 v_dim=v_dim,
                 pairs=pairs(tape, self.span),
                 span=self.span,
+                choice=choice,
                 caches=caches,
             )
         return tape.linear(out, "o_proj", x.features, role="attention", site="attn_out", bias=self.attention_bias)
 
-    def _queries(self, tape: Tape, x: Tensor, heads: Dim, qk_dim: Dim) -> Tensor:
-        """Queries of all heads: [batch, seq, heads, qk_dim]."""
+    def _queries(self, tape: Tape, x: Tensor, heads: Dim, qk_dim: Dim) -> tuple[Tensor, Tensor | None]:
+        """Queries of all heads, [batch, seq, heads, qk_dim], and the keys that an indexer chose for them."""
         if self.q_lora_rank is None:
-            return tape.linear(x, "q_proj", (heads, qk_dim), role="attention", site="q_up")
+            return tape.linear(x, "q_proj", (heads, qk_dim), role="attention", site="q_up"), None
         rank = self.dim("q_lora_rank")
         latent = tape.linear(x, "q_a_proj", (rank,), role="attention", site="q_down", bias=self.attention_bias)
         latent = tape.rms_norm(latent, "q_a_layernorm", role="attention", site="q_norm")
-        if self.indexer is not None:
-            self.indexer.choose(tape, x, latent)
-        return tape.linear(latent, "q_b_proj", (heads, qk_dim), role="attention", site="q_up")
+        choice = None if self.indexer is None else self.indexer.choose(tape, x, latent)
+        return tape.linear(latent, "q_b_proj", (heads, qk_dim), role="attention", site="q_up"), choice
 
-    def _absorbed(self, tape: Tape, q: Tensor, kv_latent: Tensor, heads: Dim, caches: tuple[Cache, ...]) -> Tensor:
+    def _absorbed(
+        self, tape: Tape, q: Tensor, kv_latent: Tensor, heads: Dim, choice: Tensor | None, caches: tuple[Cache, ...]
+    ) -> Tensor:
         """Attention in the latent space: kv_b_proj's key half is folded into q, its value half into the output.
 
         Every head scores kv_lora_rank + qk_rope_head_dim features and sums kv_lora_rank ones
@@ -137,6 +139,7 @@ class MLA(Block):
             v_dim=latent,
             pairs=pairs(tape, self.span),
             span=self.span,
+            choice=choice,
             caches=caches,
         )
         return tape.per_head_linear(out, "kv_b_proj", kv_b, heads, latent, v_dim, site="kv_up")

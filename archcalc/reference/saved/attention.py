@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from archcalc.errors import InputError
 from archcalc.reference.fields import Section
+from archcalc.reference.indexer import Indexer
 from archcalc.reference.norm_kinds import NormKind, norm_name
 from archcalc.reference.saved.core import attend
 from archcalc.reference.saved.modules import Norm, kind_of, linear
@@ -75,7 +76,7 @@ class MLA(nn.Module):
     into one LayerNormLinear each. Without a query latent, q_proj stands in it and its input is the layer's
     norm output.
 
-    An indexer picks keys without any gradient, and keeps nothing.
+    An indexer picks keys without any gradient, and keeps nothing of its own; the core keeps the picks.
     """
 
     def __init__(self, section: Section, around: Around) -> None:
@@ -96,25 +97,38 @@ class MLA(nn.Module):
         self.kv_up = linear(self.rank, self.heads * (self.nope + self.value), False, device)
         self.rope = Rope(around.rows, self.rotated, device) if around.rotates else nn.Identity()
         self.out = linear(self.heads * self.value, hidden, bias, device)
-        self._read_indexer(section.optional_section("indexer"), has_q_latent=q_rank is not None)
+        self.indexer = self._indexer(section.optional_section("indexer"), hidden, q_rank, device)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,N,hidden] -> the same."""
         up = Region(self._up, active="mla_up_proj" in self.options.recompute)
-        q, k, v = up(x if self.q_down is None else self.q_down(x), self.kv_down(x))
-        out = _core(self.options, q, k, v)
+        q_latent = x if self.q_down is None else self.q_down(x)
+        picked = self._picked(x, q_latent)
+        q, k, v = up(q_latent, self.kv_down(x))
+        out = _core(self.options, q, k, v, picked=picked)
         up.discard_after(out)
         result: Tensor = self.out(out.flatten(-2))
         return result
 
-    def _read_indexer(self, index: Section | None, *, has_q_latent: bool) -> None:
+    def _indexer(self, index: Section | None, hidden: int, q_rank: int | None, device: torch.device) -> Indexer | None:
         if index is None:
-            return
-        if not has_q_latent:
+            return None
+        if q_rank is None:
             raise InputError(f"{index.where} reads the query latent, and q_lora_rank is null")
-        for size in ("index_n_heads", "index_head_dim", "index_topk"):
-            index.integer(size)
-        index.finish()
+        return Indexer(index, hidden, q_rank, self.rotated, {"device": device, "dtype": torch.bfloat16})
+
+    @torch.no_grad()
+    def _picked(self, x: Tensor, q_latent: Tensor) -> Tensor | None:
+        """Row numbers [B,N,min(most, N)] int32, by content alone: what turns changes no size."""
+        if self.indexer is None:
+            return None
+        rows = x.shape[1]
+        latent = q_latent if self.q_norm is None else self.q_norm(q_latent)
+        mask = x.new_full((rows, rows), float("-inf"), dtype=torch.float32).triu(1)
+        picked = self.indexer(x, latent, self.indexer.keys(x, None), None, mask)
+        if picked is None:  # all of them fit
+            picked = torch.arange(rows, device=x.device).expand(len(x), rows, rows)
+        return picked.to(torch.int32).contiguous()
 
     def _up(self, q_latent: Tensor, kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q_latent = q_latent if self.q_norm is None else self.q_norm(q_latent)
@@ -173,11 +187,13 @@ def _rotates(section: Section, around: Around) -> bool:
     return section.section("rope_parameters").has("rope_theta")
 
 
-def _core(options: Options, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
-    def core(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attend(q, k, v, core=options.core, window=window)
+def _core(
+    options: Options, q: Tensor, k: Tensor, v: Tensor, window: int | None = None, picked: Tensor | None = None
+) -> Tensor:
+    def core(q: Tensor, k: Tensor, v: Tensor, *picks: Tensor) -> Tensor:
+        return attend(q, k, v, core=options.core, window=window, picked=picks[0] if picks else None)
 
-    return checkpointed("core_attn" in options.recompute, core, q, k, v)
+    return checkpointed("core_attn" in options.recompute, core, q, k, v, *(() if picked is None else (picked,)))
 
 
 ATTENTIONS: dict[str, Callable[[Section, Around], nn.Module]] = {"mla": MLA, "gqa": GQA}

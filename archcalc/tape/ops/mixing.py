@@ -29,6 +29,7 @@ class MixingOperations(Recorder):
         pairs: Number,
         span: Span = ALL,
         sinks: bool = False,
+        choice: Tensor | None = None,
         caches: tuple[Cache, ...] = (),
         site: str = "core_attn",
     ) -> Tensor:
@@ -37,7 +38,8 @@ class MixingOperations(Recorder):
         math path saves fp32 q, k, v and the probabilities.
 
         `sinks`: a learned logit a head takes part in the softmax, as a bare parameter of the module (gpt-oss,
-        arXiv:2508.10925): n more weights, next to no FLOPs, nothing saved beside the log-sum-exp."""
+        arXiv:2508.10925): n more weights, next to no FLOPs, nothing saved beside the log-sum-exp. `choice`: the keys
+        that each query takes, which a sparse kernel needs again in backward."""
         out = Tensor(q.rows, (heads, v_dim), Storage(q.rows, (heads, v_dim), self.dtype))
         lse = Storage(q.rows, (heads,), "float32")
         q32 = Storage(q.rows, (heads, qk_dim), "float32")
@@ -45,7 +47,8 @@ class MixingOperations(Recorder):
         v32 = Storage(v.rows, (heads, v_dim), "float32")
         keys = Dim("keys", k.rows[-1].size if k.rows else 1)
         scores = Storage(q.rows, (heads, keys), "float32")
-        flash = (q.storage, k.storage, v.storage, out.storage, lse)
+        chosen = () if choice is None else (choice,)
+        flash = (q.storage, k.storage, v.storage, out.storage, lse, *(t.storage for t in chosen))
         saves = (
             *(Save(s, ("flash",)) for s in flash),
             *(Save(s, ("math",)) for s in (q32, k32, v32, scores)),
@@ -55,7 +58,7 @@ class MixingOperations(Recorder):
             "attention",
             name,
             site,
-            (q, k, v),
+            (q, k, v, *chosen),
             out,
             temps=(lse, q32, k32, v32, scores),
             weights=(self.weight("", "sinks", (heads,), (), "attention"),) if sinks else (),
