@@ -47,27 +47,37 @@ def cache_lines(tape: Tape, whose: str, *more: str) -> list[str]:
     said = []
     if any("kv_heads" in named for named in axes):
         said.append("key-value heads divided by tp and replicated past their number")
-    shared = dict.fromkeys(c.kind for c, named in zip(caches, axes, strict=True) if not named & {"kv_heads", "heads"})
+    whole = [cache for cache, named in zip(caches, axes, strict=True) if not named & {"kv_heads", "heads"}]
+    shared = dict.fromkeys(cache.kind for cache in whole if cache.span.kind != "sequence")
     if shared:
         said.append(f"{' and '.join(shared)}, which all heads share, never divided by tp, only by dcp")
     if any("heads" in named for named in axes):
         said.append("states divided by tp with their heads")
+    if len(shared) < len({cache.kind for cache in whole}):
+        said.append("states without heads whole on every device")
     layers = {"pp": "layers by pp", "dp": "sequences by dp"}
     lines = [f"{whose}: {'; '.join([*said, *(layers[name] for name in more)])}."] if said else []
-    kinds = {cache.span.kind for cache in caches}
-    if kinds & {"window", "chunk", "sequence"}:
-        lines.append("What has an end (a full window, a state) counts as fixed; per token is what one token more adds.")
     if any(cache.dtype for cache in caches):
         lines.append("States keep a dtype of their own, whatever the cache's.")
     return lines
 
 
-def padding_notes(padded: Iterable[Padding], who: str) -> list[str]:
-    """A sentence for each size that is padded so that it divides."""
-    return [
-        f"{name} {size:,} is padded to {more:,} rows, as {who}: the devices do not divide it."
-        for name, size, more in padded
-    ]
+def growth_lines(tape: Tape) -> list[str]:
+    """What growth and fixed mean for this model's cache."""
+    kinds = {cache.span.kind for op in _backbone(tape) for cache in op.caches}
+    if not kinds & {"window", "chunk", "sequence"}:
+        return []
+    return ["What has an end (a full window, a state) counts as fixed; per token is what one token more adds."]
+
+
+ENGINES_PAD = "vLLM and SGLang pad to multiples of 64"
+MEGATRON_PADS = "Megatron-LM pads to multiples of 128 x tp"
+
+
+def padding_notes(padded: Iterable[Padding], rule: str) -> list[str]:
+    """A sentence for each size that is padded so that it divides, once."""
+    lines = (f"{d.name} {d.size:,} does not divide: it is padded to {d.padded:,} rows ({rule})." for d in padded)
+    return list(dict.fromkeys(lines))
 
 
 def _backbone(tape: Tape) -> Iterator[Op]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -13,12 +12,13 @@ from archcalc.report.conventions import pair_lines
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.paths import PART_ORDER, folded
 from archcalc.spec.model import Spec
-from archcalc.tape import Op, Tape, formula
+from archcalc.tape import FlopClass, Tape, formula
 from archcalc.units import format_int
 from archcalc.workload import Workload
 
 COUNTING = "2 FLOPs a multiply-add. Not counted: norms, softmax, rope, activations, other elementwise work."
-BACKWARDS = "Backward: weight gradient + input gradient{of_patches}; attention: twice its forward."
+
+TWICE: dict[FlopClass, str] = {"attention": "attention", "scan": "scans", "conv": "convolutions"}
 
 SOME = ("index", "scan", "conv")
 """Classes of FLOPs that few models have: named where there are any."""
@@ -33,13 +33,13 @@ BACKWARD = Column("backward", "backward", "flops")
 
 def counting(tape: Tape) -> tuple[str, ...]:
     """How the FLOPs of this pass were counted."""
-    unasked = ", which choosing what attention sees has not" if any(o.counts_as == "index" for o in _ops(tape)) else ""
+    classes = {op.counts_as for segment in tape.segments if segment.part == "backbone" for op in segment.ops}
+    twice = [words for name, words in TWICE.items() if name in classes]
     patches = " (none for the patch convolution)" if any(s.part == "vision" for s in tape.segments) else ""
-    return (COUNTING, *pair_lines(tape), BACKWARDS.format(of_patches=patches + unasked))
-
-
-def _ops(tape: Tape) -> Iterator[Op]:
-    return (op for segment in tape.segments for op in segment.ops)
+    backward = [f"Backward: weight gradient + input gradient{patches}"]
+    backward += [f"{' and '.join(twice)}: twice its forward"] if twice else []
+    backward += ["what chooses keys for attention: none, no loss reaches it"] if "index" in classes else []
+    return (COUNTING, *pair_lines(tape), f"{'; '.join(backward)}.")
 
 
 def flops_quantities(spec: Spec, workload: Workload) -> dict[str, int | float | bool]:

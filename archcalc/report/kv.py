@@ -7,7 +7,7 @@ from fractions import Fraction
 from archcalc.calc.kv_cache import Mesh, cache_rows, sequence_cache
 from archcalc.calc.sharding import check_heads
 from archcalc.errors import InputError
-from archcalc.report.conventions import cache_lines, span_words
+from archcalc.report.conventions import cache_lines, growth_lines, span_words
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.flops import context_notes, vision_load
 from archcalc.report.paths import folded
@@ -100,6 +100,10 @@ def kv_report(
         },
         quantities=found,
         rows=Table("rows", "what each layer keeps of a sequence", COLUMNS, rows),
-        conventions=("Total: one copy of the cache, in whole pages.", *cache_lines(tape, "Per device", "pp", "dp")),
+        conventions=(
+            "Total: one copy of the cache, in whole pages.",
+            *cache_lines(tape, "Per device", "pp", "dp"),
+            *growth_lines(tape),
+        ),
         notes=notes,
     )

@@ -88,7 +88,9 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "kv.total_bytes": Quantity("bytes", "total", "Cache of all sequences, one copy, in whole pages."),
     "kv.bytes_per_device": Quantity("bytes", "per device", "Cache on the fullest device."),
-    "kv.max_tokens": Quantity("tokens", "tokens that fit", "Tokens that fit into the given memory of each device."),
+    "kv.max_tokens": Quantity(
+        "tokens", "tokens that fit", "Tokens of one sequence that fit into the memory of each device, times dp."
+    ),
     "weights.bytes": Quantity("bytes", "checkpoint", "Tensor data of the checkpoint."),
     "weights.elements": Quantity(
         "count", "elements", "Logical weights and stored buffers; no scales, shapes or packing."
@@ -112,7 +114,10 @@ QUANTITIES: dict[str, Quantity] = {
         "bytes", "room for KV cache per GPU", "What weights and overhead leave of the usable memory."
     ),
     "serve.max_tokens": Quantity(
-        "tokens", "cached tokens", "Tokens that the room for the KV cache holds, over all GPUs."
+        "tokens",
+        "cached tokens",
+        "Tokens that the room for the KV cache holds over all GPUs: of the longest sequence, times dp. Where windows or"
+        " states are kept for each sequence, many short ones hold another number.",
     ),
     "serve.max_context": Quantity(
         "tokens",

@@ -27,12 +27,16 @@ from archcalc.tape import Tape
 from archcalc.units import format_int
 from archcalc.workload import Workload
 
+OTHERS = {"index": "index scores", "scan": "scans", "conv": "convolutions"}
+"""Classes of FLOPs that few models have."""
+
 COLUMNS = (
     Column("spec", "spec"),
     Column("batch", "sequences", "int"),
     Column("seq", "new tokens", "tokens"),
     Column("linear", "linears", "flops"),
     Column("attention_core", "attention", "flops"),
+    *(Column(name, words, "flops") for name, words in OTHERS.items()),
     Column("forward", "forward", "flops"),
     Column("attention_share", "attention's share", "share"),
 )
@@ -79,6 +83,11 @@ def flops_figure(found: Sequence[Case], over: Range) -> Figure:
         curves += [
             Curve(f"{before}linears", tuple(s.linear for s in sums), hue, LINEAR),
             Curve(before + attention, tuple(s.attention_core for s in sums), hue, ATTENTION),
+            *(
+                Curve(before + words, tuple(getattr(s, name) for s in sums), hue, dash)
+                for dash, (name, words) in enumerate(OTHERS.items(), ATTENTION + 1)
+                if any(getattr(s, name) for s in sums)
+            ),
         ]
     title = titled(found, "forward FLOPs of a prefill against its length")
     edge = edge_within(several[0].spec, over) if len(several) == 1 else None
@@ -106,18 +115,20 @@ def _report(title: str, found: Sequence[Case], over: Range) -> Report:
                     "seq": x,
                     "linear": sums.linear,
                     "attention_core": sums.attention_core,
+                    **{name: n for name in OTHERS if (n := getattr(sums, name))},
                     "forward": sums.forward,
                     "attention_share": sums.attention_core / sums.forward,
                 }
             )
     passes = [{**case.row(at), "seq": at} for case in found if (at := overtakes(case, over)) is not None]
     columns = (*COLUMNS[:2], Column("seq", "attention takes more from", "tokens"))
+    shown = tuple(column for column in COLUMNS if column.key not in OTHERS or any(column.key in row for row in rows))
     return Report(
         command="plot",
         title=title,
         inputs={"kind": "flops", **inputs_of(found, over)},
         quantities={},
-        rows=Table("rows", "prefill without a cache, head over all tokens", COLUMNS, rows),
+        rows=Table("rows", "prefill without a cache, head over all tokens", shown, rows),
         tables=[Table("crossings", "where attention passes the linears", columns, passes)] if passes else [],
         conventions=tuple(dict.fromkeys(line for model in models_of(found) for line in counting(_text(model)))),
         notes=limit_notes(models_of(found), over.high),

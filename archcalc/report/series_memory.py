@@ -8,10 +8,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from archcalc.calc.kv_cache import SequenceCache
+from archcalc.calc.sharding import Padding
 from archcalc.plan.engine import Engine
 from archcalc.plan.hardware import Hardware, Links
 from archcalc.plan.serving import Load, serve
 from archcalc.plan.shards import Deployment
+from archcalc.report.conventions import ENGINES_PAD, padding_notes
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.series import Curve, Figure, Limit, Mark, Panel, Range
 from archcalc.report.series_cases import (
@@ -82,6 +84,12 @@ class Budget(NamedTuple):
     usable: int
     sequences: int
     cache: SequenceCache
+    padded: tuple[Padding, ...]
+
+    @property
+    def room(self) -> int:
+        """What weights and workspace leave for the cache."""
+        return max(0, self.usable - self.weights - self.overhead)
 
     def at(self, context: int) -> dict[str, int]:
         """The terms at a context, and their sum."""
@@ -95,7 +103,7 @@ class Budget(NamedTuple):
 
     def last(self) -> int | None:
         """The longest context that fits, in whole pages; 0 where none does, None where all do [tokens]."""
-        return self.cache.longest(max(0, self.usable - self.weights - self.overhead), self.sequences)
+        return self.cache.longest(self.room, self.sequences)
 
 
 def budget(case: Case, setup: Setup) -> Budget:
@@ -110,7 +118,7 @@ def budget(case: Case, setup: Setup) -> Budget:
         Load(context=1, batch=case.batch, kv_dtype=case.kv_dtype),
     )
     sequences = -(-case.batch // setup.where.dp)
-    return Budget(found.weights_bytes, found.overhead_bytes, found.usable, sequences, found.cache)
+    return Budget(found.weights_bytes, found.overhead_bytes, found.usable, sequences, found.cache, found.padded)
 
 
 @cache
@@ -160,7 +168,7 @@ def _stack(case: Case, b: Budget, name: str, over: Range, setup: Setup) -> Panel
     last, limit = b.last(), setup.limit(b.usable)
     return Panel(
         title=name,
-        verdict=_verdict(last, over) if limit else "",
+        verdict=_verdict(last, b.room, over) if limit else "",
         xs=xs,
         points=over.points(),
         curves=tuple(Curve(label, tuple(term[key] for term in terms), hue) for label, key, hue in LAYERS),
@@ -177,11 +185,11 @@ def _crossing(last: int | None, usable: int, over: Range) -> tuple[Mark, ...]:
     return (Mark(last, usable, f"fits up to {format_int(last)} tokens"),)
 
 
-def _verdict(last: int | None, over: Range) -> str:
+def _verdict(last: int | None, room: int, over: Range) -> str:
     if last is None:
         return "fits at any length"
     if last < 1:
-        return "weights and workspace alone do not fit"
+        return "the cache does not fit at any length" if room else "weights and workspace alone do not fit"
     if last < over.low:
         return f"fits up to {format_int(last)} tokens, before this range"
     return f"fits up to {format_int(last)} tokens{', past this range' if last >= over.high else ''}"
@@ -231,5 +239,8 @@ def _report(title: str, found: Sequence[Case], budgets: Sequence[Budget], over: 
             "weights as released, divided over tp. workspace: activations, CUDA graphs and non-torch memory by"
             f" {setup.engine.title}. KV cache in whole pages.",
         ),
-        notes=limit_notes(models_of(found), over.high),
+        notes=[
+            *limit_notes(models_of(found), over.high),
+            *padding_notes((each for b in budgets for each in b.padded), ENGINES_PAD),
+        ],
     )

@@ -13,7 +13,7 @@ from archcalc.plan.training import RankMemory, training_memory, worst
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.series import Curve, Figure, Limit, Mark, Panel, Range
 from archcalc.report.series_cases import MOST_PANELS, Model, check_count, limit_notes
-from archcalc.report.train import rank_row, training_tape
+from archcalc.report.train import plan_padding, rank_row, training_tape
 from archcalc.units import format_int
 
 LAYERS = (
@@ -260,5 +260,5 @@ def _report(
         rows=table,
         assumptions=list(dict.fromkeys(f"{t.label}: {path}" for t in found for path in t.plan.assumed)),
         conventions=CONVENTIONS,
-        notes=notes,
+        notes=[*notes, *dict.fromkeys(note for t in found for note in plan_padding(t.model.spec, t.plan))],
     )

@@ -11,7 +11,7 @@ from archcalc.plan.engine import Engine
 from archcalc.plan.hardware import Hardware
 from archcalc.plan.serving import Load, Serving, Tried, serve, tried
 from archcalc.plan.shards import Deployment, Spread
-from archcalc.report.conventions import cache_lines, padding_notes
+from archcalc.report.conventions import ENGINES_PAD, cache_lines, padding_notes
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.flops import context_notes
 from archcalc.report.weights import what_if
@@ -146,7 +146,11 @@ def serve_all_report(asked: Question, gpus: list[Hardware]) -> Report:
         ),
         assumptions=_assumptions(asked, best),
         conventions=(*COUNTING, *cache_lines(asked.tape, "Cache", "dp")),
-        notes=[*context_notes(asked.spec, asked.load.context), *_unloaded(asked)],
+        notes=[
+            *context_notes(asked.spec, asked.load.context),
+            *padding_notes((each for _, s in best for each in s.padded), ENGINES_PAD),
+            *_unloaded(asked),
+        ],
     )
 
 
@@ -272,7 +276,7 @@ def _notes(asked: Question, hardware: Hardware, s: Serving) -> list[str]:
     where, limit = s.where, asked.spec.backbone.max_position_embeddings
     if not s.fits:
         notes.append(f"Each GPU is {format_int(-s.free)} bytes short.")
-    notes += padding_notes(s.padded, "vLLM and SGLang do")
+    notes += padding_notes(s.padded, ENGINES_PAD)
     if s.max_context is None:
         notes.append("What a sequence caches has an end, and fits: serve.max_context and max_tokens have no limit.")
     elif s.max_context > limit:

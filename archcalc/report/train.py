@@ -12,7 +12,7 @@ from archcalc.plan.offload import offload_need
 from archcalc.plan.placement import shards_of
 from archcalc.plan.plan import Plan
 from archcalc.plan.training import RankMemory, training_memory, worst
-from archcalc.report.conventions import padding_notes
+from archcalc.report.conventions import MEGATRON_PADS, padding_notes
 from archcalc.report.document import Column, Report, Table
 from archcalc.report.flops import context_notes
 from archcalc.report.paths import ranges
@@ -55,6 +55,19 @@ OFFLOAD_COLUMNS = (Column("term", "offload"), Column("value", "value", "number")
 def training_tape(spec: Spec, plan: Plan) -> Tape:
     """The tape of one micro-batch of a plan."""
     return spec.trace(Workload(phase="train", batch=plan.batch.micro_batch, seq=plan.batch.seq))
+
+
+def plan_padding(spec: Spec, plan: Plan) -> list[str]:
+    """What the plan pads so that it divides, said once."""
+    return padding_notes(paddings(spec.trace(Workload()).weights(), shards_of(plan.parallel)), MEGATRON_PADS)
+
+
+def _uncounted(tape: Tape, plan: Plan) -> list[str]:
+    """Mixers whose exchange among context-parallel devices no source gives yet."""
+    mixers = {op.counts_as for s in tape.segments if s.part == "backbone" for op in s.ops} & {"index", "scan", "conv"}
+    if plan.parallel.cp == 1 or not mixers:
+        return []
+    return [f"warning: what {' and '.join(sorted(mixers))} operations exchange among cp devices is not in."]
 
 
 def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: tuple[str, ...] = ()) -> Report:
@@ -213,8 +226,7 @@ def _notes(spec: Spec, plan: Plan, ranks: list[RankMemory], room: int) -> list[s
     spare = room - top.peak
     verdict = "fits" if spare >= 0 else "does not fit"
     notes = context_notes(spec, plan.batch.seq)
-    weights = spec.trace(Workload()).weights()
-    notes += padding_notes(paddings(weights, shards_of(plan.parallel)), "Megatron-LM does")
+    notes += [*plan_padding(spec, plan), *_uncounted(training_tape(spec, plan), plan)]
     notes.append(
         f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."

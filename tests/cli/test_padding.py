@@ -32,7 +32,7 @@ def test_an_engine_pads_the_vocabulary_to_a_multiple_of_64(odd: str, tp: int, ro
     layer = (4 * 2560 * 2560 + 2 * 2560 * 10_240) // tp + 2 * 2560
     assert found["quantities"]["serve.weights_bytes"] == 2 * (2 * rows * 2560 + 3 * layer + 2560)
     said = [note for note in found["notes"] if "padded" in note]
-    more = "vocab_size 49,159 is padded to 49,216 rows, as vLLM and SGLang do: the devices do not divide it."
+    more = "vocab_size 49,159 does not divide: it is padded to 49,216 rows (vLLM and SGLang pad to multiples of 64)."
     assert said == ([] if tp == 1 else [more])
 
 
@@ -44,9 +44,28 @@ def test_megatron_pads_it_to_a_multiple_of_128_times_tp(odd: str, tp: int, rows:
     found = answered("train", odd, "--plan", "k2-pretrain", *(word for each in sets for word in ("--set", each)))
     layer = (4 * 2560 * 2560 + 2 * 2560 * 10_240) // tp + 2 * 2560
     assert found["quantities"]["train.params_bytes"] == 2 * (2 * rows * 2560 + 3 * layer + 2560)
-    assert any("as Megatron-LM does" in note for note in found["notes"]) == (tp > 1)
+    assert any("Megatron-LM pads to multiples of 128 x tp" in note for note in found["notes"]) == (tp > 1)
 
 
 def test_the_parameters_of_the_model_are_not_padded(odd: str) -> None:
     counted = answered("params", odd)["quantities"]["params.total"]
     assert counted == 2 * 49_159 * 2560 + 3 * (4 * 2560 * 2560 + 2 * 2560 * 10_240 + 2 * 2560) + 2560
+
+
+TRAIN = ("parallel.ep=1", "parallel.tp=2", "parallel.pp=1", "parallel.vpp=1", "schedule.kind=1f1b")
+SETS = tuple(word for each in (*TRAIN, "schedule.extra_warmup=0") for word in ("--set", each))
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (("serve",), ("--gpu", "all", "--gpus", "2")),
+        (("plot", "memory"), ("--gpus", "2", "--tp", "2", "--context", "1k..4k")),
+        (("plot", "train"), ("--plan", "k2-pretrain", *SETS)),
+        (("plot", "memory"), ("--plan", "k2-pretrain", "--context", "1k..4k", *SETS)),
+    ],
+    ids=["serve on every GPU", "plot of serving", "plot of ranks", "plot of lengths"],
+)
+def test_every_answer_that_rests_on_padding_says_so(odd: str, command: tuple[str, ...], flags: tuple[str, ...]) -> None:
+    notes = answered(*command, odd, *flags)["notes"]
+    assert len([note for note in notes if "vocab_size 49,159 does not divide" in note]) == 1
