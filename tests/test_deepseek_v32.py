@@ -106,6 +106,14 @@ def test_serving_holds_the_indexer_whole_on_every_device(v32: str) -> None:
     assert added == 61 * (INDEXER - 2 * D + 4 * blocks + 2 * 2 * D)
 
 
+def test_an_index_key_holds_the_features_that_turn(tmp_path: Path) -> None:
+    content = plain()
+    content["backbone"]["attention"]["mla"]["indexer"]["index_head_dim"] = 32
+    ran = run("validate", written(tmp_path, content))
+    assert ran.code == 1
+    assert "index_head_dim 32 is less than qk_rope_head_dim 64" in ran.err
+
+
 def test_an_indexer_needs_the_query_latent(tmp_path: Path) -> None:
     content = plain()
     content["backbone"]["attention"]["mla"]["q_lora_rank"] = None

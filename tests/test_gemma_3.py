@@ -99,4 +99,5 @@ def test_training_keeps_the_same_in_local_and_global_layers() -> None:
 
 def test_conventions_name_the_window() -> None:
     said = " ".join(answered("flops", "gemma-3-27b")["conventions"])
-    assert "Within a window of 1,024 tokens" in said
+    assert "Layers that see the last w = 1,024 tokens" in said
+    assert "Layers that see all tokens" in said

@@ -20,7 +20,17 @@ from archcalc.tape import Dim, Tape, Tensor, Weight
 from archcalc.tape.values import NormKind
 
 Attention = Annotated[MLA | GQA, Field(discriminator="kind")]
+BlockName = Annotated[str, Field(min_length=1)]
 FFN = Annotated[DenseFFN | MoE, Field(discriminator="kind")]
+
+
+PREDICTION_MODULES = ("enorm", "hnorm", "eh_proj", "shared_head.norm")
+"""What a multi-token-prediction module has beside its layer's own modules."""
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether two modules are the same, or one stands inside the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 class Decoder(Block):
@@ -61,8 +71,8 @@ class Decoder(Block):
     embedding_norm: NormKind | None = None
     layers: Annotated[list[Layers], Field(min_length=1)]
     mtp_layer: Layers | None = None
-    attention: Annotated[dict[str, Attention], Field(min_length=1)]
-    ffn: Annotated[dict[str, FFN], Field(min_length=1)]
+    attention: Annotated[dict[BlockName, Attention], Field(min_length=1)]
+    ffn: Annotated[dict[BlockName, FFN], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _layers_fit(self) -> Self:
@@ -101,8 +111,19 @@ class Decoder(Block):
         for key, of in readers.items():
             if not of and getattr(self, key) is not None:
                 raise FieldError(f"no norm of the layers reads {key}: they are of kind {', '.join(kinds)}", key)
+        return self
+
+    @model_validator(mode="after")
+    def _positions_fit(self) -> Self:
         if self.rope_theta is None and self.rope_scaling is not None:
             raise FieldError("rope_scaling without rope_theta", "rope_scaling", "rope_theta")
+        longest = self.max_position_embeddings
+        if self.position_embeddings is not None and self.position_embeddings < longest:
+            raise FieldError(
+                f"position_embeddings {self.position_embeddings} are fewer than max_position_embeddings {longest}",
+                "position_embeddings",
+                "max_position_embeddings",
+            )
         return self
 
     def _written(self) -> Iterator[tuple[Place, Layers]]:
@@ -125,7 +146,7 @@ class Decoder(Block):
 
     def _check_layer(self, place: Place, layer: Layers, used: dict[str, set[str]]) -> None:
         """Names that exist, and modules that don't meet. Raises FieldError."""
-        modules: set[str] = set()
+        modules = PREDICTION_MODULES if self.num_nextn_predict_layers else ()
         before: StepKind | None = None
         for inner, step in layer.parts():
             kind = step.kind(self.norm, self.norm_placement)
@@ -141,10 +162,12 @@ class Decoder(Block):
             if kind.parallel and before is None:
                 raise FieldError("the first step has nothing to run in parallel with", (*place, *inner, "arrangement"))
             for module in filter(None, (kind.scope, kind.input_norm, kind.output_norm)):
-                if module in modules:
+                other = next((known for known in modules if _meet(known, module)), None)
+                if other is not None:
+                    named = f"are named {module}" if other == module else f"meet: {other} and {module}"
                     hint = "name them with scope, input_norm and output_norm"
-                    raise FieldError(f"two modules of a layer are named {module}", (*place, *inner), hint=hint)
-                modules.add(module)
+                    raise FieldError(f"two modules of a layer {named}", (*place, *inner), hint=hint)
+                modules = (*modules, module)
             before = kind
 
     def forward(self, tape: Tape) -> None:

@@ -104,8 +104,10 @@ class Step(Section):
         )
 
     def unread(self, placement: Placement) -> str | None:
-        """The name of a norm that this placement has not, or None."""
+        """The key of a norm that this placement has not, or None."""
         before, after = NORM_NAMES[self.norm_placement or placement]["ffn"]
+        if self.norm and not before and not after:
+            return "norm"
         if self.input_norm and not before:
             return "input_norm"
         return "output_norm" if self.output_norm and not after else None

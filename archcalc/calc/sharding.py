@@ -90,7 +90,7 @@ def local_size(d: Dim, shards: Shards) -> int:
     size = padded(d, shards)
     if size % parts:
         how = "can be neither divided nor replicated" if d.axis == "kv_heads" else "can't be divided"
-        hint = f"choose a {option} that divides {d.size}"
+        hint = f"choose {'an' if option[0] in 'aeiou' else 'a'} {option} that divides {d.size}"
         error = Indivisible(f"{d.name} {d.size} {how} over {option} {parts}", value=parts, hint=hint)
         error.axis = d.axis or ""
         raise error

@@ -34,7 +34,7 @@ def value_text(value: int, unit: YUnit, units: str) -> str:
 
 
 def heights(figure: Figure) -> tuple[int, int]:
-    """The lowest and the highest value that must be visible, limits included."""
+    """The lowest and the highest value that must be visible, limits included; a flat line gets room on both sides."""
     values: list[int] = []
     for panel in figure.panels:
         if figure.shape == "lines":
@@ -42,7 +42,8 @@ def heights(figure: Figure) -> tuple[int, int]:
         else:
             values += panel.totals()
     limits = [panel.limit.value for panel in figure.panels if panel.limit]
-    return max(1, min(values)), max(1, *values, *limits)
+    low, high = max(1, min(values)), max(1, *values, *limits)
+    return (max(1, low // 2), 2 * high) if low == high and figure.shape == "lines" else (low, high)
 
 
 def bar_ticks(panel: Panel, unit: str, most: int) -> list[Tick]:

@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from archcalc.calc.sharding import Padding
-from archcalc.tape import Op, Span, Tape
+from archcalc.tape import FlopClass, Op, Span, Tape
 
 PAIRS = {
     "all": "n new tokens on c cached ones score n(c+n) pairs (full), or n·c + n²/2 (causal: half of the new-by-new"
-    " scores); a decoded token scores c + 1 under either.",
-    "window": "Within a window of {n} tokens n new ones on c cached score n·min(c+n, w) pairs (full), or k·c + k²/2 +"
-    " (n-k)·w with k = w - c between 0 and n (causal).",
-    "chunk": "Attention stays within chunks of {n} tokens, each counted as a sequence of its own.",
-    "top": "Attention takes the best {n} keys: n new tokens on c cached score n·min(c+n, k) pairs (full), or as a"
-    " window of k would (causal); all keys stay cached.",
-    "stride": "One cached entry stands for {n} tokens, and is scored once they are there.",
+    " scores); a decoded token scores c + 1 under either",
+    "window": "n new tokens on c cached ones score n·min(c+n, w) pairs (full), or k·c + k²/2 + (n-k)·w with k = w - c"
+    " between 0 and n (causal); a decoded token scores min(c + 1, w)",
+    "chunk": "each chunk is counted as a sequence of its own",
+    "top": "n new tokens on c cached ones score as in a window of {n}; all keys stay cached",
+    "stride": "an entry is scored once its tokens are there",
 }
 """What mixers of each span score."""
+
+WHERE = {
+    "all": "all tokens",
+    "window": "the last w = {n} tokens",
+    "chunk": "their own chunk of {n} tokens",
+    "top": "the best {n} keys",
+    "stride": "one entry for {n} tokens",
+}
+"""What they see; said where a model has several."""
+
+SCORES: dict[FlopClass, str] = {"attention": "Layers", "index": "Index scores"}
 
 SPANS = {"all": "every token", "top": "every token", "sequence": "one state"}
 
@@ -32,12 +42,18 @@ def span_words(span: Span) -> str:
 
 
 def pair_lines(tape: Tape) -> list[str]:
-    """What the attention of this model scores, a sentence for each span of it."""
-    sizes: dict[str, dict[int, None]] = {}
+    """What the mixers of this model score, a sentence for each part of a sequence that some of them see."""
+    sizes: dict[tuple[str, str], dict[int, None]] = {}
     for op in _backbone(tape):
         if op.span is not None:
-            sizes.setdefault(op.span.kind, {})[op.span.size] = None
-    return [PAIRS[kind].format(n=" or ".join(f"{size:,}" for size in sorted(of))) for kind, of in sizes.items() if of]
+            sizes.setdefault((SCORES[op.counts_as], op.span.kind), {})[op.span.size] = None
+    lines = []
+    for (who, kind), of in sizes.items():
+        n = " or ".join(f"{size:,}" for size in sorted(of))
+        says = PAIRS[kind].format(n=n)
+        alone = len(sizes) == 1 and kind == "all"
+        lines.append(f"{says}." if alone else f"{who} that see {WHERE[kind].format(n=n)}: {says}.")
+    return lines
 
 
 def cache_lines(tape: Tape, whose: str, *more: str) -> list[str]:
@@ -50,7 +66,7 @@ def cache_lines(tape: Tape, whose: str, *more: str) -> list[str]:
     whole = [cache for cache, named in zip(caches, axes, strict=True) if not named & {"kv_heads", "heads"}]
     shared = dict.fromkeys(cache.kind for cache in whole if cache.span.kind != "sequence")
     if shared:
-        said.append(f"{' and '.join(shared)}, which all heads share, never divided by tp, only by dcp")
+        said.append(f"{', '.join(shared)}, which all heads share, never divided by tp, only by dcp")
     if any("heads" in named for named in axes):
         said.append("states divided by tp with their heads")
     if len(shared) < len({cache.kind for cache in whole}):

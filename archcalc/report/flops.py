@@ -37,7 +37,7 @@ def counting(tape: Tape) -> tuple[str, ...]:
     twice = [words for name, words in TWICE.items() if name in classes]
     patches = " (none for the patch convolution)" if any(s.part == "vision" for s in tape.segments) else ""
     backward = [f"Backward: weight gradient + input gradient{patches}"]
-    backward += [f"{' and '.join(twice)}: twice its forward"] if twice else []
+    backward += [f"{', '.join(twice)}: twice the forward"] if twice else []
     backward += ["what chooses keys for attention: none, no loss reaches it"] if "index" in classes else []
     return (COUNTING, *pair_lines(tape), f"{'; '.join(backward)}.")
 

@@ -34,8 +34,33 @@ StorageKey = Literal[
 head again with each multi-token-prediction module, and how."""
 KEYS: tuple[str, ...] = get_args(StorageKey)
 
-MANY = 4096
-"""How many experts of a layer a pattern is tried at; the last one comes on top."""
+MANY = 65_536
+"""Experts of a layer that a pattern is tried at; with more of them only roles can be used."""
+
+ENDLESS = re.compile(r"(?<!\\)(?:\\\\)*\)[*+{]|\\[1-9]|\(\?P=|\(\?\(")
+"""What can make an expression try for ever: a group that is repeated, and what was matched before, again."""
+
+MOST_REPEATS = 8
+"""`*`, `+` and `{` of an expression at most; two `.*` in a row count as one."""
+
+
+def check_bounded(expression: str) -> None:
+    """Raises InputError for a regular expression that might take for ever on a path."""
+    if ENDLESS.search(expression):
+        raise InputError(
+            "this expression could try for ever: it repeats a group, or asks for what was matched again",
+            value=expression,
+            hint="write the alternatives out, or use several rules",
+        )
+    if len(re.findall(r"(?<!\\)[*+{]", _once(expression))) > MOST_REPEATS:
+        raise InputError(
+            f"this expression could try for ever: it repeats more than {MOST_REPEATS} times", value=expression
+        )
+
+
+def _once(expression: str) -> str:
+    """The same expression with one `.*` where several stand in a row."""
+    return re.sub(r"(?<!\\)(?:\.\*){2,}", ".*", expression)
 
 
 def matches(match: str, w: Weight, layer: int | None) -> bool:
@@ -45,7 +70,13 @@ def matches(match: str, w: Weight, layer: int | None) -> bool:
     first = w.indices[0] if w.indices else 0
     layer = first if layer is None else layer
     last = product(w.stack) - 1
-    experts = {0, last, *range(min(last, MANY))} if layer == first else {0, last}  # all of them in one layer
+    if last >= MANY:
+        raise InputError(
+            f"{match} is a pattern, and {w.path} has {last + 1:,} experts; at most {MANY:,} are looked at",
+            value=match,
+            hint="use a role, such as routed_expert",
+        )
+    experts = range(last + 1) if layer == first else (0, last)  # all of them in one layer
     found = pattern(match).match
     hits = {any(found(name) is not None for name in _names(w, layer, e)) for e in experts}
     if len(hits) > 1:
@@ -76,7 +107,7 @@ def pattern(match: str) -> re.Pattern[str]:
     """A pattern of paths as a regular expression, to be matched from the first character on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of a set in a set, which Python may read otherwise one day
-        return re.compile(match.removeprefix("re:") if match.startswith("re:") else translate(match))
+        return re.compile(_once(match.removeprefix("re:")) if match.startswith("re:") else translate(match))
 
 
 def suggestion(match: str, weights: Iterable[Weight]) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 
 from archcalc.arch.block import Section
 from archcalc.errors import FieldError, InputError, did_you_mean
-from archcalc.spec.matching import KEYS, StorageKey, matches, pattern, suggestion
+from archcalc.spec.matching import KEYS, StorageKey, check_bounded, matches, pattern, suggestion
 from archcalc.spec.schemes import AnyScheme, Fp8Block, PackQuantized, Plain, Scheme
 from archcalc.tape import Stored, Tape, Weight
 
@@ -54,6 +54,8 @@ class Rule(Section):
             hint = did_you_mean(match, KEYS) or f"a role is one of {', '.join(KEYS)}."
             hint = f"{hint} A pattern of paths has a dot or a star: {match}.*"
             raise InputError(f"no role is named {match}", value=match, hint=hint)
+        if match.startswith("re:"):
+            check_bounded(match.removeprefix("re:"))
         try:
             pattern(match)
         except (re.error, OverflowError, RecursionError) as error:

@@ -202,6 +202,38 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "two modules of a layer are named self_attn",
         "attention",
     ),
+    "a module inside another": (
+        {"layers": [{"count": 3, "steps": [{"attention": "gqa", "input_norm": "self_attn.q_proj"}, {"ffn": "dense"}]}]},
+        "two modules of a layer meet: self_attn and self_attn.q_proj",
+        "attention",
+    ),
+    "a module that prediction has": (
+        {
+            "num_nextn_predict_layers": 1,
+            "layers": [{"count": 3, "steps": [{"attention": "gqa", "scope": "shared_head"}, {"ffn": "dense"}]}],
+        },
+        "two modules of a layer meet: shared_head.norm and shared_head",
+        "attention",
+    ),
+    "a kind of norm that is not there": (
+        {
+            "layers": [
+                {"count": 3, "steps": [{"attention": "gqa", "norm": "rms", "norm_placement": "none"}, {"ffn": "dense"}]}
+            ]
+        },
+        "norm names a norm that this step does not have",
+        "norm",
+    ),
+    "fewer positions than context": (
+        {"position_embeddings": 63},
+        "position_embeddings 63 are fewer than max_position_embeddings 64",
+        "position_embeddings",
+    ),
+    "a mixer without a name": (
+        {"attention": {"": GQA}, "layers": [{"count": 3, "attention": "", "ffn": "dense"}]},
+        "at least 1 character",
+        "",
+    ),
     "a norm that is not there": (
         {"layers": [{"count": 3, "steps": [{"attention": "gqa", "output_norm": "after"}, {"ffn": "dense"}]}]},
         "output_norm names a norm that this step does not have",

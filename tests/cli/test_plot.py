@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT, run, terminal, text, tiny, written
+from tests.support import ROOT, TINY, run, terminal, text, tiny, written
 
 MEMORY = ("plot", "memory", "k25", "--context", "4k..256k")
 
@@ -264,3 +265,18 @@ def test_hostile_names_are_harmless_everywhere(tmp_path: Path) -> None:
         assert "\x1b" not in shown
     for file in files[:1] + files[3:]:
         assert "<script" not in file.read_text()
+
+
+@pytest.mark.parametrize("form", ["table", "svg"])
+def test_a_cache_that_has_ended_is_a_flat_line(form: str, tmp_path: Path) -> None:
+    # every layer slides over 16 tokens: the cache is the same from 16 tokens on
+    content = copy.deepcopy(TINY)
+    content["backbone"]["attention"]["gqa"]["sliding_window"] = 16
+    path = written(tmp_path, content)
+    out = ("-o", str(tmp_path / "flat.svg")) if form == "svg" else ()
+    ran = run("plot", "kv", path, "--context", "16..64", *out)
+    assert ran.code == 0, ran.err
+    if form == "table":
+        entry = 16 * 2 * 2 * 3 * 2 * 3  # tokens, keys and values, 2 heads of 3, bf16, 3 layers
+        assert entry == 1152
+        assert "KV cache: 1.13 KiB to 1.13 KiB" in ran.out

@@ -16,6 +16,7 @@ from archcalc.errors import InputError, SpecError
 from archcalc.report.paths import weight_path
 from archcalc.report.weights import storage_named, weights_report
 from archcalc.spec.loader import load_spec, parse
+from archcalc.spec.matching import check_bounded, pattern
 from archcalc.spec.model import Spec
 from archcalc.spec.schema import schema_text
 from archcalc.spec.storage import Fp8Block, PackQuantized, Plain, Release, Rule, Storage, release, second_copies
@@ -446,3 +447,21 @@ def test_the_json_schema_knows_both_forms() -> None:
 def test_a_rule_reads_its_own_pattern() -> None:
     with pytest.raises(ValueError, match="no role is named norms"):
         Rule(match="norms", store=Plain(scheme="plain", dtype="bfloat16"))
+
+
+@pytest.mark.parametrize("endless", ["re:(a+)+$", "re:(.*.*)*x", "re:(m|mo|mod)+!", r"re:(.+)x\1", "re:" + "a.*b" * 9])
+def test_an_expression_that_could_try_for_ever_is_refused(endless: str) -> None:
+    with pytest.raises(InputError, match="could try for ever"):
+        check_bounded(endless.removeprefix("re:"))
+
+
+def test_expressions_of_public_releases_are_taken() -> None:
+    # compressed-tensors configs of Kimi K2.5 and of Qwen and Llama releases
+    check_bounded(r".*self_attn.*")
+    check_bounded(r".*mlp\.(gate|up|gate_up|down)_proj.*")
+    check_bounded(r"model\.layers\.\d+\.mlp\.experts\.\d+\..*")
+
+
+def test_stars_in_a_row_are_one() -> None:
+    assert pattern("re:.*.*.*.*.*x9").pattern == ".*x9"
+    assert pattern(r"re:\..*.*x").pattern == r"\..*x"

@@ -79,8 +79,8 @@ def test_a_training_step_goes_back_over_the_scan_twice(toy: Toy) -> None:
 
 def test_printed_conventions_name_this_model_s_spans_and_no_other(toy: Toy) -> None:
     said = " ".join(answered("flops", toy(), "--seq", "64")["conventions"])
-    assert "Within a window of 16 tokens" in said
-    assert "stands for 4 tokens" in said
+    assert "Layers that see the last w = 16 tokens" in said
+    assert "Layers that see one entry for 4 tokens" in said
     assert "n(c+n)" not in said
 
 

@@ -58,7 +58,16 @@ class MLA(Block):
     @model_validator(mode="after")
     def _indexer_has_a_latent(self) -> Self:
         if self.indexer is not None and self.q_lora_rank is None:
-            raise FieldError("an indexer makes its queries from the query latent: q_lora_rank is null", "indexer")
+            raise FieldError(
+                "an indexer makes its queries from the query latent, and q_lora_rank is null", "indexer", "q_lora_rank"
+            )
+        if self.indexer is not None and self.indexer.index_head_dim < self.qk_rope_head_dim:
+            raise FieldError(
+                f"index_head_dim {self.indexer.index_head_dim} is less than qk_rope_head_dim {self.qk_rope_head_dim}:"
+                " so many features of the index key turn",
+                ("indexer", "index_head_dim"),
+                "qk_rope_head_dim",
+            )
         return self
 
     @property
