@@ -34,12 +34,12 @@ def _meet(one: str, other: str) -> bool:
 
 
 class Decoder(Block):
-    """Decoder-only transformer with pre-norm residual layers (RMSNorm before attention and before the feed-forward).
+    """Decoder-only transformer: token embedding, layers of residual steps, a last norm, a head.
 
-    Both are defaults: `norm`, `norm_placement` and the steps of a layer say otherwise. `position_embeddings` are the
-    rows of a learned position table (GPT-2: n_positions; OPT: max_position_embeddings + 2), `embedding_norm` a norm
-    right after the embedding (BLOOM). Without `rope_theta` no attention rotates. Multi-token prediction runs the last
-    layer's kind unless `mtp_layer` names another.
+    A step has an RMSNorm before its mixer, unless `norm`, `norm_placement` or it says otherwise. `position_embeddings`
+    are the rows of a learned position table (GPT-2: n_positions; OPT: max_position_embeddings + 2), `embedding_norm` a
+    norm right after the embedding (BLOOM). Without `rope_theta` no attention rotates. Multi-token prediction runs the
+    last layer's kind unless `mtp_layer` names another.
     """
 
     purposes: ClassVar[dict[str, str]] = {

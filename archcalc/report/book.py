@@ -22,7 +22,8 @@ HEADLINE = {
     "params.total": "parameters",
     "params.active": "parameters that a token uses",
     "flops.per_token": "forward FLOPs of a token in a prefill of 4,096, causal",
-    "kv.bytes_per_token": "KV cache of a token, bf16",
+    "kv.bytes_per_token": "KV cache of one token more, bf16",
+    "kv.sequence_bytes_128k": "KV cache of a sequence of 131,072 tokens, bf16",
     "weights.bytes": "released weights",
     "weights.bits_per_parameter": "bits of a released weight",
 }
