@@ -151,7 +151,7 @@ def _inputs(workload: Workload) -> dict[str, Any]:
         "context": workload.context,
         "attention": workload.attention,
         "logits": workload.logits,
-        "mla": workload.choice("mla"),
+        "choices": dict(workload.choices),
         "images": [list(image) for image in workload.images],
         "videos": [list(video) for video in workload.videos],
     }

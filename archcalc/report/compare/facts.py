@@ -124,8 +124,7 @@ def _answers(side: Side, other: Saved | None) -> Saved | None:
 
 def _workload(inputs: Mapping[str, Any]) -> Workload:
     given = {key: inputs[key] for key in Workload.__dataclass_fields__ if key in inputs}
-    if inputs.get("mla", "auto") != "auto":
-        given["choices"] = (("mla", inputs["mla"]),)
+    given["choices"] = tuple((str(name), str(chosen)) for name, chosen in dict(given.get("choices", {})).items())
     for key in ("images", "videos"):
         given[key] = tuple(tuple(sizes) for sizes in given.get(key, ()))
     return Workload(**given)
