@@ -12,7 +12,7 @@ from archcalc.arch.attention.mla import MLA
 from archcalc.arch.block import Block, Depth, Dtype, Real, Size
 from archcalc.arch.ffn.dense import DenseFFN
 from archcalc.arch.ffn.moe import MoE
-from archcalc.arch.layers import LayerKind, Layers, Place, Placement, StepKind
+from archcalc.arch.layers import LayerKind, Layers, Place, Placement
 from archcalc.arch.rope import RopeScaling
 from archcalc.arch.rows import new_rows
 from archcalc.errors import FieldError, did_you_mean
@@ -26,11 +26,6 @@ FFN = Annotated[DenseFFN | MoE, Field(discriminator="kind")]
 
 PREDICTION_MODULES = ("enorm", "hnorm", "eh_proj", "shared_head.norm")
 """What a multi-token-prediction module has beside its layer's own modules."""
-
-
-def _meet(one: str, other: str) -> bool:
-    """Whether two modules are the same, or one stands inside the other."""
-    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 class Decoder(Block):
@@ -145,9 +140,7 @@ class Decoder(Block):
                 raise FieldError(message, ("mtp_layer", key), "num_nextn_predict_layers")
 
     def _check_layer(self, place: Place, layer: Layers, used: dict[str, set[str]]) -> None:
-        """Names that exist, and modules that don't meet. Raises FieldError."""
-        modules = PREDICTION_MODULES if self.num_nextn_predict_layers else ()
-        before: StepKind | None = None
+        """Mixers that exist, and modules that don't meet. Raises FieldError."""
         for inner, step in layer.parts():
             kind = step.kind(self.norm, self.norm_placement)
             names = self.attention if kind.section == "attention" else self.ffn
@@ -156,19 +149,8 @@ class Decoder(Block):
                 hint = did_you_mean(kind.mixer, names)
                 raise FieldError(f"no {kind.section} is named {kind.mixer}", where, kind.section, hint=hint)
             used[kind.section].add(kind.mixer)
-            unread = step.unread(self.norm_placement)
-            if unread:
-                raise FieldError(f"{unread} names a norm that this step does not have", (*place, *inner, unread))
-            if kind.parallel and before is None:
-                raise FieldError("the first step has nothing to run in parallel with", (*place, *inner, "arrangement"))
-            for module in filter(None, (kind.scope, kind.input_norm, kind.output_norm)):
-                other = next((known for known in modules if _meet(known, module)), None)
-                if other is not None:
-                    named = f"are named {module}" if other == module else f"meet: {other} and {module}"
-                    hint = "name them with scope, input_norm and output_norm"
-                    raise FieldError(f"two modules of a layer {named}", (*place, *inner), hint=hint)
-                modules = (*modules, module)
-            before = kind
+        reserved = PREDICTION_MODULES if self.num_nextn_predict_layers else ()
+        layer.check_steps(place, self.norm, self.norm_placement, reserved)
 
     def forward(self, tape: Tape) -> None:
         """Ids in, logits and loss out, over rows [batch, seq]."""

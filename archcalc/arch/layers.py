@@ -182,3 +182,26 @@ class Layers(Section):
     def kind(self, norm: NormKind, placement: Placement) -> LayerKind:
         """The layer under the backbone's norm and placement."""
         return tuple(step.kind(norm, placement) for _, step in self.parts())
+
+    def check_steps(self, place: Place, norm: NormKind, placement: Placement, reserved: tuple[str, ...]) -> None:
+        """Steps that can run, of modules that don't meet each other or the `reserved` ones. Raises FieldError."""
+        modules = reserved
+        for n, (inner, step) in enumerate(self.parts()):
+            kind, here = step.kind(norm, placement), (*place, *inner)
+            unread = step.unread(placement)
+            if unread:
+                raise FieldError(f"{unread} names a norm that this step does not have", (*here, unread))
+            if kind.parallel and n == 0:
+                raise FieldError("the first step has nothing to run in parallel with", (*here, "arrangement"))
+            for module in filter(None, (kind.scope, kind.input_norm, kind.output_norm)):
+                other = next((known for known in modules if _meet(known, module)), None)
+                if other is not None:
+                    named = f"are named {module}" if other == module else f"meet: {other} and {module}"
+                    hint = "name them with scope, input_norm and output_norm"
+                    raise FieldError(f"two modules of a layer {named}", here, hint=hint)
+                modules = (*modules, module)
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether two modules are the same, or one stands inside the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")

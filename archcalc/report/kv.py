@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 from archcalc.calc.kv_cache import Mesh, cache_rows, sequence_cache
 from archcalc.calc.sharding import check_heads
@@ -70,19 +71,6 @@ def kv_report(
             notes.append("What a sequence keeps has an end, and fits: kv.max_tokens has no limit.")
         else:
             found["kv.max_tokens"] = longest * mesh.dp
-    rows = [
-        {
-            "path": folded(row.path, row.indices),
-            "kind": row.kind,
-            "span": span_words(row.span),
-            "elements": row.elements,
-            "layers": row.layers,
-            "bytes_per_token_and_layer": row.nbytes,
-            "bytes_per_token": whole_or_fraction(row.growth(length)),
-            "sequence_bytes": row.at(length),
-        }
-        for row in cache_rows(tape, kv_dtype)
-    ]
     return Report(
         command="kv",
         title=f"{spec.title}: KV cache in {kv_dtype}, {workload.batch} x {length:,} tokens",
@@ -99,7 +87,7 @@ def kv_report(
             "memory": memory,
         },
         quantities=found,
-        rows=Table("rows", "what each layer keeps of a sequence", COLUMNS, rows),
+        rows=Table("rows", "what each layer keeps of a sequence", COLUMNS, _rows(tape, kv_dtype, length)),
         conventions=(
             "Total: one copy of the cache, in whole pages.",
             *cache_lines(tape, "Per device", "pp", "dp"),
@@ -107,3 +95,19 @@ def kv_report(
         ),
         notes=notes,
     )
+
+
+def _rows(tape: Tape, dtype: str, length: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": folded(row.path, row.indices),
+            "kind": row.kind,
+            "span": span_words(row.span),
+            "elements": row.elements,
+            "layers": row.layers,
+            "bytes_per_token_and_layer": row.nbytes,
+            "bytes_per_token": whole_or_fraction(row.growth(length)),
+            "sequence_bytes": row.at(length),
+        }
+        for row in cache_rows(tape, dtype)
+    ]
