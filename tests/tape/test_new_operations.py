@@ -72,6 +72,7 @@ def test_a_scan_has_a_state_a_sequence_in_fp32() -> None:
     assert (state.span, state.dtype) == (SEQUENCE, "float32")
     assert [d.axis for d in state.features] == ["heads", None, None]
     assert [save.storage for save in op.saves] == [op.inputs[0], gates]
+    assert op.outputs[1:] == (gates,)  # made here: a region that recomputes the scan drops it
 
 
 @pytest.mark.parametrize("phase", ["train", "prefill"])
