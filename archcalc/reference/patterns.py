@@ -60,15 +60,7 @@ def layer_kinds(backbone: Section) -> list[LayerKind]:
     Raises:
         InputError: when the counts don't add up to `num_hidden_layers`, or a key is missing or unknown.
     """
-    kinds: list[LayerKind] = []
-    for entry in backbone.sections("layers"):
-        if entry.has("repeat"):
-            times = _count(entry, "repeat")
-            inner = [kind for each in entry.sections("layers") for kind in _entry(backbone, each)]
-            entry.finish()
-            kinds += inner * times
-        else:
-            kinds += _entry(backbone, entry)
+    kinds = _entries(backbone, backbone)
     backbone.expect("num_hidden_layers", len(kinds))
     return kinds
 
@@ -86,9 +78,18 @@ def plain_kind(backbone: Section, attention: str, ffn: str) -> LayerKind:
     return tuple(_step(backbone, Section(step, where), index) for index, step in enumerate(steps))
 
 
+def _entries(backbone: Section, around: Section) -> list[LayerKind]:
+    """The layers that stand under `layers` of the backbone or of a repeated pattern, written out."""
+    return [kind for entry in around.sections("layers") for kind in _entry(backbone, entry)]
+
+
 def _entry(backbone: Section, entry: Section) -> list[LayerKind]:
-    times = _count(entry, "count")
-    return [_kind(backbone, entry)] * times
+    if not entry.has("repeat"):
+        times = _count(entry, "count")
+        return [_kind(backbone, entry)] * times
+    times, inner = _count(entry, "repeat"), _entries(backbone, entry)
+    entry.finish()
+    return inner * times
 
 
 def _count(entry: Section, key: str) -> int:

@@ -116,6 +116,13 @@ def test_a_short_layer_is_two_steps_and_lists_repeat() -> None:
     assert sides == [["attention"], ["attention"], ["ffn"]] * 2
 
 
+def test_a_repeated_pattern_may_hold_repeated_ones() -> None:
+    lone, fed = ({"count": 1, "steps": STEPS[n : n + 1]} for n in (0, 1))
+    inner = {"repeat": 3, "layers": [lone]}
+    sides = [kind[0].side for kind in kinds_of({"repeat": 2, "layers": [inner, fed]}, lone, depth=9)]
+    assert sides == [*(["attention"] * 3 + ["ffn"]) * 2, "attention"]
+
+
 def test_mixers_and_norms_may_be_called_otherwise() -> None:
     steps = [
         {"attention": "only", "scope": "mixer", "input_norm": "norm"},
