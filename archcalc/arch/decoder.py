@@ -13,7 +13,7 @@ from archcalc.arch.block import Block, Depth, Dtype, Real, Size
 from archcalc.arch.ffn.dense import DenseFFN
 from archcalc.arch.ffn.moe import MoE
 from archcalc.arch.layers import LayerKind, Layers, Place, Placement
-from archcalc.arch.rope import RopeScaling
+from archcalc.arch.rope import RopeScaling, check_scaling
 from archcalc.arch.rows import new_rows
 from archcalc.errors import FieldError, did_you_mean
 from archcalc.tape import Dim, Tape, Tensor, Weight
@@ -93,7 +93,7 @@ class Decoder(Block):
 
     @model_validator(mode="after")
     def _norms_have_eps(self) -> Self:
-        written = [layer.kind(self.norm, self.norm_placement) for _, layer in self._written()]
+        written = [self._kind(layer) for _, layer in self._written()]
         inside = {step.norm for kind in written for step in kind if step.input_norm or step.output_norm}
         kinds = sorted({self.norm, self.embedding_norm or self.norm} | inside)
         readers = {
@@ -110,8 +110,7 @@ class Decoder(Block):
 
     @model_validator(mode="after")
     def _positions_fit(self) -> Self:
-        if self.rope_theta is None and self.rope_scaling is not None:
-            raise FieldError("rope_scaling without rope_theta", "rope_scaling", "rope_theta")
+        check_scaling(self.rope_theta, self.rope_scaling)
         longest = self.max_position_embeddings
         if self.position_embeddings is not None and self.position_embeddings < longest:
             raise FieldError(
@@ -175,12 +174,16 @@ class Decoder(Block):
                 x = tape.norm(x, "embed_norm", kind=self.embedding_norm, role="norm", site="embedding")
         return embedding, x
 
+    def _kind(self, layer: Layers) -> LayerKind:
+        """A written layer under the backbone's norm and placement."""
+        return layer.kind(self.norm, self.norm_placement)
+
     def kinds(self) -> list[LayerKind]:
         """The kind of every layer, in order."""
         kinds: list[LayerKind] = []
         for pattern in self.layers:
             for count, layer in pattern.runs():
-                kinds += [layer.kind(self.norm, self.norm_placement)] * count
+                kinds += [self._kind(layer)] * count
         return kinds
 
     def runs(self) -> dict[LayerKind, tuple[int, ...]]:
@@ -225,7 +228,7 @@ class Decoder(Block):
             return
         first = self.num_hidden_layers
         indices = tuple(range(first, first + self.num_nextn_predict_layers))
-        kind = self.kinds()[-1] if self.mtp_layer is None else self.mtp_layer.kind(self.norm, self.norm_placement)
+        kind = self.kinds()[-1] if self.mtp_layer is None else self._kind(self.mtp_layer)
         hidden = self.dim("hidden_size")
         about = "Multi-token prediction module."
         with tape.segment("model.layers.{i}", "mtp", x, indices, about=about, dtype=self.dtype) as inner:

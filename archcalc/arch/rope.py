@@ -35,6 +35,11 @@ class RopeParameters(Section):
 
     @model_validator(mode="after")
     def _something_to_scale(self) -> Self:
-        if self.rope_theta is None and self.rope_scaling is not None:
-            raise FieldError("rope_scaling without rope_theta", "rope_scaling", "rope_theta")
+        check_scaling(self.rope_theta, self.rope_scaling)
         return self
+
+
+def check_scaling(theta: float | None, scaling: RopeScaling | None) -> None:
+    """Raises FieldError for a scaling of what does not rotate."""
+    if theta is None and scaling is not None:
+        raise FieldError("rope_scaling without rope_theta", "rope_scaling", "rope_theta")

@@ -85,7 +85,7 @@ def _sum(weights: Iterable[Weight]) -> int:
 
 def _ends(tape: Tape) -> tuple[list[Weight], list[Weight]]:
     """Weights that the input looks up, and those used as output head: the same one where they are tied."""
-    ops = [op for segment in tape.segments if segment.part == "backbone" for op in segment.ops]
+    ops = list(tape.ops("backbone"))
     lookups = [w for op in ops for w in op.weights if op.site == "embedding" and w.role == "embedding"]
     heads = [w for op in ops if op.site == "head" for w in op.weights]
     return lookups, heads

@@ -171,9 +171,8 @@ def paddings(weights: Iterable[Weight], shards: Shards) -> list[Padding]:
 def check_heads(tape: Tape, tp: int) -> None:
     """Raises Indivisible unless the heads of every mixer of the backbone divide over `tp`."""
     shards = Shards(tp=tp)
-    for segment in tape.segments:
-        for op in segment.ops if segment.part == "backbone" else ():
-            for storage in op.outputs:
-                for d in storage.features:
-                    if d.axis == "heads":
-                        local_size(d, shards)
+    for op in tape.ops("backbone"):
+        for storage in op.outputs:
+            for d in storage.features:
+                if d.axis == "heads":
+                    local_size(d, shards)

@@ -75,14 +75,7 @@ def _divide_all(tape: Tape, shards: Shards) -> bool:
     for w in weights:
         local_elements(w, shards)
     if shards.cp > 1 and shards.ulysses:
-        for heads in (
-            d
-            for s in tape.segments
-            if s.part == "backbone"
-            for op in s.ops
-            if op.exchange == "context"
-            for d in op.inputs[0].features
-        ):
+        for heads in (d for op in tape.ops("backbone") if op.exchange == "context" for d in op.inputs[0].features):
             if heads.axis == "heads" and heads.size % (shards.tp * shards.cp):
                 raise InputError(
                     f"{heads.name} {heads.size} can't be divided over tp x cp = {shards.tp * shards.cp} devices, as"

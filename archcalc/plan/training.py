@@ -209,11 +209,10 @@ def _placeholder_elements(tape: Tape, held: tuple[Chunk, ...], shards: Shards) -
     """
     own = {id(w) for w, _ in held_weights(tape, held, "")}
     shapes: dict[tuple[Storage, str], tuple[int, int]] = {}
-    for segment in tape.segments:
-        for op in segment.ops:
-            if op.weight_gradient == "accumulated" and id(op.weights[0]) in own and segment.part == "backbone":
-                w = op.weights[0]
-                out, into = local_features(w.out, shards), local_features(w.into, shards)
-                key = (op.inputs[0], op.site)
-                shapes[key] = (shapes.get(key, (0, into))[0] + out, into)
+    for op in tape.ops("backbone"):
+        if op.weight_gradient == "accumulated" and id(op.weights[0]) in own:
+            w = op.weights[0]
+            out, into = local_features(w.out, shards), local_features(w.into, shards)
+            key = (op.inputs[0], op.site)
+            shapes[key] = (shapes.get(key, (0, into))[0] + out, into)
     return sum(out * into for out, into in set(shapes.values()))

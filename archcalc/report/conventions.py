@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from archcalc.calc.sharding import Padding
-from archcalc.tape import FlopClass, Op, Span, Tape
+from archcalc.tape import FlopClass, Span, Tape
 
 PAIRS = {
     "all": "n new tokens on c cached ones score n(c+n) pairs (full), or n·c + n²/2 (causal: half of the new-by-new"
@@ -44,7 +44,7 @@ def span_words(span: Span) -> str:
 def pair_lines(tape: Tape) -> list[str]:
     """What the mixers of this model score, a sentence for each part of a sequence that some of them see."""
     sizes: dict[tuple[str, str], dict[int, None]] = {}
-    for op in _backbone(tape):
+    for op in tape.ops("backbone"):
         if op.span is not None:
             sizes.setdefault((SCORES[op.counts_as], op.span.kind), {})[op.span.size] = None
     lines = []
@@ -58,7 +58,7 @@ def pair_lines(tape: Tape) -> list[str]:
 
 def cache_lines(tape: Tape, whose: str, *more: str) -> list[str]:
     """How this model's cache is spread over devices and over a sequence; `more` are the other axes that divide it."""
-    caches = [cache for op in _backbone(tape) for cache in op.caches]
+    caches = [cache for op in tape.ops("backbone") for cache in op.caches]
     axes = [{d.axis for d in cache.features} for cache in caches]
     said = []
     if any("kv_heads" in named for named in axes):
@@ -80,7 +80,7 @@ def cache_lines(tape: Tape, whose: str, *more: str) -> list[str]:
 
 def growth_lines(tape: Tape) -> list[str]:
     """What growth and fixed mean for this model's cache."""
-    kinds = {cache.span.kind for op in _backbone(tape) for cache in op.caches}
+    kinds = {cache.span.kind for op in tape.ops("backbone") for cache in op.caches}
     if not kinds & {"window", "chunk", "sequence"}:
         return []
     return ["What has an end (a full window, a state) counts as fixed; per token is what one token more adds."]
@@ -94,7 +94,3 @@ def padding_notes(padded: Iterable[Padding], rule: str) -> list[str]:
     """A sentence for each size that is padded so that it divides, once."""
     lines = (f"{d.name} {d.size:,} does not divide: it is padded to {d.padded:,} rows ({rule})." for d in padded)
     return list(dict.fromkeys(lines))
-
-
-def _backbone(tape: Tape) -> Iterator[Op]:
-    return (op for segment in tape.segments if segment.part == "backbone" for op in segment.ops)

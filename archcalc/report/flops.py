@@ -18,10 +18,8 @@ from archcalc.workload import Workload
 
 COUNTING = "2 FLOPs a multiply-add. Not counted: norms, softmax, rope, activations, other elementwise work."
 
-TWICE: dict[FlopClass, str] = {"attention": "attention", "scan": "scans", "conv": "convolutions"}
-
-SOME = ("index", "scan", "conv")
-"""Classes of FLOPs that few models have: named where there are any."""
+SOME: dict[FlopClass, str] = {"index": "index scores", "scan": "scans", "conv": "convolutions"}
+"""Classes of FLOPs that few models have, in words: named where there are any."""
 
 COLUMNS = (
     Column("path", "operation"),
@@ -33,8 +31,9 @@ BACKWARD = Column("backward", "backward", "flops")
 
 def counting(tape: Tape) -> tuple[str, ...]:
     """How the FLOPs of this pass were counted."""
-    classes = {op.counts_as for segment in tape.segments if segment.part == "backbone" for op in segment.ops}
-    twice = [words for name, words in TWICE.items() if name in classes]
+    classes = {op.counts_as for op in tape.ops("backbone")}
+    known = {"attention": "attention", **SOME}
+    twice = [words for name, words in known.items() if name in classes - {"index"}]
     patches = " (none for the patch convolution)" if any(s.part == "vision" for s in tape.segments) else ""
     backward = [f"Backward: weight gradient + input gradient{patches}"]
     backward += [f"{', '.join(twice)}: twice the forward"] if twice else []

@@ -56,10 +56,8 @@ def kv_report(
     tape = spec.trace(Workload())
     check_heads(tape, mesh.tp)
     length = workload.context + vision_load(spec, workload)[0]
-    copy, device = (
-        sequence_cache(tape, kv_dtype, Mesh(block_size=mesh.block_size)),
-        sequence_cache(tape, kv_dtype, mesh),
-    )
+    copy = sequence_cache(tape, kv_dtype, Mesh(block_size=mesh.block_size))
+    device = sequence_cache(tape, kv_dtype, mesh)
     found = kv_quantities(tape, kv_dtype, length) | {
         "kv.total_bytes": workload.batch * copy.at(length),
         "kv.bytes_per_device": -(-workload.batch // mesh.dp) * device.at(length),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import Any
 
 from archcalc.calc.flops import Flops, flop_rows, totals
 from archcalc.report.document import Column, Report, Table
-from archcalc.report.flops import counting
+from archcalc.report.flops import SOME, counting
 from archcalc.report.series import Curve, Figure, Mark, Panel, Range
 from archcalc.report.series_cases import (
     MOST_LINES,
@@ -27,16 +28,13 @@ from archcalc.tape import Tape
 from archcalc.units import format_int
 from archcalc.workload import Workload
 
-OTHERS = {"index": "index scores", "scan": "scans", "conv": "convolutions"}
-"""Classes of FLOPs that few models have."""
-
 COLUMNS = (
     Column("spec", "spec"),
     Column("batch", "sequences", "int"),
     Column("seq", "new tokens", "tokens"),
     Column("linear", "linears", "flops"),
     Column("attention_core", "attention", "flops"),
-    *(Column(name, words, "flops") for name, words in OTHERS.items()),
+    *(Column(name, words, "flops") for name, words in SOME.items()),
     Column("forward", "forward", "flops"),
     Column("attention_share", "attention's share", "share"),
 )
@@ -85,7 +83,7 @@ def flops_figure(found: Sequence[Case], over: Range) -> Figure:
             Curve(before + attention, tuple(s.attention_core for s in sums), hue, ATTENTION),
             *(
                 Curve(before + words, tuple(getattr(s, name) for s in sums), hue, dash)
-                for dash, (name, words) in enumerate(OTHERS.items(), ATTENTION + 1)
+                for dash, (name, words) in enumerate(SOME.items(), ATTENTION + 1)
                 if any(getattr(s, name) for s in sums)
             ),
         ]
@@ -105,7 +103,7 @@ def flops_figure(found: Sequence[Case], over: Range) -> Figure:
 
 
 def _report(title: str, found: Sequence[Case], over: Range) -> Report:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in found:
         for x in over.points():
             sums = prefill(case, x)
@@ -115,14 +113,14 @@ def _report(title: str, found: Sequence[Case], over: Range) -> Report:
                     "seq": x,
                     "linear": sums.linear,
                     "attention_core": sums.attention_core,
-                    **{name: n for name in OTHERS if (n := getattr(sums, name))},
+                    **{name: n for name in SOME if (n := getattr(sums, name))},
                     "forward": sums.forward,
                     "attention_share": sums.attention_core / sums.forward,
                 }
             )
     passes = [{**case.row(at), "seq": at} for case in found if (at := overtakes(case, over)) is not None]
     columns = (*COLUMNS[:2], Column("seq", "attention takes more from", "tokens"))
-    shown = tuple(column for column in COLUMNS if column.key not in OTHERS or any(column.key in row for row in rows))
+    shown = tuple(column for column in COLUMNS if column.key not in SOME or any(column.key in row for row in rows))
     return Report(
         command="plot",
         title=title,

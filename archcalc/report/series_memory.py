@@ -77,19 +77,18 @@ class Setup:
 
 
 class Budget(NamedTuple):
-    """A device of one case [bytes]: what does not depend on the context, and the cache of each of its sequences."""
+    """A device of one case [bytes]: what does not depend on the context, and the cache of each of its sequences.
+
+    `room` is what weights and workspace leave for the cache.
+    """
 
     weights: int
     overhead: int
     usable: int
+    room: int
     sequences: int
     cache: SequenceCache
     padded: tuple[Padding, ...]
-
-    @property
-    def room(self) -> int:
-        """What weights and workspace leave for the cache."""
-        return max(0, self.usable - self.weights - self.overhead)
 
     def at(self, context: int) -> dict[str, int]:
         """The terms at a context, and their sum."""
@@ -117,8 +116,15 @@ def budget(case: Case, setup: Setup) -> Budget:
         setup.where,
         Load(context=1, batch=case.batch, kv_dtype=case.kv_dtype),
     )
-    sequences = -(-case.batch // setup.where.dp)
-    return Budget(found.weights_bytes, found.overhead_bytes, found.usable, sequences, found.cache, found.padded)
+    return Budget(
+        weights=found.weights_bytes,
+        overhead=found.overhead_bytes,
+        usable=found.usable,
+        room=found.kv_budget,
+        sequences=-(-case.batch // setup.where.dp),
+        cache=found.cache,
+        padded=found.padded,
+    )
 
 
 @cache

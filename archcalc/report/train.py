@@ -14,7 +14,7 @@ from archcalc.plan.plan import Plan
 from archcalc.plan.training import RankMemory, training_memory, worst
 from archcalc.report.conventions import MEGATRON_PADS, padding_notes
 from archcalc.report.document import Column, Report, Table
-from archcalc.report.flops import context_notes
+from archcalc.report.flops import SOME, context_notes
 from archcalc.report.paths import ranges
 from archcalc.spec.model import Spec
 from archcalc.tape import Tape
@@ -64,7 +64,7 @@ def plan_padding(spec: Spec, plan: Plan) -> list[str]:
 
 def _uncounted(tape: Tape, plan: Plan) -> list[str]:
     """Mixers whose exchange among context-parallel devices no source gives yet."""
-    mixers = {op.counts_as for s in tape.segments if s.part == "backbone" for op in s.ops} & {"index", "scan", "conv"}
+    mixers = {op.counts_as for op in tape.ops("backbone")} & SOME.keys()
     if plan.parallel.cp == 1 or not mixers:
         return []
     return [f"warning: what {' and '.join(sorted(mixers))} operations exchange among cp devices is not in."]

@@ -211,6 +211,10 @@ class Recorder:
             )
         )
 
+    def ops(self, part: Part) -> Iterator[Op]:
+        """Every operation of a part, in forward order."""
+        return (op for segment in self.segments if segment.part == part for op in segment.ops)
+
     def weights(self) -> list[Weight]:
         """Every weight once, in forward order."""
         seen: dict[int, Weight] = {}

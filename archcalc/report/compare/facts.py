@@ -15,7 +15,7 @@ from archcalc.report.compare.saved import Saved, is_number, of
 from archcalc.report.compare.sides import Side
 from archcalc.report.document import Report
 from archcalc.report.flops import SOME, flops_quantities, flops_report
-from archcalc.report.kv import kv_quantities, kv_report
+from archcalc.report.kv import LENGTHS, kv_quantities, kv_report
 from archcalc.report.params import params_quantities, params_report
 from archcalc.report.paths import weight_path
 from archcalc.report.weights import weights_report
@@ -25,7 +25,7 @@ from archcalc.workload import Workload
 PREFILL = Workload(phase="prefill", seq=4096, attention="causal")
 """The workload at which two specs' FLOPs are compared."""
 
-CONTEXT = 128 * 1024
+CONTEXT = LENGTHS["128k"]
 """The length of a sequence at which the growth of two specs' caches is compared [tokens]."""
 
 FLOPS = ("flops.forward", "flops.per_token", "flops.linear", "flops.attention_core", *(f"flops.{s}" for s in SOME))
