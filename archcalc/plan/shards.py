@@ -154,36 +154,37 @@ def held_weights(tape: Tape, scheme: Scheme, where: Deployment, *, language_only
     weights = scheme.split(w for w in tape.weights() if w.part not in unloaded)
     if where.ep > 1 and not any(d.axis == "experts" for w in weights for d in w.stack):
         raise InputError("ep needs routed experts, and this model has none", value=where.ep, hint="leave out --ep")
-    return [_held(w, scheme, where) for w in weights]
+    return [_held(w, scheme, where.shards) for w in weights]
 
 
-def _held(w: Weight, scheme: Scheme, where: Deployment) -> HeldWeight:
+def _held(w: Weight, scheme: Scheme, shards: Shards) -> HeldWeight:
     try:
-        part, filled = local_weight(w, where.shards), padded_weight(w, where.shards)
+        part, filled = local_weight(w, shards), padded_weight(w, shards)
     except Indivisible as error:
         raise InputError(error.message, value=error.value, hint=HINTS.get(error.axis, error.hint)) from None
-    parts = filled.matrix // part.matrix
-    whole = scheme(filled)
-    held = whole if parts == 1 else _divided(filled, part, scheme, parts)
-    return HeldWeight(w, w.copies * sum(t.nbytes for t in scheme(w)), part.copies * sum(t.nbytes for t in held))
+    parts, whole = filled.matrix // part.matrix, scheme(w)
+    held = whole
+    if parts > 1:
+        held = _divided(part, scheme, whole if filled.matrix == w.matrix else scheme(filled), parts)
+    return HeldWeight(w, w.copies * sum(t.nbytes for t in whole), part.copies * sum(t.nbytes for t in held))
 
 
-def _divided(w: Weight, part: Weight, scheme: Scheme, parts: int) -> tuple[Stored, ...]:
-    """The stored tensors of one part: scales divide with the matrix, what describes it (its shape) stays.
+def _divided(part: Weight, scheme: Scheme, whole: tuple[Stored, ...], parts: int) -> tuple[Stored, ...]:
+    """The stored tensors of one part of a `whole`: scales divide with the matrix, what describes it (its shape) stays.
 
     An engine loads no part whose edge cuts a quantization group or block; that is an error here too.
     """
-    path = w.path.format(i=w.indices[0] if w.indices else 0, e=0)
+    path = part.path.format(i=part.indices[0] if part.indices else 0, e=0)
     error = InputError(
         f"{path} can't be divided into {parts} parts: its quantization blocks would be cut",
         value=parts,
-        hint=HINTS["expert_ffn"] if w.stack else "choose a smaller --tp",
+        hint=HINTS["expert_ffn"] if part.stack else "choose a smaller --tp",
     )
     try:
         stored = scheme(part)
     except InputError:
         raise error from None
-    for t, all_of_it in zip(stored, scheme(w), strict=True):
+    for t, all_of_it in zip(stored, whole, strict=True):
         if t.shape != all_of_it.shape and prod(t.shape) * parts != prod(all_of_it.shape):
             raise error
     return stored
