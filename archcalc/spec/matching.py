@@ -11,25 +11,9 @@ from functools import cache
 from typing import Literal, get_args
 
 from archcalc.errors import InputError
-from archcalc.tape import Weight, product
+from archcalc.tape import Role, Weight, product
 
-StorageKey = Literal[
-    "default",
-    "embedding",
-    "head",
-    "norm",
-    "attention",
-    "dense_ffn",
-    "router",
-    "router_bias",
-    "routed_expert",
-    "shared_expert",
-    "mtp",
-    "mtp_embedding",
-    "mtp_head",
-    "vision",
-    "projector",
-]
+StorageKey = Literal["default", Role, "mtp_embedding", "mtp_head"]
 """Roles, and two keys of their own: `mtp_embedding` and `mtp_head` say that the release stores embedding and
 head again with each multi-token-prediction module, and how."""
 KEYS: tuple[str, ...] = get_args(StorageKey)
