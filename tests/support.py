@@ -22,9 +22,9 @@ from unittest.mock import patch
 import yaml
 
 from archcalc.cli import main
-from archcalc.spec.loader import bundled_dir, bundled_names
-from archcalc.spec.model import Spec
-from archcalc.spec.yaml_loader import load
+from archcalc.files.loader import bundled_dir, bundled_names
+from archcalc.files.model import Spec
+from archcalc.files.yaml_loader import load
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLED = bundled_names()

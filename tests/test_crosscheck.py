@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from archcalc.arch.block import Block
-from archcalc.crosscheck import KINDS, crosscheck
-from archcalc.crosscheck import check as check_module
-from archcalc.crosscheck.sides import joined
-from archcalc.plan.schedule import most_live
-from archcalc.report.document import Report
-from archcalc.spec.loader import load_spec
-from archcalc.spec.model import Spec
+from archcalc.documents.document import Report
+from archcalc.files.loader import load_spec
+from archcalc.files.model import Spec
+from archcalc.proof import KINDS, crosscheck
+from archcalc.proof import check as check_module
+from archcalc.proof.sides import joined
 from archcalc.tape import Dim, Op, Save, Tape, Term
+from archcalc.training.schedule import most_live
 from tests.support import data, run, spec_of, tiny, written
 
 HAS_TORCH = find_spec("torch") is not None
@@ -325,7 +325,7 @@ WRONG: dict[str, tuple[str, Wrong, set[str]]] = {
     "a buffer that is trained": ("grouped queries", trained_buffers, {"params", "buffers"}),
     "a schedule with one chunk more": (
         "tied",
-        replacing("archcalc.crosscheck.ours.most_live", lambda *sizes: most_live(*sizes) + 1),
+        replacing("archcalc.proof.ours.most_live", lambda *sizes: most_live(*sizes) + 1),
         {"schedule"},
     ),
     "a twin with another expert": (

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from archcalc.crosscheck import crosscheck
+from archcalc.proof import crosscheck
 from tests.support import answered, data, dumped, quantities, run, spec_of, written
 
 torch_needed = pytest.mark.skipif(find_spec("torch") is None, reason="needs the extra torch")

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import archcalc
-from archcalc.spec.loader import bundled_names, load_spec
+from archcalc.files.loader import bundled_names, load_spec
 from archcalc.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,15 +57,15 @@ def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("tape/broken.py", "from archcalc.spec import model", "Imports point one way"),
+        ("tape/broken.py", "from archcalc.files import model", "Imports point one way"),
         ("units.py", "from archcalc import workload", "Imports point one way"),
         ("arch/broken.py", "def f():\n    from archcalc.calc import params", "Imports point one way"),
         ("stray.py", "", "Imports point one way"),  # a new room has no place in the order yet
         ("reference/broken.py", "from archcalc.arch import block", "Imports point one way"),
         ("reference/broken.py", "from archcalc import workload", "Imports point one way"),
-        ("calc/broken.py", "from archcalc.spec import model", "Calculators see tapes"),
+        ("calc/broken.py", "from archcalc.files import model", "Calculators see tapes"),
         ("cli/broken.py", "from archcalc import reference", "Only the cross-check"),
-        ("crosscheck/broken.py", "import torch", "Only the torch twin"),
+        ("proof/broken.py", "import torch", "Only the torch twin"),
         ("calc/broken.py", "def f():\n    import numpy", "nobody imports numpy"),
         ("cli/broken.py", "from matplotlib.figure import Figure", "Only render/plot.py"),
         ("render/broken.py", "import typer", "Only the command line"),
@@ -137,7 +137,7 @@ def test_everyday_commands_load_no_heavy_library(tmp_path: Path, arguments: tupl
 def test_params_loads_neither_the_torch_twin_nor_the_training_plan(tmp_path: Path) -> None:
     loaded = modules_loaded_by(tmp_path, "params", "k25")
     assert "archcalc.tape" in loaded
-    for absent in ("archcalc.reference", "archcalc.crosscheck", "archcalc.render.plot", "archcalc.plan"):
+    for absent in ("archcalc.reference", "archcalc.proof", "archcalc.render.plot", "archcalc.training"):
         assert not [name for name in loaded if name == absent or name.startswith(absent + ".")]
 
 

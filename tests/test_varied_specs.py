@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from archcalc.calc.params import count
-from archcalc.crosscheck import KINDS, crosscheck, ours
-from archcalc.crosscheck.sides import unfolded
+from archcalc.documents.document import Report
 from archcalc.errors import InputError
-from archcalc.report.document import Report
-from archcalc.spec.loader import load_spec
-from archcalc.spec.model import Spec
-from archcalc.spec.storage import Fp8Block
+from archcalc.files.loader import load_spec
+from archcalc.files.model import Spec
+from archcalc.files.storage import Fp8Block
+from archcalc.proof import KINDS, crosscheck, ours
+from archcalc.proof.sides import unfolded
 from archcalc.tape import Tape, Weight, product, value
 from archcalc.workload import Workload
 from tests.reference import tiny
@@ -175,7 +175,7 @@ def assembled(
 @contextmanager
 def sizes(seq: int = SEQ, image: tuple[int, int] = IMAGE) -> Iterator[None]:
     """The cross-check at these sizes instead of its own."""
-    from archcalc.crosscheck import twin
+    from archcalc.proof import twin
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (ours, twin):

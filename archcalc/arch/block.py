@@ -1,25 +1,19 @@
-"""What every block is: a frozen, strict YAML section with a forward pass over a tape."""
+"""What every block is: a section of a spec with a forward pass over a tape."""
 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import Field, PositiveFloat
 
+from archcalc.section import Section
 from archcalc.tape import Dim
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Activation = Literal["silu", "gelu", "gelu_pytorch_tanh"]
-Size = Annotated[int, Field(gt=0, le=1 << 60)]
 Depth = Annotated[int, Field(gt=0, le=10_000)]
 """How many layers: each index is held in memory, so a slip must not become a list of billions."""
 Real = PositiveFloat
-
-
-class Section(BaseModel):
-    """A strict, frozen section of a YAML file: unknown keys are errors, nothing is coerced."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Block(Section):

@@ -9,13 +9,14 @@ from pydantic import Field, model_validator
 
 from archcalc.arch.attention.gqa import GQA
 from archcalc.arch.attention.mla import MLA
-from archcalc.arch.block import Block, Depth, Dtype, Real, Size
+from archcalc.arch.block import Block, Depth, Dtype, Real
 from archcalc.arch.ffn.dense import DenseFFN
 from archcalc.arch.ffn.moe import MoE
 from archcalc.arch.layers import LayerKind, Layers, Place, Placement
 from archcalc.arch.rope import RopeScaling, check_scaling
 from archcalc.arch.rows import new_rows
 from archcalc.errors import FieldError, did_you_mean
+from archcalc.section import Size
 from archcalc.tape import Dim, Tape, Tensor, Weight
 from archcalc.tape.values import NormKind
 

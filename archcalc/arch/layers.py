@@ -7,8 +7,9 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from archcalc.arch.block import Depth, Section
+from archcalc.arch.block import Depth
 from archcalc.errors import FieldError
+from archcalc.section import Section
 from archcalc.tape.values import NormKind
 
 Placement = Literal["pre", "post", "sandwich", "none"]

@@ -6,8 +6,9 @@ from typing import Literal, Self
 
 from pydantic import PositiveFloat, model_validator
 
-from archcalc.arch.block import Real, Section, Size
+from archcalc.arch.block import Real
 from archcalc.errors import FieldError
+from archcalc.section import Section, Size
 
 
 class RopeScaling(Section):

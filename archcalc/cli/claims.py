@@ -10,8 +10,8 @@ from archcalc.cli.options import Format, Output, SpecArgument, Units
 
 if TYPE_CHECKING:
     from archcalc.errors import InputError
-    from archcalc.spec.model import Spec
-    from archcalc.spec.yaml_loader import Document
+    from archcalc.files.model import Spec
+    from archcalc.files.yaml_loader import Document
 
 
 def command(
@@ -23,9 +23,9 @@ def command(
 ) -> None:
     """Judge the spec's published claims: verdict, cause, explanation."""
     from archcalc.cli.output import emit
+    from archcalc.documents.claims import claims_report
     from archcalc.errors import CheckFailed, InputError
-    from archcalc.report.claims import claims_report
-    from archcalc.spec.loader import load_located
+    from archcalc.files.loader import load_located
 
     loaded, document = load_located(spec)
     try:

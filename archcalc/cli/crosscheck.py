@@ -24,9 +24,9 @@ def command(
 ) -> None:
     """Compare every number with a torch model on the meta device; exit 1 on any difference."""
     from archcalc.cli.output import emit
-    from archcalc.crosscheck import crosscheck
     from archcalc.errors import CheckFailed
-    from archcalc.spec.loader import load_spec
+    from archcalc.files.loader import load_spec
+    from archcalc.proof import crosscheck
 
     kinds = [] if only is None else [kind.strip() for kind in only.split(",")]
     loaded = load_spec(spec)

@@ -11,7 +11,7 @@ import typer
 from archcalc.cli.options import Format, Output, Units
 
 if TYPE_CHECKING:
-    from archcalc.report.document import Report
+    from archcalc.documents.document import Report
 
 STDOUT = Path("-")
 SIDE = "a spec file, the name of a bundled spec, a saved JSON report, or git:REV:path of either; /dev/null is nothing."
@@ -37,7 +37,7 @@ def command(
     units: Units = "gib",
 ) -> None:
     """What changed between two specs or reports: before, after, delta, percent, by quantity, path and field."""
-    from archcalc.report.diff import changed, diff_report, exceeded
+    from archcalc.documents.diff import changed, diff_report, exceeded
 
     report = diff_report(base, head, limits=fail_on or [])
     _emit(report, format_name, output, units)

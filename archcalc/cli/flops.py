@@ -38,8 +38,8 @@ def command(
     """FLOPs of a training step, a prefill or a decode step, part by part."""
     from archcalc.cli.output import emit
     from archcalc.cli.sizes import parse_sides
-    from archcalc.report.flops import flops_report
-    from archcalc.spec.loader import load_spec
+    from archcalc.documents.flops import flops_report
+    from archcalc.files.loader import load_spec
     from archcalc.units import parse_context, parse_count
     from archcalc.workload import Workload
 

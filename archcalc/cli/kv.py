@@ -50,9 +50,9 @@ def command(
     from archcalc.calc.kv_cache import Mesh
     from archcalc.cli.output import emit
     from archcalc.cli.sizes import parse_device_memory, parse_sides
+    from archcalc.documents.kv import kv_report
     from archcalc.errors import InputError
-    from archcalc.report.kv import kv_report
-    from archcalc.spec.loader import load_spec
+    from archcalc.files.loader import load_spec
     from archcalc.units import parse_context
     from archcalc.workload import Workload
 

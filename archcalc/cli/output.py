@@ -7,9 +7,9 @@ import sys
 from errno import ENOENT
 from pathlib import Path
 
+from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless
 from archcalc.render import ENDINGS, renderer
-from archcalc.report.document import Report
 
 _STDOUT = Path("-")
 

@@ -13,8 +13,8 @@ import typer
 from archcalc.errors import ArchcalcError, CheckFailed, harmless
 
 if TYPE_CHECKING:
-    from archcalc.crosscheck.record import Record
-    from archcalc.report.book import Book, Source
+    from archcalc.documents.book import Book, Source
+    from archcalc.proof.record import Record
 
 
 class StaleReports(CheckFailed):
@@ -41,7 +41,7 @@ def command(
     ] = False,
 ) -> None:
     """Write a report of everything about each spec: Markdown, JSON and pictures."""
-    from archcalc.report.book import check_stems, read_source
+    from archcalc.documents.book import check_stems, read_source
 
     sources = [read_source(argument) for argument in specs]
     check_stems(sources)
@@ -57,7 +57,7 @@ def command(
 def _write(sources: list[Source], directory: Path) -> None:
     """Everything is worked out first; then every file is written."""
     from archcalc.cli.output import write_file
-    from archcalc.crosscheck.record import to_json
+    from archcalc.proof.record import to_json
 
     files: dict[Path, bytes] = {}
     for source in sources:
@@ -74,9 +74,9 @@ def _write(sources: list[Source], directory: Path) -> None:
 
 def _fresh_record(source: Source, directory: Path) -> Record | None:
     """The saved cross-check if it is of this spec and still agrees; else a new one, where there is torch."""
-    from archcalc.crosscheck import crosscheck
-    from archcalc.crosscheck.check import need_torch
-    from archcalc.crosscheck.record import agrees, record
+    from archcalc.proof import crosscheck
+    from archcalc.proof.check import need_torch
+    from archcalc.proof.record import agrees, record
 
     saved = _saved_record(source, directory)
     if agrees(source.spec, saved):
@@ -150,8 +150,8 @@ def _problem(path: Path, wanted: bytes) -> str:
 
 
 def _book(source: Source, record: Record | None) -> Book:
-    from archcalc.crosscheck.record import summary_report
-    from archcalc.report.book_sections import make_book
+    from archcalc.documents.book_sections import make_book
+    from archcalc.proof.record import summary_report
 
     return make_book(source, summary_report(source.spec, record))
 
@@ -167,7 +167,7 @@ def _record_file(source: Source, directory: Path) -> Path:
 
 
 def _saved_record(source: Source, directory: Path) -> Record | None:
-    from archcalc.crosscheck.record import from_json
+    from archcalc.proof.record import from_json
 
     path = _record_file(source, directory)
     try:

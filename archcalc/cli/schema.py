@@ -15,11 +15,11 @@ def command(
 ) -> None:
     """Print the JSON Schema of a file kind, as editors use it."""
     from archcalc.cli.output import write_file
-    from archcalc.plan.engine import Engine
-    from archcalc.plan.hardware import Hardware
-    from archcalc.plan.plan import Plan
-    from archcalc.spec.model import Spec
-    from archcalc.spec.schema import schema_text
+    from archcalc.files.model import Spec
+    from archcalc.files.schema import schema_text
+    from archcalc.hardware import Hardware
+    from archcalc.serving.engine import Engine
+    from archcalc.training.plan import Plan
 
     text = schema_text(kind, {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine})
     if output is None or output == Path("-"):

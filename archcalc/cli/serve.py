@@ -70,13 +70,13 @@ def command(
     """Serving memory on each GPU: whether it fits, and what is left for requests."""
     from archcalc.cli.output import emit
     from archcalc.cli.sizes import parse_device_memory, parse_number
+    from archcalc.documents.serve import Question, serve_all_report, serve_report
     from archcalc.errors import CheckFailed, InputError
-    from archcalc.plan.engine import load_engine
-    from archcalc.plan.hardware import hardware_names, load_hardware
-    from archcalc.plan.serving import Load
-    from archcalc.plan.shards import Spread
-    from archcalc.report.serve import Question, serve_all_report, serve_report
-    from archcalc.spec.loader import load_spec
+    from archcalc.files.loader import load_spec
+    from archcalc.hardware import hardware_names, load_hardware
+    from archcalc.serving.deployment import Spread
+    from archcalc.serving.engine import load_engine
+    from archcalc.serving.memory import Load
     from archcalc.units import parse_context
 
     loaded = load_spec(spec)

@@ -8,6 +8,6 @@ from archcalc.cli.options import Format, Output, Units
 def command(format_name: Format = None, output: Output = None, units: Units = "gib") -> None:
     """List the bundled specs."""
     from archcalc.cli.output import emit
-    from archcalc.report.specs import specs_report
+    from archcalc.documents.specs import specs_report
 
     emit(specs_report(), format_name, output, units)

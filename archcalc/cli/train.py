@@ -25,9 +25,9 @@ def command(
 ) -> None:
     """Training memory on every pipeline rank at its worst moment."""
     from archcalc.cli.output import emit
-    from archcalc.plan.plan import load_plan
-    from archcalc.report.train import train_report
-    from archcalc.spec.loader import load_spec
+    from archcalc.documents.train import train_report
+    from archcalc.files.loader import load_spec
+    from archcalc.training.plan import load_plan
 
     overrides = tuple(override or ())
     loaded = load_plan(plan, overrides)

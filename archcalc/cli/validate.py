@@ -29,9 +29,9 @@ def command(
 def _checked(argument: str) -> str:
     """The title of a valid spec whose claims are about quantities that it has. Raises InputError or SpecError."""
     from archcalc.cli.claims import placed
+    from archcalc.documents.claims import claimed_quantities
     from archcalc.errors import InputError
-    from archcalc.report.claims import claimed_quantities
-    from archcalc.spec.loader import load_located
+    from archcalc.files.loader import load_located
 
     spec, document = load_located(argument)
     try:

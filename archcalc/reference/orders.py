@@ -1,4 +1,4 @@
-"""The orders of torch's own pipeline schedules: an opinion independent of archcalc.plan.schedule.
+"""The orders of torch's own pipeline schedules: an opinion independent of archcalc.training.schedule.
 
 torch.distributed.pipelining lays out the order of all ranks when a schedule is built, from nothing but sizes.
 Stages stand in for real ones here, so neither a model nor a process group is needed. Source:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
+from archcalc.documents.document import Report
 from archcalc.errors import InputError, did_you_mean
-from archcalc.report.document import Report
 
 Renderer = Callable[[Report, str], str]
 

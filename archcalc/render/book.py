@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from archcalc.documents.book import HEADLINE, Book, Section
+from archcalc.documents.document import Report, Table
 from archcalc.render.cells import quantity_lines
 from archcalc.render.json import document, dumped
 from archcalc.render.markdown import body, escape, pipes, render_table
-from archcalc.report.book import HEADLINE, Book, Section
-from archcalc.report.document import Report, Table
 
 UNITS = "gib"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+from archcalc.documents.document import Report, Unit
+from archcalc.documents.quantities import quantity
 from archcalc.errors import harmless
-from archcalc.report.document import Report, Unit
-from archcalc.report.quantities import quantity
 from archcalc.units import format_bytes, format_count, format_flops, format_int, format_share
 
 

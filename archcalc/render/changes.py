@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from archcalc.documents.compare.change import unit_of
+from archcalc.documents.document import Column, Report, Table, Unit
 from archcalc.errors import show_value
 from archcalc.render.cells import cell
-from archcalc.report.compare.change import unit_of
-from archcalc.report.document import Column, Report, Table, Unit
 
 FLAT_COLUMNS = tuple(
     Column(key, key)

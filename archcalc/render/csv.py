@@ -6,8 +6,8 @@ from csv import writer
 from io import StringIO
 from typing import Any
 
+from archcalc.documents.document import Report
 from archcalc.errors import harmless
-from archcalc.report.document import Report
 
 
 def render(report: Report, units: str) -> str:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import harmless
 from archcalc.render.cells import cell, quantity_lines
 from archcalc.render.markdown import escape
-from archcalc.report.document import Column, Report, Table
 
 LIMIT = 60_000
 """Characters; GitHub refuses a comment past 65,536."""

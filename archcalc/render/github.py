@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
+from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless
 from archcalc.render.cells import quantity_lines
 from archcalc.render.changes import readable
 from archcalc.render.folded import render as folded
-from archcalc.report.document import Report
 
 Level = Literal["error", "warning", "notice"]
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from json import dumps
 from typing import Any
 
-from archcalc.report.document import FORMAT_VERSION, Report
+from archcalc.documents.document import FORMAT_VERSION, Report
 
 
 def document(report: Report) -> dict[str, Any]:

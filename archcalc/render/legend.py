@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from archcalc.documents.series import Figure
 from archcalc.render import sheet as look
 from archcalc.render.axes import value_text
-from archcalc.report.series import Figure
 
 
 class Entry(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import harmless
 from archcalc.render.cells import cell, quantity_lines
-from archcalc.report.document import Column, Report, Table
 
 _ESCAPES = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 Draw = Callable[[Table, str], list[str]]

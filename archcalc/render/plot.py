@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
+from archcalc.documents.series import Figure, Panel
 from archcalc.errors import harmless
 from archcalc.render import sheet as look
 from archcalc.render.axes import (
@@ -32,7 +33,6 @@ from archcalc.render.axes import (
     value_text,
 )
 from archcalc.render.legend import Entry, curve_entries, guide_entries
-from archcalc.report.series import Figure, Panel
 
 Form = Literal["svg", "png"]
 

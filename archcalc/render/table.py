@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import harmless
 from archcalc.render.cells import cell, quantity_lines
 from archcalc.render.fit import GAP, fitted, padded, width_of, wrapped
-from archcalc.report.document import Column, Report, Table
 
 Paint = Callable[[str, str], str]
 """(text, style) to the text as it is printed; a style is bold, dim, a verdict, or empty."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from archcalc.documents.document import Report
 from archcalc.render.table import drawn
-from archcalc.report.document import Report
 
 STYLES = {
     "bold": "1",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from math import log2
 
+from archcalc.documents.series import Figure, Panel
 from archcalc.errors import harmless
 from archcalc.render.axes import (
     Tick,
@@ -19,7 +20,6 @@ from archcalc.render.axes import (
     value_text,
 )
 from archcalc.render.fit import padded, width_of, wrapped
-from archcalc.report.series import Figure, Panel
 
 WIDTH = 72
 """Columns of the longest line."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from archcalc.calc.params import count
-from archcalc.spec.model import Spec
+from archcalc.files.model import Spec
 from archcalc.tape import Segment, Tape
 from archcalc.workload import Workload
 from tests.support import TINY, dumped, run, spec_of

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archcalc.calc.activations import Savers, backward_peak, forward_peak, saved_bytes, saved_rows
+from archcalc.calc.activations import Savers, saved_bytes, saved_rows
+from archcalc.calc.liveness import backward_peak, forward_peak
 from archcalc.calc.sharding import Shards
-from archcalc.plan.savers import FP8, FULL, RECOMPUTE, savers
-from archcalc.spec.loader import load_spec
+from archcalc.files.loader import load_spec
 from archcalc.tape import Dim, Segment, Storage, Tape, Tensor
+from archcalc.training.savers import FP8, FULL, RECOMPUTE, savers
 from archcalc.workload import Workload
 
 T = 4096
@@ -208,7 +209,7 @@ def test_a_forward_holds_results_until_they_are_used(tape: Tape) -> None:
 
 def test_sequence_parallel_linears_gather_what_their_rows_divide() -> None:
     """Megatron-LM's layers under sp (arXiv:2205.05198): what is whole for a moment stands beside what is kept."""
-    from archcalc.calc.activations import backward_exchange, forward_exchange
+    from archcalc.calc.liveness import backward_exchange, forward_exchange
 
     tape = load_spec("llama-3.1-70b").trace(Workload(phase="train", seq=4096))
     layer = next(s for s in tape.segments if s.indices)

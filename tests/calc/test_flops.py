@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archcalc.calc.flops import Flops, flop_rows, totals
+from archcalc.documents.flops import flops_quantities, flops_report
 from archcalc.errors import InputError
-from archcalc.report.flops import flops_quantities, flops_report
-from archcalc.spec.loader import load_spec
-from archcalc.spec.model import Spec
+from archcalc.files.loader import load_spec
+from archcalc.files.model import Spec
 from archcalc.tape import value
 from archcalc.workload import Workload
 from tests.support import run, spec_of, tiny

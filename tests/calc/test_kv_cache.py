@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from archcalc.calc.kv_cache import Mesh, SequenceCache, cache_rows, sequence_cache
 from archcalc.calc.sharding import check_heads
+from archcalc.documents.kv import kv_report
 from archcalc.errors import InputError
-from archcalc.report.kv import kv_report
-from archcalc.spec.loader import load_spec
-from archcalc.spec.model import Spec
+from archcalc.files.loader import load_spec
+from archcalc.files.model import Spec
 from archcalc.tape import ALL, SEQUENCE, Span, Tape
 from archcalc.workload import Workload
 

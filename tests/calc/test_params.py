@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archcalc.calc.params import activation_ratio, count, merged_hidden_size, weight_formula
-from archcalc.spec.loader import parse
-from archcalc.spec.model import Spec
+from archcalc.files.loader import parse
+from archcalc.files.model import Spec
 from archcalc.tape import Tape
 from archcalc.workload import Workload
 from tests.support import BUNDLED, data, spec_of, tiny

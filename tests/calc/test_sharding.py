@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from archcalc.calc.sharding import Shards, local_bytes, local_elements, local_rows, local_size, padded
 from archcalc.errors import InputError
-from archcalc.spec.loader import load_spec
+from archcalc.files.loader import load_spec
 from archcalc.tape import Dim, Storage, Tape, Weight
 from archcalc.workload import Workload
 

@@ -13,11 +13,11 @@ import yaml
 
 from archcalc.calc.params import count
 from archcalc.calc.weights import StoredRow, stored_rows
+from archcalc.documents.weights import weights_report
 from archcalc.errors import InputError
-from archcalc.report.weights import weights_report
-from archcalc.spec.loader import load_spec
-from archcalc.spec.model import Spec
-from archcalc.spec.storage import Fp8Block, PackQuantized, Plain, release, second_copies
+from archcalc.files.loader import load_spec
+from archcalc.files.model import Spec
+from archcalc.files.storage import Fp8Block, PackQuantized, Plain, release, second_copies
 from archcalc.tape import Dim, Weight
 from archcalc.workload import Workload
 

@@ -235,7 +235,7 @@ def test_an_internal_error_is_called_our_bug(monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("boom \x1b[31m")
 
-    monkeypatch.setattr("archcalc.report.params.params_report", broken)
+    monkeypatch.setattr("archcalc.documents.params.params_report", broken)
     ran = run("params", "k25")
     assert ran.code == 3
     assert ran.err.startswith("internal error: RuntimeError: boom \\x1b[31m\nhint: this is a bug of archcalc")

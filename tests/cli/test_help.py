@@ -79,6 +79,6 @@ def test_params_in_a_pipe_loads_neither_drawing_nor_arithmetic_libraries() -> No
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     exit_code, *loaded = done.stdout.split()
     assert exit_code == "0"
-    assert "archcalc.report.params" in loaded
-    absent = {"torch", "matplotlib", "numpy", "transformers", "rich", "archcalc.report.claims"}
+    assert "archcalc.documents.params" in loaded
+    absent = {"torch", "matplotlib", "numpy", "transformers", "rich", "archcalc.documents.claims"}
     assert absent & set(loaded) == set()

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 import archcalc
-from archcalc.crosscheck import check as crosscheck_check
-from archcalc.crosscheck.check import our_sides
-from archcalc.crosscheck.record import Record, from_json, judged, key_of, record, to_json
-from archcalc.crosscheck.sides import joined
+from archcalc.documents.book import file_stem
+from archcalc.documents.document import FORMAT_VERSION
 from archcalc.errors import InputError
-from archcalc.report.book import file_stem
-from archcalc.report.document import FORMAT_VERSION
-from archcalc.spec.model import Spec
+from archcalc.files.model import Spec
+from archcalc.proof import check as crosscheck_check
+from archcalc.proof.check import our_sides
+from archcalc.proof.record import Record, from_json, judged, key_of, record, to_json
+from archcalc.proof.sides import joined
 from archcalc.tape import Op, Tape, Term
 from tests.support import BUNDLED, ROOT, Ran, data, run, spec_of, text, tiny, written
 
@@ -80,7 +80,7 @@ def test_a_check_needs_neither_torch_nor_matplotlib_and_takes_less_than_five_sec
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     after = os.times()
     loaded = set(done.stdout.split())
-    assert "archcalc.report.book" in loaded
+    assert "archcalc.documents.book" in loaded
     assert not loaded & {"torch", "transformers", "matplotlib", "numpy"}
     assert after.children_user - before.children_user < 5
 

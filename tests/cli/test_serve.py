@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from archcalc.cli import main
-from archcalc.report.quantities import QUANTITIES
-from archcalc.spec.loader import bundled_dir
+from archcalc.documents.quantities import QUANTITIES
+from archcalc.files.loader import bundled_dir
 
 Capture = pytest.CaptureFixture[str]
 K25_ON_H200 = ("serve", "k25", "--gpu", "h200", "--gpus", "8", "--tp", "8")

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from archcalc.documents.claims import claims_report
+from archcalc.documents.document import Column, Report, Table
+from archcalc.documents.params import params_report
 from archcalc.errors import InputError
+from archcalc.files.loader import load_spec
 from archcalc.render import ENDINGS, FORMATS, renderer
 from archcalc.render.json import document
 from archcalc.render.table import drawn
 from archcalc.render.terminal import painted
 from archcalc.render.terminal import render as on_terminal
-from archcalc.report.claims import claims_report
-from archcalc.report.document import Column, Report, Table
-from archcalc.report.params import params_report
-from archcalc.spec.loader import load_spec
 from tests.support import spec_of, tiny
 
 ANSI = re.compile("\x1b\\[[0-9;]*m")

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from archcalc.documents.claims import claims_report
+from archcalc.documents.diff import diff_report
+from archcalc.documents.document import Column, Report, Table
+from archcalc.documents.params import params_report
 from archcalc.errors import InputError
+from archcalc.files.loader import load_spec
 from archcalc.render import folded, github
 from archcalc.render.changes import readable
-from archcalc.report.claims import claims_report
-from archcalc.report.diff import diff_report
-from archcalc.report.document import Column, Report, Table
-from archcalc.report.params import params_report
-from archcalc.spec.loader import load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 K25 = (ROOT / "specs" / "k25.yaml").read_text()

@@ -16,20 +16,20 @@ import pytest
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from archcalc.plan.engine import load_engine
-from archcalc.plan.hardware import load_hardware
-from archcalc.plan.shards import Deployment
+from archcalc.documents.document import Report
+from archcalc.documents.series import Curve, Figure, Limit, Mark, Panel, Range
+from archcalc.documents.series_cases import Model, cases, models
+from archcalc.documents.series_flops import flops_figure
+from archcalc.documents.series_kv import kv_figure
+from archcalc.documents.series_memory import Setup, memory_figure
+from archcalc.documents.series_training import train_figure, training_memory_figure, trainings
+from archcalc.files.loader import load_spec
+from archcalc.hardware import load_hardware
 from archcalc.render import plot, textplot
 from archcalc.render.axes import bar_ticks, length_ticks, linear_scale, linear_ticks, log_ticks
 from archcalc.render.sheet import cut
-from archcalc.report.document import Report
-from archcalc.report.series import Curve, Figure, Limit, Mark, Panel, Range
-from archcalc.report.series_cases import Model, cases, models
-from archcalc.report.series_flops import flops_figure
-from archcalc.report.series_kv import kv_figure
-from archcalc.report.series_memory import Setup, memory_figure
-from archcalc.report.series_training import train_figure, training_memory_figure, trainings
-from archcalc.spec.loader import load_spec
+from archcalc.serving.deployment import Deployment
+from archcalc.serving.engine import load_engine
 from tests.support import ROOT
 
 RANGE = Range(4096, 262144)

@@ -8,12 +8,13 @@ from pydantic import Field
 
 from archcalc.arch.attention.gqa import GQA
 from archcalc.arch.attention.mla import MLA
-from archcalc.arch.block import Block, Dtype, Size
+from archcalc.arch.block import Block, Dtype
 from archcalc.arch.decoder import Decoder
 from archcalc.arch.rows import key_rows, new_rows, pairs
 from archcalc.arch.vision.moonvit3d import MoonViT3D
 from archcalc.arch.vision.tower import Group, Tower
-from archcalc.spec.model import Spec
+from archcalc.files.model import Spec
+from archcalc.section import Size
 from archcalc.tape import Cache, Dim, Span, Storage, Tape, Tensor
 from archcalc.workload import Workload
 

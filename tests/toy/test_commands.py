@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from archcalc.calc.kv_cache import Mesh
-from archcalc.report.flops import flops_quantities
-from archcalc.report.kv import kv_report
+from archcalc.documents.flops import flops_quantities
+from archcalc.documents.kv import kv_report
 from archcalc.workload import Workload
 from tests.support import answered, quantities, run
 from tests.toy.mixer import ToySpec

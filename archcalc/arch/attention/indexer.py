@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from archcalc.arch.block import Block, Size
+from archcalc.arch.block import Block
 from archcalc.arch.rows import key_rows, pairs
+from archcalc.section import Size
 from archcalc.tape import Cache, Dim, Span, Tape, Tensor
 
 

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal, Self
 from pydantic import model_validator
 
 from archcalc.arch.attention.indexer import Indexer
-from archcalc.arch.block import Block, Size
+from archcalc.arch.block import Block
 from archcalc.arch.rows import key_rows, pairs
 from archcalc.errors import FieldError
+from archcalc.section import Size
 from archcalc.tape import ALL, Cache, Dim, Span, Tape, Tensor
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from archcalc.arch.block import Activation, Block, Size
+from archcalc.arch.block import Activation, Block
+from archcalc.section import Size
 from archcalc.tape import Role, Tape, Tensor
 from archcalc.tape.dims import Dim
 

@@ -6,9 +6,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from archcalc.arch.block import Activation, Block, Real, Size
+from archcalc.arch.block import Activation, Block, Real
 from archcalc.arch.ffn.dense import PURPOSES, mlp
 from archcalc.errors import FieldError
+from archcalc.section import Size
 from archcalc.tape import Dim, Tape, Tensor
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from archcalc.arch.block import Activation, Dtype, Real, Size
+from archcalc.arch.block import Activation, Dtype, Real
 from archcalc.arch.projector.projector import Projector
+from archcalc.section import Size
 from archcalc.tape import Dim, Tape, Tensor
 
 

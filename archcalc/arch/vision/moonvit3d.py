@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from archcalc.arch.block import Depth, Dtype, Real, Size
+from archcalc.arch.block import Depth, Dtype, Real
 from archcalc.arch.vision.tower import Group, Tower
 from archcalc.errors import FieldError
+from archcalc.section import Size
 from archcalc.tape import Dim, Dims, Tape, Tensor, Term
 from archcalc.workload import Workload
 

@@ -1,0 +1,130 @@
+"""Liveness: the most bytes alive at once while a segment runs, forward or backward, on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+
+from archcalc.calc.sharding import TP_AXES, Shards, local_bytes
+from archcalc.tape import Op, Segment, Storage
+
+
+def backward_peak(segment: Segment, shards: Shards, kept: Mapping[Storage, int]) -> int:
+    """The most bytes alive at once while one copy of a segment runs backward [bytes].
+
+    Alive are the `kept` tensors (their sizes), each until the first operation of the forward that keeps it
+    has run backward, and gradients: that of a storage lives from the last operation that used it to the one
+    that made it, in its storage's dtype. A sum hands one gradient on to both its terms; a second contribution
+    is a tensor of its own while it is added.
+    """
+    first: dict[Storage, int] = {}
+    maker: dict[Storage, int] = {}
+    for i, op in enumerate(segment.ops):
+        for save in op.saves:
+            first.setdefault(save.storage, i)
+        for storage in op.outputs[:1]:
+            maker.setdefault(storage, i)
+    freed = [0] * len(segment.ops)
+    for storage, size in kept.items():
+        freed[first.get(storage, 0)] += size
+    grads = _Gradients(shards)
+    held = sum(kept.values())
+    peak = held
+    for i in reversed(range(len(segment.ops))):
+        op = segment.ops[i]
+        peak = max(peak, held + grads.through(op) + backward_exchange(op, shards))
+        if op.outputs and maker[op.outputs[0]] == i:
+            grads.drop(op.outputs[0])
+        held -= freed[i]
+    return peak
+
+
+class _Gradients:
+    """Gradients alive in a backward pass, by the storage they belong to; terms of a sum share one buffer."""
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+        self.buffer: dict[Storage, Storage] = {}
+        self.giver: dict[Storage, Storage | None] = {}
+        self.sizes: dict[Storage, int] = {}
+
+    def size(self, storage: Storage) -> int:
+        """Bytes of a storage on one device."""
+        if storage not in self.sizes:
+            self.sizes[storage] = local_bytes(storage, self.shards)
+        return self.sizes[storage]
+
+    def through(self, op: Op) -> int:
+        """Bytes alive while an operation runs backward: gradients so far, its output's, its inputs', and
+        those being added."""
+        made = op.outputs[0] if op.outputs and op.outputs[0].dtype in FLOATS else None
+        if made is not None:
+            self.buffer.setdefault(made, made)
+        added = 0
+        inputs = dict.fromkeys(s for s in op.inputs if s.dtype in FLOATS)
+        for storage in inputs:
+            if storage not in self.buffer:
+                self.buffer[storage] = self.buffer[made] if op.sums and made is not None else storage
+            elif made is None or self.giver.get(storage) is not made:
+                added += self.size(storage)
+            self.giver[storage] = made
+        return added + sum(self.size(s) for s in set(self.buffer.values()))
+
+    def drop(self, storage: Storage) -> None:
+        """The operation that made this has run: its gradient is used up."""
+        self.buffer.pop(storage, None)
+
+
+FLOATS = frozenset({"bfloat16", "float16", "float32"})
+
+
+def forward_peak(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
+    """The most bytes of results that nobody keeps alive at once while one copy of a segment runs forward
+    [bytes].
+
+    A result lives from the operation that makes it to the last one that uses it.
+    """
+    last = {storage: i for i, op in enumerate(segment.ops) for storage in op.inputs}
+    alive: dict[Storage, int] = {}
+    peak = 0
+    for i, op in enumerate(segment.ops):
+        for storage in op.outputs[:1]:
+            if storage in last and storage not in kept and storage not in alive:
+                alive[storage] = local_bytes(storage, shards)
+        peak = max(peak, sum(alive.values()) + forward_exchange(op, shards))
+        for storage in [s for s in alive if last[s] <= i]:
+            del alive[storage]
+    return peak
+
+
+def forward_exchange(op: Op, shards: Shards) -> int:
+    """What sequence parallelism gathers for a linear's forward, or has yet to scatter after it [bytes]."""
+    return _whole(op, shards) if op.exchange == "tensor" else 0
+
+
+def backward_exchange(op: Op, shards: Shards) -> int:
+    """What an operation's backward exchanges beside gradients [bytes].
+
+    Under sequence parallelism a column-parallel linear gathers its input again and has its input's gradient
+    whole before it is scattered; a row-parallel one gathers its output's gradient. Routed copies stand in a
+    send and a receive buffer.
+    """
+    if op.exchange == "send":
+        return local_bytes(op.outputs[0], shards)
+    if op.exchange == "return":
+        return local_bytes(op.inputs[0], shards)
+    if op.exchange == "tensor":
+        return _whole(op, shards) * (2 if column_parallel(op) else 1)
+    return 0
+
+
+def column_parallel(op: Op) -> bool:
+    """Whether a linear's output is what tensor parallelism divides."""
+    return any(d.axis in TP_AXES for d in op.weights[0].out)
+
+
+def _whole(op: Op, shards: Shards) -> int:
+    """The whole of the operand whose rows sequence parallelism divides, where the weight is divided too; else
+    0 [bytes]."""
+    if not shards.sp or not any(d.axis in TP_AXES for d in (*op.weights[0].out, *op.weights[0].into)):
+        return 0
+    return shards.tp * local_bytes(op.inputs[0] if column_parallel(op) else op.outputs[0], shards)

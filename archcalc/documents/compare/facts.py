@@ -1,0 +1,212 @@
+"""What is compared of each side: quantities, and parts by path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from archcalc.calc.kv_cache import Mesh
+from archcalc.documents.claims import claims_report
+from archcalc.documents.compare.change import Number
+from archcalc.documents.compare.parts import Part, part
+from archcalc.documents.compare.saved import Saved, is_number, of
+from archcalc.documents.compare.sides import Side
+from archcalc.documents.document import Report
+from archcalc.documents.flops import SOME, flops_quantities, flops_report
+from archcalc.documents.kv import LENGTHS, kv_quantities, kv_report
+from archcalc.documents.params import params_quantities, params_report
+from archcalc.documents.paths import weight_path
+from archcalc.documents.weights import weights_report
+from archcalc.errors import InputError
+from archcalc.files.model import Spec
+from archcalc.workload import Workload
+
+PREFILL = Workload(phase="prefill", seq=4096, attention="causal")
+"""The workload at which two specs' FLOPs are compared."""
+
+CONTEXT = LENGTHS["128k"]
+"""The length of a sequence at which the growth of two specs' caches is compared [tokens]."""
+
+FLOPS = ("flops.forward", "flops.per_token", "flops.linear", "flops.attention_core", *(f"flops.{s}" for s in SOME))
+"""The FLOPs compared between specs: the others are 0 or equal to one of these in a prefill without images."""
+
+CONVENTION = (
+    "Compared at a fixed workload: FLOPs of a prefill of 4,096 text tokens, batch 1, causal; KV cache of a sequence in"
+    " bf16, its growth and what is fixed at 131,072 tokens; weights as released."
+)
+
+ANYWHERE = ("params.", "moe.", "projector.")
+"""Beginnings of quantities that no workload, plan or flag changes."""
+
+ADDITIVE = {
+    "flops": ("forward", "backward"),
+    "kv": ("bytes_per_token",),
+    "weights": ("bytes", "elements"),
+}
+"""Numbers of a report's rows that may be added up, by command; the others are shown row by row."""
+
+MOST_ROWS = 20_000
+_LONG = 2_000
+"""Rows past which layers are not split."""
+_VIEW = frozenset({"share", "depth", "copies", "layers", "leaf", "ratio"})
+_WORDS = frozenset({"path", "label", "kind", "formula"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What one side says."""
+
+    quantities: Mapping[str, Number | bool]
+    parts: list[Part]
+
+
+NONE = Facts(quantities={}, parts=[])
+
+
+def facts(base: Side, head: Side) -> tuple[Facts, Facts, list[str]]:
+    """What the two sides say about the same questions, and notes on what could not be compared.
+
+    Two specs answer at the workload of CONVENTION. A spec beside a saved report answers what that report answers,
+    under its inputs.
+
+    Raises:
+        InputError: nothing to compare, or inputs of a report that can't be used again.
+    """
+    if base.saved is None and head.saved is None:
+        if base.spec is None and head.spec is None:
+            raise InputError("both sides are nothing", value=base.label, hint="name a spec or a saved report")
+        return _spec(base.spec), _spec(head.spec), [CONVENTION]
+    ours, theirs = _answers(base, head.saved), _answers(head, base.saved)
+    if ours is None or theirs is None or ours.command == theirs.command:
+        return _saved(ours), _saved(theirs), []
+    return _common(ours, theirs)
+
+
+def _spec(spec: Spec | None) -> Facts:
+    if spec is None:
+        return NONE
+    tape = spec.trace(Workload())
+    flops = flops_quantities(spec, PREFILL)
+    found: dict[str, Number | bool] = {
+        **params_quantities(tape),
+        **{name: flops[name] for name in FLOPS if name in flops},
+        **kv_quantities(tape, "bf16", CONTEXT),
+        **weights_report(spec).quantities,
+    }
+    parts = [
+        part(
+            weight_path(w),
+            w.elements,
+            measure="parameters" if w.trainable else "buffers",
+            traits=(("shape", str(list(w.shape))), ("dtype", w.dtype), ("role", w.role), ("part", w.part)),
+        )
+        for w in tape.weights()
+    ]
+    return Facts(quantities=found, parts=parts)
+
+
+def _answers(side: Side, other: Saved | None) -> Saved | None:
+    """A side as a report: the saved one, or a spec's answer to what the other side's report answers."""
+    if side.spec is None or other is None:
+        return side.saved
+    if other.command not in AGAIN:
+        return of(params_report(side.spec))
+    try:
+        return of(AGAIN[other.command](side.spec, other.inputs))
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        raise InputError(
+            f"the inputs of the saved {other.command} report can't be used again", value=other.title
+        ) from None
+
+
+def _workload(inputs: Mapping[str, Any]) -> Workload:
+    given = {key: inputs[key] for key in Workload.__dataclass_fields__ if key in inputs}
+    given["choices"] = tuple((str(name), str(chosen)) for name, chosen in dict(given.get("choices", {})).items())
+    for key in ("images", "videos"):
+        given[key] = tuple(tuple(sizes) for sizes in given.get(key, ()))
+    return Workload(**given)
+
+
+def _kv(spec: Spec, inputs: Mapping[str, Any]) -> Report:
+    mesh = Mesh(**{key: inputs[key] for key in Mesh.__dataclass_fields__ if key in inputs})
+    dtype, memory = inputs.get("kv_dtype", "bf16"), inputs.get("memory")
+    return kv_report(spec, _workload(inputs), kv_dtype=dtype, mesh=mesh, memory=memory)
+
+
+def _whole(spec: Spec) -> Report:
+    from archcalc.documents.book_sections import whole_report  # serving, training, pictures: only for such a report
+
+    return whole_report(spec)
+
+
+AGAIN: dict[str, Callable[[Spec, Mapping[str, Any]], Report]] = {
+    "report": lambda spec, to: _whole(spec),
+    "params": lambda spec, to: params_report(spec, depth=to.get("depth"), top=to.get("top"), by=to.get("by")),
+    "claims": lambda spec, to: claims_report(spec),
+    "flops": lambda spec, to: flops_report(spec, _workload(to), tokens=to.get("tokens")),
+    "kv": _kv,
+    "weights": lambda spec, to: weights_report(
+        spec, as_name=to.get("as", "released"), optimizer_name=to.get("optimizer")
+    ),
+}
+"""Reports that a spec can be asked for again under the inputs of a saved one."""
+
+
+def _common(ours: Saved, theirs: Saved) -> tuple[Facts, Facts, list[str]]:
+    """Two reports on different questions: only what no input changes is compared."""
+    names = [name for name in theirs.quantities if name in ours.quantities and name.startswith(ANYWHERE)]
+    if not names:
+        raise InputError(
+            f"a {ours.command} report and a {theirs.command} report have nothing in common to compare",
+            value=theirs.title,
+            hint="compare two reports of the same command",
+        )
+    note = f"A {ours.command} and a {theirs.command} report: compared is only what no workload or plan changes."
+    first, second = ({name: side.quantities[name] for name in names} for side in (ours, theirs))
+    return Facts(quantities=first, parts=[]), Facts(quantities=second, parts=[]), [note]
+
+
+def _saved(saved: Saved | None) -> Facts:
+    if saved is None:
+        return NONE
+    rows = len(saved.rows) + sum(map(len, saved.tables.values()))
+    if rows > MOST_ROWS:
+        raise InputError(f"the report has {rows:,} rows, more than {MOST_ROWS:,}", value=saved.title)
+    whole = saved.command == "params" and not any(saved.inputs.get(key) for key in ("depth", "top", "by"))
+    parts = _weights(saved) if whole else _rows(saved)
+    return Facts(quantities=saved.quantities, parts=list(parts))
+
+
+def _weights(saved: Saved) -> Iterator[Part]:
+    """The leaves of a saved `params` report."""
+    for row in saved.rows:
+        if row.get("leaf"):
+            traits = [(key, str(row[key])) for key in ("shape", "dtype", "role", "part") if key in row]
+            for measure in ("parameters", "buffers"):
+                value = row.get(measure)
+                if isinstance(value, int) and is_number(value) and value:
+                    split = len(saved.rows) <= _LONG
+                    yield part(str(row.get("path")), value, measure=measure, traits=traits, layers=split)
+
+
+def _rows(saved: Saved) -> Iterator[Part]:
+    """Every number of every row of another report: of its main table, or of all tables where it has none."""
+    rows = [("", row) for row in saved.rows] or [(name, row) for name in saved.tables for row in saved.tables[name]]
+    for n, (name, row) in enumerate(rows):
+        words = {key: row[key] for key in sorted(row) if isinstance(row[key], str)}
+        path = words.get("path") or next(iter(words.values()), f"row {n + 1}")
+        traits = [(key, str(row[key])) for key in sorted(row) if isinstance(row[key], str | list) and key not in _WORDS]
+        for key in sorted(key for key, value in row.items() if is_number(value) and key not in _VIEW):
+            yield part(
+                path,
+                row[key],
+                measure=key,
+                kind=name or words.get("kind", ""),
+                traits=traits,
+                layers=False,
+                additive=key in ADDITIVE.get(saved.command, ()),
+            )
+            traits = []  # said once a row

@@ -1,0 +1,125 @@
+"""Saved reports: the JSON that `--format json` writes, read back with nothing believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import isfinite
+from typing import Any, NoReturn
+
+from archcalc.documents.document import FORMAT_VERSION, Report, Value
+from archcalc.errors import InputError, show_value
+
+MOST_BITS = 256
+"""No count or size has more; a longer integer is a mistake or an attack."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """What a report says, saved or just computed."""
+
+    command: str
+    title: str
+    inputs: Mapping[str, Any]
+    quantities: Mapping[str, Value]
+    rows: Sequence[Mapping[str, Any]]
+    tables: Mapping[str, Sequence[Mapping[str, Any]]]
+    findings: Sequence[Mapping[str, Any]]
+
+
+def of(report: Report) -> Saved:
+    """The same of a report that was just computed."""
+    return Saved(
+        command=report.command,
+        title=report.title,
+        inputs=report.inputs,
+        quantities=report.quantities,
+        rows=report.rows.rows if report.rows else (),
+        tables={table.name: table.rows for table in report.tables},
+        findings=report.findings,
+    )
+
+
+def parse(text: bytes, source: str) -> Saved:
+    """A saved report. Raises InputError for what is none, or was written by a newer version."""
+    try:
+        data = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"this is not valid JSON: {error.msg}", source=source, line=error.lineno, column=error.colno
+        ) from None
+    except (ValueError, RecursionError):
+        raise InputError("this is no JSON of a report", source=source) from None
+    if not isinstance(data, dict) or data.get("tool") != "archcalc":
+        raise InputError(
+            "this is JSON, but no report of archcalc",
+            source=source,
+            hint="save one with: archcalc params SPEC --format json",
+        )
+    _check_version(data.get("format_version"), source)
+    tables = _mapping(data, "tables", source)
+    return Saved(
+        command=_text(data, "command", source),
+        title=_text(data, "title", source),
+        inputs=_mapping(data, "inputs", source),
+        quantities=_quantities(data, source),
+        rows=_rows(data, "rows", source),
+        tables={name: _rows(tables, name, source) for name in tables},
+        findings=_rows(data, "findings", source),
+    )
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of a report")
+
+
+def _check_version(version: object, source: str) -> None:
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise InputError(f"format_version is {show_value(version)}, not a whole number", source=source, value=version)
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"this report has format_version {show_value(version)}; this archcalc reads up to {FORMAT_VERSION}",
+            source=source,
+            value=version,
+            hint="a newer archcalc wrote it: update this one, or save the report again",
+        )
+
+
+def _text(data: Mapping[str, Any], key: str, source: str) -> str:
+    value = data.get(key, "")
+    if not isinstance(value, str):
+        raise InputError(f"{key} is {show_value(value)}, not text", source=source)
+    return value
+
+
+def _mapping(data: Mapping[str, Any], key: str, source: str) -> Mapping[str, Any]:
+    value = data.get(key, {})
+    if not isinstance(value, dict):
+        raise InputError(f"{key} is {show_value(value)}, not a mapping", source=source)
+    return value
+
+
+def _quantities(data: Mapping[str, Any], source: str) -> Mapping[str, int | float | bool]:
+    found = _mapping(data, "quantities", source)
+    for name, value in found.items():
+        if not is_number(value) and not isinstance(value, bool):
+            raise InputError(f"{name} is {show_value(value)}, not a usable number", source=source, value=value)
+    return found
+
+
+def _rows(data: Mapping[str, Any], key: str, source: str) -> Sequence[Mapping[str, Any]]:
+    rows = data.get(key, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{key} is no list of mappings", source=source)
+    return rows
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number that can be compared: no bool, nothing infinite, no integer past 256 bits."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return value.bit_length() <= MOST_BITS
+    return isinstance(value, Fraction) or (isinstance(value, float) and isfinite(value))

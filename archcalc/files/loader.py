@@ -1,0 +1,133 @@
+"""Find, read and validate a spec: a path, or the name of a bundled one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from archcalc.errors import InputError, SpecError, did_you_mean, show_value
+from archcalc.files.model import Spec
+from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, problems_from_pydantic, read
+
+Model = TypeVar("Model", bound=BaseModel)
+
+KINDS = ("spec", "plan", "hardware", "engine")
+"""What a file of ours can say that it is."""
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def bundled_dir() -> Path:
+    """Folder of the bundled files: inside an installed package, or `specs/` of a checkout."""
+    inside = _PACKAGE / "bundled" / "specs"
+    return inside if inside.is_dir() else _PACKAGE.parent / "specs"
+
+
+def bundled_names(kind: str = "") -> list[str]:
+    """Names of the bundled specs, or of the files of a `kind` folder (`plans`, `hardware`, `engines`)."""
+    return sorted(path.stem for path in (bundled_dir() / kind).glob("*.yaml"))
+
+
+def find(argument: str, kind: str = "", noun: str = "spec") -> Path:
+    """The file that an argument names; a folder of a bundled name does not hide it.
+
+    Raises:
+        InputError: no such file and no such name; the near miss is the hint.
+    """
+    if argument.endswith((".yaml", ".yml")) or "/" in argument or os.sep in argument or os.path.isfile(argument):
+        return Path(argument)
+    names = bundled_names(kind)
+    if argument in names:
+        return bundled_dir() / kind / f"{argument}.yaml"
+    if argument and os.path.exists(argument):  # a folder says so when it is read; a pipe can be read
+        return Path(argument)
+    hint = did_you_mean(argument, names) or f"bundled: {', '.join(names)}; or give a path"
+    shown = show_value(argument, limit=80)
+    raise InputError(f"no file and no bundled {noun} is named {shown}", value=argument, hint=hint)
+
+
+def load_spec(argument: str) -> Spec:
+    """A validated spec from a path, a bundled name, or `-` for stdin.
+
+    Raises:
+        InputError: a file that can't be read or is no YAML of ours.
+        SpecError: a readable file that is no valid spec.
+    """
+    return load_located(argument)[0]
+
+
+def load_located(argument: str) -> tuple[Spec, Document]:
+    """A validated spec, and the document that knows where each part of it stands. Raises as `load_spec`."""
+    if argument == "-":
+        document = load(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>")
+    else:
+        path = find(argument)
+        document = load(read(path), str(path))
+    return validate(document.data, document, Spec), document
+
+
+def parse(text: bytes | str, source: str, model: type[Model]) -> Model:
+    """Validate the text of a file as a `model`. Raises InputError or SpecError, each with line and column."""
+    document = load(text, source)
+    return validate(document.data, document, model)
+
+
+def validate(data: Any, document: Document, model: type[Model]) -> Model:
+    """Validate data that came from a document, or was changed after. Raises SpecError with positions."""
+    _check_kind(data, document, model)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+    found = problems_from_pydantic(problems, document, lambda loc: _known_keys(model, loc))
+    raise SpecError.from_problems(found.problems)
+
+
+def _check_kind(data: Any, document: Document, model: type[BaseModel]) -> None:
+    """A file of another kind is one problem, not one for each of its keys."""
+    field = model.model_fields.get("kind")
+    wanted, given = get_args(field.annotation) if field else (), data.get("kind")
+    if wanted and given in KINDS and given not in wanted:
+        message = f"this file is of kind {given}; a {wanted[0]} is wanted here"
+        raise SpecError.from_problems([document.problem(message, ("kind",), value=given)])
+
+
+# -- which keys a section may have ------------------------------------------------------------------------------------
+
+
+def _known_keys(model: type[BaseModel], loc: Loc) -> set[str]:
+    """The keys of the section at a path, union tags included in the path."""
+    types: list[Any] = [model]
+    for part in loc:
+        types = [inner for outer in types for inner in _inside(outer, part)]
+    return {key for one in types for key in getattr(one, "model_fields", ())}
+
+
+def _inside(outer: Any, part: str | int) -> Iterator[Any]:
+    """The types that stand at a key, an index or a union's tag of a type."""
+    if isinstance(outer, type) and issubclass(outer, BaseModel):
+        fields = outer.model_fields
+        if part in fields:
+            yield from _members(fields[str(part)].annotation)
+        elif any(get_args(field.annotation) == (part,) for field in fields.values()):
+            yield outer
+    elif get_origin(outer) is (list if isinstance(part, int) else dict):
+        yield from _members(get_args(outer)[-1])
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """The types of a union, or the type itself."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _members(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _members(member)
+    elif origin is not Literal:
+        yield annotation

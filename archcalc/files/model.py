@@ -1,0 +1,112 @@
+"""The spec: one validated, frozen architecture file."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from archcalc.arch.decoder import Decoder
+from archcalc.arch.projector import Projection
+from archcalc.arch.vision import Vision
+from archcalc.errors import FieldError
+from archcalc.files.storage import StorageSection, check_default, check_paths, release
+from archcalc.section import Section
+from archcalc.tape import Tape
+from archcalc.units import parse_printed
+from archcalc.workload import Workload
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Claim(Section):
+    """A number that somebody published: judged by `archcalc claims`.
+
+    `value` is the number as printed ("~104B", "2.1 %"), or null where the source leaves it blank.
+    """
+
+    claim: Text
+    quantity: Text
+    value: str | None
+    source: Text
+
+    @field_validator("value")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_printed(value)
+        return value
+
+
+class Spec(Section):
+    """An architecture: what it is, how its release stores it, and what has been claimed about it."""
+
+    kind: Literal["spec"]
+    name: Text
+    title: Text
+    sources: dict[str, Text]
+    backbone: Decoder
+    vision: Vision | None = None
+    projector: Projection | None = None
+    storage: StorageSection
+    claims: list[Claim] = Field(default=[])
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.vision is None) != (self.projector is None):
+            have, lack = ("vision", "projector") if self.vision else ("projector", "vision")
+            raise FieldError(f"{have} without {lack}: the tower's output needs a way into the backbone", (have,))
+        if self.vision and self.projector:
+            tower, joined, out = self.vision.output_dim, self.projector.input_dim, self.projector.output_dim
+            if tower.size != joined.size:
+                raise FieldError(
+                    f"{joined.name} {joined.size} does not fit the tower's {tower.name} {tower.size}",
+                    ("projector", joined.name),
+                    ("vision", tower.name),
+                )
+            if self.backbone.hidden_size != out.size:
+                raise FieldError(
+                    f"{out.name} {out.size} does not fit the backbone's hidden_size {self.backbone.hidden_size}",
+                    ("projector", out.name),
+                    ("backbone", "hidden_size"),
+                )
+        check_default(self.storage)
+        if release(self.storage).by_path:
+            check_paths(self.storage, self.trace(Workload()))
+        return self
+
+    def forward(self, tape: Tape) -> None:
+        """Vision first, then the projector, then the backbone over text and vision tokens."""
+        if self.vision is None or self.projector is None:
+            self.backbone.forward(tape)
+            return
+        self.projector.forward(tape, self.vision.forward(tape))
+        with tape.scope("language_model"):
+            self.backbone.forward(tape)
+
+    def trace(self, workload: Workload) -> Tape:
+        """The tape of one forward pass; cached by workload."""
+        return _trace(_Identity(self), workload)
+
+
+class _Identity:
+    """Hashes a spec by identity: a frozen spec holds lists, which don't hash."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return id(self.spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and other.spec is self.spec
+
+
+@lru_cache(maxsize=256)
+def _trace(identity: _Identity, workload: Workload) -> Tape:
+    tape = Tape(workload)
+    identity.spec.forward(tape)
+    return tape

@@ -1,0 +1,86 @@
+"""The guard at the door: a file, as UTF-8 text of at most 1 MiB, or an error that says what is in the way."""
+
+from __future__ import annotations
+
+import os
+
+from archcalc.errors import InputError
+from archcalc.files.document import split_lines
+
+MAX_BYTES = 1 << 20
+
+
+def read(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a text file, at most 1 MiB of UTF-8. Raises InputError that says what is in the way."""
+    source = os.fsdecode(path)
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError("no such file", source=source, value=source, hint="check the path") from None
+    except IsADirectoryError:
+        raise InputError(
+            "this is a directory", source=source, value=source, hint="name a YAML file inside it"
+        ) from None
+    except PermissionError:
+        raise InputError(
+            "no permission to read this file", source=source, value=source, hint="check its access rights"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or "not a usable path"
+        raise InputError(
+            f"can't read this file: {reason}", source=source, value=source, hint="check the path"
+        ) from None
+    decode(raw, source)
+    return raw
+
+
+def decode(text: str | bytes, source: str) -> str:
+    """The text, without a byte order mark, or InputError."""
+    if len(text) > MAX_BYTES:
+        raise InputError(
+            "the file is larger than 1 MiB",
+            source=source,
+            hint="a spec takes a few KiB; is this the right file?",
+        )
+    if isinstance(text, bytes):
+        raw = text
+        if b"\0" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise InputError(
+                "this is a binary file, not YAML text",
+                source=source,
+                hint="if it is UTF-16 text, save it as UTF-8",
+            )
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            before = raw[: error.start].decode("utf-8")
+            raise InputError(
+                f"byte 0x{raw[error.start]:02x} is not UTF-8 text",
+                source=source,
+                line=before.count("\n") + 1,
+                column=len(before) - (before.rfind("\n") + 1) + 1,
+                hint="save the file as UTF-8",
+            ) from None
+    text = text.removeprefix("\ufeff")
+    if not text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
+        _refuse_unprintable(text, source)
+    return text
+
+
+def _refuse_unprintable(text: str, source: str) -> None:
+    """Raises InputError at the first control character, odd line break or surrogate; the rest may pass."""
+    import re
+
+    found = re.search("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]", text)
+    if found is None:
+        return
+    lines = split_lines(text[: found.start()])
+    raise InputError(
+        f"the character U+{ord(found[0]):04X} is not allowed in a file",
+        source=source,
+        line=len(lines),
+        column=len(lines[-1]) + 1,
+        snippet=split_lines(text)[len(lines) - 1],
+        hint='remove it, or write it as an escape in double quotes, such as "\\u2028"',
+    )

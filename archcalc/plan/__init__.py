@@ -1,1 +1,0 @@
-"""Where a model sits: plans, placement, savers, schedules, serving."""

@@ -1,0 +1,1 @@
+"""Serving memory: deployments, engine profiles, what is left for the cache."""

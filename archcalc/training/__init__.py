@@ -1,0 +1,1 @@
+"""Training memory: plans, placement, savers, schedules, the worst moment of every rank."""

@@ -1,0 +1,41 @@
+"""What offloading asks of the host: memory, PCIe traffic, and whether compute hides it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from archcalc.hardware import Hardware
+from archcalc.tape import Tape, value
+from archcalc.training.memory import RankMemory
+from archcalc.training.placement import chunks
+from archcalc.training.plan import Plan
+
+
+def offload_need(tape: Tape, plan: Plan, r: RankMemory, hardware: Hardware) -> list[dict[str, Any]]:
+    """Rows of the offload table for a rank; empty where nothing is offloaded.
+
+    A chunk's stored bytes are copied out while the next forward computes and back before its backward.
+    Compute time is the chunk's forward and backward FLOPs (backward twice) at `memory.compute_utilization` of
+    the dense bf16 peak.
+    """
+    if plan.activations.offload == "none":
+        return []
+    flops, size = max(
+        (3 * sum(count * value(op.flops) for n, count in chunk for op in tape.segments[n].ops), memory.offloadable)
+        for chunk, memory in zip(chunks(tape, plan)[r.rank], r.chunk_memory, strict=True)
+    )
+    mesh = plan.parallel.tp * plan.parallel.cp
+    compute = flops / mesh / (hardware.peak_flops["bfloat16"] * plan.memory.compute_utilization)
+    copy = size / hardware.links.pcie_bytes_per_s
+    per_node = hardware.devices_per_node * r.offloaded
+    rows = [
+        ("host memory of one GPU", r.offloaded / 1e9, "GB"),
+        ("host memory of a node", per_node / 1e9, "GB"),
+        ("copied out, and back, a chunk", size / 1e9, "GB"),
+        ("PCIe bandwidth, one direction", hardware.links.pcie_bytes_per_s / 1e9, "GB/s"),
+        ("time of one copy", copy * 1e3, "ms"),
+        ("compute of a chunk, forward and backward", compute * 1e3, "ms"),
+        ("bandwidth needed to hide it", size / compute / 1e9 if compute else 0.0, "GB/s"),
+        ("copies hidden by compute", 100 * min(1.0, compute / copy) if copy else 100.0, "%"),
+    ]
+    return [{"path": term, "term": term, "value": number, "unit": unit} for term, number, unit in rows]

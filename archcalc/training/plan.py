@@ -1,0 +1,304 @@
+"""The plan: how a training run is laid out, as a strict YAML file with overrides."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from math import lcm
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from yaml import safe_dump
+
+from archcalc.errors import FieldError, InputError, SpecError, did_you_mean
+from archcalc.files.loader import find, validate
+from archcalc.files.yaml_loader import load, read
+from archcalc.section import Section, Size
+from archcalc.training.optimizer import optimizer
+from archcalc.training.savers import offload_sites, savers
+from archcalc.training.schedule import Pipeline, get_schedule
+from archcalc.units import parse_memory
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Parallel(Section):
+    """Devices along each mesh axis. Expert parallelism reuses the data- and tensor-parallel devices of a
+    stage."""
+
+    world: Size
+    pp: Size
+    vpp: Size
+    layout: Literal["auto"] | list[NonNegativeInt]
+    ep: Size
+    etp: Size
+    tp: Size
+    sp: bool
+    cp: Size
+    cp_comm: Literal["p2p", "a2a"] = "p2p"
+    zero: Literal[0, 1, 2, 3]
+
+    @property
+    def dense_dp(self) -> int:
+        """Devices that share the gradient of a dense weight, context parallel ones apart."""
+        return self.world // (self.pp * self.tp * self.cp)
+
+    @property
+    def expert_dp(self) -> int:
+        """Devices that share the gradient of a routed expert's weight."""
+        return self.world // (self.pp * self.ep * self.etp)
+
+    @property
+    def replica(self) -> int:
+        """GPUs of one model replica: the fewest that hold both whole TP x CP groups and whole EP x ETP
+        groups."""
+        return self.pp * lcm(self.tp * self.cp, self.ep * self.etp)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        dense, expert = self.pp * self.tp * self.cp, self.pp * self.ep * self.etp
+        if self.world % dense:
+            raise FieldError(f"world {self.world} is no multiple of pp x tp x cp = {dense}", "world", "pp", "tp", "cp")
+        if self.world % expert:
+            raise FieldError(
+                f"world {self.world} is no multiple of pp x ep x etp = {expert}", "world", "pp", "ep", "etp"
+            )
+        if self.sp and self.tp == 1:
+            raise FieldError("sp needs tp above 1: it divides rows over the tensor-parallel devices", "sp", "tp")
+        return self
+
+
+class ScheduleSection(Section):
+    """The order of forwards and backwards."""
+
+    kind: Text
+    extra_warmup: NonNegativeInt = 0
+    group: Size | None = None
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        get_schedule(value)
+        return value
+
+
+class Batch(Section):
+    """Tokens of a step: `global_tokens` over all devices, `micro_batch` sequences of `seq` tokens at a
+    time."""
+
+    seq: Size
+    micro_batch: Size
+    global_tokens: Size
+
+
+class Precision(Section):
+    """Dtypes of weights and gradients, and the optimizer by name."""
+
+    params: Literal["bf16", "fp32"]
+    grads: Literal["bf16", "fp32"]
+    optimizer: Text
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        optimizer(value)
+        return value
+
+
+class Activations(Section):
+    """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
+    TransformerEngine's with fused ones, plain code with eager ones."""
+
+    kernels: Literal["fused", "eager"]
+    router_probs: Literal["act", "out"]
+    recompute: list[Text]
+    fp8: list[Text]
+    offload: Text | list[Text]
+    moe_imbalance: Annotated[float, Field(ge=1)]
+    cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
+
+    @property
+    def loss(self) -> str:
+        """The loss in use."""
+        return self.cross_entropy or ("te" if self.kernels == "fused" else "eager")
+
+    @field_validator("recompute", "fp8")
+    @classmethod
+    def _once(cls, value: list[str]) -> list[str]:
+        doubled = [name for name in value if value.count(name) > 1]
+        if doubled:
+            raise ValueError(f"{doubled[0]} stands twice")
+        return value
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        savers(
+            kernels=self.kernels,
+            router_probs=self.router_probs,
+            recompute=tuple(self.recompute),
+            fp8=tuple(self.fp8),
+            cross_entropy=self.loss,
+        )
+        offload_sites(self.offload if isinstance(self.offload, str) else tuple(self.offload))
+        return self
+
+
+class Vision(Section):
+    """Where a vision tower runs: `decoupled` (replicated on every device, in a phase of its own) or in the
+    `first-stage`."""
+
+    process: Literal["decoupled", "first-stage"]
+
+
+class Memory(Section):
+    """What no formula gives: context, communicators and workspaces [a size], and the share of memory that
+    fragments leave."""
+
+    fixed: Text
+    allocator_efficiency: Annotated[float, Field(gt=0, le=1)]
+    placeholder_grads: bool = True
+    compute_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
+
+    @field_validator("fixed")
+    @classmethod
+    def _size(cls, value: str) -> str:
+        parse_memory(value)
+        return value
+
+    @property
+    def fixed_bytes(self) -> int:
+        """`fixed` [bytes]."""
+        return parse_memory(self.fixed)
+
+    @property
+    def efficiency(self) -> Fraction:
+        """`allocator_efficiency`, exact."""
+        return Fraction(Decimal(str(self.allocator_efficiency)))
+
+
+class Plan(Section):
+    """A training plan."""
+
+    kind: Literal["plan"]
+    name: Text
+    title: str = ""
+    sources: dict[str, Text] = Field(default_factory=dict)
+    hardware: Text
+    parallel: Parallel
+    schedule: ScheduleSection
+    batch: Batch
+    precision: Precision
+    activations: Activations
+    vision: Vision
+    memory: Memory
+    assumed: list[Text] = Field(default_factory=list)
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of one pipeline in one step."""
+        return self.batch.global_tokens // (self.batch.seq * self.batch.micro_batch * self.parallel.dense_dp)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The sizes that the schedule is laid out for."""
+        return Pipeline(
+            pp=self.parallel.pp,
+            vpp=self.parallel.vpp,
+            micro_batches=self.micro_batches,
+            group=self.schedule.group,
+            extra_warmup=self.schedule.extra_warmup,
+        )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        rows = self.batch.seq * self.batch.micro_batch * self.parallel.dense_dp
+        if self.batch.global_tokens % rows:
+            raise FieldError(
+                f"global_tokens {self.batch.global_tokens} is no multiple of seq x micro_batch x data-parallel devices"
+                f" = {rows}",
+                ("batch", "global_tokens"),
+                ("batch", "seq"),
+                ("parallel", "world"),
+            )
+        if self.batch.seq % (self.parallel.cp * (self.parallel.tp if self.parallel.sp else 1)):
+            raise FieldError(
+                f"seq {self.batch.seq} does not divide over cp {self.parallel.cp} and sequence-parallel devices",
+                ("batch", "seq"),
+                ("parallel", "cp"),
+            )
+        overlapped = self.schedule.extra_warmup and self.parallel.ep > 1
+        for name in ("moe", "full"):
+            if overlapped and name in self.activations.recompute:
+                raise FieldError(
+                    f"recompute {name} and an extra warm-up exclude each other: the warm-up overlaps expert"
+                    " communication with compute, which Megatron-LM forbids where the whole of it is recomputed",
+                    ("activations", "recompute"),
+                    ("schedule", "extra_warmup"),
+                )
+        try:
+            get_schedule(self.schedule.kind).validate(self.pipeline)
+        except InputError as error:
+            raise FieldError(error.message, ("schedule", "kind"), ("parallel",), hint=error.hint) from None
+        for path in self.assumed:
+            if not _exists(type(self), path.split(".")):
+                raise FieldError(f"assumed names no field of a plan: {path}", ("assumed",))
+        return self
+
+
+def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
+    """A plan from a path or a bundled name, with fields overridden by `path=value` (YAML values).
+
+    Raises:
+        InputError: a file that can't be read, or an override that names no field.
+        SpecError: an invalid plan.
+    """
+    path = find(argument, "plans", "plan")
+    document = load(read(path), str(path))
+    if not overrides:
+        return validate(document.data, document, Plan)
+    plain = validate(document.data, document, Plan)
+    data, all_fields = plain.model_dump(exclude_unset=True), plain.model_dump()
+    for override in overrides:
+        _override(data, override, all_fields)
+    given = {override.partition("=")[0].strip() for override in overrides}
+    if "assumed" in data and "assumed" not in given:
+        data["assumed"] = [path for path in data["assumed"] if path not in given]
+    source = f"--set {', '.join(overrides)}"
+    try:
+        return validate(data, load(safe_dump(data), source), Plan)
+    except SpecError as error:
+        raise SpecError.from_problems(
+            [p._replace(line=None, column=None, snippet=None, related=()) for p in error.problems]
+        ) from None
+
+
+def _override(data: dict[str, Any], text: str, fields: Any) -> None:
+    """Set one field of a plan's data; `fields` has every field that there is, defaults too."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text} has no value", value=text, hint="write --set parallel.pp=8")
+    parsed = load(f"value: {value}", f"--set {key}").data["value"]
+    node: Any = data
+    pieces = key.strip().split(".")
+    for i, piece in enumerate(pieces):
+        if not isinstance(fields, dict) or piece not in fields:
+            known = list(fields) if isinstance(fields, dict) else []
+            raise InputError(
+                f"--set names no field of a plan: {key}",
+                value=key,
+                hint=did_you_mean(piece, known) or f"{'.'.join(pieces[:i]) or 'a plan'} has {', '.join(known)}",
+            )
+        if i == len(pieces) - 1:
+            node[piece] = parsed
+        else:
+            node, fields = node.setdefault(piece, {}), fields[piece]
+
+
+def _exists(model: type[Section], pieces: list[str]) -> bool:
+    fields = model.model_fields
+    if pieces[0] not in fields:
+        return False
+    inner = fields[pieces[0]].annotation
+    if len(pieces) == 1:
+        return True
+    return isinstance(inner, type) and issubclass(inner, Section) and _exists(inner, pieces[1:])

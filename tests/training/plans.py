@@ -1,0 +1,41 @@
+"""What plan tests have in common: bundled plans with overrides, and the ranks they give, remembered."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from archcalc.documents.train import training_tape
+from archcalc.files.loader import load_spec
+from archcalc.files.model import Spec
+from archcalc.tape import Tape
+from archcalc.training.memory import RankMemory, training_memory
+from archcalc.training.plan import Plan, load_plan
+
+GB = 10**9
+
+
+@lru_cache
+def spec(name: str) -> Spec:
+    return load_spec(name)
+
+
+def k2_plan(*overrides: str) -> Plan:
+    return load_plan("k2-pretrain", overrides)
+
+
+@lru_cache
+def traced(name: str, batch: int, seq: int) -> Tape:
+    from archcalc.workload import Workload
+
+    return spec(name).trace(Workload(phase="train", batch=batch, seq=seq))
+
+
+def tape_of(name: str, plan: Plan) -> Tape:
+    return traced(name, plan.batch.micro_batch, plan.batch.seq)
+
+
+@lru_cache
+def ranks(name: str, *overrides: str) -> tuple[RankMemory, ...]:
+    plan = k2_plan(*overrides)
+    assert training_tape(spec(name), plan).segments
+    return tuple(training_memory(tape_of(name, plan), plan))

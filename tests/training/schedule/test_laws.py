@@ -1,0 +1,267 @@
+"""What holds for every schedule, whatever its sizes."""
+
+from collections import Counter, defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archcalc.training.schedule import (
+    SCHEDULES,
+    Op,
+    Pipeline,
+    Schedule,
+    State,
+    bubble,
+    get_schedule,
+    live_states,
+    most_live,
+    simulate,
+    states_of,
+)
+
+Run = tuple[Schedule, Pipeline]
+
+
+@st.composite
+def interleaved(draw: st.DrawFn) -> Pipeline:
+    """Groups of any size, the last one full or of at least pp micro-batches, as Megatron-LM allows."""
+    pp, vpp = draw(st.integers(2, 6)), draw(st.integers(2, 4))
+    group = draw(st.none() | st.integers(pp, pp + 5))
+    size = pp if group is None else group
+    rest = draw(st.just(0) | st.integers(pp, size - 1)) if size > pp else 0
+    micro_batches = size * draw(st.integers(1, 7)) + rest
+    extra = draw(st.integers(0, 3))
+    return Pipeline(pp=pp, vpp=vpp, micro_batches=micro_batches, group=group, extra_warmup=extra)
+
+
+@st.composite
+def dualpipe(draw: st.DrawFn) -> Pipeline:
+    half = draw(st.integers(1, 4))
+    return Pipeline(pp=2 * half, micro_batches=2 * draw(st.integers(2 * half, 2 * half + 12)))
+
+
+@st.composite
+def dualpipe_v(draw: st.DrawFn) -> Pipeline:
+    pp = draw(st.integers(1, 6))
+    return Pipeline(pp=pp, vpp=2, micro_batches=draw(st.integers(2 * pp, 2 * pp + 24)))
+
+
+@st.composite
+def plain(draw: st.DrawFn, kind: str) -> Pipeline:
+    schedule = SCHEDULES[kind]
+    extra = draw(st.integers(0, 3)) if schedule.takes_extra_warmup else 0
+    vpp = schedule.virtual_stages or 1
+    return Pipeline(pp=draw(st.integers(1, 8)), vpp=vpp, micro_batches=draw(st.integers(1, 60)), extra_warmup=extra)
+
+
+SPECIAL = {"interleaved-1f1b": interleaved(), "dualpipe": dualpipe(), "dualpipe-v": dualpipe_v()}
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> Run:
+    """A schedule, and a pipeline that it accepts."""
+    kind = draw(st.sampled_from(list(SCHEDULES)))
+    schedule, pipeline = SCHEDULES[kind], draw(SPECIAL.get(kind, plain(kind)))
+    schedule.validate(pipeline)
+    return schedule, pipeline
+
+
+def orders(run: Run) -> list[tuple[Op, ...]]:
+    schedule, pipeline = run
+    return [schedule.order(pipeline, rank) for rank in range(pipeline.pp)]
+
+
+def counted(order: tuple[Op, ...]) -> list[tuple[Op, Counter[int], Counter[int]]]:
+    """The plain definition: which (chunk, micro-batch) are alive and which wait for W, while each op runs."""
+    live: set[tuple[int, int]] = set()
+    waiting: set[tuple[int, int]] = set()
+    moments = []
+    for op in order:
+        place = (op.chunk, op.micro_batch)
+        if op.kind == "F":
+            assert place not in live | waiting
+            live.add(place)
+        moments.append((op, Counter(c for c, _ in live), Counter(c for c, _ in waiting)))
+        if op.kind in ("B", "I"):
+            live.remove(place)  # raises KeyError for a backward without its forward
+        if op.kind == "I":
+            waiting.add(place)
+        if op.kind == "W":
+            waiting.remove(place)
+    assert not live, "a forward without its backward"
+    assert not waiting, "an input gradient without its weight gradient"
+    return moments
+
+
+@given(runs())
+def test_every_forward_has_exactly_one_backward_whole_or_split(run: Run):
+    for order in orders(run):
+        assert len(set(order)) == len(order)
+        by_kind = defaultdict(set)
+        for op in order:
+            by_kind[op.kind].add((op.chunk, op.micro_batch))
+        assert by_kind["B"].isdisjoint(by_kind["I"])
+        assert by_kind["B"] | by_kind["I"] == by_kind["F"]
+        assert by_kind["W"] == by_kind["I"]
+        assert run[0].splits_backward or not by_kind["I"]
+        counted(order)
+
+
+@given(runs())
+def test_every_stage_sees_every_micro_batch_once(run: Run):
+    schedule, pipeline = run
+    seen: Counter[tuple[int, int]] = Counter()
+    for rank, order in enumerate(orders(run)):
+        held = schedule.held(pipeline.pp, pipeline.vpp, rank)
+        seen.update((held[op.chunk], op.micro_batch) for op in order if op.kind == "F")
+    stages = range(schedule.stages(pipeline.pp, pipeline.vpp))
+    assert seen == {(stage, m): 1 for stage in stages for m in range(pipeline.micro_batches)}
+
+
+@given(runs())
+def test_each_stage_is_held_by_as_many_ranks_as_there_are_copies(run: Run):
+    schedule, pipeline = run
+    held = Counter(stage for rank in range(pipeline.pp) for stage in schedule.held(pipeline.pp, pipeline.vpp, rank))
+    assert held == dict.fromkeys(range(schedule.stages(pipeline.pp, pipeline.vpp)), schedule.copies)
+
+
+@given(runs())
+def test_the_orders_of_all_ranks_can_run_together(run: Run):
+    spans = simulate(*run)  # raises Deadlock if not
+    assert [span.busy for span in spans] == [sum(2 if op.kind == "B" else 1 for op in o) for o in orders(run)]
+    assert all(span.idle >= 0 for span in spans)
+
+
+@given(runs())
+def test_a_long_run_passes_through_the_states_of_the_short_one_it_is_cut_to(run: Run):
+    schedule, pipeline = run
+    for rank, order in enumerate(orders(run)):
+        whole = states_of(order, schedule.chunks_per_rank(pipeline.vpp))
+        assert live_states(schedule, pipeline, rank) == tuple(state for _, state in whole)
+
+
+@given(runs())
+def test_the_bubble_of_a_long_run_is_found_from_the_short_one(run: Run):
+    whole = max(span.idle / (span.idle + span.busy) for span in simulate(*run))
+    assert bubble(*run) == pytest.approx(whole, abs=1e-12)
+
+
+@given(runs(), st.data())
+def test_no_moment_holds_more_bytes_than_the_worst_state_of_its_kind(run: Run, data: st.DataObject):
+    schedule, pipeline = run
+    chunks = schedule.chunks_per_rank(pipeline.vpp)
+    sizes = data.draw(st.lists(st.integers(0, 1000), min_size=chunks, max_size=chunks), label="bytes by chunk")
+    shares = [data.draw(st.integers(0, size), label="share that W needs") for size in sizes]
+    rank = data.draw(st.integers(0, pipeline.pp - 1), label="rank")
+
+    most: dict[tuple[str, int], int] = defaultdict(int)
+    for op, live, waiting in counted(schedule.order(pipeline, rank)):
+        size = sum(live[c] * sizes[c] + waiting[c] * shares[c] for c in range(chunks))
+        most[op.kind, op.chunk] = max(most[op.kind, op.chunk], size)
+
+    worst: dict[tuple[str, int], int] = defaultdict(int)
+    for state in live_states(schedule, pipeline, rank):
+        at = (state.op.kind, state.op.chunk)
+        worst[at] = max(worst[at], state.bytes(sizes, shares))
+    assert worst == most
+
+
+@given(runs())
+def test_a_state_names_the_moment_at_which_it_is_first_reached(run: Run):
+    schedule, pipeline = run
+    for rank, order in enumerate(orders(run)):
+        chunks = range(schedule.chunks_per_rank(pipeline.vpp))
+        moments = counted(order)
+        for state in live_states(schedule, pipeline, rank):
+            alike = (
+                op
+                for op, live, waiting in moments
+                if op[:2] == state.op[:2]
+                and tuple(live[c] for c in chunks) == state.live
+                and tuple(waiting[c] for c in chunks) == state.waiting
+            )
+            assert next(alike) == state.op
+
+
+@given(interleaved(), st.integers(0, 5))
+def test_one_more_warmup_forward_keeps_one_more_chunk_alive_until_all_are(pipeline: Pipeline, rank: int):
+    schedule, rank = get_schedule("interleaved-1f1b"), rank % pipeline.pp
+    more = Pipeline(
+        pp=pipeline.pp,
+        vpp=pipeline.vpp,
+        micro_batches=pipeline.micro_batches,
+        group=pipeline.group,
+        extra_warmup=pipeline.extra_warmup + 1,
+    )
+    before, after = most_live(schedule, pipeline, rank), most_live(schedule, more, rank)
+    assert after == min(before + 1, pipeline.micro_batches * pipeline.vpp)
+
+
+@given(interleaved(), st.lists(st.integers(0, 1000), min_size=4, max_size=4))
+def test_the_peak_in_bytes_never_falls_with_extra_warmup(pipeline: Pipeline, sizes: list[int]):
+    schedule = get_schedule("interleaved-1f1b")
+    chunks = sizes[: pipeline.vpp]
+
+    def peak(extra: int, rank: int) -> int:
+        longer = Pipeline(
+            pp=pipeline.pp,
+            vpp=pipeline.vpp,
+            micro_batches=pipeline.micro_batches,
+            group=pipeline.group,
+            extra_warmup=extra,
+        )
+        return max(state.bytes(chunks, chunks) for state in live_states(schedule, longer, rank))
+
+    for rank in range(pipeline.pp):
+        peaks = [peak(extra, rank) for extra in range(5)]
+        assert peaks == sorted(peaks)
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 8), st.integers(1, 60), st.integers(0, 2))
+def test_interleaving_a_single_virtual_stage_is_1f1b(pp: int, micro_batches: int, extra: int):
+    """Nothing is left to interleave; a plan must say 1f1b, but the order is the same."""
+    pipeline = Pipeline(pp=pp, micro_batches=micro_batches, extra_warmup=extra)
+    for rank in range(pp):
+        assert SCHEDULES["interleaved-1f1b"].order(pipeline, rank) == SCHEDULES["1f1b"].order(pipeline, rank)
+
+
+@given(dualpipe())
+def test_the_two_halves_of_dualpipe_mirror_each_other(pipeline: Pipeline):
+    """Rank PP-1-r does with micro-batches from the last rank what rank r does with those from rank 0."""
+    schedule = get_schedule("dualpipe")
+    for rank in range(pipeline.pp // 2):
+        mirrored = [
+            Op(op.kind, 1 - op.chunk, op.micro_batch ^ 1) for op in schedule.order(pipeline, pipeline.pp - 1 - rank)
+        ]
+        assert list(schedule.order(pipeline, rank)) == mirrored
+
+
+def test_a_covered_state_is_left_out_and_an_uncovered_one_kept():
+    # Chunk 0 holds 2 at the third F, chunk 1 then 1 beside 1 of chunk 0: neither covers the other, whatever
+    # the sizes.
+    order = [Op("F", 0, 0), Op("F", 0, 1), Op("B", 0, 0), Op("F", 1, 1), Op("B", 1, 1), Op("B", 0, 1)]
+    assert states_of(order, 2) == (
+        (1, State(op=Op("F", 0, 1), live=(2, 0), waiting=(0, 0))),
+        (2, State(op=Op("B", 0, 0), live=(2, 0), waiting=(0, 0))),
+        (3, State(op=Op("F", 1, 1), live=(1, 1), waiting=(0, 0))),
+        (4, State(op=Op("B", 1, 1), live=(1, 1), waiting=(0, 0))),
+    )
+
+
+def test_of_states_on_a_line_the_ends_are_kept():
+    # Each F of chunk 1 follows a B of chunk 0: 3+1, 2+2, 1+3 alive. Half of 3+1 and 1+3 together is 2+2: one
+    # of the ends is at least as large, whatever the sizes.
+    order = [Op("F", 0, m) for m in range(4)]
+    for m in range(3):
+        order += [Op("B", 0, m), Op("F", 1, m)]
+    forwards = [state.live for _, state in states_of(order, 2) if state.op[:2] == ("F", 1)]
+    assert forwards == [(3, 1), (1, 3)]
+
+
+def test_a_split_backward_keeps_its_share_until_the_weight_gradient_ends():
+    order = [Op("F", 0, 0), Op("I", 0, 0), Op("F", 0, 1), Op("W", 0, 0), Op("I", 0, 1), Op("W", 0, 1)]
+    # Bytes 10, of which W needs 4: F 10; I 10; F 10+4; W 10+4; I 10; W 4.
+    found = {state.op: state.bytes([10], [4]) for _, state in states_of(order, 1)}
+    assert found == {Op("F", 0, 1): 14, Op("W", 0, 0): 14, Op("I", 0, 0): 10}

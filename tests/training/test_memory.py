@@ -1,0 +1,225 @@
+"""Memory of every pipeline rank: Kimi K2's activations by schedule and savers, and laws between the terms.
+
+Bytes of a MoE layer and token as in tests/calc/test_activations.py; T = 4096, PP 16, one warm-up more than
+1F1B needs, M = 128.
+"""
+
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archcalc.training.memory import RankMemory, fragmented, pipeline_buffers, training_memory, worst
+from archcalc.training.plan import Plan
+from archcalc.training.schedule import get_schedule, states_of
+from tests.training.plans import k2_plan, ranks, tape_of
+
+T = 4096
+BARE = ("parallel.world=2048", "activations.offload=none", "activations.cross_entropy=chunked")
+ONE_CHUNK = ("parallel.vpp=1", "schedule.kind=1f1b")
+NONE = ("activations.recompute=[]", "activations.fp8=[]")
+ACT, OUT = "activations.router_probs=act", "activations.router_probs=out"
+LN = ("activations.recompute=[layernorm]", "activations.fp8=[]", ACT)
+LN_SWIGLU = ("activations.recompute=[layernorm, swiglu]", "activations.fp8=[]", ACT)
+UP = ("activations.fp8=[]", ACT)
+
+
+@pytest.mark.parametrize(
+    ("vpp", "options", "want"),
+    [
+        # ranks 0, 1, 7, 14, 15 [GB]: sum over live chunks of their layers' bytes
+        # (rank 15 with the head's norm as eager code keeps it, 8·7168 + 4 bytes a token, not 4·7168 + 4: 18.6 for 18.4)
+        (1, ("activations.kernels=eager", *NONE, OUT), (127.9, 193.4, 120.9, 27.2, 18.6)),
+        (1, (*NONE, OUT), (86.2, 128.4, 80.2, 18.0, 12.3)),
+        (1, (*NONE, ACT), (70.2, 98.3, 61.4, 13.8, 9.4)),
+        (1, UP, (42.0, 62.8, 39.3, 8.8, 6.1)),
+        (1, (ACT,), (29.3, 38.9, 24.3, 5.5, 3.9)),
+        (2, ("activations.kernels=eager", *NONE, OUT), (144.0, 278.1, 205.5, 120.9, 108.8)),
+        (2, (*NONE, OUT), (98.1, 184.5, 136.4, 80.2, 72.2)),
+        (2, (*NONE, ACT), (83.0, 141.3, 104.4, 61.4, 55.3)),
+        (2, LN, (75.5, 130.5, 96.4, 56.7, 51.1)),
+        (2, LN_SWIGLU, (65.8, 116.6, 86.2, 50.7, 45.6)),
+        (2, UP, (47.6, 90.3, 66.8, 39.3, 35.4)),
+        (2, (ACT,), (35.6, 56.0, 41.4, 24.3, 21.9)),
+        (4, (*NONE, ACT), (107.6, 119.8, 101.4, 79.9, 76.8)),
+        (4, UP, (63.3, 76.6, 64.8, 51.1, 49.1)),
+        (4, (ACT,), (45.4, 47.4, 40.1, 31.6, 30.4)),
+    ],
+)
+def test_live_activations_of_k2(vpp: int, options: tuple[str, ...], want: tuple[float, ...]) -> None:
+    setting = ONE_CHUNK if vpp == 1 else (f"parallel.vpp={vpp}",)
+    got = ranks("kimi-k2", *BARE, *setting, *options)
+    assert [round(got[r].activation / 1e9, 1) for r in (0, 1, 7, 14, 15)] == pytest.approx(want, abs=0.051)
+
+
+def test_the_worst_rank_is_1_because_rank_0_has_the_light_first_chunk() -> None:
+    """Rank 0 holds 32 of its first chunk (embedding, dense layer) and 16 of two MoE layers; rank 1 46 of two
+    MoE layers."""
+    got = ranks("kimi-k2", *BARE, *UP)
+    assert worst(list(got)).rank == 1
+    assert [got[0].live_chunks, got[1].live_chunks] == [48, 46]
+    assert got[1].activation == 46 * 2 * T * 239_748
+    assert got[0].activation == 32 * T * (123_264 + 8) + 16 * 2 * T * 239_748
+
+
+def test_the_loss_on_the_last_rank_is_alive_twice_with_an_extra_warm_up() -> None:
+    """VPP 2: 16 of two MoE layers and 2 of one with the head: its norm 4·7168 + 4, fp32 log-probabilities
+    4·V, targets and mask 9 bytes a token."""
+    fused = ranks("kimi-k2", *BARE[:2], *UP, "activations.cross_entropy=fused")[15]
+    head = 4 * 7168 + 4 + 4 * 163_840 + 9
+    assert fused.activation == T * (16 * 2 * 239_748 + 2 * (239_748 + head))
+    assert fused.moment.startswith("forward of chunk 1, micro-batch 1 at lm_head; alive: 16 of chunk 0, 2 of chunk 1")
+
+
+@pytest.mark.parametrize("name", ["kimi-k2", "k25"])
+def test_terms_add_up_to_the_peak(name: str) -> None:
+    plan = k2_plan()
+    for r in ranks(name):
+        s = r.static
+        total = s.params + s.grads + s.optimizer + s.buffers + r.activation + r.transient + r.fixed + r.cached
+        assert r.total == total
+        assert r.peak == -(-total * 100 // 94)
+        assert r.peak == fragmented(plan, total)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("activations.offload=[expert_fc1, moe_act]",),
+        ("activations.offload=none",),
+        ("parallel.vpp=4",),
+        (*ONE_CHUNK,),
+        ("schedule.kind=zb-v", "schedule.extra_warmup=0"),
+        ("schedule.kind=dualpipe-v", "schedule.extra_warmup=0"),
+    ],
+)
+def test_the_capped_run_agrees_with_the_full_order(options: tuple[str, ...]) -> None:
+    """Replay every operation of all 1024 micro-batches: the most bytes on any rank are those of the cut
+    run."""
+    plan = k2_plan("batch.global_tokens=8388608", *options)  # 128 micro-batches
+    for r in (0, 1, 9, 15):
+        got = training_memory(tape_of("kimi-k2", plan), plan)[r]
+        assert got.running == _replayed(plan, got, r)
+
+
+def _replayed(plan: Plan, got: RankMemory, rank: int) -> int:
+    schedule = get_schedule(plan.schedule.kind)
+    order = schedule.order(plan.pipeline, rank)
+    assert len({op.micro_batch for op in order}) == 128
+    best = 0
+    live = [0] * len(got.chunk_memory)
+    waiting = [0] * len(live)
+    entry = 2 * T * 7168
+    exchange = pipeline_buffers(plan, rank, entry)
+    for kind, chunk, _ in order:
+        live[chunk] += kind == "F"
+        size = got.chunk_memory[chunk]
+        extra = {"F": size.forward, "B": size.backward, "I": size.backward, "W": 0}[kind]
+        kept = sum(n * s.saved for n, s in zip(live, got.chunk_memory, strict=True))
+        kept += sum(n * s.waiting for n, s in zip(waiting, got.chunk_memory, strict=True))
+        out = sorted(
+            (s.offloadable for n, s in zip(live, got.chunk_memory, strict=True) for _ in range(n)), reverse=True
+        )
+        best = max(best, kept - sum(out[4:]) + max(0, extra) + exchange[kind != "F"])
+        live[chunk] -= kind in "BI"
+        waiting[chunk] += (kind == "I") - (kind == "W")
+    resting = got.static.params + got.static.grads + got.static.optimizer + got.static.buffers
+    return resting + got.fixed + got.cached + best
+
+
+def test_what_is_on_the_device_and_on_the_host_is_what_is_alive() -> None:
+    held, kept = ranks("kimi-k2"), ranks("kimi-k2", "activations.offload=none")
+    for out, whole in zip(held[1:14], kept[1:14], strict=True):
+        assert out.activation + out.offloaded == whole.activation
+
+
+def test_offload_keeps_four_chunks_on_the_device() -> None:
+    """One in forward, one on its way out, one in backward, one on its way in: 4 x 2 layers x 148,484 bytes a
+    token."""
+    assert ranks("kimi-k2")[1].activation == 4 * 2 * T * 148_484
+
+
+def test_a_micro_batch_of_two_doubles_what_is_alive() -> None:
+    one = ranks("kimi-k2", *BARE)
+    two = ranks("kimi-k2", *BARE, "batch.micro_batch=2")
+    assert [b.activation for b in two] == [2 * a.activation for a in one]
+
+
+def test_overrides_commute() -> None:
+    first = ("parallel.world=2048", "activations.fp8=[]", "batch.micro_batch=2")
+    assert ranks("kimi-k2", *first) == ranks("kimi-k2", *reversed(first))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(st.integers(100, 1600), st.integers(100, 1600)).map(sorted))
+def test_more_uneven_routing_never_takes_less(hundredths: list[int]) -> None:
+    less, more = (ranks("kimi-k2", f"activations.moe_imbalance={n / 100:.2f}") for n in hundredths)
+    assert all(a.peak <= b.peak for a, b in zip(less, more, strict=True))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.sampled_from(["layernorm", "swiglu", "mla_up_proj", "moe_down_proj", "core_attn"]), unique=True),
+    st.booleans(),
+)
+def test_a_plan_with_one_saver_more_has_no_more_alive(names: list[str], fp8: bool) -> None:
+    def alive(chosen: list[str]) -> list[int]:
+        stored = "[moe_up_proj_input, swiglu_input]" if fp8 else "[]"
+        options = (f"activations.recompute=[{', '.join(chosen)}]", f"activations.fp8={stored}")
+        return [r.activation for r in ranks("kimi-k2", *BARE, *options)]
+
+    assert all(a <= b for a, b in zip(alive(names), alive(names[:-1]), strict=True))
+
+
+def test_messages_between_stages() -> None:
+    plan = k2_plan(*ONE_CHUNK)
+    # 1F1B: forward beside the last gradient sent back and the last one received, backward beside the one sent back
+    assert [pipeline_buffers(plan, r, 10) for r in (0, 7, 15)] == [(10, 0), (20, 10), (10, 10)]
+    assert pipeline_buffers(k2_plan(), 0, 10) == (40, 40)  # overlapped: two each way
+    alone = k2_plan(*ONE_CHUNK, "parallel.pp=1", "parallel.world=16", "schedule.extra_warmup=0")
+    assert pipeline_buffers(alone, 0, 10) == (0, 0)
+
+
+def test_cached_placeholders_are_one_of_each_weight_shape() -> None:
+    """Rank 1 holds MoE layers only: low-rank and head projections, o_proj, the experts' two shapes (the
+    shared expert's are the same), gate and up as one weight; bf16."""
+    shapes = [(1536, 7168), (12_288, 1536), (576, 7168), (16_384, 512), (7168, 8192), (4096, 7168), (7168, 2048)]
+    assert ranks("kimi-k2")[1].cached == 2 * sum(a * b for a, b in shapes)
+    assert ranks("kimi-k2", "memory.placeholder_grads=false")[1].cached == 0
+    assert ranks("kimi-k2", "activations.kernels=eager")[1].cached == 0
+
+
+def test_query_key_and_value_are_one_weight_to_the_cache() -> None:
+    """Llama 3.1 70B: (64 + 2·8)·128 x 8192 beside o_proj's 8192 x 8192 and gate-and-up, down; no head, no
+    embedding."""
+    options = ("parallel.ep=1", "activations.recompute=[]", "activations.fp8=[]")
+    shapes = [(10_240, 8192), (8192, 8192), (57_344, 8192), (8192, 28_672)]
+    assert ranks("llama-3.1-70b", *options)[1].cached == 2 * sum(a * b for a, b in shapes)
+
+
+def test_the_moment_is_named() -> None:
+    """46 alive first at rank 1's 46th forward: 2·14 + 16 + 1 of warm-up, and one more. Chunk 0 takes its
+    second group of 16 then, after 16 of chunk 1, so it is micro-batch 46 - 16 - 1 = 29."""
+    text = ranks("kimi-k2", *BARE, *NONE, OUT)[1].moment
+    assert text == "forward of chunk 0, micro-batch 29 at model.layers.{i}; alive: 30 of chunk 0, 16 of chunk 1"
+
+
+def test_one_evaluation_takes_under_two_milliseconds_of_processor_time() -> None:
+    plan = k2_plan()
+    tape = tape_of("k25", plan)
+    best = 1.0
+    for _ in range(60):
+        start = time.process_time()
+        training_memory(tape, plan)
+        best = min(best, time.process_time() - start)
+    assert best < 0.002
+
+
+def test_live_states_of_the_test_itself_are_the_schedules() -> None:
+    """The replay above and archcalc.training.schedule count chunks alike."""
+    order = get_schedule("interleaved-1f1b").order(k2_plan().pipeline, 1)
+    assert max(sum(s.live) for _, s in states_of(order, 2)) == 46
+    assert Fraction(46, 1) == ranks("kimi-k2")[1].live_chunks

@@ -1,0 +1,51 @@
+"""What offloading asks of the host."""
+
+import pytest
+
+from archcalc.hardware import load_hardware
+from archcalc.training.offload import offload_need
+from tests.training.plans import k2_plan, ranks, tape_of
+
+T = 4096
+
+
+def need(*options: str) -> dict[str, float]:
+    plan = k2_plan(*options)
+    rows = offload_need(tape_of("kimi-k2", plan), plan, ranks("kimi-k2", *options)[1], load_hardware(plan.hardware))
+    assert all(row["path"] == row["term"] for row in rows)
+    return {row["term"]: row["value"] for row in rows}
+
+
+def test_k2s_worst_rank() -> None:
+    """46 chunks alive, 4 of them on the device; a chunk is 2 x 4096 x 148,484 bytes; 8 devices a node."""
+    found, chunk = need(), 2 * T * 148_484
+    assert found["host memory of one GPU"] == pytest.approx(42 * chunk / 1e9)
+    assert found["host memory of a node"] == pytest.approx(8 * 42 * chunk / 1e9)
+    assert found["copied out, and back, a chunk"] == pytest.approx(chunk / 1e9)
+    link = load_hardware("h800").links.pcie_bytes_per_s
+    assert found["time of one copy"] == pytest.approx(chunk / link * 1e3)
+
+
+def test_compute_hides_the_copies_or_part_of_them() -> None:
+    """Two MoE layers forward and backward: 3·2·T·(2·(101,122,048 + 7168·384 + 27·7168·2048) + 64·320·4096)
+    FLOPs at 40 % of the dense bf16 peak."""
+    found = need()
+    flops = 6 * T * (2 * (101_122_048 + 7168 * 384 + 27 * 7168 * 2048) + 64 * 320 * 4096)
+    seconds = flops / (0.4 * load_hardware("h800").peak_flops["bfloat16"])
+    assert found["compute of a chunk, forward and backward"] == pytest.approx(seconds * 1e3)
+    assert found["copies hidden by compute"] == 100
+    starved = need("memory.compute_utilization=1.0", "activations.fp8=[]", "activations.recompute=[]")
+    assert starved["copies hidden by compute"] < 100
+    assert starved["copies hidden by compute"] == pytest.approx(
+        100 * starved["compute of a chunk, forward and backward"] / starved["time of one copy"]
+    )
+
+
+def test_no_offload_asks_nothing() -> None:
+    assert need("activations.offload=none") == {}
+
+
+def test_groups_ask_for_their_own_bytes_only() -> None:
+    """fc1's input in FP8: 8·7168·33/32 bytes a token and layer."""
+    found = need("activations.offload=expert_fc1")
+    assert found["copied out, and back, a chunk"] == pytest.approx(2 * T * 8 * 7168 * 33 / 32 / 1e9)

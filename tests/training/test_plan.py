@@ -1,0 +1,174 @@
+"""The plan file: strict, every field where it belongs, and every impossible combination an error that says
+why."""
+
+from pathlib import Path
+
+import pytest
+
+from archcalc.errors import InputError, SpecError
+from archcalc.files.loader import bundled_dir
+from archcalc.training.memory import training_memory
+from archcalc.training.plan import Plan, load_plan
+from tests.training.plans import k2_plan, tape_of
+
+BUNDLED = bundled_dir() / "plans" / "k2-pretrain.yaml"
+
+
+def test_the_bundled_plan_is_the_reports() -> None:
+    plan = k2_plan()
+    p = plan.parallel
+    assert (p.world, p.pp, p.ep, p.zero, plan.batch.seq) == (256, 16, 16, 1, 4096)
+    assert (p.dense_dp, p.expert_dp, p.replica) == (16, 1, 256)
+    assert plan.micro_batches == 16_384 // 16  # 67,108,864 / 4096 sequences over 16 data-parallel groups
+    assert set(plan.assumed) >= {"parallel.vpp", "parallel.layout", "memory.fixed"}
+
+
+@pytest.mark.parametrize(
+    ("world", "dense", "expert", "micro_batches"), [(256, 16, 1, 1024), (1024, 64, 4, 256), (2048, 128, 8, 128)]
+)
+def test_groups_and_micro_batches_follow_the_world(world: int, dense: int, expert: int, micro_batches: int) -> None:
+    plan = k2_plan(f"parallel.world={world}")
+    assert (plan.parallel.dense_dp, plan.parallel.expert_dp, plan.micro_batches) == (dense, expert, micro_batches)
+
+
+def test_a_replica_holds_whole_groups_of_both_kinds() -> None:
+    plan = k2_plan("parallel.tp=2", "parallel.sp=true", "parallel.cp=2")
+    assert plan.parallel.replica == 16 * 16  # ep 16 is a multiple of tp x cp 4
+    wide = k2_plan("parallel.tp=8", "parallel.sp=true", "parallel.ep=4")
+    assert wide.parallel.replica == 16 * 8
+
+
+def test_memory_is_exact() -> None:
+    plan = k2_plan("memory.fixed=1.5GiB", "memory.allocator_efficiency=0.9")
+    assert plan.memory.fixed_bytes == 3 * 2**29
+    assert plan.memory.efficiency.as_integer_ratio() == (9, 10)
+
+
+def test_a_loss_that_is_left_out_goes_with_the_kernels() -> None:
+    plan = k2_plan()
+    assert plan.activations.loss == "fused"  # named in the plan
+    for kernels, loss in (("fused", "te"), ("eager", "eager")):
+        assert k2_plan("activations.cross_entropy=null", f"activations.kernels={kernels}").activations.loss == loss
+
+
+INVALID = [
+    ("parallel.ep=7", "world 256 is no multiple of pp x ep x etp = 112"),
+    ("parallel.pp=62", "world 256 is no multiple of pp x tp x cp = 62"),
+    ("parallel.world=100", "world 100 is no multiple of pp x tp x cp = 16"),
+    ("parallel.zero=4", "zero must be `0`, `1`, `2` or `3`, not 4"),
+    ("parallel.sp=true", "sp needs tp above 1"),
+    ("batch.seq=0", "seq must be greater than 0"),
+    ("batch.seq=4095", "global_tokens 67108864 is no multiple"),
+    ("batch.micro_batch=3", "global_tokens 67108864 is no multiple"),
+    ("schedule.kind=1f1b", "1f1b has 1 virtual stage"),
+    ("schedule.kind=interleaved", "there is no pipeline schedule 'interleaved'"),
+    ("schedule.group=8", "a group of 8 micro-batches is smaller than pp 16"),
+    ("schedule.group=2000", "a group of 2000 micro-batches is larger than the step"),
+    ("schedule.group=1023", "leave a last group of 1"),
+    ("schedule.extra_warmup=-1", "extra_warmup must be at least 0"),
+    ("activations.recompute=[moe]", "recompute moe and an extra warm-up exclude each other"),
+    ("activations.recompute=[full]", "recompute full and an extra warm-up exclude each other"),
+    ("activations.recompute=[layernorms]", "unknown recompute option layernorms"),
+    ("activations.recompute=[mlp, mlp]", "mlp stands twice"),
+    ("activations.fp8=[swiglu]", "unknown FP8 option swiglu"),
+    ("activations.offload=al", "unknown offload group al"),
+    ("activations.moe_imbalance=0.5", "moe_imbalance must be at least 1"),
+    ("activations.kernels=slow", "kernels must be `fused` or `eager`, not slow"),
+    ("precision.optimizer=moun", "unknown optimizer moun"),
+    ("memory.fixed=-1GB", "fixed: a memory size can't be negative: -1GB"),
+    ("memory.fixed=lots", "lots"),
+    ("memory.allocator_efficiency=0", "allocator_efficiency must be greater than 0"),
+    ("memory.allocator_efficiency=1.1", "allocator_efficiency must be at most 1"),
+    ("vision.process=third-stage", "process must be `decoupled` or `first-stage`, not third-stage"),
+    ("assumed=[parallel.nosuch]", "assumed names no field of a plan: parallel.nosuch"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), INVALID, ids=[o for o, _ in INVALID])
+def test_an_impossible_plan_says_why(override: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        k2_plan(override)
+    assert message.replace("'", "") in str(error.value).replace("'", "").replace('"', "")
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("parallel.zer=1", "did you mean zero?"),
+        ("paralel.ep=8", "did you mean parallel?"),
+        ("parallel.pp", "write --set parallel.pp=8"),
+    ],
+)
+def test_an_override_of_no_field_gets_the_near_miss(override: str, hint: str) -> None:
+    with pytest.raises(InputError) as error:
+        k2_plan(override)
+    assert error.value.hint == hint
+
+
+def test_an_unknown_key_in_a_file_has_a_position_and_a_near_miss(tmp_path: Path) -> None:
+    text = BUNDLED.read_text().replace("  micro_batch: 1", "  micro_batches: 1")
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    line = 1 + next(i for i, row in enumerate(text.splitlines()) if "micro_batches" in row)
+    with pytest.raises(SpecError) as error:
+        load_plan(str(path))
+    unknown = next(p for p in error.value.problems if "micro_batches" in p.message)
+    assert (unknown.line, unknown.column, unknown.hint) == (line, 3, "did you mean micro_batch?")
+
+
+def test_fields_that_disagree_in_a_file_have_positions(tmp_path: Path) -> None:
+    text = BUNDLED.read_text().replace("  ep: 16", "  ep: 7")
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    line = 1 + next(i for i, row in enumerate(text.splitlines()) if row.startswith("  world:"))
+    with pytest.raises(SpecError, match="no multiple of pp x ep x etp") as error:
+        load_plan(str(path))
+    assert error.value.line == line
+    assert len(error.value.problems[0].related) == 3
+
+
+MODEL = [
+    ("kimi-k2", ("parallel.tp=2",), "a mixture of experts over tp needs sp"),
+    (
+        "kimi-k2",
+        ("parallel.tp=128", "parallel.sp=true", "parallel.world=2048"),
+        "num_attention_heads 64 can't be divided",
+    ),
+    (
+        "kimi-k2",
+        ("parallel.ep=5", "parallel.world=1280", "batch.global_tokens=83886080"),
+        "384 can't be divided over ep 5",
+    ),
+    ("llama-3.1-70b", ("activations.fp8=[]",), "ep and etp need routed experts"),
+    (
+        "kimi-k2",
+        ("parallel.cp=128", "parallel.cp_comm=a2a", "parallel.world=2048"),
+        "num_attention_heads 64 can't be divided over tp x cp = 128",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides", "message"), MODEL, ids=[m for _, _, m in MODEL])
+def test_a_model_that_a_plan_cannot_divide_says_why(name: str, overrides: tuple[str, ...], message: str) -> None:
+    plan = k2_plan(*overrides)
+    with pytest.raises(InputError, match=message):
+        training_memory(tape_of(name, plan), plan)
+
+
+def test_overrides_keep_everything_else() -> None:
+    plain, changed = k2_plan(), k2_plan("parallel.vpp=4", "activations.offload=[moe_act]")
+    assert isinstance(changed, Plan)
+    assert changed.parallel.vpp == 4
+    assert changed.activations.offload == ["moe_act"]
+    assert set(plain.assumed) - set(changed.assumed) == {"parallel.vpp"}, "what is given is no assumption any more"
+    same = {"parallel": plain.parallel, "activations": plain.activations, "assumed": plain.assumed}
+    restored = changed.model_copy(update=same)
+    assert restored == plain
+
+
+def test_setting_a_field_to_its_own_value_leaves_the_defaults_defaults() -> None:
+    plain, same = k2_plan(), k2_plan("parallel.pp=16")
+    assert isinstance(plain, Plan)
+    assert isinstance(same, Plan)
+    assert same.memory.model_fields_set == plain.memory.model_fields_set
+    assert "placeholder_grads" not in same.memory.model_fields_set

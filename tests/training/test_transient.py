@@ -1,0 +1,145 @@
+"""What lives only while a layer or the head runs; sums by hand at Kimi K2's dimensions, T = 4096."""
+
+from fractions import Fraction
+
+import pytest
+
+from archcalc.calc.activations import Savers, saved_rows
+from archcalc.calc.sharding import Shards
+from archcalc.tape import Segment, Tape
+from archcalc.training.chunk import chunk_memory, segment_transient, segment_whole
+from archcalc.training.savers import savers
+from archcalc.training.transient import gathered_head_input, head_transient, routed_copies
+from tests.training.plans import traced
+
+T, H, V, K = 4096, 7168, 163_840, 8
+TH = 2 * T * H  # one hidden state, bf16
+RH = K * TH  # the routed copies of a rank: 469,762,048
+
+
+@pytest.fixture
+def tape() -> Tape:
+    return traced("kimi-k2", 1, T)
+
+
+def place(tape: Tape, kind: str) -> int:
+    return next(n for n, s in enumerate(tape.segments) if s.indices and any(op.kind == kind for op in s.ops))
+
+
+def head(tape: Tape) -> Segment:
+    return next(s for s in tape.segments if any(op.site == "head" for op in s.ops))
+
+
+def how(loss: str = "te", *recompute: str, probs: str = "act") -> Savers:
+    return savers(kernels="fused", router_probs=probs, recompute=recompute, fp8=(), cross_entropy=loss)
+
+
+def test_a_moe_forward_ends_beside_four_copies_of_its_routed_tokens(tape: Tape) -> None:
+    """Sorted for sending, received, outputs sorted for return, returned; the sum and the shared expert's
+    output."""
+    moe = tape.segments[place(tape, "dispatch")]
+    assert routed_copies(moe, Shards(ep=16), set()) == 4 * RH + 2 * TH
+
+
+def test_uneven_routing_grows_what_is_received_only(tape: Tape) -> None:
+    moe = tape.segments[place(tape, "dispatch")]
+    # three copies of what came (received, outputs in both orders) beside one of what was sent
+    assert routed_copies(moe, Shards(ep=16, imbalance=Fraction(4)), set()) == RH + 3 * 4 * RH + TH
+
+
+def test_without_exchange_or_sorting_there_are_fewer_copies(tape: Tape) -> None:
+    moe = tape.segments[place(tape, "dispatch")]
+    assert routed_copies(moe, Shards(), set()) == 2 * RH + TH
+    assert routed_copies(moe, Shards(ep=384), set()) == 3 * RH + TH
+
+
+def test_outputs_that_the_combine_keeps_are_not_counted_again(tape: Tape) -> None:
+    moe = tape.segments[place(tape, "dispatch")]
+    kept = {row.storage for row in saved_rows(moe, Shards(ep=16), how(probs="out"))}
+    assert routed_copies(moe, Shards(ep=16), kept) == 3 * RH + 2 * TH
+
+
+def test_a_dense_layer_routes_nothing(tape: Tape) -> None:
+    dense = next(s for s in tape.segments if s.indices == (0,))
+    assert routed_copies(dense, Shards(), set()) == 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "forward", "backward"),
+    [
+        ("eager", 10 * T * V, 10 * T * V),  # 14 bytes, 4 of them kept
+        ("fused", 2 * T * V, 2 * T * V),  # bf16 logits; the bf16 gradient
+        ("te", 0, TH),  # the gradient of the head's input
+        ("chunked", 14 * 1024 * V, 14 * 1024 * V),
+    ],
+)
+def test_logits_and_loss(tape: Tape, loss: str, forward: int, backward: int) -> None:
+    assert head_transient(head(tape), Shards(), how(loss)) == (forward, backward)
+
+
+def test_a_sequence_parallel_head_has_its_input_and_its_gradient_whole(tape: Tape) -> None:
+    shards = Shards(tp=8, sp=True)
+    assert gathered_head_input(head(tape), shards) == TH
+    assert head_transient(head(tape), shards, how()) == (0, TH + TH // 8)  # whole, and the part that is scattered
+    assert gathered_head_input(head(tape), Shards(tp=8)) == 0
+
+
+def test_what_is_recomputed_is_there_again_in_backward(tape: Tape) -> None:
+    """A layer recomputed whole takes in backward what a plain one takes, less its input, which it kept."""
+    n = place(tape, "dispatch")
+    plain, full = how(), how("te", "full")
+    _, back = segment_whole(tape, n, Shards(ep=16), plain)
+    assert segment_whole(tape, n, Shards(ep=16), full)[1] == back
+    assert segment_transient(tape, n, Shards(ep=16), full)[1] == back - TH
+
+
+def test_a_chunk_is_worst_where_later_layers_have_freed_least(tape: Tape) -> None:
+    """Two MoE layers: forward at the last one, all kept; backward at the last one too, before anything is
+    freed."""
+    n = place(tape, "dispatch")
+    one, two = (chunk_memory(tape, ((n, count),), Shards(ep=16), how(), None, 0) for count in (1, 2))
+    assert two.saved == 2 * one.saved == 2 * T * 374_932
+    assert (two.forward, two.backward) == (one.forward, one.backward)
+    assert two.offloadable == two.saved
+
+
+def test_layers_before_a_head_run_backward_after_it_has_freed_its_own(tape: Tape) -> None:
+    n = place(tape, "dispatch")
+    last = tape.segments.index(head(tape))
+    alone = chunk_memory(tape, ((n, 1),), Shards(ep=16), how(), None, 0)
+    both = chunk_memory(tape, ((n, 1), (last, 1)), Shards(ep=16), how(), None, 0)
+    logits = T * (2 * V + 4 * H + 4)
+    assert both.saved == alone.saved + logits
+    assert both.backward == max(TH, alone.backward - logits)
+
+
+def test_only_inputs_of_linears_wait_for_weight_gradients(tape: Tape) -> None:
+    """Norm outputs, both latents after their norms, attention's output, fc1's input, both products: 2 bytes
+    each."""
+    n = place(tape, "dispatch")
+    waiting = 2 * (2 * H + 1536 + 512 + 64 * 128 + K * H + K * 2048 + 2048)
+    memory = chunk_memory(tape, ((n, 1),), Shards(), how(), frozenset(), 0)
+    assert memory.waiting == T * waiting
+    assert memory.offloadable == 0
+    assert round(memory.waiting / memory.saved, 2) == 0.54
+
+
+def test_zero_3_gathers_while_it_runs(tape: Tape) -> None:
+    n = place(tape, "dispatch")
+    plain, gathered = (chunk_memory(tape, ((n, 1),), Shards(), how(), None, g) for g in (0, 10**9))
+    assert (gathered.forward, gathered.backward) == (plain.forward + 10**9, plain.backward + 10**9)
+
+
+def test_a_ring_passes_two_buffers_of_keys_and_values(tape: Tape) -> None:
+    n = place(tape, "dispatch")
+    ring = segment_transient(tape, n, Shards(cp=4), how())[1]
+    ulysses = segment_transient(tape, n, Shards(cp=4, ulysses=True), how())[1]
+    assert ring - ulysses == 2 * 2 * (T // 4) * 64 * (192 + 128)
+
+
+def test_multi_token_prediction_runs_the_head_once_more() -> None:
+    tape = traced("deepseek-v3", 1, T)
+    n = next(n for n, s in enumerate(tape.segments) if s.part == "mtp")
+    memory = chunk_memory(tape, ((n, 1),), Shards(), how(), None, 0)
+    rows = sum(row.nbytes for row in saved_rows(tape.segments[n], Shards(), how()))
+    assert memory.saved - rows == T * (2 * H + 2 * 129_280)  # the head's input, its logits
