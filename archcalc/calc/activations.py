@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
+from archcalc.tape.op import Variant
 
 
 class Region(NamedTuple):
@@ -28,14 +28,13 @@ class Savers:
     """How activations are kept.
 
     Attributes:
-        variants: kernel variants in use (`fused` or `eager`, `flash` or `math`, `probs_act` or `probs_out`,
-            ...).
+        variants: in use, one of each kind.
         regions: what is recomputed.
         fp8: sites whose first operand is stored in FP8.
         whole: every segment with an entry keeps only that, and recomputes the rest ("full").
     """
 
-    variants: frozenset[str]
+    variants: frozenset[Variant]
     regions: tuple[Region, ...] = ()
     fp8: frozenset[str] = frozenset()
     whole: bool = False
@@ -70,7 +69,6 @@ def saved_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
     return rows
 
 
-@lru_cache(maxsize=512)
 def kept_storages(segment: Segment, savers: Savers) -> tuple[tuple[Op, Storage, bool], ...]:
     """What one copy of a segment keeps, whatever the devices: who keeps it, the storage, whether in FP8."""
     kept = _kept(segment.ops, savers)

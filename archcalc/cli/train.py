@@ -27,7 +27,7 @@ def command(
     from archcalc.cli.output import emit
     from archcalc.documents.train import train_report
     from archcalc.files.loader import load_spec
-    from archcalc.training.plan import load_plan
+    from archcalc.training.load import load_plan
 
     overrides = tuple(override or ())
     loaded = load_plan(plan, overrides)

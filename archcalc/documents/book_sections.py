@@ -24,7 +24,7 @@ from archcalc.hardware import hardware_names, load_hardware
 from archcalc.serving.deployment import Spread
 from archcalc.serving.engine import load_engine
 from archcalc.serving.memory import Load
-from archcalc.training.plan import load_plan
+from archcalc.training.load import load_plan
 from archcalc.units import format_int
 from archcalc.workload import Workload
 

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 from archcalc.documents.document import Column, Report, Table
 from archcalc.documents.series import Curve, Figure, Limit, Mark, Panel, Range
 from archcalc.documents.series_cases import MOST_PANELS, Model, check_count, limit_notes
-from archcalc.documents.train import plan_padding, rank_row, training_tape
+from archcalc.documents.train import rank_row, run_of, run_padding
 from archcalc.errors import InputError
 from archcalc.hardware import load_hardware
+from archcalc.training.load import load_plan
 from archcalc.training.memory import RankMemory, training_memory, worst
-from archcalc.training.plan import Plan, load_plan
+from archcalc.training.plan import Plan
 from archcalc.units import format_int
 
 LAYERS = (
@@ -64,7 +65,7 @@ class Training(NamedTuple):
 
     def ranks(self, plan: Plan) -> list[RankMemory]:
         """Every pipeline rank. Raises InputError where model and plan don't fit each other."""
-        return training_memory(training_tape(self.model.spec, plan), plan)
+        return training_memory(run_of(self.model.spec, plan))
 
     def row(self, memory: RankMemory) -> dict[str, Any]:
         """One rank as a row."""
@@ -260,5 +261,5 @@ def _report(
         rows=table,
         assumptions=list(dict.fromkeys(f"{t.label}: {path}" for t in found for path in t.plan.assumed)),
         conventions=CONVENTIONS,
-        notes=[*notes, *dict.fromkeys(note for t in found for note in plan_padding(t.model.spec, t.plan))],
+        notes=[*notes, *dict.fromkeys(note for t in found for note in run_padding(run_of(t.model.spec, t.plan)))],
     )

@@ -16,8 +16,8 @@ from archcalc.tape import Tape
 from archcalc.training.ledger import imbalances, ledger
 from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.offload import offload_need
-from archcalc.training.placement import shards_of
 from archcalc.training.plan import Plan
+from archcalc.training.run import Run, compiled
 from archcalc.units import format_bytes
 from archcalc.workload import Workload
 
@@ -57,15 +57,20 @@ def training_tape(spec: Spec, plan: Plan) -> Tape:
     return spec.trace(Workload(phase="train", batch=plan.batch.micro_batch, seq=plan.batch.seq))
 
 
-def plan_padding(spec: Spec, plan: Plan) -> list[str]:
+def run_of(spec: Spec, plan: Plan) -> Run:
+    """A plan compiled for a model. Raises InputError where they don't fit each other."""
+    return compiled(training_tape(spec, plan), plan)
+
+
+def run_padding(run: Run) -> list[str]:
     """What the plan pads so that it divides, said once."""
-    return padding_notes(paddings(spec.trace(Workload()).weights(), shards_of(plan.parallel)), MEGATRON_PADS)
+    return padding_notes(paddings(run.tape.weights(), run.shards), MEGATRON_PADS)
 
 
-def _uncounted(tape: Tape, plan: Plan) -> list[str]:
+def _uncounted(run: Run) -> list[str]:
     """Mixers whose exchange among context-parallel devices no source gives yet."""
-    mixers = {op.counts_as for op in tape.ops("backbone")} & SOME.keys()
-    if plan.parallel.cp == 1 or not mixers:
+    mixers = {op.counts_as for op in run.tape.ops("backbone")} & SOME.keys()
+    if run.shards.cp == 1 or not mixers:
         return []
     return [f"warning: what {' and '.join(sorted(mixers))} operations exchange among cp devices is not in."]
 
@@ -76,8 +81,8 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
     Raises:
         InputError: model and plan don't fit each other.
     """
-    tape = training_tape(spec, plan)
-    ranks = training_memory(tape, plan)
+    run = run_of(spec, plan)
+    ranks = training_memory(run)
     top = worst(ranks)
     shown = top if rank is None else ranks[_checked(rank, len(ranks))]
     hardware = load_hardware(plan.hardware)
@@ -87,13 +92,13 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             "ledger",
             "the ledger: from no savers to the plan, one lever at a time",
             LEDGER_COLUMNS,
-            ledger(tape, plan),
+            ledger(run),
         ),
     ]
-    if any(w.stack for w in tape.weights()):
-        tables.append(Table("imbalance", "if the router is uneven", IMBALANCE_COLUMNS, imbalances(tape, plan)))
+    if any(w.stack for w in run.tape.weights()):
+        tables.append(Table("imbalance", "if the router is uneven", IMBALANCE_COLUMNS, imbalances(run)))
     busiest = max(ranks, key=lambda r: (r.offloaded, -r.rank))
-    need = offload_need(tape, plan, busiest, hardware)
+    need = offload_need(run, busiest, hardware)
     if need:
         title = f"what offload asks of the host, rank {busiest.rank} (which offloads most)"
         tables.append(Table("offload", title, OFFLOAD_COLUMNS, need))
@@ -101,7 +106,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
         command="train",
         title=f"{spec.title}: training memory under {plan.name}, {plan.parallel.world} x {hardware.title}",
         inputs={"spec": spec.name, "plan": plan.name, "set": list(overrides), "rank": rank},
-        quantities=train_quantities(tape, plan, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes},
+        quantities=train_quantities(run, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes},
         rows=Table("rows", "every pipeline rank at its worst moment", COLUMNS, [rank_row(r) for r in ranks]),
         tables=tables,
         assumptions=[*_assumed(plan), *_unlisted(plan)],
@@ -114,19 +119,16 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             " stages.",
             "fixed: the plan's memory.fixed and what fused kernels cache for the whole run.",
         ),
-        notes=_notes(spec, plan, ranks, hardware.memory_visible_bytes),
+        notes=_notes(spec, plan, run, ranks, hardware.memory_visible_bytes),
     )
 
 
-def train_quantities(tape: Tape, plan: Plan, ranks: list[RankMemory]) -> dict[str, int | float | bool]:
+def train_quantities(run: Run, ranks: list[RankMemory]) -> dict[str, int | float | bool]:
     """All `train.*` quantities but `train.fits`."""
     top = worst(ranks)
     row = rank_row(top)
-    per_weight = sum(w.elements for w in tape.weights() if w.trainable)
-    item = {"bf16": 2, "fp32": 4}
-    unique = per_weight * (item[plan.precision.params] + item[plan.precision.grads])
-    of_rank = plan.parallel.replica // plan.parallel.pp
-    resident = of_rank * sum(r.static.params + r.static.grads for r in ranks)
+    unique = sum(w.elements for w in run.tape.weights() if w.trainable) * sum(run.item_bytes)
+    resident = run.devices * sum(r.static.params + r.static.grads for r in ranks)
     found: dict[str, int | float | bool] = {f"train.{key}": row[key] for key in _TOTALS}
     return found | {
         "train.worst_rank": top.rank,
@@ -220,13 +222,13 @@ def _unlisted(plan: Plan) -> list[str]:
     return left
 
 
-def _notes(spec: Spec, plan: Plan, ranks: list[RankMemory], room: int) -> list[str]:
+def _notes(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: int) -> list[str]:
     top = worst(ranks)
     equals = ranges([r.rank for r in ranks if r.peak == top.peak])
     spare = room - top.peak
     verdict = "fits" if spare >= 0 else "does not fit"
     notes = context_notes(spec, plan.batch.seq)
-    notes += [*plan_padding(spec, plan), *_uncounted(training_tape(spec, plan), plan)]
+    notes += [*run_padding(run), *_uncounted(run)]
     notes.append(
         f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."

@@ -8,16 +8,27 @@ from archcalc.tape.dims import Dims, Number
 from archcalc.tape.span import ALL, Span
 from archcalc.tape.values import Part, Storage, Weight
 
+Variant = Literal[
+    "fused",
+    "eager",
+    "flash",
+    "unfused",
+    "probs_act",
+    "probs_out",
+    "loss_eager",
+    "loss_fused",
+    "loss_te",
+    "loss_chunked",
+]
+"""How one kind of operation is run: elementwise kernels, attention's core, the place where router probabilities
+multiply, the loss."""
+
 
 class Save(NamedTuple):
-    """A storage kept for backward.
-
-    `when` names kernel variants that must all be in use (`fused`, `eager`, `flash`, `math`, `probs_act`, `probs_out`,
-    `loss_eager`, `loss_fused`); empty means always.
-    """
+    """A storage kept for backward, where all the variants of `when` are in use; always where there are none."""
 
     storage: Storage
-    when: tuple[str, ...] = ()
+    when: tuple[Variant, ...] = ()
 
 
 class Cache(NamedTuple):

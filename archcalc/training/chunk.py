@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from archcalc.calc.activations import Saved, Savers, saved_rows
 from archcalc.calc.sharding import Shards
 from archcalc.tape import Segment, Tape
-from archcalc.training.placement import Chunk
 from archcalc.training.transient import head_transient, layer_backward, layer_forward
+
+
+class SegmentMemory(NamedTuple):
+    """Bytes of one micro-batch of one copy of a segment; the fields are those of a chunk, of which it is a part."""
+
+    path: str
+    saved: int
+    offloadable: int
+    waiting: int
+    forward: int
+    backward: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,39 +47,19 @@ class ChunkMemory:
     backward_at: str
 
 
-@lru_cache(maxsize=1024)
-def segment_rows(tape: Tape, n: int, shards: Shards, savers: Savers) -> tuple[Saved, ...]:
-    """What one copy of a segment keeps. A multi-token prediction module runs the head and a loss of its own
-    (DeepSeek-V3, arXiv:2412.19437, section 2.2), whose weights are the main model's."""
-    rows = saved_rows(tape.segments[n], shards, savers)
-    if tape.segments[n].part == "mtp":
-        rows += [
-            row for row in saved_rows(tape.segments[head_of(tape)], shards, savers) if row.site in ("head", "loss")
-        ]
-    return tuple(rows)
-
-
-@lru_cache(maxsize=1024)
-def chunk_memory(
-    tape: Tape, chunk: Chunk, shards: Shards, savers: Savers, offload: frozenset[str] | None, gathered: int
-) -> ChunkMemory:
-    """Fold a chunk. `offload` holds the sites whose storages wait in host memory, None all; `gathered` is
-    ZeRO-3's working set."""
+def chunk_memory(pieces: Iterable[tuple[SegmentMemory, int]], gathered: int = 0) -> ChunkMemory:
+    """Fold a chunk: its segments in forward order, and how many copies of each; `gathered` is ZeRO-3's working set."""
+    held = list(pieces)
     saved = offloadable = waiting = 0
-    forward = [(0, "")]
-    backward = [(0, "")]
-    later = sum(count * _sum(segment_rows(tape, n, shards, savers)) for n, count in chunk)
-    for n, count in chunk:
-        segment, rows = tape.segments[n], segment_rows(tape, n, shards, savers)
-        size = _sum(rows)
-        saved += count * size
-        offloadable += count * sum(r.nbytes for r in rows if offload is None or r.site in offload)
-        needed = linear_inputs(segment)
-        waiting += count * sum(r.nbytes for r in rows if r.storage in needed)
-        later -= count * size
-        ahead, back = segment_transient(tape, n, shards, savers)
-        forward.append((ahead + gathered - later, segment.path))
-        backward.append((back + gathered - later, segment.path))
+    forward, backward = [(0, "")], [(0, "")]
+    later = sum(count * segment.saved for segment, count in held)
+    for segment, count in held:
+        saved += count * segment.saved
+        offloadable += count * segment.offloadable
+        waiting += count * segment.waiting
+        later -= count * segment.saved
+        forward.append((segment.forward + gathered - later, segment.path))
+        backward.append((segment.backward + gathered - later, segment.path))
     most_forward, most_backward = max(forward), max(backward)
     return ChunkMemory(
         saved=saved,
@@ -80,30 +72,47 @@ def chunk_memory(
     )
 
 
-@lru_cache(maxsize=1024)
-def segment_transient(tape: Tape, n: int, shards: Shards, savers: Savers) -> tuple[int, int]:
+@lru_cache(maxsize=4096)
+def segment_memory(
+    tape: Tape, n: int, shards: Shards, savers: Savers, offload: frozenset[str] | None = frozenset()
+) -> SegmentMemory:
+    """The segment at a place of the tape. `offload` holds the sites whose storages wait in host memory, None all.
+
+    Remembered: plans that differ in placement, schedule or owners ask for the same segments.
+    """
+    segment, rows = tape.segments[n], segment_rows(tape, n, shards, savers)
+    needed = linear_inputs(segment)
+    forward, backward = _transient(tape, n, shards, savers, rows)
+    return SegmentMemory(
+        path=segment.path,
+        saved=_sum(rows),
+        offloadable=sum(r.nbytes for r in rows if offload is None or r.site in offload),
+        waiting=sum(r.nbytes for r in rows if r.storage in needed),
+        forward=forward,
+        backward=backward,
+    )
+
+
+def segment_rows(tape: Tape, n: int, shards: Shards, savers: Savers) -> list[Saved]:
+    """What one copy of a segment keeps. A multi-token prediction module runs the head and a loss of its own
+    (DeepSeek-V3, arXiv:2412.19437, section 2.2), whose weights are the main model's."""
+    rows = saved_rows(tape.segments[n], shards, savers)
+    if tape.segments[n].part == "mtp":
+        head = saved_rows(tape.segments[head_of(tape)], shards, savers)
+        rows += [row for row in head if row.site in ("head", "loss")]
+    return rows
+
+
+def _transient(tape: Tape, n: int, shards: Shards, savers: Savers, rows: list[Saved]) -> tuple[int, int]:
     """What one copy of a segment takes while it runs forward, and backward, beside what is kept [bytes]."""
     segment = tape.segments[n]
     head = tape.segments[head_of(tape)] if segment.part == "mtp" else segment
     loss = head_transient(head, shards, savers) or (0, 0)
     if head is segment and loss != (0, 0):
         return loss
-    rows = segment_rows(tape, n, shards, savers)
-    back = max(0, _whole_backward(tape, n, shards, savers.variants) - _sum(rows))
+    bare = segment_rows(tape, n, shards, Savers(variants=savers.variants))
+    back = max(0, layer_backward(segment, shards, bare) - _sum(rows))
     return max(layer_forward(segment, shards, rows), loss[0]), max(back, loss[1])
-
-
-def segment_whole(tape: Tape, n: int, shards: Shards, savers: Savers) -> tuple[int, int]:
-    """All that one copy of a segment takes at the end of its forward, and in its backward, what it keeps
-    included [bytes]."""
-    kept = _sum(segment_rows(tape, n, shards, savers))
-    ahead, back = segment_transient(tape, n, shards, savers)
-    return kept + ahead, kept + back
-
-
-@lru_cache(maxsize=1024)
-def _whole_backward(tape: Tape, n: int, shards: Shards, variants: frozenset[str]) -> int:
-    return layer_backward(tape.segments[n], shards, segment_rows(tape, n, shards, Savers(variants=variants)))
 
 
 def head_of(tape: Tape) -> int:
@@ -116,5 +125,5 @@ def linear_inputs(segment: Segment) -> set[object]:
     return {op.inputs[0] for op in segment.ops if op.weight_gradient != "none"}
 
 
-def _sum(rows: tuple[Saved, ...]) -> int:
+def _sum(rows: Iterable[Saved]) -> int:
     return sum(row.nbytes for row in rows)

@@ -2,88 +2,77 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import erf, exp, pi, sqrt
 from typing import Any
 
-from archcalc.tape import Tape, value
-from archcalc.training.memory import fragmented, one_layer_extra, training_memory, worst
-from archcalc.training.placement import chunks
-from archcalc.training.plan import Activations, Plan
+from archcalc.tape import value
+from archcalc.training.memory import one_layer_extra, training_memory, worst
+from archcalc.training.run import Run
 from archcalc.training.savers import FULL, RECOMPUTE
 
 
-def ledger(tape: Tape, plan: Plan) -> list[dict[str, Any]]:
+def ledger(run: Run) -> list[dict[str, Any]]:
     """From no savers to the plan. Each row adds one lever; `saved_bytes` is what it buys on the worst
     rank."""
-    a = plan.activations
-    bare = _with(plan, recompute=[], fp8=[], offload="none")
-    steps: list[tuple[str, Plan, str]] = [("no savers", bare, "")]
-    for i, name in enumerate(a.recompute):
-        steps.append(
-            (f"recompute {name}", _with(bare, recompute=a.recompute[: i + 1]), recompute_cost(tape, plan, name))
-        )
-    for i, name in enumerate(a.fp8):
-        cost = "storage only: a cast each way"
-        steps.append((f"fp8 {name}", _with(bare, recompute=a.recompute, fp8=a.fp8[: i + 1]), cost))
-    if a.offload != "none":
-        label = a.offload if isinstance(a.offload, str) else ", ".join(a.offload)
-        steps.append((f"offload {label}", plan, "copies to the host and back: see offload"))
     rows: list[dict[str, Any]] = []
-    for lever, step, cost in steps:
-        top = worst(training_memory(tape, step))
+    for n, lever in enumerate(run.levers):
+        top = worst(training_memory(run.until(n)))
         before = rows[-1]["peak_bytes"] if rows else top.peak
         rows.append(
             {
-                "path": lever,
-                "lever": lever,
+                "path": lever.label,
+                "lever": lever.label,
                 "peak_bytes": top.peak,
                 "saved_bytes": before - top.peak,
                 "activation_bytes": top.activation,
                 "transient_bytes": top.transient,
                 "worst_rank": top.rank,
-                "cost": cost,
+                "cost": recompute_cost(run, lever.option) if lever.kind == "recompute" else COSTS[lever.kind],
             }
         )
     return rows
 
 
-def recompute_cost(tape: Tape, plan: Plan, name: str) -> str:
+COSTS = {"none": "", "fp8": "storage only: a cast each way", "offload": "copies to the host and back: see offload"}
+"""What savers that recompute nothing cost."""
+
+
+def recompute_cost(run: Run, option: str) -> str:
     """What recomputing costs: the region's share of the forward FLOPs of the rank that pays most."""
     spent = whole = 0
-    for held in chunks(tape, plan):
+    for rank in run.ranks:
         region = forward = 0
-        for chunk in held:
-            for n, count in chunk:
-                for op in tape.segments[n].ops:
-                    flops = count * value(op.flops)
-                    forward += flops
-                    layer = bool(tape.segments[n].indices)
-                    region += flops if (layer if name == FULL else op.site in RECOMPUTE[name].sites) else 0
+        for n, count in (piece for chunk in rank.chunks for piece in chunk):
+            for op in run.tape.segments[n].ops:
+                flops = count * value(op.flops)
+                forward += flops
+                layer = bool(run.tape.segments[n].indices)
+                region += flops if (layer if option == FULL else op.site in RECOMPUTE[option].sites) else 0
         spent, whole = max((spent, whole), (region, forward))
     return f"{100 * spent / whole:.1f} % more forward FLOPs" if spent else "elementwise work only, no GEMM"
 
 
-def imbalances(tape: Tape, plan: Plan) -> list[dict[str, Any]]:
+def imbalances(run: Run) -> list[dict[str, Any]]:
     """Peak under uneven routing: as planned, the expectation of a random router, what-ifs, and the worst
     case: in every live micro-batch at once (no plan survives it), and in one layer of one (what crashes a
     run)."""
-    tokens = plan.batch.micro_batch * plan.batch.seq // plan.parallel.cp
-    sizes = next((w.stack[0].size, w.active.size) for w in tape.weights() if w.active is not None)
-    most = worst_imbalance(*sizes, plan.parallel.ep)
+    sizes = next((w.stack[0].size, w.active.size) for w in run.tape.weights() if w.active is not None)
+    most = worst_imbalance(*sizes, run.shards.ep)
     cases = [
-        ("as planned", plan.activations.moe_imbalance),
-        ("a uniformly random router, expected", expected_imbalance(*sizes, plan.parallel.ep, tokens)),
+        ("as planned", float(run.shards.imbalance)),
+        ("a uniformly random router, expected", expected_imbalance(*sizes, run.shards.ep, run.tokens)),
         ("what if: 1.25 times the mean", 1.25),
         ("what if: twice the mean", 2.0),
         ("worst case always: every token picks this device's experts", most),
     ]
     rows = []
     for case, factor in cases:
-        top = worst(training_memory(tape, _with(plan, moe_imbalance=factor)))
+        top = worst(training_memory(run.routed(Fraction(str(factor)))))
         rows.append(_imbalance(case, factor, top.activation, top.peak, top.rank))
-    extra = one_layer_extra(tape, plan, most)
-    top = max(training_memory(tape, plan), key=lambda r: (r.running, -r.rank))
-    peak = max(top.peak, fragmented(plan, top.running + extra))
+    extra = one_layer_extra(run, most)
+    top = max(training_memory(run), key=lambda r: (r.running, -r.rank))
+    peak = max(top.peak, run.fragmented(top.running + extra))
     rows.append(_imbalance("worst case once: in one layer of one micro-batch", most, top.activation, peak, top.rank))
     return rows
 
@@ -125,8 +114,3 @@ def worst_imbalance(experts: int, top_k: int, ep: int) -> float:
     """Every token sends as many copies to one device as it holds experts for: ep·min(k, E/ep)/k times the
     mean."""
     return ep * min(top_k, experts // ep) / top_k
-
-
-def _with(plan: Plan, **changes: Any) -> Plan:
-    fields: Activations = plan.activations.model_copy(update=changes)
-    return plan.model_copy(update={"activations": fields})

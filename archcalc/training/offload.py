@@ -5,27 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from archcalc.hardware import Hardware
-from archcalc.tape import Tape, value
+from archcalc.tape import value
 from archcalc.training.memory import RankMemory
-from archcalc.training.placement import chunks
-from archcalc.training.plan import Plan
+from archcalc.training.run import Run
 
 
-def offload_need(tape: Tape, plan: Plan, r: RankMemory, hardware: Hardware) -> list[dict[str, Any]]:
+def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, Any]]:
     """Rows of the offload table for a rank; empty where nothing is offloaded.
 
     A chunk's stored bytes are copied out while the next forward computes and back before its backward.
     Compute time is the chunk's forward and backward FLOPs (backward twice) at `memory.compute_utilization` of
     the dense bf16 peak.
     """
-    if plan.activations.offload == "none":
+    if run.offload == frozenset():
         return []
     flops, size = max(
-        (3 * sum(count * value(op.flops) for n, count in chunk for op in tape.segments[n].ops), memory.offloadable)
-        for chunk, memory in zip(chunks(tape, plan)[r.rank], r.chunk_memory, strict=True)
+        (3 * sum(count * value(op.flops) for n, count in chunk for op in run.tape.segments[n].ops), memory.offloadable)
+        for chunk, memory in zip(run.ranks[r.rank].chunks, r.chunk_memory, strict=True)
     )
-    mesh = plan.parallel.tp * plan.parallel.cp
-    compute = flops / mesh / (hardware.peak_flops["bfloat16"] * plan.memory.compute_utilization)
+    mesh = run.shards.tp * run.shards.cp
+    compute = flops / mesh / (hardware.peak_flops["bfloat16"] * run.utilization)
     copy = size / hardware.links.pcie_bytes_per_s
     per_node = hardware.devices_per_node * r.offloaded
     rows = [

@@ -5,21 +5,21 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 from math import lcm
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
-from yaml import safe_dump
 
-from archcalc.errors import FieldError, InputError, SpecError, did_you_mean
-from archcalc.files.loader import find, validate
-from archcalc.files.yaml_loader import load, read
+from archcalc.errors import FieldError, InputError
 from archcalc.section import Section, Size
 from archcalc.training.optimizer import optimizer
-from archcalc.training.savers import offload_sites, savers
+from archcalc.training.savers import Lever, levers
 from archcalc.training.schedule import Pipeline, get_schedule
 from archcalc.units import parse_memory
 
 Text = Annotated[str, Field(min_length=1)]
+
+DTYPE_BYTES = {"bf16": 2, "fp32": 4}
+"""Of one element, by the dtype's name in a plan [bytes]."""
 
 
 class Parallel(Section):
@@ -104,12 +104,18 @@ class Precision(Section):
         optimizer(value)
         return value
 
+    @property
+    def item_bytes(self) -> tuple[int, int]:
+        """Of a parameter and of its gradient [bytes]."""
+        return DTYPE_BYTES[self.params], DTYPE_BYTES[self.grads]
+
 
 class Activations(Section):
     """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
     TransformerEngine's with fused ones, plain code with eager ones."""
 
     kernels: Literal["fused", "eager"]
+    core: Literal["flash", "unfused"] = "flash"
     router_probs: Literal["act", "out"]
     recompute: list[Text]
     fp8: list[Text]
@@ -132,15 +138,20 @@ class Activations(Section):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        savers(
-            kernels=self.kernels,
-            router_probs=self.router_probs,
-            recompute=tuple(self.recompute),
-            fp8=tuple(self.fp8),
-            cross_entropy=self.loss,
-        )
-        offload_sites(self.offload if isinstance(self.offload, str) else tuple(self.offload))
+        self.levers()
         return self
+
+    def levers(self) -> tuple[Lever, ...]:
+        """From no savers to all that are named, one at a time. Raises InputError for a name there is not."""
+        return levers(
+            kernels=self.kernels,
+            core=self.core,
+            router_probs=self.router_probs,
+            cross_entropy=self.loss,
+            recompute=self.recompute,
+            fp8=self.fp8,
+            offload=self.offload,
+        )
 
 
 class Vision(Section):
@@ -148,6 +159,11 @@ class Vision(Section):
     `first-stage`."""
 
     process: Literal["decoupled", "first-stage"]
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether it stands on every device, outside the pipeline."""
+        return self.process == "decoupled"
 
 
 class Memory(Section):
@@ -226,6 +242,13 @@ class Plan(Section):
                 ("batch", "seq"),
                 ("parallel", "cp"),
             )
+        if self.parallel.cp > 1 and self.activations.core == "unfused":
+            raise FieldError(
+                "unfused attention holds whole rows of scores, and context parallelism divides them: Megatron-LM's"
+                " DotProductAttention refuses it",
+                ("activations", "core"),
+                ("parallel", "cp"),
+            )
         overlapped = self.schedule.extra_warmup and self.parallel.ep > 1
         for name in ("moe", "full"):
             if overlapped and name in self.activations.recompute:
@@ -243,55 +266,6 @@ class Plan(Section):
             if not _exists(type(self), path.split(".")):
                 raise FieldError(f"assumed names no field of a plan: {path}", ("assumed",))
         return self
-
-
-def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
-    """A plan from a path or a bundled name, with fields overridden by `path=value` (YAML values).
-
-    Raises:
-        InputError: a file that can't be read, or an override that names no field.
-        SpecError: an invalid plan.
-    """
-    path = find(argument, "plans", "plan")
-    document = load(read(path), str(path))
-    if not overrides:
-        return validate(document.data, document, Plan)
-    plain = validate(document.data, document, Plan)
-    data, all_fields = plain.model_dump(exclude_unset=True), plain.model_dump()
-    for override in overrides:
-        _override(data, override, all_fields)
-    given = {override.partition("=")[0].strip() for override in overrides}
-    if "assumed" in data and "assumed" not in given:
-        data["assumed"] = [path for path in data["assumed"] if path not in given]
-    source = f"--set {', '.join(overrides)}"
-    try:
-        return validate(data, load(safe_dump(data), source), Plan)
-    except SpecError as error:
-        raise SpecError.from_problems(
-            [p._replace(line=None, column=None, snippet=None, related=()) for p in error.problems]
-        ) from None
-
-
-def _override(data: dict[str, Any], text: str, fields: Any) -> None:
-    """Set one field of a plan's data; `fields` has every field that there is, defaults too."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--set {text} has no value", value=text, hint="write --set parallel.pp=8")
-    parsed = load(f"value: {value}", f"--set {key}").data["value"]
-    node: Any = data
-    pieces = key.strip().split(".")
-    for i, piece in enumerate(pieces):
-        if not isinstance(fields, dict) or piece not in fields:
-            known = list(fields) if isinstance(fields, dict) else []
-            raise InputError(
-                f"--set names no field of a plan: {key}",
-                value=key,
-                hint=did_you_mean(piece, known) or f"{'.'.join(pieces[:i]) or 'a plan'} has {', '.join(known)}",
-            )
-        if i == len(pieces) - 1:
-            node[piece] = parsed
-        else:
-            node, fields = node.setdefault(piece, {}), fields[piece]
 
 
 def _exists(model: type[Section], pieces: list[str]) -> bool:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple, get_args
+
 from archcalc.calc.activations import Region, Savers
 from archcalc.errors import InputError, did_you_mean
+from archcalc.tape.op import Variant
 from archcalc.tape.sites import SITES
 
 DENSE = frozenset({"dense_fc1", "dense_act", "dense_fc2"})
@@ -68,24 +73,67 @@ def check_groups(known: frozenset[str]) -> None:
 check_groups(SITES)
 
 
-def savers(
-    *, kernels: str, router_probs: str, recompute: tuple[str, ...], fp8: tuple[str, ...], cross_entropy: str
-) -> Savers:
-    """The fold's options from a plan's names. Raises InputError for a name there is not."""
+class Lever(NamedTuple):
+    """How activations are kept once one saver more is in use: that saver, and all that are in use with it.
+
+    `offload` has the sites whose storages wait in host memory, None for every one.
+    """
+
+    kind: Literal["none", "recompute", "fp8", "offload"]
+    option: str
+    savers: Savers
+    offload: frozenset[str] | None = frozenset()
+
+    @property
+    def label(self) -> str:
+        """The saver, for people."""
+        return "no savers" if self.kind == "none" else f"{self.kind} {self.option}"
+
+
+def levers(
+    *,
+    kernels: str,
+    core: str,
+    router_probs: str,
+    cross_entropy: str,
+    recompute: Sequence[str],
+    fp8: Sequence[str],
+    offload: str | Sequence[str],
+) -> tuple[Lever, ...]:
+    """From no savers to all that a plan names, one at a time. Raises InputError for a name there is not."""
+    ways = {kernels, core, f"probs_{router_probs}", f"loss_{cross_entropy}"}
+    variants: frozenset[Variant] = frozenset(v for v in get_args(Variant) if v in ways)
+    found = [Lever("none", "", Savers(variants=variants))]
     for name in recompute:
         _known(name, (*RECOMPUTE, FULL), "recompute option")
+        now = found[-1].savers
+        more = replace(now, whole=True) if name == FULL else replace(now, regions=(*now.regions, RECOMPUTE[name]))
+        found.append(Lever("recompute", name, more))
     for name in fp8:
         _known(name, tuple(FP8), "FP8 option")
-    sites = [FP8[name] for name in fp8]
-    return Savers(
-        variants=frozenset({kernels, "flash", f"probs_{router_probs}", f"loss_{cross_entropy}"}),
-        regions=tuple(RECOMPUTE[name] for name in dict.fromkeys(recompute) if name != FULL),
-        fp8=frozenset().union(*sites),
-        whole=FULL in recompute,
-    )
+        now = found[-1].savers
+        found.append(Lever("fp8", name, replace(now, fp8=now.fp8 | FP8[name])))
+    if offload and offload != "none":
+        option = offload if isinstance(offload, str) else ", ".join(offload)
+        found.append(Lever("offload", option, found[-1].savers, offload_sites(offload)))
+    return tuple(found)
 
 
-def offload_sites(names: str | tuple[str, ...]) -> frozenset[str] | None:
+def savers(
+    *,
+    kernels: str,
+    core: str = "flash",
+    router_probs: str,
+    cross_entropy: str,
+    recompute: Sequence[str] = (),
+    fp8: Sequence[str] = (),
+) -> Savers:
+    """The savers of these names, all in use. Raises InputError for a name there is not."""
+    ways = {"kernels": kernels, "core": core, "router_probs": router_probs, "cross_entropy": cross_entropy}
+    return levers(**ways, recompute=recompute, fp8=fp8, offload="none")[-1].savers
+
+
+def offload_sites(names: str | Sequence[str]) -> frozenset[str] | None:
     """Sites whose saved storages are offloaded; None for every one. Raises InputError for a name there is
     not."""
     if names == "all":

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from archcalc.calc.activations import Savers
+from archcalc.calc.sharding import Shards
 from archcalc.documents.train import training_tape
 from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec
 from archcalc.tape import Tape
+from archcalc.training.chunk import ChunkMemory, chunk_memory, segment_memory
+from archcalc.training.load import load_plan
 from archcalc.training.memory import RankMemory, training_memory
-from archcalc.training.plan import Plan, load_plan
+from archcalc.training.placement import Chunk
+from archcalc.training.plan import Plan
+from archcalc.training.run import Run, compiled
 
 GB = 10**9
 
@@ -34,8 +40,24 @@ def tape_of(name: str, plan: Plan) -> Tape:
     return traced(name, plan.batch.micro_batch, plan.batch.seq)
 
 
+def chunk(
+    tape: Tape,
+    pieces: Chunk,
+    shards: Shards,
+    how: Savers,
+    offload: frozenset[str] | None = frozenset(),
+    gathered: int = 0,
+) -> ChunkMemory:
+    """A chunk of segments of a tape, each by its place and its number of copies."""
+    return chunk_memory([(segment_memory(tape, n, shards, how, offload), count) for n, count in pieces], gathered)
+
+
+def run_of(name: str, plan: Plan) -> Run:
+    return compiled(tape_of(name, plan), plan)
+
+
 @lru_cache
 def ranks(name: str, *overrides: str) -> tuple[RankMemory, ...]:
     plan = k2_plan(*overrides)
     assert training_tape(spec(name), plan).segments
-    return tuple(training_memory(tape_of(name, plan), plan))
+    return tuple(training_memory(run_of(name, plan)))

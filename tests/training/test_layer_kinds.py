@@ -8,13 +8,13 @@ from typing import Any
 from archcalc.calc.sharding import Shards
 from archcalc.files.model import Spec
 from archcalc.tape import Tape
-from archcalc.training.chunk import chunk_memory
-from archcalc.training.placement import chunks, held_weights
+from archcalc.training.placement import held_weights
+from archcalc.training.run import compiled
 from archcalc.training.savers import savers
 from archcalc.training.transient import routed_copies
 from archcalc.workload import Workload
 from tests.support import TINY, spec_of
-from tests.training.plans import k2_plan
+from tests.training.plans import chunk, k2_plan
 
 HOW = savers(kernels="fused", router_probs="out", recompute=(), fp8=(), cross_entropy="te")
 SMALL, BIG = ({"attention": "gqa", "ffn": name} for name in ("small", "big"))
@@ -38,8 +38,9 @@ def taped(spec: Spec, seq: int = 64) -> Tape:
 def on_one_rank(tape: Tape) -> Any:
     sizes = ("pp=1", "vpp=1", "ep=1", "world=1")
     one = k2_plan(*(f"parallel.{each}" for each in sizes), "schedule.kind=1f1b", "schedule.extra_warmup=0")
-    ((chunk,),) = chunks(tape, one)
-    return chunk
+    (rank,) = compiled(tape, one).ranks
+    (pieces,) = rank.chunks
+    return pieces
 
 
 def test_the_last_layer_of_a_chunk_runs_backward_beside_all_that_stands_before_it() -> None:
@@ -47,7 +48,7 @@ def test_the_last_layer_of_a_chunk_runs_backward_beside_all_that_stands_before_i
 
     def backward(*order: dict[str, Any]) -> int:
         tape = taped(model([{"count": 1, **each} for each in order]))
-        return chunk_memory(tape, on_one_rank(tape), Shards(), HOW, frozenset(), 0).backward
+        return chunk(tape, on_one_rank(tape), Shards(), HOW).backward
 
     in_order, in_turns = backward(SMALL, SMALL, BIG, BIG), backward(BIG, SMALL, SMALL, BIG)
     assert in_turns == in_order  # both end with a big layer, when nothing has been freed
@@ -85,6 +86,6 @@ def test_a_prediction_rank_holds_embedding_and_head_and_no_position_table() -> N
     )
     tape = taped(spec)
     last = tuple((n, s.count) for n, s in enumerate(tape.segments) if s.part == "mtp")
-    held = {w.path for w, _ in held_weights(tape, (last,), "")}
+    held = {w.path for w, _ in held_weights(tape, (last,), decoupled=False)}
     assert {"model.embed_tokens", "lm_head"} <= held
     assert "model.embed_positions" not in held

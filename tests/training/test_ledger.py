@@ -11,12 +11,12 @@ from archcalc.training.ledger import (
     worst_imbalance,
 )
 from archcalc.training.memory import one_layer_extra
-from tests.training.plans import k2_plan, ranks, tape_of
+from tests.training.plans import k2_plan, ranks, run_of
 
 
 def test_the_ledger_starts_without_savers_and_ends_at_the_plan() -> None:
     plan = k2_plan()
-    rows = ledger(tape_of("kimi-k2", plan), plan)
+    rows = ledger(run_of("kimi-k2", plan))
     assert [row["lever"] for row in rows] == [
         "no savers",
         "recompute layernorm",
@@ -36,20 +36,20 @@ def test_the_ledger_starts_without_savers_and_ends_at_the_plan() -> None:
 def test_each_lever_buys_its_activations_on_the_worst_rank() -> None:
     """46 live chunks of two MoE layers: moe_down_proj frees the experts' output, 2·8·7168 bytes a token."""
     plan = k2_plan()
-    rows = {row["lever"]: row for row in ledger(tape_of("kimi-k2", plan), plan)}
+    rows = {row["lever"]: row for row in ledger(run_of("kimi-k2", plan))}
     before, after = rows["recompute mla_up_proj"], rows["recompute moe_down_proj"]
     assert before["activation_bytes"] - after["activation_bytes"] == 46 * 2 * 4096 * 2 * 8 * 7168
 
 
 def test_what_recomputing_costs() -> None:
     plan = k2_plan()
-    tape = tape_of("kimi-k2", plan)
-    assert recompute_cost(tape, plan, "layernorm") == "elementwise work only, no GEMM"
+    run = run_of("kimi-k2", plan)
+    assert recompute_cost(run, "layernorm") == "elementwise work only, no GEMM"
     # of a MoE layer's forward, causal, a token: down projections 2·8·2048·7168 FLOPs of
     # 2·(101,122,048 + 7168·384 + 9·3·7168·2048) + 64·(192 + 128)·4096
     down, layer = 2 * 8 * 2048 * 7168, 2 * (101_122_048 + 7168 * 384 + 27 * 7168 * 2048) + 64 * 320 * 4096
-    assert recompute_cost(tape, plan, "moe_down_proj") == f"{100 * down / layer:.1f} % more forward FLOPs"
-    assert recompute_cost(tape, plan, "full") == "100.0 % more forward FLOPs"
+    assert recompute_cost(run, "moe_down_proj") == f"{100 * down / layer:.1f} % more forward FLOPs"
+    assert recompute_cost(run, "full") == "100.0 % more forward FLOPs"
 
 
 def test_the_expected_maximum_of_normal_values() -> None:
@@ -72,7 +72,7 @@ def test_the_worst_case_is_every_token_at_one_device() -> None:
 
 def test_imbalance_rows() -> None:
     plan = k2_plan()
-    rows = imbalances(tape_of("kimi-k2", plan), plan)
+    rows = imbalances(run_of("kimi-k2", plan))
     assert len({row["path"] for row in rows}) == len(rows) == 6
     assert [row["imbalance"] for row in rows] == [1.0, pytest.approx(1.0094, abs=1e-4), 1.25, 2.0, 16, 16]
     peaks = [row["peak_bytes"] for row in rows]
@@ -84,8 +84,8 @@ def test_one_layer_at_the_worst_case_is_what_crashes_a_run() -> None:
     """16 x 32,768 rows at 0.21 MB: 14 GB kept under probs@act alone (4096·(57,344·4 + ...) bytes a unit of
     load)."""
     plan = k2_plan("activations.router_probs=act", "activations.recompute=[]", "activations.fp8=[]")
-    tape = tape_of("kimi-k2", plan)
+    run = run_of("kimi-k2", plan)
     kept_per_unit = 4096 * 8 * (2 * 7168 + 4 * 2048 + 2 * 2048 + 4 + 16)
     assert round(16 * kept_per_unit / 1e9) == 14
-    assert one_layer_extra(tape, plan, 16) > 15 * kept_per_unit
-    assert one_layer_extra(tape, plan, 1) == 0
+    assert one_layer_extra(run, 16) > 15 * kept_per_unit
+    assert one_layer_extra(run, 1) == 0

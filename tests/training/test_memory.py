@@ -5,16 +5,18 @@ Bytes of a MoE layer and token as in tests/calc/test_activations.py; T = 4096, P
 """
 
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archcalc.training.memory import RankMemory, fragmented, pipeline_buffers, training_memory, worst
-from archcalc.training.plan import Plan
-from archcalc.training.schedule import get_schedule, states_of
-from tests.training.plans import k2_plan, ranks, tape_of
+from archcalc.training.memory import RankMemory, training_memory, worst
+from archcalc.training.rank import messages
+from archcalc.training.run import Run, compiled
+from archcalc.training.schedule import Pipeline, get_schedule, states_of
+from tests.training.plans import k2_plan, ranks, run_of, tape_of
 
 T = 4096
 BARE = ("parallel.world=2048", "activations.offload=none", "activations.cross_entropy=chunked")
@@ -75,13 +77,13 @@ def test_the_loss_on_the_last_rank_is_alive_twice_with_an_extra_warm_up() -> Non
 
 @pytest.mark.parametrize("name", ["kimi-k2", "k25"])
 def test_terms_add_up_to_the_peak(name: str) -> None:
-    plan = k2_plan()
+    run = run_of(name, k2_plan())
     for r in ranks(name):
         s = r.static
         total = s.params + s.grads + s.optimizer + s.buffers + r.activation + r.transient + r.fixed + r.cached
         assert r.total == total
         assert r.peak == -(-total * 100 // 94)
-        assert r.peak == fragmented(plan, total)
+        assert r.peak == run.fragmented(total)
 
 
 @pytest.mark.parametrize(
@@ -100,20 +102,20 @@ def test_the_capped_run_agrees_with_the_full_order(options: tuple[str, ...]) -> 
     """Replay every operation of all 1024 micro-batches: the most bytes on any rank are those of the cut
     run."""
     plan = k2_plan("batch.global_tokens=8388608", *options)  # 128 micro-batches
+    run = run_of("kimi-k2", plan)
     for r in (0, 1, 9, 15):
-        got = training_memory(tape_of("kimi-k2", plan), plan)[r]
-        assert got.running == _replayed(plan, got, r)
+        got = training_memory(run)[r]
+        assert got.running == _replayed(run, got, r)
 
 
-def _replayed(plan: Plan, got: RankMemory, rank: int) -> int:
-    schedule = get_schedule(plan.schedule.kind)
-    order = schedule.order(plan.pipeline, rank)
+def _replayed(run: Run, got: RankMemory, rank: int) -> int:
+    order = run.schedule.order(run.pipeline, rank)
     assert len({op.micro_batch for op in order}) == 128
     best = 0
     live = [0] * len(got.chunk_memory)
     waiting = [0] * len(live)
     entry = 2 * T * 7168
-    exchange = pipeline_buffers(plan, rank, entry)
+    exchange = messages(run.schedule, run.pipeline, rank, entry)
     for kind, chunk, _ in order:
         live[chunk] += kind == "F"
         size = got.chunk_memory[chunk]
@@ -175,12 +177,12 @@ def test_a_plan_with_one_saver_more_has_no_more_alive(names: list[str], fp8: boo
 
 
 def test_messages_between_stages() -> None:
-    plan = k2_plan(*ONE_CHUNK)
+    one, two = get_schedule("1f1b"), get_schedule("interleaved-1f1b")
+    pipeline = Pipeline(pp=16, micro_batches=128)
     # 1F1B: forward beside the last gradient sent back and the last one received, backward beside the one sent back
-    assert [pipeline_buffers(plan, r, 10) for r in (0, 7, 15)] == [(10, 0), (20, 10), (10, 10)]
-    assert pipeline_buffers(k2_plan(), 0, 10) == (40, 40)  # overlapped: two each way
-    alone = k2_plan(*ONE_CHUNK, "parallel.pp=1", "parallel.world=16", "schedule.extra_warmup=0")
-    assert pipeline_buffers(alone, 0, 10) == (0, 0)
+    assert [messages(one, pipeline, r, 10) for r in (0, 7, 15)] == [(10, 0), (20, 10), (10, 10)]
+    assert messages(two, replace(pipeline, vpp=2), 0, 10) == (40, 40)  # overlapped: two each way
+    assert messages(one, replace(pipeline, pp=1), 0, 10) == (0, 0)
 
 
 def test_cached_placeholders_are_one_of_each_weight_shape() -> None:
@@ -213,7 +215,7 @@ def test_one_evaluation_takes_under_two_milliseconds_of_processor_time() -> None
     best = 1.0
     for _ in range(60):
         start = time.process_time()
-        training_memory(tape, plan)
+        training_memory(compiled(tape, plan))
         best = min(best, time.process_time() - start)
     assert best < 0.002
 

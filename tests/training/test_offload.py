@@ -4,14 +4,14 @@ import pytest
 
 from archcalc.hardware import load_hardware
 from archcalc.training.offload import offload_need
-from tests.training.plans import k2_plan, ranks, tape_of
+from tests.training.plans import k2_plan, ranks, run_of
 
 T = 4096
 
 
 def need(*options: str) -> dict[str, float]:
     plan = k2_plan(*options)
-    rows = offload_need(tape_of("kimi-k2", plan), plan, ranks("kimi-k2", *options)[1], load_hardware(plan.hardware))
+    rows = offload_need(run_of("kimi-k2", plan), ranks("kimi-k2", *options)[1], load_hardware(plan.hardware))
     assert all(row["path"] == row["term"] for row in rows)
     return {row["term"]: row["value"] for row in rows}
 

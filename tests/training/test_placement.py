@@ -10,8 +10,8 @@ import pytest
 
 from archcalc.documents.train import train_quantities
 from archcalc.errors import InputError
-from archcalc.training.placement import chunks, stage_layers
-from tests.training.plans import k2_plan, ranks, spec, tape_of
+from archcalc.training.placement import stage_layers
+from tests.training.plans import k2_plan, ranks, run_of, spec
 
 MLA = 7168 * 1536 + 1536 + 1536 * 64 * 192 + 7168 * 576 + 512 + 512 * 64 * 256 + 64 * 128 * 7168
 MOE = MLA + 2 * 7168 + 3 * 7168 * 2048 + 7168 * 384
@@ -58,7 +58,7 @@ def test_a_tower_in_the_first_stage_stands_there_only() -> None:
 
 def test_unique_counts_each_weight_once_and_resident_every_copy() -> None:
     plan = k2_plan()
-    found = train_quantities(tape_of("kimi-k2", plan), plan, list(ranks("kimi-k2")))
+    found = train_quantities(run_of("kimi-k2", plan), list(ranks("kimi-k2")))
     assert found["train.params_grads_bytes_unique"] == 6 * 1_026_408_209_408 == 6_158_449_256_448
     # 16 devices a stage hold a sixteenth of the experts and all the rest
     resident = 6 * 16 * (sum(DENSE_PARAMS) + sum(EXPERT_PARAMS))
@@ -97,14 +97,14 @@ def test_a_listed_layout_is_taken_as_it_is() -> None:
 def test_a_layout_of_another_length_or_sum_says_both(layout: str) -> None:
     plan = k2_plan(f"parallel.layout={layout}")
     with pytest.raises(InputError, match="the plan has 32 stages, the model 61 layers"):
-        chunks(tape_of("kimi-k2", plan), plan)
+        run_of("kimi-k2", plan)
 
 
 def test_a_rank_that_would_hold_nothing_is_an_error() -> None:
     layout = "parallel.layout=[" + ", ".join(map(str, [5, 0, *[4] * 14])) + "]"
     plan = k2_plan("parallel.vpp=1", "schedule.kind=1f1b", layout)
     with pytest.raises(InputError, match="pipeline rank 1 would hold nothing"):
-        chunks(tape_of("kimi-k2", plan), plan)
+        run_of("kimi-k2", plan)
 
 
 def test_zero_divides_what_its_level_says() -> None:
@@ -164,12 +164,13 @@ def test_tied_embeddings_stand_at_both_ends_of_a_pipeline() -> None:
     tied = tied.model_copy(update={"backbone": tied.backbone.model_copy(update={"tie_word_embeddings": True})})
     from archcalc.documents.train import training_tape
     from archcalc.training.memory import training_memory
+    from archcalc.training.run import compiled
 
     changes = ("parallel.ep=1", "parallel.vpp=1", "schedule.kind=1f1b", "schedule.extra_warmup=0", "activations.fp8=[]")
     plan = k2_plan(*changes)
     tape = training_tape(tied, plan)
-    got = training_memory(tape, plan)
+    got = training_memory(compiled(tape, plan))
     table = 128_256 * 8192
     assert sum(r.static.params for r in got) == 2 * (sum(w.elements for w in tape.weights()) + table)
     one = k2_plan(*changes, "parallel.pp=1", "parallel.world=16")
-    assert training_memory(tape, one)[0].static.params == 2 * sum(w.elements for w in tape.weights())
+    assert training_memory(compiled(tape, one))[0].static.params == 2 * sum(w.elements for w in tape.weights())

@@ -7,9 +7,10 @@ import pytest
 
 from archcalc.errors import InputError, SpecError
 from archcalc.files.loader import bundled_dir
+from archcalc.training.load import load_plan
 from archcalc.training.memory import training_memory
-from archcalc.training.plan import Plan, load_plan
-from tests.training.plans import k2_plan, tape_of
+from archcalc.training.plan import Plan
+from tests.training.plans import k2_plan, run_of
 
 BUNDLED = bundled_dir() / "plans" / "k2-pretrain.yaml"
 
@@ -73,6 +74,7 @@ INVALID = [
     ("activations.fp8=[swiglu]", "unknown FP8 option swiglu"),
     ("activations.offload=al", "unknown offload group al"),
     ("activations.moe_imbalance=0.5", "moe_imbalance must be at least 1"),
+    ("activations.core=math", "core must be `flash` or `unfused`, not math"),
     ("activations.kernels=slow", "kernels must be `fused` or `eager`, not slow"),
     ("precision.optimizer=moun", "unknown optimizer moun"),
     ("memory.fixed=-1GB", "fixed: a memory size can't be negative: -1GB"),
@@ -82,6 +84,11 @@ INVALID = [
     ("vision.process=third-stage", "process must be `decoupled` or `first-stage`, not third-stage"),
     ("assumed=[parallel.nosuch]", "assumed names no field of a plan: parallel.nosuch"),
 ]
+
+
+def test_unfused_attention_can_not_be_divided_over_context_parallel_devices() -> None:
+    with pytest.raises(InputError, match="unfused attention holds whole rows of scores"):
+        k2_plan("parallel.cp=2", "parallel.vpp=1", "schedule.kind=1f1b", "activations.core=unfused")
 
 
 @pytest.mark.parametrize(("override", "message"), INVALID, ids=[o for o, _ in INVALID])
@@ -152,7 +159,7 @@ MODEL = [
 def test_a_model_that_a_plan_cannot_divide_says_why(name: str, overrides: tuple[str, ...], message: str) -> None:
     plan = k2_plan(*overrides)
     with pytest.raises(InputError, match=message):
-        training_memory(tape_of(name, plan), plan)
+        training_memory(run_of(name, plan))
 
 
 def test_overrides_keep_everything_else() -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from archcalc.documents.train import terms, training_tape
+from archcalc.documents.train import run_of, terms
 from archcalc.files.loader import parse
 from archcalc.files.model import Spec
+from archcalc.training.load import load_plan
 from archcalc.training.memory import RankMemory, training_memory
-from archcalc.training.plan import load_plan
 
 FOLDER = Path(__file__).parents[1] / "published"
 RUNS = [row for row in yaml.safe_load((FOLDER / "training-runs.yaml").read_text())["numbers"] if "within" in row]
@@ -35,7 +35,7 @@ def predicted(row: dict[str, Any], vocabulary: int | None = None) -> list[RankMe
     size = vocabulary or row.get("vocab_size")
     lines = [f"  vocab_size: {size}" if size and "vocab_size:" in line else line for line in text.splitlines()]
     spec = parse("\n".join(lines), row["spec"], Spec)
-    return training_memory(training_tape(spec, plan), plan)
+    return training_memory(run_of(spec, plan))
 
 
 def residue(rank: RankMemory, measured: float) -> str:

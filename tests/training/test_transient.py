@@ -7,10 +7,10 @@ import pytest
 from archcalc.calc.activations import Savers, saved_rows
 from archcalc.calc.sharding import Shards
 from archcalc.tape import Segment, Tape
-from archcalc.training.chunk import chunk_memory, segment_transient, segment_whole
+from archcalc.training.chunk import segment_memory
 from archcalc.training.savers import savers
 from archcalc.training.transient import gathered_head_input, head_transient, routed_copies
-from tests.training.plans import traced
+from tests.training.plans import chunk, traced
 
 T, H, V, K = 4096, 7168, 163_840, 8
 TH = 2 * T * H  # one hidden state, bf16
@@ -88,16 +88,16 @@ def test_what_is_recomputed_is_there_again_in_backward(tape: Tape) -> None:
     """A layer recomputed whole takes in backward what a plain one takes, less its input, which it kept."""
     n = place(tape, "dispatch")
     plain, full = how(), how("te", "full")
-    _, back = segment_whole(tape, n, Shards(ep=16), plain)
-    assert segment_whole(tape, n, Shards(ep=16), full)[1] == back
-    assert segment_transient(tape, n, Shards(ep=16), full)[1] == back - TH
+    one, other = (segment_memory(tape, n, Shards(ep=16), each) for each in (plain, full))
+    assert one.saved + one.backward == other.saved + other.backward
+    assert other.saved == TH
 
 
 def test_a_chunk_is_worst_where_later_layers_have_freed_least(tape: Tape) -> None:
     """Two MoE layers: forward at the last one, all kept; backward at the last one too, before anything is
     freed."""
     n = place(tape, "dispatch")
-    one, two = (chunk_memory(tape, ((n, count),), Shards(ep=16), how(), None, 0) for count in (1, 2))
+    one, two = (chunk(tape, ((n, count),), Shards(ep=16), how(), None) for count in (1, 2))
     assert two.saved == 2 * one.saved == 2 * T * 374_932
     assert (two.forward, two.backward) == (one.forward, one.backward)
     assert two.offloadable == two.saved
@@ -106,8 +106,8 @@ def test_a_chunk_is_worst_where_later_layers_have_freed_least(tape: Tape) -> Non
 def test_layers_before_a_head_run_backward_after_it_has_freed_its_own(tape: Tape) -> None:
     n = place(tape, "dispatch")
     last = tape.segments.index(head(tape))
-    alone = chunk_memory(tape, ((n, 1),), Shards(ep=16), how(), None, 0)
-    both = chunk_memory(tape, ((n, 1), (last, 1)), Shards(ep=16), how(), None, 0)
+    alone = chunk(tape, ((n, 1),), Shards(ep=16), how(), None)
+    both = chunk(tape, ((n, 1), (last, 1)), Shards(ep=16), how(), None)
     logits = T * (2 * V + 4 * H + 4)
     assert both.saved == alone.saved + logits
     assert both.backward == max(TH, alone.backward - logits)
@@ -118,28 +118,42 @@ def test_only_inputs_of_linears_wait_for_weight_gradients(tape: Tape) -> None:
     each."""
     n = place(tape, "dispatch")
     waiting = 2 * (2 * H + 1536 + 512 + 64 * 128 + K * H + K * 2048 + 2048)
-    memory = chunk_memory(tape, ((n, 1),), Shards(), how(), frozenset(), 0)
+    memory = chunk(tape, ((n, 1),), Shards(), how())
     assert memory.waiting == T * waiting
     assert memory.offloadable == 0
     assert round(memory.waiting / memory.saved, 2) == 0.54
 
 
+def test_unfused_attention_keeps_wide_operands_and_the_whole_matrix_of_probabilities(tape: Tape) -> None:
+    """64 heads: queries and keys of 192, values of 128, in fp32, and T x T probabilities, in place of the same in bf16
+    and a log-sum-exp; attention's output is kept either way, for the projection behind it."""
+    n = place(tape, "dispatch")
+    flash, unfused = (
+        segment_memory(
+            tape, n, Shards(ep=16), savers(kernels="fused", core=core, router_probs="act", cross_entropy="te")
+        )
+        for core in ("flash", "unfused")
+    )
+    operands = 64 * (192 + 192 + 128)
+    assert unfused.saved - flash.saved == T * operands * (4 - 2) - T * 64 * 4 + 64 * T * T * 4
+
+
 def test_zero_3_gathers_while_it_runs(tape: Tape) -> None:
     n = place(tape, "dispatch")
-    plain, gathered = (chunk_memory(tape, ((n, 1),), Shards(), how(), None, g) for g in (0, 10**9))
+    plain, gathered = (chunk(tape, ((n, 1),), Shards(), how(), None, g) for g in (0, 10**9))
     assert (gathered.forward, gathered.backward) == (plain.forward + 10**9, plain.backward + 10**9)
 
 
 def test_a_ring_passes_two_buffers_of_keys_and_values(tape: Tape) -> None:
     n = place(tape, "dispatch")
-    ring = segment_transient(tape, n, Shards(cp=4), how())[1]
-    ulysses = segment_transient(tape, n, Shards(cp=4, ulysses=True), how())[1]
+    ring = segment_memory(tape, n, Shards(cp=4), how()).backward
+    ulysses = segment_memory(tape, n, Shards(cp=4, ulysses=True), how()).backward
     assert ring - ulysses == 2 * 2 * (T // 4) * 64 * (192 + 128)
 
 
 def test_multi_token_prediction_runs_the_head_once_more() -> None:
     tape = traced("deepseek-v3", 1, T)
     n = next(n for n, s in enumerate(tape.segments) if s.part == "mtp")
-    memory = chunk_memory(tape, ((n, 1),), Shards(), how(), None, 0)
+    memory = chunk(tape, ((n, 1),), Shards(), how(), None)
     rows = sum(row.nbytes for row in saved_rows(tape.segments[n], Shards(), how()))
     assert memory.saved - rows == T * (2 * H + 2 * 129_280)  # the head's input, its logits

@@ -34,8 +34,8 @@ class MixingOperations(Recorder):
         site: str = "core_attn",
     ) -> Tensor:
         """softmax(q·kᵀ)·v: FLOPs pairs·n·(d_qk + d_v), where `pairs` already holds 2 a multiply-add (1 where causal
-        halves) and follows from `span`. Flash kernels save q, k, v, out and fp32 log-sum-exp (arXiv:2205.14135); the
-        math path saves fp32 q, k, v and the probabilities.
+        halves) and follows from `span`. Flash kernels save q, k, v, out and fp32 log-sum-exp (arXiv:2205.14135);
+        unfused code fp32 q, k, v and the probabilities.
 
         `sinks`: a learned logit a head takes part in the softmax, as a bare parameter of the module (gpt-oss,
         arXiv:2508.10925): n more weights, next to no FLOPs, nothing saved beside the log-sum-exp. `choice`: the keys
@@ -51,7 +51,7 @@ class MixingOperations(Recorder):
         flash = (q.storage, k.storage, v.storage, out.storage, lse, *(t.storage for t in chosen))
         saves = (
             *(Save(s, ("flash",)) for s in flash),
-            *(Save(s, ("math",)) for s in (q32, k32, v32, scores)),
+            *(Save(s, ("unfused",)) for s in (q32, k32, v32, scores)),
         )
         flops = tuple(Term(c, (*dims, heads, d)) for c, dims in pairs for d in (qk_dim, v_dim))
         self._emit(

@@ -1,0 +1,78 @@
+"""What a pipeline rank has whatever is alive on it: its chunks, static bytes, caches of kernels, messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from archcalc.calc.sharding import Shards, local_bytes
+from archcalc.tape import Tape
+from archcalc.training.placement import Chunk, held_weights
+from archcalc.training.plan import Plan
+from archcalc.training.schedule import Pipeline, Schedule
+from archcalc.training.static import Owners, Static, placeholders, static
+from archcalc.training.transient import gathered_head_input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    """One pipeline rank.
+
+    Attributes:
+        chunks: what it runs, by virtual stage.
+        static: weights, gradients and optimizer states.
+        cached: what fused kernels keep for the whole run: placeholder gradients, and the gathered input of a
+            sequence-parallel head (Megatron-LM core/utils.py, GlobalMemoryBuffer) [bytes].
+        messages: between stages, beside a forward and beside a backward [bytes].
+    """
+
+    chunks: tuple[Chunk, ...]
+    static: Static
+    cached: int
+    messages: tuple[int, int]
+
+
+def ranks_of(
+    tape: Tape, plan: Plan, schedule: Schedule, placed: Sequence[tuple[Chunk, ...]], shards: Shards
+) -> tuple[Rank, ...]:
+    """The ranks of a placement, in order; what several hold alike is worked out once."""
+    entry = next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None)
+    known = {held: _resting(tape, plan, held, shards) for held in dict.fromkeys(placed)}
+    return tuple(
+        Rank(
+            chunks=held,
+            static=known[held][0],
+            cached=known[held][1],
+            messages=messages(schedule, plan.pipeline, rank, local_bytes(entry, shards)),
+        )
+        for rank, held in enumerate(placed)
+    )
+
+
+def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) -> tuple[Static, int]:
+    """Static bytes of these chunks, and what kernels cache for them [bytes]."""
+    p, items = plan.parallel, plan.precision.item_bytes
+    weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
+    owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
+    fixed = static(weights, shards, owners, items, plan.precision.optimizer)
+    if plan.activations.kernels != "fused" or not plan.memory.placeholder_grads:
+        return fixed, 0
+    gathered = sum(gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk)
+    return fixed, items[0] * placeholders(tape, weights, shards) + gathered
+
+
+def messages(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> tuple[int, int]:
+    """Messages between stages that stand beside what chunks keep, while a forward and while a backward runs
+    [bytes]; `size` is one message's.
+
+    Where a rank holds one chunk (1F1B), the last gradient sent to the stage before is held until the next
+    takes its name, and the last one received from the stage after too; in a backward that one is the gradient
+    it starts from (Megatron-LM core/pipeline_parallel/schedules.py). Where a rank holds more chunks, messages
+    overlap with compute: one being sent and one being received in each direction.
+    """
+    pp = pipeline.pp
+    if pp == 1:
+        return 0, 0
+    if schedule.chunks_per_rank(pipeline.vpp) > 1:
+        return 4 * size, 4 * size
+    return ((rank > 0) + (rank < pp - 1)) * size, (rank > 0) * size

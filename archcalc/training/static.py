@@ -1,0 +1,125 @@
+"""What a rank holds whatever it runs: weights, gradients, optimizer states and buffers, under ZeRO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from heapq import heapify, heapreplace
+from typing import NamedTuple
+
+from archcalc.calc.sharding import Shards, local_elements, local_features
+from archcalc.tape import Storage, Tape, Weight
+from archcalc.tape.values import ITEM_BYTES
+from archcalc.training.optimizer import OPTIMIZERS, Optimizer, orthogonalized
+from archcalc.training.placement import Held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Static:
+    """What a rank holds whatever it runs [bytes]. `step` lives only while the optimizer runs."""
+
+    params: int
+    grads: int
+    optimizer: int
+    buffers: int
+    step: int
+    gathered: int
+
+
+class Owners(NamedTuple):
+    """The ZeRO level, and the devices that share the weights outside stacks of experts, and those inside."""
+
+    zero: int
+    dense: int
+    expert: int
+
+
+def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], optimizer: str) -> Static:
+    """Weights, gradients, optimizer states and buffers of a rank that holds these weights [bytes].
+
+    Args:
+        items: of a parameter and of its gradient [bytes].
+        optimizer: by name.
+    """
+    how, zero, (param_item, grad_item) = OPTIMIZERS[optimizer], owners.zero, items
+    params = grads = states = step = layer = copied = 0
+    weights = [(w, n, local_elements(w, shards)) for w, n in held]
+    for expert, devices in ((False, owners.dense), (True, owners.expert)):
+        group = [(w, n, size) for w, n, size in weights if bool(w.stack) == expert and w.trainable]
+        elements = sum(n * size for _, n, size in group)
+        params += _shared(param_item * elements, devices if zero >= 3 else 1)
+        grads += _shared(grad_item * elements, devices if zero >= 2 else 1)
+        own = devices if zero >= 1 else 1
+        states += _states(group, how, own, shards.ep)
+        step = max(step, how.step * -(-elements // own), _orthogonalizing(group, how))
+        copied += 4 * -(-elements // own)
+        layer += sum(size for w, _, size in group if w.indices)
+    buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.trainable)
+    gathered = (2 * param_item + grad_item) * layer if zero >= 3 else 0
+    if grad_item < 4 and not how.low_precision_grads:
+        step += copied
+    return Static(params=params, grads=grads, optimizer=states, buffers=buffers, step=step, gathered=gathered)
+
+
+def _shared(nbytes: int, devices: int) -> int:
+    return -(-nbytes // devices)
+
+
+def _states(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: int, ep: int) -> int:
+    """Optimizer states on the fullest device of a data-parallel group [bytes].
+
+    Slices are even; whole matrices (Muon) are handed out largest first to the device that holds least
+    (Megatron-LM's LayerWiseDistributedOptimizer gives whole matrices too).
+    """
+    flat, matrices = 0, []
+    for w, n, size in group:
+        if how.whole_matrices and orthogonalized(w):
+            stack = w.stack[0].size // ep if w.stack else 1
+            matrices.append((how.state_bytes(w) * (size // stack), n * stack))
+        else:
+            flat += how.state_bytes(w) * n * size
+    return _shared(flat, devices) + _fullest(sorted(matrices, reverse=True), devices)
+
+
+def _fullest(matrices: Sequence[tuple[int, int]], devices: int) -> int:
+    """The most bytes on one of `devices` when (bytes, count) items go, largest first, to whichever holds
+    least."""
+    if devices == 1:
+        return sum(size * count for size, count in matrices)
+    loads = [0] * devices
+    heapify(loads)
+    for size, count in matrices:
+        whole, rest = divmod(count, devices)
+        if whole and loads.count(loads[0]) == devices:
+            loads = [load + whole * size for load in loads]
+            count = rest
+        for _ in range(count):
+            heapreplace(loads, loads[0] + size)
+    return max(loads)
+
+
+def _orthogonalizing(group: Sequence[tuple[Weight, int, int]], how: Optimizer) -> int:
+    """Working set of one Newton-Schulz iteration in bf16: the matrix, its product and its square, four times
+    its size."""
+    if not how.whole_matrices:
+        return 0
+    return max((8 * w.matrix for w, _, _ in group if orthogonalized(w)), default=0)
+
+
+def placeholders(tape: Tape, held: Held, shards: Shards) -> int:
+    """Elements of one tensor of each distinct local shape among the weights that linears multiply with.
+
+    Placeholder gradients: where the weight-gradient GEMM adds into the main gradient itself, autograd still
+    gets a tensor, and one of each distinct weight shape is cached (TransformerEngine pytorch/module/base.py,
+    get_dummy_wgrad; Megatron-LM core/tensor_parallel/layers.py for the head). Linears of one site with one
+    input are one fused weight: gate and up; query, key and value.
+    """
+    own = {id(w) for w, _ in held}
+    shapes: dict[tuple[Storage, str], tuple[int, int]] = {}
+    for op in tape.ops("backbone"):
+        if op.weight_gradient == "accumulated" and id(op.weights[0]) in own:
+            w = op.weights[0]
+            out, into = local_features(w.out, shards), local_features(w.into, shards)
+            key = (op.inputs[0], op.site)
+            shapes[key] = (shapes.get(key, (0, into))[0] + out, into)
+    return sum(out * into for out, into in set(shapes.values()))
