@@ -68,11 +68,14 @@ def run_padding(run: Run) -> list[str]:
 
 
 def _uncounted(run: Run) -> list[str]:
-    """Mixers whose exchange among context-parallel devices no source gives yet."""
+    """What no fold counts yet: exchanges of some mixers, and gradients of scores that attention writes out."""
+    notes = []
     mixers = {op.counts_as for op in run.tape.ops("backbone")} & SOME.keys()
-    if run.shards.cp == 1 or not mixers:
-        return []
-    return [f"warning: what {' and '.join(sorted(mixers))} operations exchange among cp devices is not in."]
+    if run.shards.cp > 1 and mixers:
+        notes.append(f"warning: what {' and '.join(sorted(mixers))} operations exchange among cp devices is not in.")
+    if "unfused" in run.savers.variants:
+        notes.append("warning: the gradients of the scores of unfused attention are not in the transient memory.")
+    return notes
 
 
 def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: tuple[str, ...] = ()) -> Report:

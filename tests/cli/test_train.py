@@ -131,3 +131,13 @@ def test_it_starts_quickly_and_without_heavy_libraries() -> None:
         best = min(best, float(seconds))
         assert time.perf_counter() - start < 30
     assert best < 1.0  # half a second on an idle machine; twice that for noise
+
+
+def test_unfused_attention_says_what_is_not_in() -> None:
+    warning = "warning: the gradients of the scores of unfused attention are not in the transient memory."
+    unfused = run(*BASE, "--set", "activations.core=unfused")
+    assert unfused.code == 0
+    assert warning in unfused.out + unfused.err
+    plain = run(*BASE)
+    assert warning not in plain.out + plain.err
+    assert "activations.core = flash (default)" in plain.out
