@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import archcalc
+from archcalc.cli.app import COMMANDS
 from archcalc.files.loader import bundled_names, load_spec
 from archcalc.workload import Workload
 
@@ -84,6 +85,13 @@ def test_an_import_against_the_order_breaks_its_contract(tmp_path: Path, module:
     else:
         broken = [row for row in done.stdout.splitlines() if " BROKEN" in row]
         assert any(contract in row for row in broken), done.stdout
+
+
+def test_no_room_has_the_name_of_a_command() -> None:
+    """`archcalc.report` and its like are to be functions: a package of that name would stand in their place."""
+    rooms = {path.stem for path in PACKAGE.iterdir()}
+    assert {"tape", "units"} <= rooms
+    assert rooms.isdisjoint(COMMANDS)
 
 
 def test_the_import_contracts_hold() -> None:
