@@ -126,7 +126,7 @@ def _watch_scores(parts: Mapping[nn.Module, str], cached: Mapping[nn.Module, int
     full = {path: 0 for part, path in parts.items() if isinstance(part, AttentionCore)}
 
     def add(core: Any, operands: tuple[Any, ...]) -> None:
-        query, key, value = operands[:3]
+        query, key, value, *_ = operands
         if core.limit is None:
             full[parts[core]] += full_scores(query, key, value)
         else:

@@ -180,7 +180,7 @@ def test_a_norm_after_the_merge_spans_the_merged_features() -> None:
     spec["projector"]["use_postshuffle_norm"] = True
     twin = tiny.randomised(spec)
     assert isinstance(twin, MultimodalModel)
-    assert twin.mm_projector.pre_norm.weight.shape == (4 * 32,)
+    assert twin.state_dict()["mm_projector.pre_norm.weight"].shape == (4 * 32,)
     assert twin.mm_projector(torch.randn(5, 4, 32)).shape == (5, 40)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from archcalc.reference.saved import layer_bytes
+from tests.reference.saved.tiny import layer_bytes
 
 pytestmark = pytest.mark.twin
 
@@ -153,17 +153,17 @@ def test_eager_fp8_storage_leaves_what_is_kept_beside_the_stored_input():
 
 
 @pytest.mark.parametrize("kernels", ["fused", "eager"])
-def test_the_math_core_keeps_fp32_queries_keys_values_and_all_scores(kernels):
+def test_the_unfused_core_keeps_fp32_queries_keys_values_and_all_scores(kernels):
     # 4n (2dq + dv) a token and 4 b n s^2, instead of bf16 q, k, v and the log-sum-exp; o_proj's input stays.
     for batch in (1, 4):
         sequence = T // batch
         options = {"attention": "mla", "ffn": "dense", "tokens": T, "batch": batch, "kernels": kernels}
-        flash, math = layer_bytes(K25, **options), layer_bytes(K25, core="math", **options)
-        assert math - flash == (2 * QKV - QKV - 4 * n) * T + 4 * batch * n * sequence**2
+        flash, unfused = layer_bytes(K25, **options), layer_bytes(K25, core="unfused", **options)
+        assert unfused - flash == (2 * QKV - QKV - 4 * n) * T + 4 * batch * n * sequence**2
 
 
-def test_recomputing_the_math_core_keeps_bf16_inputs_and_no_scores():
-    kept = layer("dense", core="math", recompute=frozenset({"core_attn"}))
+def test_recomputing_the_unfused_core_keeps_bf16_inputs_and_no_scores():
+    kept = layer("dense", core="unfused", recompute=frozenset({"core_attn"}))
     assert kept == (258_448 - 4 * n) * T
 
 
