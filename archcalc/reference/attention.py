@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from archcalc.reference.cache import Cache, Features
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
+from archcalc.reference.flopcount import Product
 from archcalc.reference.kernels.cores import CORES, View
 from archcalc.reference.kernels.recompute import checkpointed
 from archcalc.reference.rope import Angles, Rope
@@ -59,7 +60,7 @@ class Attention(nn.Module):
         raise NotImplementedError
 
 
-class AttentionCore(nn.Module):
+class AttentionCore(Product):
     """Scores, softmax, weighted sum, by the core of the options. It has no weights, only FLOPs.
 
     Args:

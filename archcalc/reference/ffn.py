@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from archcalc.errors import InputError
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
+from archcalc.reference.flopcount import Product
 from archcalc.reference.kernels import fp8
 from archcalc.reference.kernels.recompute import Region, checkpointed
 
@@ -78,7 +79,7 @@ def dense(section: Section, hidden: int, make: Factory) -> MLP:
     return MLP(hidden, width, act, make, gated=gated, bias=bias)
 
 
-class Router(nn.Module):
+class Router(Product):
     """Scores all experts in fp32 and picks K of them for each token.
 
     With `noaux_tc` a bias, which no gradient trains, takes part in the choice but not in the weight: a
@@ -138,7 +139,7 @@ class Router(nn.Module):
         return grouped.masked_fill(outside[..., None], float("-inf")).flatten(-2)
 
 
-class StackedLinear(nn.Module):
+class StackedLinear(Product):
     """One matrix of every expert, stacked: weight [E, out, in]; a checkpoint stores each expert's apart."""
 
     def __init__(self, experts: int, inner: int, outer: int, make: Factory) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from archcalc.errors import InputError
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
+from archcalc.reference.flopcount import Product
 from archcalc.reference.kernels.cores import causal_mask
 from archcalc.reference.norm_kinds import NormKind
 from archcalc.reference.norms import Norm
@@ -23,7 +24,7 @@ KEY_NORM = NormKind(name="layer", eps=1e-6)
 """Fixed in public modeling code."""
 
 
-class IndexCore(nn.Module):
+class IndexCore(Product):
     """sum over heads of weight * relu(q k^T) (DeepSeek-V3.2, equation 1). It has no weights, only FLOPs."""
 
     def forward(self, q: Tensor, k: Tensor, weights: Tensor) -> Tensor:
