@@ -213,9 +213,9 @@ def test_expert_widths_that_no_grouped_product_would_take_are_counted_all_the_sa
 
 
 def test_fp8_tiles_of_a_width_that_128_does_not_divide_round_up():
-    # f = 200: gate_up has 400 features, so 4 tiles: 400 + 16 bytes a row instead of 800.
-    moe = {**K25["ffn"]["moe"], "moe_intermediate_size": 200, "n_shared_experts": 0}
+    # f = 300: gate and up side by side have 600 features, so 5 tiles: 600 + 20 bytes a row instead of 1,200.
+    moe = {**K25["ffn"]["moe"], "moe_intermediate_size": 300, "n_shared_experts": 0}
     backbone = {**K25, "ffn": {"moe": moe}}
     plain = layer_bytes(backbone, attention="mla", ffn="moe", tokens=T)
     less = layer_bytes(backbone, attention="mla", ffn="moe", tokens=T, fp8=frozenset({"swiglu_input"}))
-    assert plain - less == k * (800 - 416) * T
+    assert plain - less == k * (1_200 - 620) * T
