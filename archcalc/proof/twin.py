@@ -11,7 +11,7 @@ from archcalc.reference import measure, orders, pixels
 from archcalc.reference.fields import Section
 from archcalc.reference.flops import flops as step_flops
 from archcalc.reference.model import build
-from archcalc.reference.saved.measure import measure as saved
+from archcalc.reference.saved import measure as saved
 from archcalc.reference.threads import one_thread
 
 Plain = Mapping[str, Any]
@@ -83,8 +83,8 @@ def activations(plain: Plain, model: Any) -> Sides:
             plain,
             seq=SEQ,
             patches=patches if setting.plain else 0,
-            kernels=setting.kernels,  # type: ignore[arg-type]
-            router_probs=setting.router_probs,  # type: ignore[arg-type]
+            kernels=setting.kernels,
+            router_probs=setting.router_probs,
             recompute=frozenset(setting.recompute),
             fp8=frozenset(setting.fp8),
         )

@@ -45,11 +45,13 @@ class Cache:
     def extend(self, layer: int, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Write new rows after the cached ones; return what was cached and the new rows, in the new rows' dtype.
 
+        A layer may write its names in parts.
+
         Raises:
             ValueError: for other names or features than the cache was made for, or past its capacity.
         """
         held = self.layers[layer]
-        if held.keys() != rows.keys():
+        if not rows.keys() <= held.keys():
             raise ValueError(f"layer {layer} caches {sorted(held)}, not {sorted(rows)}")
         write = self._append if self.windows[layer] is None else self._roll
         whole = {}

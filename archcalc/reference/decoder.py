@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from archcalc.reference.attention import Attention, Pass, causal_mask
+from archcalc.reference.attention import Attention, Pass
 from archcalc.reference.cache import Cache
 from archcalc.reference.factory import Factory
-from archcalc.reference.ffn import MLP, MoE, dense
+from archcalc.reference.ffn import FFNS
 from archcalc.reference.fields import Section
 from archcalc.reference.kinds import attention_class, make_attention
 from archcalc.reference.layer import DecoderLayer, PredictionLayer
 from archcalc.reference.norm_kinds import norm_kind, norm_name
-from archcalc.reference.norms import make_norm
+from archcalc.reference.norms import Norm
 from archcalc.reference.patterns import LayerKind, Step, layer_kinds, prediction_kind
-from archcalc.reference.rope import Angles, Rope
+from archcalc.reference.rope import Rope
 
 
 class Backbone(nn.Module):
@@ -25,34 +25,36 @@ class Backbone(nn.Module):
 
     Args:
         section: the spec's `backbone` section.
+        kinds: the layers to build instead of the spec's own and its prediction modules.
     """
 
-    def __init__(self, section: Section, at: Factory) -> None:
+    def __init__(self, section: Section, make: Factory, kinds: Sequence[LayerKind] | None = None) -> None:
         super().__init__()
-        self._section, self._at = section, at
+        self._section, self._make = section, make
         self._hidden = section.integer("hidden_size")
-        self.embed_tokens = nn.Embedding(section.integer("vocab_size"), self._hidden, **at)
+        self.embed_tokens = nn.Embedding(section.integer("vocab_size"), self._hidden, **make.at)
         positions = section.optional_integer("position_embeddings")
-        self.embed_positions = None if positions is None else nn.Embedding(positions, self._hidden, **at)
+        self.embed_positions = None if positions is None else nn.Embedding(positions, self._hidden, **make.at)
         embedding_norm = norm_name(section, "embedding_norm") if section.has("embedding_norm") else None
         self.embed_norm = None if embedding_norm is None else self._norm(embedding_norm)
-        kinds = layer_kinds(section)
-        self.depth = len(kinds)
+        built = layer_kinds(section) if kinds is None else kinds
+        self.depth = len(built)
         self.ropes: nn.ModuleDict = nn.ModuleDict()
         self._known: dict[str, tuple[Section, Rope | None]] = {}
         self.layers = nn.ModuleList()
         slot = 0
-        for kind in kinds:
-            self.layers.append(DecoderLayer(kind, self._mixers(kind), self._norm, slot))
+        for kind in built:
+            self.layers.append(DecoderLayer(kind, self._mixers(kind), self._norm, slot, make))
             slot += sum(step.side == "attention" for step in kind)
-        self._add_predictions(section.integer("num_nextn_predict_layers", 0))
+        if kinds is None:
+            self._add_predictions(section.integer("num_nextn_predict_layers", 0))
         self.norm = self._norm(norm_name(section))
 
     def _add_predictions(self, modules: int) -> None:
         kind, norm = prediction_kind(self._section), norm_name(self._section)
         for _ in range(modules):
-            parts = kind, self._mixers(kind), self._norm, 0
-            self.layers.append(PredictionLayer(*parts, hidden=self._hidden, norm=norm, at=self._at))
+            parts = kind, self._mixers(kind), self._norm, 0, self._make
+            self.layers.append(PredictionLayer(*parts, hidden=self._hidden, norm=norm))
 
     def attentions(self) -> Iterator[Attention]:
         """The attention modules of the layers in running order, prediction modules left out: one a cache slot."""
@@ -61,9 +63,8 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None, absorbed: bool) -> Tensor:
         """Embedded tokens [B,N,W] after the cached rows -> final hidden states [B,N,W], normalised."""
-        cached = cache.length if cache is not None else 0
-        x = self._embedded(x, cached)
-        now = self._pass(x, cached, cache, absorbed)
+        now = self.now(x, cache, absorbed)
+        x = self.embedded(x, cache)
         for layer in self.layers[: self.depth]:
             x = layer(x, now)
         if cache is not None:
@@ -76,24 +77,25 @@ class Backbone(nn.Module):
         [B,N,W]."""
         layer = self.layers[self.depth + module]
         x = layer.joined(self.embed_tokens(ids), hidden)
-        x = layer(x, self._pass(x, 0, None, False))
+        x = layer(x, self.now(x))
         out: Tensor = layer.shared_head.norm(x)
         return out
 
-    def _embedded(self, x: Tensor, cached: int) -> Tensor:
-        """Learned positions added (GPT-2), then normalised (BLOOM, arXiv:2211.05100)."""
+    def embedded(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """Learned positions added (GPT-2), then normalised (BLOOM, arXiv:2211.05100); a position for each token of
+        each sequence, int64, as Megatron-LM's data pipeline passes them."""
         if self.embed_positions is not None:
-            x = x + self.embed_positions(torch.arange(cached, cached + x.shape[1], device=x.device))
+            x = x + self.embed_positions(_positions(x, cache).repeat(len(x), 1))
         return x if self.embed_norm is None else self.embed_norm(x)
 
-    def _pass(self, x: Tensor, cached: int, cache: Cache | None, absorbed: bool) -> Pass:
-        positions = torch.arange(cached, cached + x.shape[1], device=x.device)
-        angles: dict[str, Angles] = {name: rope(positions) for name, rope in self.ropes.items()}
-        mask = causal_mask(x.shape[1], cached, x)
-        return Pass(angles=angles, mask=mask, cached=cached, cache=cache, absorbed=absorbed)
+    def now(self, x: Tensor, cache: Cache | None = None, absorbed: bool = False) -> Pass:
+        """What the layers share in a pass over new rows [B,N,W]."""
+        positions = _positions(x, cache)
+        angles = {name: rope(positions) for name, rope in self.ropes.items()}
+        return Pass(angles=angles, cache=cache, absorbed=absorbed)
 
-    def _norm(self, name: str) -> nn.Module:
-        return make_norm(norm_kind(self._section, name), self._hidden, self._at)
+    def _norm(self, name: str) -> Norm:
+        return Norm(norm_kind(self._section, name), self._hidden, self._make)
 
     def _mixers(self, kind: LayerKind) -> list[nn.Module]:
         return [self._attention(step) if step.side == "attention" else self._ffn(step) for step in kind]
@@ -101,21 +103,20 @@ class Backbone(nn.Module):
     def _attention(self, step: Step) -> Attention:
         if step.name not in self._known:
             section = self._section.section("attention").section(step.name)
-            rope = attention_class(section).rotation(section, self._section, self._at["device"])
+            rope = attention_class(section).rotation(section, self._section, self._make.device)
             self._known[step.name] = section, rope
             if rope is not None:
                 self.ropes[step.name] = rope
         section, rope = self._known[step.name]
-        return make_attention(section, self._section, rope, self._at)
+        return make_attention(section, self._section, rope, self._make)
 
-    def _ffn(self, step: Step) -> MLP | MoE:
-        return make_ffn(self._section, step.name, self._at)
+    def _ffn(self, step: Step) -> nn.Module:
+        section = self._section.section("ffn").section(step.name)
+        made = FFNS[section.choice("kind", *FFNS)](section, self._hidden, self._make)
+        section.finish()
+        return made
 
 
-def make_ffn(section: Section, name: str, at: Factory) -> MLP | MoE:
-    """The named ffn section as a module."""
-    chosen = section.section("ffn").section(name)
-    build = dense if chosen.choice("kind", "dense", "moe") == "dense" else MoE
-    made = build(chosen, section.integer("hidden_size"), at)
-    chosen.finish()
-    return made
+def _positions(x: Tensor, cache: Cache | None) -> Tensor:
+    cached = 0 if cache is None else cache.length
+    return torch.arange(cached, cached + x.shape[1], device=x.device)

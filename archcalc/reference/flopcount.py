@@ -34,6 +34,10 @@ def _shaped(x: Any, y: Any) -> torch.Tensor | None:
     return x.new_empty(x.shape if x.shape == y.shape else torch.broadcast_shapes(x.shape, y.shape))
 
 
+class Product(nn.Module):
+    """A module that multiplies by itself, and on which those FLOPs are booked, as on a linear."""
+
+
 class ModuleFlops(TorchDispatchMode):
     """Counts while it is entered; run forward, and backward if wanted, inside.
 

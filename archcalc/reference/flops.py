@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from archcalc.reference import pixels
 from archcalc.reference.attention import AttentionCore
-from archcalc.reference.ffn import Router, StackedLinear
+from archcalc.reference.ffn import StackedLinear
 from archcalc.reference.fields import Section
-from archcalc.reference.flopcount import ModuleFlops
+from archcalc.reference.flopcount import ModuleFlops, Product
 from archcalc.reference.guards import full_scores, refuse_gradient, refuse_halved_scores, refuse_zero, scores_of
-from archcalc.reference.indexer import IndexCore, Indexer
+from archcalc.reference.indexer import Indexer
 from archcalc.reference.model import Model, MultimodalModel, build, new_cache, prediction_paths, text_of
 from archcalc.reference.pixels import Grid
 
-COUNTED = (nn.Linear, nn.Conv2d, StackedLinear, Router, AttentionCore, IndexCore)
+COUNTED = (nn.Linear, nn.Conv2d, Product)
 """Modules that cost FLOPs; all others are gathers, norms and elementwise work, which count as none."""
 
 
@@ -126,7 +126,7 @@ def _watch_scores(parts: Mapping[nn.Module, str], cached: Mapping[nn.Module, int
     full = {path: 0 for part, path in parts.items() if isinstance(part, AttentionCore)}
 
     def add(core: Any, operands: tuple[Any, ...]) -> None:
-        query, key, value = operands[:3]
+        query, key, value, *_ = operands
         if core.limit is None:
             full[parts[core]] += full_scores(query, key, value)
         else:

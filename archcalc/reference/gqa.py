@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from archcalc.errors import InputError
-from archcalc.reference.attention import Attention, AttentionCore, Pass, window_mask, windows
+from archcalc.reference.attention import Attention, AttentionCore, Pass
 from archcalc.reference.cache import Features
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
 from archcalc.reference.norm_kinds import NormKind
-from archcalc.reference.norms import make_norm
+from archcalc.reference.norms import Norm
 from archcalc.reference.rope import Angles, Rope, own_rope, rope_of, rotate_halves
 
 
@@ -19,7 +19,7 @@ class GQA(Attention):
     """Grouped-query attention (arXiv:2305.13245); with as many key as query heads, multi-head attention.
 
     With a sliding window (Longformer, arXiv:2004.05150, section 3.1; causal as in Mistral 7B, arXiv:2310.06825,
-    section 2) a query sees itself and the window - 1 rows before it, and is multiplied with no others.
+    section 2) a query sees itself and the window - 1 rows before it.
 
     Args:
         section: the spec's attention section of kind `gqa`.
@@ -27,7 +27,7 @@ class GQA(Attention):
         norm: kind of the optional query and key norms.
     """
 
-    def __init__(self, section: Section, hidden: int, norm: NormKind, softmax: float, at: Factory) -> None:
+    def __init__(self, section: Section, hidden: int, norm: NormKind, softmax: float, make: Factory) -> None:
         super().__init__()
         self.heads = section.integer("num_attention_heads")
         self.kv_heads = section.integer("num_key_value_heads")
@@ -37,16 +37,16 @@ class GQA(Attention):
             raise InputError(f"{section.where}.sliding_window must be at least 1", value=self.window)
         bias, out_bias = section.flag("attention_bias"), section.flag("attention_out_bias")
         widths = {"q": self.heads * self.head_dim, "k": self.kv_heads * self.head_dim}
-        self.q_proj = nn.Linear(hidden, widths["q"], bias=bias, **at)
-        self.k_proj = nn.Linear(hidden, widths["k"], bias=bias, **at)
-        self.v_proj = nn.Linear(hidden, widths["k"], bias=bias, **at)
-        self.o_proj = nn.Linear(widths["q"], hidden, bias=out_bias, **at)
-        self.core = AttentionCore(self.window)
+        self.q_proj = make.linear(hidden, widths["q"], bias=bias)
+        self.k_proj = make.linear(hidden, widths["k"], bias=bias)
+        self.v_proj = make.linear(hidden, widths["k"], bias=bias)
+        self.o_proj = make.linear(widths["q"], hidden, bias=out_bias)
+        self.core = AttentionCore(make, window=self.window)
         self.norm = section.choice("qk_norm", "per_head", "full") if section.has("qk_norm") else None
         if self.norm is not None:
             per_head = self.norm == "per_head"
-            self.q_norm = make_norm(norm, self.head_dim if per_head else widths["q"], at)
-            self.k_norm = make_norm(norm, self.head_dim if per_head else widths["k"], at)
+            self.q_norm = Norm(norm, self.head_dim if per_head else widths["q"], make)
+            self.k_norm = Norm(norm, self.head_dim if per_head else widths["k"], make)
 
     @classmethod
     def rotation(cls, section: Section, backbone: Section, device: torch.device) -> Rope | None:
@@ -76,14 +76,6 @@ class GQA(Attention):
         if now.cache is not None:
             held = now.cache.extend(slot, {"key": k, "value": v})
             k, v = held["key"], held["value"]
-        out: Tensor = self.o_proj(self._attend(q, k, v, now).flatten(-2))
-        return out
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, now: Pass) -> Tensor:
-        rows, scale = q.shape[1], self.head_dim**-0.5
-        if self.window is None or now.cached + rows <= self.window:
-            out: Tensor = self.core(q, k, v, scale, now.mask)
-            return out
-        k, v = (windows(t, rows, self.window) for t in (k, v))
-        out = self.core(q, k, v, scale, window_mask(rows, now.cached, self.window, q))
+        attended: Tensor = self.core(q, k, v, self.head_dim**-0.5)
+        out: Tensor = self.o_proj(attended.flatten(-2))
         return out

@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from archcalc.errors import InputError
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
-from archcalc.reference.norms import LayerNorm
+from archcalc.reference.flopcount import Product
+from archcalc.reference.kernels.cores import causal_mask
+from archcalc.reference.norm_kinds import NormKind
+from archcalc.reference.norms import Norm
 from archcalc.reference.rope import Angles, rotate_halves
 
-KEY_NORM_EPS = 1e-6
+KEY_NORM = NormKind(name="layer", eps=1e-6)
 """Fixed in public modeling code."""
 
 
-class IndexCore(nn.Module):
+class IndexCore(Product):
     """sum over heads of weight * relu(q k^T) (DeepSeek-V3.2, equation 1). It has no weights, only FLOPs."""
 
     def forward(self, q: Tensor, k: Tensor, weights: Tensor) -> Tensor:
@@ -47,7 +50,7 @@ class Indexer(nn.Module):
         InputError: index heads of fewer features than turn.
     """
 
-    def __init__(self, section: Section, hidden: int, q_rank: int, rope: int, at: Factory) -> None:
+    def __init__(self, section: Section, hidden: int, q_rank: int, rope: int, make: Factory) -> None:
         super().__init__()
         self.heads, self.head_dim = section.integer("index_n_heads"), section.integer("index_head_dim")
         self.most = section.integer("index_topk")
@@ -58,10 +61,10 @@ class Indexer(nn.Module):
                 value=self.head_dim,
             )
         section.finish()
-        self.wq_b = nn.Linear(q_rank, self.heads * self.head_dim, bias=False, **at)
-        self.wk = nn.Linear(hidden, self.head_dim, bias=False, **at)
-        self.k_norm = LayerNorm(self.head_dim, eps=KEY_NORM_EPS, **at)
-        self.weights_proj = nn.Linear(hidden, self.heads, bias=False, **at)
+        self.wq_b = make.linear(q_rank, self.heads * self.head_dim)
+        self.wk = make.linear(hidden, self.head_dim)
+        self.k_norm = Norm(KEY_NORM, self.head_dim, make)
+        self.weights_proj = make.linear(hidden, self.heads)
         self.core = IndexCore()
 
     @torch.no_grad()
@@ -70,18 +73,16 @@ class Indexer(nn.Module):
         return self._turned(self.k_norm(self.wk(x))[:, :, None], angles)[:, :, 0]
 
     @torch.no_grad()
-    def forward(self, x: Tensor, q_latent: Tensor, keys: Tensor, angles: Angles | None, mask: Tensor) -> Tensor | None:
-        """Row numbers [B,N,most], the best by score of what `mask` [N,M] shows; None if all M rows fit.
+    def forward(self, x: Tensor, q_latent: Tensor, keys: Tensor, angles: Angles | None) -> Tensor:
+        """Row numbers [B,N,K] int32, the best by score of the rows up to a query's own; all M if no more fit.
 
         The scores are computed either way, as in public modeling code.
         """
         q = self._turned(self.wq_b(q_latent).unflatten(-1, (self.heads, self.head_dim)), angles)
         weights = self.weights_proj(x).float() * (self.heads * self.head_dim) ** -0.5
-        scores = self.core(q.float(), keys.float(), weights) + mask
-        if scores.shape[-1] <= self.most:
-            return None
-        picked: Tensor = scores.topk(self.most, dim=-1).indices
-        return picked
+        scores = self.core(q.float(), keys.float(), weights)
+        scores = scores + causal_mask(x.shape[1], keys.shape[1], scores)
+        return scores.topk(min(self.most, keys.shape[1]), dim=-1).indices.to(torch.int32)
 
     def _turned(self, x: Tensor, angles: Angles | None) -> Tensor:
         """[B,N,J,D] -> the same; by halves, though the attention around it turns pairs."""
@@ -89,9 +90,3 @@ class Indexer(nn.Module):
             return x
         turning, plain = x.split((self.rope, self.head_dim - self.rope), dim=-1)
         return torch.cat((rotate_halves(turning, angles), plain), dim=-1)
-
-
-def chosen_keys(rows: Tensor, picked: Tensor) -> Tensor:
-    """[B,M,G,D], row numbers [B,N,K] -> [B,N,K,G,D]."""
-    sequence = torch.arange(len(rows), device=rows.device)[:, None, None]
-    return rows[sequence, picked]

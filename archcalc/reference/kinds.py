@@ -1,4 +1,4 @@
-"""The kinds of attention that the counting twin knows, by the name that a spec gives them."""
+"""The kinds of attention, by the name that a spec gives them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def attention_class(section: Section) -> type[Attention]:
     return ATTENTIONS[section.choice("kind", *ATTENTIONS)]
 
 
-def make_attention(section: Section, backbone: Section, rope: Rope | None, at: Factory) -> Attention:
+def make_attention(section: Section, backbone: Section, rope: Rope | None, make: Factory) -> Attention:
     """An attention section as a module.
 
     Args:
@@ -45,6 +45,6 @@ def make_attention(section: Section, backbone: Section, rope: Rope | None, at: F
     kind = attention_class(section)
     softmax = 1.0 if rope is None else rope.softmax
     norm = norm_kind(backbone, norm_name(backbone))
-    made = kind(section, backbone.integer("hidden_size"), norm, softmax, at)
+    made = kind(section, backbone.integer("hidden_size"), norm, softmax, make)
     section.finish()
     return made

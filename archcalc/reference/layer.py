@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from archcalc.errors import InputError
 from archcalc.reference.attention import Attention, Pass
 from archcalc.reference.factory import Factory
+from archcalc.reference.kernels.recompute import Region, checkpointed
 from archcalc.reference.patterns import LayerKind
 
 MakeNorm = Callable[[str], nn.Module]
@@ -19,18 +20,23 @@ MakeNorm = Callable[[str], nn.Module]
 class DecoderLayer(nn.Module):
     """Residual steps: x + mixer(norm x), or with the norm behind the mixer, around it, or nowhere.
 
+    The region `layernorm` is each norm before a mixer (Megatron-LM's input and pre-MLP norm), and none behind one;
+    `full` is all of the layer.
+
     Args:
         kind: the steps.
         mixers: the attention or feed-forward module of each.
         norms: makes the norms.
         slot: place of the first attention in the cache; others follow.
+        make: says what is recomputed.
 
     Raises:
         InputError: a part with the name of something that every module has.
     """
 
-    def __init__(self, kind: LayerKind, mixers: Sequence[nn.Module], norms: MakeNorm, slot: int) -> None:
+    def __init__(self, kind: LayerKind, mixers: Sequence[nn.Module], norms: MakeNorm, slot: int, make: Factory) -> None:
         super().__init__()
+        self.recompute, self.recompute_norms = make.recomputes("full"), make.recomputes("layernorm")
         self._kind = kind
         self._slots: dict[str, int] = {}
         for step, mixer in zip(kind, mixers, strict=True):
@@ -56,11 +62,16 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, now: Pass) -> Tensor:
         """[B,N,W] -> [B,N,W]."""
+        return checkpointed(self.recompute, lambda x: self._steps(x, now), x)
+
+    def _steps(self, x: Tensor, now: Pass) -> Tensor:
         read = given = x  # the residual that a step reads, and what its mixer is given
-        for step in self._kind:
+        normed: Region | None = None
+        for step, then in zip(self._kind, (*self._kind[1:], None), strict=True):
             read = read if step.parallel else x
             if step.input_norm is not None:
-                given = self.get_submodule(step.input_norm)(read)
+                normed = Region(self.get_submodule(step.input_norm), active=self.recompute_norms)
+                given = normed(read)
             elif not step.shares:
                 given = read
             mixer = self.get_submodule(step.scope)
@@ -68,6 +79,9 @@ class DecoderLayer(nn.Module):
                 out = mixer(given, now.angles.get(step.name), now, self._slots[step.scope])
             else:
                 out = mixer(given)
+            if normed is not None and (then is None or not then.shares):
+                normed.discard_after(out)  # the last mixer that was given it: in backward, the first
+                normed = None
             x = x + (out if step.output_norm is None else self.get_submodule(step.output_norm)(out))
         return x
 
@@ -95,15 +109,15 @@ class PredictionLayer(DecoderLayer):
         mixers: Sequence[nn.Module],
         norms: MakeNorm,
         slot: int,
+        make: Factory,
         *,
         hidden: int,
         norm: str,
-        at: Factory,
     ) -> None:
-        super().__init__(kind, mixers, norms, slot)
+        super().__init__(kind, mixers, norms, slot, make)
         self._add("enorm", norms(norm))
         self._add("hnorm", norms(norm))
-        self._add("eh_proj", nn.Linear(2 * hidden, hidden, bias=False, **at))
+        self._add("eh_proj", make.linear(2 * hidden, hidden))
         self._add("shared_head", SharedHead(norms(norm)))
 
     def joined(self, embedded: Tensor, hidden: Tensor) -> Tensor:

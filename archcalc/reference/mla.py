@@ -17,21 +17,22 @@ from archcalc.reference.attention import Attention, AttentionCore, Pass
 from archcalc.reference.cache import Features
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
-from archcalc.reference.indexer import Indexer, chosen_keys
+from archcalc.reference.indexer import Indexer
+from archcalc.reference.kernels.recompute import Region
 from archcalc.reference.norm_kinds import NormKind
-from archcalc.reference.norms import RMSNorm
+from archcalc.reference.norms import Norm
 from archcalc.reference.rope import Angles, Rope, rope_of, rotate_pairs
 
-LATENT_NORM_EPS = 1e-6
-"""Public modeling code builds both latent norms with RMSNorm's default epsilon, whatever `rms_norm_eps`
-says."""
+LATENT_NORM = NormKind(name="rms", eps=1e-6)
+"""Public modeling code builds both latent norms as RMSNorm with its default epsilon, whatever the layers' are and
+`rms_norm_eps` says."""
 
 
 class LatentUp(nn.Linear):
     """kv_b_proj: one weight of [H*(D+V), C], applied to latents, or absorbed into the queries head by head."""
 
-    def __init__(self, heads: int, nope: int, value: int, rank: int, at: Factory) -> None:
-        super().__init__(rank, heads * (nope + value), bias=False, **at)
+    def __init__(self, heads: int, nope: int, value: int, rank: int, make: Factory) -> None:
+        super().__init__(rank, heads * (nope + value), bias=False, **make.at)
         self.sizes = (nope, value)
         self.heads = heads
 
@@ -53,17 +54,22 @@ class LatentUp(nn.Linear):
 class MLA(Attention):
     """One layer's latent attention. The cache holds the normalised latent and the one rotated key of all heads.
 
+    The region `mla_up_proj` holds the two latent norms, q_b, kv_b and rope: what TransformerEngine fuses into one
+    LayerNormLinear each. Without a query latent, q_proj stands in it and its input is the layer's norm output. v is
+    copied out of kv_b's output, so that output is not kept whole. An indexer picks keys without any gradient, and
+    keeps nothing of its own.
+
     Args:
         section: the spec's attention section of kind `mla`.
         hidden: W.
-        norm: of no use here: the latent norms are RMSNorm whatever the layers' are.
+        norm: of no use here: see `LATENT_NORM`.
         softmax: factor on the scores' scale from the rope scaling (YaRN's mscale_all_dim, squared).
 
     Raises:
         InputError: an indexer without a query latent, which it reads.
     """
 
-    def __init__(self, section: Section, hidden: int, norm: NormKind, softmax: float, at: Factory) -> None:
+    def __init__(self, section: Section, hidden: int, norm: NormKind, softmax: float, make: Factory) -> None:
         super().__init__()
         self.heads = section.integer("num_attention_heads")
         self.rank = section.integer("kv_lora_rank")
@@ -72,22 +78,23 @@ class MLA(Attention):
         bias = section.flag("attention_bias")
         queries = self.heads * (self.nope + self.rope)
         if q_rank is None:
-            self.q_proj = nn.Linear(hidden, queries, bias=False, **at)
+            self.q_proj = make.linear(hidden, queries)
         else:
-            self.q_a_proj = nn.Linear(hidden, q_rank, bias=bias, **at)
-            self.q_a_layernorm = RMSNorm(q_rank, LATENT_NORM_EPS, **at)
-            self.q_b_proj = nn.Linear(q_rank, queries, bias=False, **at)
+            self.q_a_proj = make.linear(hidden, q_rank, bias=bias)
+            self.q_a_layernorm = Norm(LATENT_NORM, q_rank, make)
+            self.q_b_proj = make.linear(q_rank, queries)
         self.has_q_latent = q_rank is not None
-        self.kv_a_proj_with_mqa = nn.Linear(hidden, self.rank + self.rope, bias=bias, **at)
-        self.kv_a_layernorm = RMSNorm(self.rank, LATENT_NORM_EPS, **at)
-        self.kv_b_proj = LatentUp(self.heads, self.nope, value, self.rank, at)
-        self.o_proj = nn.Linear(self.heads * value, hidden, bias=bias, **at)
+        self.kv_a_proj_with_mqa = make.linear(hidden, self.rank + self.rope, bias=bias)
+        self.kv_a_layernorm = Norm(LATENT_NORM, self.rank, make)
+        self.kv_b_proj = LatentUp(self.heads, self.nope, value, self.rank, make)
+        self.o_proj = make.linear(self.heads * value, hidden, bias=bias)
         index = section.optional_section("indexer")
         if index is not None and q_rank is None:
             raise InputError(f"{index.where} reads the query latent, and q_lora_rank is null")
-        self.indexer = None if index is None or q_rank is None else Indexer(index, hidden, q_rank, self.rope, at)
-        self.core = AttentionCore(None if self.indexer is None else self.indexer.most)
+        self.indexer = None if index is None or q_rank is None else Indexer(index, hidden, q_rank, self.rope, make)
+        self.core = AttentionCore(make, most=None if self.indexer is None else self.indexer.most)
         self.scale = (self.nope + self.rope) ** -0.5 * softmax
+        self.recompute = make.recomputes("mla_up_proj")
 
     @classmethod
     def rotation(cls, section: Section, backbone: Section, device: torch.device) -> Rope | None:
@@ -101,45 +108,47 @@ class MLA(Attention):
 
     def forward(self, x: Tensor, angles: Angles | None, now: Pass, slot: int) -> Tensor:
         """[B,N,W] -> [B,N,W]."""
-        q_latent = self.q_a_layernorm(self.q_a_proj(x)) if self.has_q_latent else x
-        q: Tensor = self.q_b_proj(q_latent) if self.has_q_latent else self.q_proj(x)
-        q_nope, q_rope = q.unflatten(-1, (self.heads, -1)).split((self.nope, self.rope), dim=-1)
-        latent, rope_key = self.kv_a_proj_with_mqa(x).split((self.rank, self.rope), dim=-1)
-        latent = self.kv_a_layernorm(latent)
-        if angles is not None:
-            q_rope = rotate_pairs(q_rope, angles)
-            rope_key = rotate_pairs(rope_key[:, :, None], angles)[:, :, 0]
-        rows = {"latent": latent, "rope_key": rope_key}
-        if self.indexer is not None:
-            rows["indexer.key"] = self.indexer.keys(x, angles)
-        if now.cache is not None:
-            rows = now.cache.extend(slot, rows)
-        picked = None if self.indexer is None else self.indexer(x, q_latent, rows["indexer.key"], angles, now.mask)
-        attend = self._absorbed if now.absorbed else self._expanded
-        attended = attend(q_nope, q_rope, rows["latent"], rows["rope_key"][:, :, None], now.mask, picked)
+
+        def heads(q_down: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return self._heads(q_down, down, angles, now, slot)
+
+        up = Region(heads, active=self.recompute)
+        q_down = self.q_a_proj(x) if self.has_q_latent else x
+        picked = self._picked(x, q_down, angles, now, slot)
+        attended: Tensor = self.core(*up(q_down, self.kv_a_proj_with_mqa(x)), self.scale, picked)
+        up.discard_after(attended)
+        if now.absorbed:
+            attended = self.kv_b_proj(attended, "value")
         out: Tensor = self.o_proj(attended.flatten(-2))
         return out
 
-    def _expanded(
-        self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, rope_key: Tensor, mask: Tensor, picked: Tensor | None
-    ) -> Tensor:
+    @torch.no_grad()
+    def _picked(self, x: Tensor, q_down: Tensor, angles: Angles | None, now: Pass, slot: int) -> Tensor | None:
+        """Row numbers [B,N,K] int32 of what each query sees; None without an indexer."""
+        if self.indexer is None:
+            return None
+        keys = self.indexer.keys(x, angles)
+        if now.cache is not None:
+            keys = now.cache.extend(slot, {"indexer.key": keys})["indexer.key"]
+        picked: Tensor = self.indexer(x, self.q_a_layernorm(q_down), keys, angles)
+        return picked
+
+    def _heads(
+        self, q_down: Tensor, down: Tensor, angles: Angles | None, now: Pass, slot: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Down-projections of the new rows -> queries of those, keys and values of all rows."""
+        q: Tensor = self.q_b_proj(self.q_a_layernorm(q_down)) if self.has_q_latent else self.q_proj(q_down)
+        q_nope, q_rope = q.unflatten(-1, (self.heads, -1)).split((self.nope, self.rope), dim=-1)
+        latent, rope_key = down.split((self.rank, self.rope), dim=-1)
+        latent, rope_key = self.kv_a_layernorm(latent), rope_key[:, :, None]
+        if angles is not None:
+            q_rope, rope_key = rotate_pairs(q_rope, angles), rotate_pairs(rope_key, angles)
+        if now.cache is not None:
+            held = now.cache.extend(slot, {"latent": latent, "rope_key": rope_key[:, :, 0]})
+            latent, rope_key = held["latent"], held["rope_key"][:, :, None]
+        if now.absorbed:  # one key/value head for all queries
+            value = latent[:, :, None]
+            return torch.cat((self.kv_b_proj(q_nope, "query"), q_rope), -1), torch.cat((value, rope_key), -1), value
         key, value = self.kv_b_proj(latent).split(self.kv_b_proj.sizes, dim=-1)
         key = torch.cat((key, rope_key.expand(-1, -1, self.heads, -1)), dim=-1)
-        return self._core(torch.cat((q_nope, q_rope), dim=-1), key, value, mask, picked)
-
-    def _absorbed(
-        self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, rope_key: Tensor, mask: Tensor, picked: Tensor | None
-    ) -> Tensor:
-        q = torch.cat((self.kv_b_proj(q_nope, "query"), q_rope), dim=-1)
-        key = torch.cat((latent[:, :, None], rope_key), dim=-1)  # one key/value head for all queries
-        attended = self._core(q, key, latent[:, :, None], mask, picked)
-        out: Tensor = self.kv_b_proj(attended, "value")
-        return out
-
-    def _core(self, q: Tensor, key: Tensor, value: Tensor, mask: Tensor, picked: Tensor | None) -> Tensor:
-        """All keys, or, for each query, the picked ones: [B,N,K] row numbers."""
-        if picked is not None:
-            mask = mask.expand(len(q), -1, -1).gather(-1, picked)
-            key, value = chosen_keys(key, picked), chosen_keys(value, picked)
-        out: Tensor = self.core(q, key, value, self.scale, mask)
-        return out
+        return torch.cat((q_nope, q_rope), dim=-1), key, value.clone(memory_format=torch.contiguous_format)

@@ -16,18 +16,25 @@ from archcalc.reference.cache import Cache
 from archcalc.reference.decoder import Backbone
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
+from archcalc.reference.kernels.options import COUNTED, Options
+from archcalc.reference.patterns import LayerKind
+from archcalc.reference.pixels import Grid
 from archcalc.reference.projector import PatchMerger
-from archcalc.reference.vision import Grid, MoonViT3D
+from archcalc.reference.vision import MoonViT3D
 
 
 class TextModel(nn.Module):
-    """Backbone and head; with `tie_word_embeddings` the head's weight is the embedding's."""
+    """Backbone and head; with `tie_word_embeddings` the head's weight is the embedding's.
 
-    def __init__(self, section: Section, at: Factory) -> None:
+    Args:
+        section: the spec's `backbone` section.
+        kinds: see `Backbone`.
+    """
+
+    def __init__(self, section: Section, make: Factory, kinds: Sequence[LayerKind] | None = None) -> None:
         super().__init__()
-        hidden, vocabulary = section.integer("hidden_size"), section.integer("vocab_size")
-        self.model = Backbone(section, at)
-        self.lm_head = nn.Linear(hidden, vocabulary, bias=False, **at)
+        self.model = Backbone(section, make, kinds)
+        self.lm_head = make.linear(section.integer("hidden_size"), section.integer("vocab_size"))
         if section.flag("tie_word_embeddings"):
             self.lm_head.weight = self.model.embed_tokens.weight
 
@@ -120,13 +127,12 @@ def build(spec: Mapping[str, object], *, device: str = "meta", dtype: str | None
     """
     root = Section(spec, "spec")
     backbone = root.section("backbone")
-    text = TextModel(backbone, _factory(backbone, device, dtype))
+    text = TextModel(backbone, factory(backbone, device, dtype))
     if not root.has("vision") and not root.has("projector"):
         return text
-    vision, projector = root.section("vision"), root.section("projector")
-    tower = MoonViT3D(vision, _factory(vision, device, dtype))
-    group = tower.merge[0] * tower.merge[1]
-    return MultimodalModel(text, tower, PatchMerger(projector, group, _factory(projector, device, dtype)))
+    tower = MoonViT3D(root.section("vision"), factory(root.section("vision"), device, dtype))
+    projector, group = root.section("projector"), tower.merge[0] * tower.merge[1]
+    return MultimodalModel(text, tower, PatchMerger(projector, group, factory(projector, device, dtype)))
 
 
 def text_of(model: Model) -> TextModel:
@@ -156,6 +162,7 @@ def places_of(ids: Tensor, placeholder: int) -> Tensor:
     return (ids.flatten() == placeholder).nonzero().flatten()
 
 
-def _factory(section: Section, device: str, dtype: str | None) -> Factory:
+def factory(section: Section, device: str = "meta", dtype: str | None = None, options: Options = COUNTED) -> Factory:
+    """For the modules of a section, in its own dtype by default."""
     own = section.choice("dtype", "bfloat16", "float16", "float32")
-    return Factory(device=torch.device(device), dtype=getattr(torch, dtype or own))
+    return Factory(device=torch.device(device), dtype=getattr(torch, dtype or own), options=options)

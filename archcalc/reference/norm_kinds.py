@@ -36,17 +36,12 @@ def norm_name(section: Section, key: str = "norm", default: str = "rms") -> str:
     return section.choice(key, *KINDS, default=default)
 
 
-def norm_kind(backbone: Section, name: str, default_eps: float | None = None) -> NormKind:
+def norm_kind(backbone: Section, name: str) -> NormKind:
     """A kind with the backbone's epsilon: `rms_norm_eps` for `RMS`, `layer_norm_eps` for `LAYER`.
 
-    Args:
-        backbone: the spec's section.
-        name: one of `KINDS`.
-        default_eps: where the backbone has none; it changes values and no size.
-
     Raises:
-        InputError: when the epsilon is missing and there is no default. `none` falls back on OLMo's.
+        InputError: when the epsilon is missing. `none` falls back on OLMo's.
     """
     if name in RMS:
-        return NormKind(name=name, eps=backbone.number("rms_norm_eps", default_eps))
-    return NormKind(name=name, eps=backbone.number("layer_norm_eps", OLMO_EPS if name == "none" else default_eps))
+        return NormKind(name=name, eps=backbone.number("rms_norm_eps"))
+    return NormKind(name=name, eps=backbone.number("layer_norm_eps", OLMO_EPS if name == "none" else None))

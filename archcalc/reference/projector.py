@@ -6,9 +6,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from archcalc.reference.factory import Factory
-from archcalc.reference.ffn import ACTIVATIONS, activation
+from archcalc.reference.ffn import ACTIVATIONS
 from archcalc.reference.fields import Section
-from archcalc.reference.norms import LayerNorm
+from archcalc.reference.norm_kinds import NormKind
+from archcalc.reference.norms import Norm
 
 
 class PatchMerger(nn.Module):
@@ -19,20 +20,16 @@ class PatchMerger(nn.Module):
         group: patches of one group (2x2 = 4).
     """
 
-    def __init__(self, section: Section, group: int, at: Factory) -> None:
+    def __init__(self, section: Section, group: int, make: Factory) -> None:
         super().__init__()
         section.choice("kind", "patch_merger")
         features, out = section.integer("mm_hidden_size"), section.integer("text_hidden_size")
         eps, joined = section.number("projector_ln_eps", 1e-5), group * section.integer("mm_hidden_size")
         self.after_merge = section.flag("use_postshuffle_norm")
         normed = joined if self.after_merge else features
-        self.pre_norm = LayerNorm(normed, eps=eps, **at)
-        act = section.choice("projector_hidden_act", *ACTIVATIONS)
-        self.proj = nn.Sequential(
-            nn.Linear(joined, joined, **at),
-            activation(act),
-            nn.Linear(joined, out, **at),
-        )
+        self.pre_norm = Norm(NormKind(name="layer", eps=eps), normed, make)
+        act = ACTIVATIONS[section.choice("projector_hidden_act", *ACTIVATIONS)]
+        self.proj = nn.Sequential(make.linear(joined, joined, bias=True), act, make.linear(joined, out, bias=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """[tokens, patches of a group, features] -> [tokens, backbone features]."""

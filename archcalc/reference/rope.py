@@ -7,6 +7,7 @@ frequency rule that came with Llama 3.1. Legend: N rows, D rotated features, H h
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -148,11 +149,17 @@ def _llama3(plain: Tensor, scaling: Section) -> Stretch:
 def rotate_pairs(x: Tensor, angles: Angles) -> Tensor:
     """[..., N, H, D] -> the same; features (0, 1), (2, 3), ... turn together (DeepSeek, MoonViT
     checkpoints)."""
-    pairs = torch.complex(*x.float().unflatten(-1, (-1, 2)).unbind(-1))
-    return torch.view_as_real(pairs * angles[:, None]).flatten(-2).to(x.dtype)
+    turned = _turned(x.unflatten(-1, (-1, 2)).unbind(-1), angles)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
 def rotate_halves(x: Tensor, angles: Angles) -> Tensor:
     """[..., N, H, D] -> the same; feature i turns with feature i + D/2 (Llama's public modeling code)."""
-    turned = torch.complex(*x.float().chunk(2, dim=-1)) * angles[:, None]
+    turned = _turned(x.chunk(2, dim=-1), angles)
     return torch.cat((turned.real, turned.imag), dim=-1).to(x.dtype)
+
+
+def _turned(parts: Sequence[Tensor], angles: Angles) -> Tensor:
+    """Real and imaginary parts [..., N, H, D/2] -> complex64. For backward only the angles are kept, as by public
+    code the cosines and sines; `torch.complex` would keep its operands."""
+    return torch.view_as_complex(torch.stack(parts, dim=-1).float()) * angles[:, None]

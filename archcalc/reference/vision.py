@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from archcalc.errors import InputError
 from archcalc.reference.attention import AttentionCore
 from archcalc.reference.factory import Factory
-from archcalc.reference.ffn import runs
 from archcalc.reference.fields import Section
-from archcalc.reference.norms import LayerNorm
+from archcalc.reference.kernels.counted import runs
+from archcalc.reference.norm_kinds import NormKind
+from archcalc.reference.norms import Norm
+from archcalc.reference.pixels import Grid
 from archcalc.reference.rope import Angles, rotate_pairs
-
-Grid = tuple[int, int, int]
-"""One chunk: frames, patches down, patches across."""
 
 
 class PositionTable(nn.Module):
@@ -32,13 +31,13 @@ class PositionTable(nn.Module):
 
     time: Tensor
 
-    def __init__(self, height: int, width: int, frames: int, features: int, at: Factory) -> None:
+    def __init__(self, height: int, width: int, frames: int, features: int, make: Factory) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(height, width, features, **at))
+        self.weight = nn.Parameter(torch.empty(height, width, features, **make.at))
         nn.init.normal_(self.weight, std=0.02)
         frequencies = 1.0 / 10000.0 ** (torch.arange(0, features, 2, dtype=torch.float32) / features)
         angles = torch.arange(frames, dtype=torch.float32)[:, None] * frequencies
-        self.register_buffer("time", torch.cat((angles.sin(), angles.cos()), dim=1).to(at["device"]), persistent=False)
+        self.register_buffer("time", torch.cat((angles.sin(), angles.cos()), dim=1).to(make.device), persistent=False)
 
     def forward(self, grids: Sequence[Grid]) -> Tensor:
         """[P, V], chunk after chunk, frame after frame, row after row."""
@@ -59,14 +58,14 @@ class PositionTable(nn.Module):
 class PatchEmbed(nn.Module):
     """A convolution whose stride is its kernel, and positions."""
 
-    def __init__(self, section: Section, features: int, at: Factory) -> None:
+    def __init__(self, section: Section, features: int, make: Factory) -> None:
         super().__init__()
         patch, channels = section.integer("patch_size"), section.integer("in_channels", 3)
-        self.proj = nn.Conv2d(channels, features, patch, stride=patch, **at)
+        self.proj = nn.Conv2d(channels, features, patch, stride=patch, **make.at)
         section.choice("pos_emb_type", "divided_fixed")
         height, width = section.integer("init_pos_emb_height"), section.integer("init_pos_emb_width")
         frames = section.integer("init_pos_emb_time")
-        self.pos_emb = PositionTable(height, width, frames, features, at)
+        self.pos_emb = PositionTable(height, width, frames, features, make)
 
     def forward(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
         """Patches [P, channels, patch, patch] -> [P, V]."""
@@ -77,10 +76,10 @@ class PatchEmbed(nn.Module):
 class VisionMLP(nn.Module):
     """fc1(gelu(fc0 x)), with the tanh form of GELU."""
 
-    def __init__(self, features: int, width: int, at: Factory) -> None:
+    def __init__(self, features: int, width: int, make: Factory) -> None:
         super().__init__()
-        self.fc0 = nn.Linear(features, width, **at)
-        self.fc1 = nn.Linear(width, features, **at)
+        self.fc0 = make.linear(features, width, bias=True)
+        self.fc1 = make.linear(width, features, bias=True)
         self.act = nn.GELU(approximate="tanh")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,15 +92,14 @@ class VisionBlock(nn.Module):
     """Pre-norm attention with one fused q, k, v projection, and a pre-norm MLP; every projection has a
     bias."""
 
-    def __init__(self, features: int, heads: int, width: int, eps: float, at: Factory) -> None:
+    def __init__(self, features: int, heads: int, width: int, norm: NormKind, make: Factory) -> None:
         super().__init__()
         self.heads = heads
-        self.norm0 = LayerNorm(features, eps=eps, **at)
-        self.norm1 = LayerNorm(features, eps=eps, **at)
-        self.wqkv = nn.Linear(features, 3 * features, **at)
-        self.wo = nn.Linear(features, features, **at)
-        self.mlp = VisionMLP(features, width, at)
-        self.core = AttentionCore()
+        self.norm0, self.norm1 = Norm(norm, features, make), Norm(norm, features, make)
+        self.wqkv = make.linear(features, 3 * features, bias=True)
+        self.wo = make.linear(features, features, bias=True)
+        self.mlp = VisionMLP(features, width, make)
+        self.core = AttentionCore(make, causal=False)
 
     def forward(self, x: Tensor, angles: Angles, grids: Sequence[Grid]) -> Tensor:
         """[P, V] -> [P, V]."""
@@ -115,10 +113,11 @@ class VisionBlock(nn.Module):
         blocks = list(runs([frames * height * width for frames, height, width in grids]))
         sizes = [number * patches for number, patches in blocks]
         pieces = [
-            self.core(*(t.unflatten(0, (number, patches)) for t in chunk), q.shape[-1] ** -0.5, None).flatten(0, 1)
+            self.core(*(t.unflatten(0, (number, patches)) for t in chunk), q.shape[-1] ** -0.5).flatten(0, 1)
             for (number, patches), *chunk in zip(blocks, *(t.split(sizes) for t in (q, k, v)), strict=True)
         ]
-        return torch.cat(pieces).flatten(1)
+        attended = pieces[0] if len(pieces) == 1 else torch.cat(pieces)  # of one piece, a copy would be kept
+        return attended.flatten(1)
 
 
 class Encoder(nn.Module):
@@ -133,14 +132,15 @@ class Encoder(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, section: Section, features: int, at: Factory) -> None:
+    def __init__(self, section: Section, features: int, make: Factory) -> None:
         super().__init__()
         heads, width = section.integer("vt_num_attention_heads"), section.integer("vt_intermediate_size")
-        eps, theta = section.number("layer_norm_eps", 1e-5), section.number("rope_theta", 10000.0)
+        norm = NormKind(name="layer", eps=section.number("layer_norm_eps", 1e-5))
+        theta = section.number("rope_theta", 10000.0)
         layers = section.integer("vt_num_hidden_layers")
         section.choice("video_attn_type", "spatial_temporal")
-        self.blocks = nn.ModuleList(VisionBlock(features, heads, width, eps, at) for _ in range(layers))
-        self.final_layernorm = LayerNorm(features, eps=eps, **at)
+        self.blocks = nn.ModuleList(VisionBlock(features, heads, width, norm, make) for _ in range(layers))
+        self.final_layernorm = Norm(norm, features, make)
         if features % (4 * heads):
             raise InputError(
                 f"two-dimensional rotary embedding turns features in fours; {features} do not divide into {heads} heads"
@@ -149,17 +149,18 @@ class Encoder(nn.Module):
             )
         half = features // heads // 2
         frequencies = 1.0 / theta ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
-        self.register_buffer("frequencies", frequencies.to(at["device"]), persistent=False)
+        self.register_buffer("frequencies", frequencies.to(make.device), persistent=False)
 
     def forward(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
         """[P, V] -> [P, V]."""
-        angles = self._angles(grids)
+        angles = self.angles(grids)
         for block in self.blocks:
             x = block(x, angles, grids)
         out: Tensor = self.final_layernorm(x)
         return out
 
-    def _angles(self, grids: Sequence[Grid]) -> Angles:
+    def angles(self, grids: Sequence[Grid]) -> Angles:
+        """Of the patches of all chunks, [P, half of a head's features]."""
         places = []
         for frames, height, width in grids:
             across = torch.arange(width, device=self.frequencies.device).repeat(height)
@@ -176,14 +177,14 @@ class MoonViT3D(nn.Module):
         section: the spec's `vision` section.
     """
 
-    def __init__(self, section: Section, at: Factory) -> None:
+    def __init__(self, section: Section, make: Factory) -> None:
         super().__init__()
         section.choice("kind", "moonvit3d")
         features = section.integer("vt_hidden_size")
         self.merge = section.pair("merge_kernel_size")
         section.choice("merge_type", "sd2_tpool")
-        self.patch_embed = PatchEmbed(section, features, at)
-        self.encoder = Encoder(section, features, at)
+        self.patch_embed = PatchEmbed(section, features, make)
+        self.encoder = Encoder(section, features, make)
 
     def forward(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
         """Patches [P, channels, patch, patch] -> [merged tokens, patches of a group, V], chunk after

@@ -117,6 +117,14 @@ def test_a_prefill_fills_the_cache_to_the_last_row_and_not_past_it() -> None:
             twin(tiny.ids(2, 1), cache=cache)
 
 
+def test_a_cache_takes_the_rows_that_it_was_made_for_alone() -> None:
+    cache = new_cache(build(tiny.text(tiny.MLA, [tiny.DENSE])), 2, 6)
+    rows = torch.empty(2, 1, 4, device="meta")
+    cache.extend(0, {"rope_key": rows})
+    with pytest.raises(ValueError, match=r"layer 0 caches \['latent', 'rope_key'\], not \['key'\]"):
+        cache.extend(0, {"key": rows})
+
+
 def test_query_and_key_norms_over_the_whole_projection() -> None:
     twin = tiny.randomised(tiny.text(tiny.GQA | {"qk_norm": "full"}, [tiny.DENSE]))
     rows = {row["path"]: row["elements"] for row in measure.parameters(twin)}

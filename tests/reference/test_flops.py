@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from archcalc.errors import InputError
-from archcalc.reference.ffn import balanced
 from archcalc.reference.flopcount import ModuleFlops
 from archcalc.reference.flops import flops
 from archcalc.reference.guards import TwinError
+from archcalc.reference.kernels.counted import balanced
 from archcalc.reference.model import build
 from tests.reference import tiny
 

@@ -16,6 +16,7 @@ from archcalc.reference.gqa import GQA
 from archcalc.reference.kinds import ATTENTIONS, add_attention
 from archcalc.reference.model import build, new_cache
 from archcalc.reference.patterns import layer_kinds, plain_kind
+from archcalc.reference.saved import measure as kept
 from tests.reference import tiny
 
 pytestmark = pytest.mark.twin
@@ -249,8 +250,10 @@ def test_a_kind_of_attention_can_be_added_once(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(InputError, match="must be one of mla, gqa"):
         build(tiny.text(tiny.GQA | {"kind": "doubled"}, [tiny.DENSE]))
     add_attention("doubled", Doubled)
-    spec = tiny.text(tiny.GQA | {"kind": "doubled"}, [tiny.DENSE])
-    assert flops(spec, seq=4) == flops(tiny.text(tiny.GQA, [tiny.DENSE]), seq=4)
+    spec, plain = (tiny.text(tiny.GQA | {"kind": kind}, [tiny.DENSE]) for kind in ("doubled", "gqa"))
+    assert flops(spec, seq=4) == flops(plain, seq=4)
+    assert measure.kv_bytes(spec, batch=1, context=4) == measure.kv_bytes(plain, batch=1, context=4)
+    assert kept(spec, seq=4) == kept(plain, seq=4)  # a factor keeps nothing
     with pytest.raises(InputError, match="doubled is Doubled already"):
         add_attention("doubled", GQA)
     with pytest.raises(InputError, match="gqa is GQA already"):

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from archcalc.reference.model import Model, MultimodalModel, new_cache, places_of
+from archcalc.reference.fields import Section
+from archcalc.reference.kernels.options import Options
+from archcalc.reference.model import Model, MultimodalModel, TextModel, factory, new_cache, places_of
 from tests.reference import tiny
 from tests.reference.theirs import with_weights_of
 
@@ -101,6 +103,24 @@ def test_absorbed_equals_expanded(spec: dict[str, Any]) -> None:
     assert_same(torch.cat(steps, dim=1), twin(ids)[:, 20:])
 
 
+@pytest.mark.parametrize("spec", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(kernels="eager", core="unfused", router_probs="out"),
+        Options(kernels="fused", core="flash", router_probs="out"),
+        Options(kernels="fused", core="flash", router_probs="act"),
+    ],
+    ids=["eager, unfused", "fused, flash", "probabilities inside"],
+)
+@torch.no_grad()
+def test_all_kernels_give_these_logits(options: Options, spec: dict[str, Any]) -> None:
+    twin, section = tiny.randomised(spec), Section(spec["backbone"], "backbone")
+    other = TextModel(section, factory(section, "cpu", "float32", options))
+    other.load_state_dict(twin.state_dict())
+    assert_same(other(tiny.ids(2, 40)), twin(tiny.ids(2, 40)))
+
+
 def decoded(twin: Model, theirs: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of a prefill but for the last three rows, and of those one at a time, from both."""
     rows = ids.shape[1]
@@ -180,7 +200,7 @@ def test_a_norm_after_the_merge_spans_the_merged_features() -> None:
     spec["projector"]["use_postshuffle_norm"] = True
     twin = tiny.randomised(spec)
     assert isinstance(twin, MultimodalModel)
-    assert twin.mm_projector.pre_norm.weight.shape == (4 * 32,)
+    assert twin.state_dict()["mm_projector.pre_norm.weight"].shape == (4 * 32,)
     assert twin.mm_projector(torch.randn(5, 4, 32)).shape == (5, 40)
 
 

@@ -12,9 +12,10 @@ import torch
 import transformers
 from torch import nn
 
+from archcalc.reference.factory import Factory
 from archcalc.reference.model import Model
 from archcalc.reference.norm_kinds import NormKind
-from archcalc.reference.norms import make_norm
+from archcalc.reference.norms import Norm
 from tests.reference import tiny
 from tests.reference.test_numbers import assert_same, decoded
 
@@ -152,7 +153,7 @@ def test_each_norm_is_the_public_one(kind: str) -> None:
         "layer_no_bias": CohereLayerNorm(12, eps),
         "none": OlmoLayerNorm(12),
     }
-    ours = make_norm(NormKind(name=kind, eps=eps), 12, {"device": torch.device("cpu"), "dtype": torch.float32})
+    ours = Norm(NormKind(name=kind, eps=eps), 12, Factory(device=torch.device("cpu"), dtype=torch.float32))
     assert {name: weight.shape for name, weight in ours.named_parameters()} == {
         name: weight.shape for name, weight in public[kind].named_parameters()
     }

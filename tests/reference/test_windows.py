@@ -10,9 +10,9 @@ import torch
 
 from archcalc.errors import InputError
 from archcalc.reference import measure
-from archcalc.reference.attention import AttentionCore, window_mask, windows
 from archcalc.reference.flops import flops
 from archcalc.reference.guards import TwinError
+from archcalc.reference.kernels.cores import View, counted, windows
 from archcalc.reference.model import Model, build, new_cache
 from tests.reference import tiny
 
@@ -68,10 +68,10 @@ def test_the_windowed_core_is_the_dense_core_with_a_window_mask(cached: int) -> 
     query, key = torch.arange(cached, keys)[:, None], torch.arange(keys)
     seen = (key <= query) & (key > query - W)  # itself and the W - 1 before it
     assert seen.sum(-1).tolist() == [min(cached + row + 1, W) for row in range(rows)]
-    dense = AttentionCore()(q, k, v, 0.3, torch.zeros(rows, keys).masked_fill(~seen, float("-inf")))
-    mask = window_mask(rows, cached, W, q)
-    local = AttentionCore(W)(q, windows(k, rows, W), windows(v, rows, W), 0.3, mask)
-    assert torch.allclose(local, dense, atol=1e-6)
+    heads_first = [tensor.transpose(1, 2) for tensor in (q, k, v)]
+    attention = torch.nn.functional.scaled_dot_product_attention
+    dense = attention(*heads_first, attn_mask=seen, scale=0.3, enable_gqa=True).transpose(1, 2)
+    assert torch.allclose(counted(q, k, v, 0.3, View(window=W)), dense, atol=1e-6)
 
 
 def parted(twin: Model, ids: torch.Tensor, cuts: list[int]) -> torch.Tensor:
@@ -123,8 +123,9 @@ def test_a_rolling_cache_ends_at_its_capacity_too() -> None:
 
 
 def test_a_core_that_ignores_its_window_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("archcalc.reference.gqa.windows", lambda x, rows, window: windows(x, rows, window + 1))
-    monkeypatch.setattr("archcalc.reference.gqa.window_mask", lambda *_: None)
+    cores = "archcalc.reference.kernels.cores"
+    monkeypatch.setattr(f"{cores}.windows", lambda x, rows, window: windows(x, rows, window + 1))
+    monkeypatch.setattr(f"{cores}.window_mask", lambda rows, _, window, like: like.new_zeros(rows, window + 1))
     flops(spec_with(), seq=W)
     with pytest.raises(TwinError, match="halved, or not all"):
         flops(spec_with(), seq=W + 1)

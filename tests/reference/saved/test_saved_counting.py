@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from archcalc.reference.saved.counting import SavedTensors, saved_bytes, saved_storages
+from archcalc.reference.storages import SavedTensors, saved_bytes, saved_storages
 
 pytestmark = pytest.mark.twin
 

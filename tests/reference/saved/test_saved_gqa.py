@@ -2,7 +2,7 @@
 
 import pytest
 
-from archcalc.reference.saved import layer_bytes
+from tests.reference.saved.tiny import layer_bytes
 
 pytestmark = pytest.mark.twin
 
@@ -15,6 +15,8 @@ def backbone(**attention):
     dense = {"kind": "dense", "intermediate_size": f, "hidden_act": "silu", "gated": True}
     return {
         "hidden_size": h,
+        "vocab_size": 128,
+        "dtype": "bfloat16",
         "rms_norm_eps": 1e-5,
         "rope_theta": 5e5,
         "attention": {"gqa": gqa},
@@ -43,11 +45,11 @@ def test_biases_keep_nothing():
     assert kept(backbone(attention_bias=True, attention_out_bias=True)) == kept(backbone())
 
 
-def test_the_math_core_repeats_keys_and_values_to_all_heads_in_fp32():
+def test_the_unfused_core_repeats_keys_and_values_to_all_heads_in_fp32():
     # As torch's own math path does with enable_gqa: 3 * 4nd and all scores instead of q, k, v, log-sum-exp.
     scores = 4 * n * T * T
     expected = (2 * NORM + 12 * n * d + 2 * n * d + 6 * f) * T + scores
-    assert kept(backbone(), core="math") == expected
+    assert kept(backbone(), core="unfused") == expected
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from archcalc.reference.saved import layer_bytes
+from tests.reference.saved.tiny import layer_bytes
 
 pytestmark = pytest.mark.twin
 
@@ -153,17 +153,17 @@ def test_eager_fp8_storage_leaves_what_is_kept_beside_the_stored_input():
 
 
 @pytest.mark.parametrize("kernels", ["fused", "eager"])
-def test_the_math_core_keeps_fp32_queries_keys_values_and_all_scores(kernels):
+def test_the_unfused_core_keeps_fp32_queries_keys_values_and_all_scores(kernels):
     # 4n (2dq + dv) a token and 4 b n s^2, instead of bf16 q, k, v and the log-sum-exp; o_proj's input stays.
     for batch in (1, 4):
         sequence = T // batch
         options = {"attention": "mla", "ffn": "dense", "tokens": T, "batch": batch, "kernels": kernels}
-        flash, math = layer_bytes(K25, **options), layer_bytes(K25, core="math", **options)
-        assert math - flash == (2 * QKV - QKV - 4 * n) * T + 4 * batch * n * sequence**2
+        flash, unfused = layer_bytes(K25, **options), layer_bytes(K25, core="unfused", **options)
+        assert unfused - flash == (2 * QKV - QKV - 4 * n) * T + 4 * batch * n * sequence**2
 
 
-def test_recomputing_the_math_core_keeps_bf16_inputs_and_no_scores():
-    kept = layer("dense", core="math", recompute=frozenset({"core_attn"}))
+def test_recomputing_the_unfused_core_keeps_bf16_inputs_and_no_scores():
+    kept = layer("dense", core="unfused", recompute=frozenset({"core_attn"}))
     assert kept == (258_448 - 4 * n) * T
 
 
@@ -213,9 +213,9 @@ def test_expert_widths_that_no_grouped_product_would_take_are_counted_all_the_sa
 
 
 def test_fp8_tiles_of_a_width_that_128_does_not_divide_round_up():
-    # f = 200: gate_up has 400 features, so 4 tiles: 400 + 16 bytes a row instead of 800.
-    moe = {**K25["ffn"]["moe"], "moe_intermediate_size": 200, "n_shared_experts": 0}
+    # f = 300: gate and up side by side have 600 features, so 5 tiles: 600 + 20 bytes a row instead of 1,200.
+    moe = {**K25["ffn"]["moe"], "moe_intermediate_size": 300, "n_shared_experts": 0}
     backbone = {**K25, "ffn": {"moe": moe}}
     plain = layer_bytes(backbone, attention="mla", ffn="moe", tokens=T)
     less = layer_bytes(backbone, attention="mla", ffn="moe", tokens=T, fp8=frozenset({"swiglu_input"}))
-    assert plain - less == k * (800 - 416) * T
+    assert plain - less == k * (1_200 - 620) * T

@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from archcalc.errors import InputError
-from archcalc.reference.fields import Section
-from archcalc.reference.patterns import layer_kinds
-from archcalc.reference.saved import Options, head_bytes, kind_storages, measure
-from archcalc.reference.saved.attention import ATTENTIONS, GQA, add_attention
-from archcalc.reference.saved.core import attend
+from archcalc.reference.kernels.cores import CORES, View
+from archcalc.reference.kernels.options import Options
+from archcalc.reference.saved import measure
 from tests.reference.saved import tiny
 
 pytestmark = pytest.mark.twin
@@ -37,6 +35,7 @@ def backbone(steps=None, heads=None, **more):
         "hidden_size": h,
         "vocab_size": V,
         "num_hidden_layers": 1,
+        "dtype": "bfloat16",
         "rope_theta": 1e4,
         "rms_norm_eps": 1e-6,
     }
@@ -45,8 +44,7 @@ def backbone(steps=None, heads=None, **more):
 
 
 def kept(spec, **options):
-    kind = layer_kinds(Section(spec, "backbone"))[0]
-    return sum(each.bytes for each in kind_storages(spec, kind, tokens=T, options=Options(**options)))
+    return measure({"backbone": spec}, seq=T, **options)["model.layers.0"]
 
 
 PRE = 2 * (X + RSTD + X) + CORE + ACT
@@ -103,7 +101,7 @@ def test_an_eager_zero_centred_norm_keeps_fp32_twice_and_its_factor():
     assert normed - plain == (n + g) * (4 * d + RSTD + 4 * d) * T + 2 * 4 * d
 
 
-@pytest.mark.parametrize("core", ["flash", "math"])
+@pytest.mark.parametrize("core", ["flash", "unfused"])
 def test_a_window_and_no_rotation_keep_the_same(core):
     for heads in (
         {"sliding_window": 5},
@@ -156,7 +154,7 @@ def test_an_embedding_in_fp32_has_norms_in_fp32():
 )
 def test_the_heads_norm_is_of_the_backbones_kind(norm, kernels, statistics):
     # its output; the fp32 softmax, int64 targets and a byte to mask targets
-    found = head_bytes(backbone(norm=norm, tie_word_embeddings=True), tokens=T, kernels=kernels)
+    found = measure({"backbone": backbone(norm=norm, tie_word_embeddings=True)}, seq=T, kernels=kernels)["lm_head"]
     assert found == (statistics + X + 4 * V + 8 + 1) * T
 
 
@@ -191,11 +189,10 @@ def test_recomputing_gives_the_same_gradients_bit_by_bit(steps, norm, kernels):
         if step.get("norm_placement") == "post":
             step["output_norm"] = "behind"
     spec = {**tiny.BACKBONE, "norm": norm, "num_hidden_layers": 1, "layers": [{"count": 1, "steps": layers[steps]}]}
-    kind = layer_kinds(Section(spec, "backbone"))[0]
-    plain = tiny.gradients(tiny.layer_of(spec, kind, Options(kernels=kernels)))
+    plain = tiny.gradients(tiny.layer_of(spec, Options(kernels=kernels)))
     assert all(gradient.abs().sum() > 0 for gradient in plain.values())
     for names in ({"layernorm"}, {"layernorm", "swiglu", "mla_up_proj", "core_attn"}, {"full", "layernorm"}):
-        again = tiny.gradients(tiny.layer_of(spec, kind, Options(kernels=kernels, recompute=frozenset(names))))
+        again = tiny.gradients(tiny.layer_of(spec, Options(kernels=kernels, recompute=frozenset(names))))
         assert tiny.farthest(again, plain)[0] == 0, names
 
 
@@ -203,12 +200,11 @@ def test_both_profiles_compute_the_same_zero_centred_norms():
     # bf16 rounds to 0.4 %, some ten times in a row
     spec = {**tiny.BACKBONE, "norm": "rms_zero_centered", "norm_placement": "sandwich", "num_hidden_layers": 1}
     spec["layers"] = [{"count": 1, "attention": "gqa", "ffn": "dense"}]
-    kind = layer_kinds(Section(spec, "backbone"))[0]
-    fused, eager = (tiny.gradients(tiny.layer_of(spec, kind, Options(kernels=each))) for each in ("fused", "eager"))
+    fused, eager = (tiny.gradients(tiny.layer_of(spec, Options(kernels=each))) for each in ("fused", "eager"))
     assert tiny.farthest(fused, eager)[0] < 0.04
 
 
-@pytest.mark.parametrize("core", ["flash", "math"])
+@pytest.mark.parametrize("core", ["flash", "unfused"])
 def test_both_cores_hide_what_is_before_the_window(core):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 9, heads, 16) for heads in (4, 2, 2))
@@ -218,7 +214,7 @@ def test_both_cores_hide_what_is_before_the_window(core):
     heads_first = [tensor.transpose(1, 2) for tensor in inputs]
     attention = torch.nn.functional.scaled_dot_product_attention
     theirs = attention(*heads_first, attn_mask=seen, enable_gqa=True).transpose(1, 2)
-    ours = attend(*inputs, core=core, window=3)
+    ours = CORES[core](q, k, v, 16**-0.5, View(window=3))
     assert torch.allclose(ours, theirs, atol=1e-5)
     weights = torch.randn(ours.shape)
     gradients = [torch.autograd.grad((out * weights).sum(), inputs) for out in (ours, theirs)]
@@ -230,13 +226,3 @@ def test_a_key_of_attention_that_nobody_reads_is_refused():
     with pytest.raises(InputError, match=r"backbone\.attention\.gqa\.window is unknown to the torch twin"):
         kept(backbone(heads={"window": 3}))
     kept(backbone(heads={"window": None}))
-
-
-def test_a_kind_of_attention_can_be_added_once(monkeypatch):
-    monkeypatch.setattr("archcalc.reference.saved.attention.ATTENTIONS", dict(ATTENTIONS))
-    with pytest.raises(InputError, match="kind: other is none of mla, gqa"):
-        kept(backbone(heads={"kind": "other"}))
-    add_attention("other", GQA)
-    assert kept(backbone(heads={"kind": "other"})) == kept(backbone())
-    with pytest.raises(InputError, match="the attention kind other is known already"):
-        add_attention("other", GQA)

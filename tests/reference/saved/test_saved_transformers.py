@@ -1,17 +1,13 @@
-"""The eager profile against layers of Hugging Face `transformers`, on meta with torch's math attention.
-
-Their gate and up are two linears where ours is one of double width: other storages, the same bytes.
-"""
+"""The eager profile against layers of Hugging Face `transformers`, on meta with torch's math attention."""
 
 from typing import Any
 
 import pytest
 import torch
 
-from archcalc.reference.fields import Section
-from archcalc.reference.patterns import layer_kinds
-from archcalc.reference.saved import Options, kind_storages, layer_bytes
-from archcalc.reference.saved.counting import saved_bytes
+from archcalc.reference.saved import measure
+from archcalc.reference.storages import saved_bytes
+from tests.reference.saved.tiny import layer_bytes
 
 pytestmark = pytest.mark.twin
 
@@ -27,6 +23,9 @@ MOE = {"n_routed_experts": 8, "num_experts_per_tok": k, "n_shared_experts": 1, "
 GQA = {"num_key_value_heads": 2, "head_dim": 16}
 BACKBONE: dict[str, Any] = {
     "hidden_size": h,
+    "vocab_size": 128,
+    "dtype": "bfloat16",
+    "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
     "attention": {
         "mla": {"kind": "mla", "num_attention_heads": 4, **MLA},
@@ -40,6 +39,7 @@ BACKBONE: dict[str, Any] = {
             **MOE,
             "hidden_act": "silu",
             "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
             "norm_topk_prob": True,
             "routed_scaling_factor": 2.5,
         },
@@ -69,7 +69,7 @@ def ours(attention, ffn):
         tokens=T,
         batch=BATCH,
         kernels="eager",
-        core="math",
+        core="unfused",
         router_probs="out",
     )
 
@@ -111,9 +111,8 @@ def kind_bytes(attention, act, **more):
     """One layer of attention and ffn, eager, with torch's math attention."""
     ffn = BACKBONE["ffn"]["dense"] | {"hidden_act": act}
     spec = {**BACKBONE, "ffn": {"dense": ffn}, "attention": {"gqa": attention}, "num_hidden_layers": 1, **more}
-    kind = layer_kinds(Section(spec, "backbone"))[0]
-    options = Options(kernels="eager", core="math", router_probs="out")
-    return sum(each.bytes for each in kind_storages(spec, kind, tokens=T, batch=BATCH, options=options))
+    how: dict[str, Any] = {"kernels": "eager", "core": "unfused", "router_probs": "out"}
+    return measure({"backbone": spec}, seq=ROWS, batch=BATCH, **how)["model.layers.0"]
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["local", "global"])

@@ -1,16 +1,21 @@
-"""Tiny sizes that run with values on CPU, and what comes back from a layer's backward pass."""
+"""Bytes of one layer; tiny sizes that run with values on CPU, and what comes back from a layer's backward pass."""
 
 import torch
+from torch import nn
 
 from archcalc.reference.fields import Section
-from archcalc.reference.patterns import plain_kind
-from archcalc.reference.saved import DecoderLayer, Options
+from archcalc.reference.kernels.options import Options
+from archcalc.reference.model import TextModel, factory
+from archcalc.reference.patterns import layer_kinds
+from archcalc.reference.saved import measure
 
 ROWS, BATCH, HIDDEN = 6, 2, 64
 BACKBONE = {
     "hidden_size": HIDDEN,
     "vocab_size": 96,
+    "dtype": "bfloat16",
     "rms_norm_eps": 1e-6,
+    "layer_norm_eps": 1e-5,
     "rope_theta": 10000.0,
     "attention": {
         "mla": {
@@ -41,6 +46,7 @@ BACKBONE = {
             "moe_intermediate_size": 16,
             "hidden_act": "silu",
             "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
             "norm_topk_prob": True,
             "routed_scaling_factor": 2.5,
         },
@@ -48,14 +54,38 @@ BACKBONE = {
 }
 
 
+def one_layer(backbone, attention, ffn):
+    """The backbone with a single layer of this pair."""
+    return {**backbone, "num_hidden_layers": 1, "layers": [{"count": 1, "attention": attention, "ffn": ffn}]}
+
+
+def layer_bytes(backbone, *, attention, ffn, tokens, batch=1, **how):
+    """Bytes that one layer keeps of `tokens` tokens, `batch` equal sequences together."""
+    spec = {"backbone": one_layer(backbone, attention, ffn)}
+    return measure(spec, seq=tokens // batch, batch=batch, **how)["model.layers.0"]
+
+
+class Alone(nn.Module):
+    """The first layer of a model."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.layer, self._now = backbone.layers[0], backbone.now
+
+    def forward(self, x):
+        return self.layer(x, self._now(x))
+
+
 def layer(attention, ffn, options):
     """A layer of attention and ffn on CPU whose weights depend on nothing but their names."""
-    return layer_of(BACKBONE, plain_kind(Section(BACKBONE, "backbone"), attention, ffn), options)
+    return layer_of(one_layer(BACKBONE, attention, ffn), options)
 
 
-def layer_of(backbone, kind, options):
-    """A layer of any kind on CPU whose weights depend on nothing but their names."""
-    built = DecoderLayer(backbone, kind, rows=ROWS, options=options, device=torch.device("cpu"))
+def layer_of(backbone, options):
+    """The first layer of a backbone on CPU whose weights depend on nothing but their names."""
+    section = Section(backbone, "backbone")
+    model = TextModel(section, factory(section, "cpu", options=options), layer_kinds(section)[:1])
+    built = Alone(model.model)
     torch.manual_seed(7)
     with torch.no_grad():
         for name, weight in sorted(built.named_parameters()):

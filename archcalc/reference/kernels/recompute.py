@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from archcalc.reference.saved import fp8
+from archcalc.reference.kernels import fp8
 
 
 def checkpointed(active: bool, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -34,13 +34,14 @@ class Region:
     Args:
         function: tensors to a tensor or a tuple of tensors, each output with a storage of its own.
         active: whether to recompute at all; if not, this is the plain function.
-        fp8_input: keep the first input in FP8 with its scales; the recomputation then starts from that.
+        in_fp8: keep the first two inputs, side by side, in FP8 with their scales; the recomputation then starts from
+            that.
     """
 
-    def __init__(self, function: Callable[..., Any], *, active: bool, fp8_input: bool = False) -> None:
+    def __init__(self, function: Callable[..., Any], *, active: bool, in_fp8: bool = False) -> None:
         self.function = function
         self.active = active
-        self.fp8_input = fp8_input
+        self.in_fp8 = in_fp8
         self._node: Any = None
         self._storages: list[torch.UntypedStorage] = []
         self._again: tuple[list[Tensor], Sequence[Tensor]] | None = None
@@ -66,8 +67,8 @@ class Region:
 
     def _refill(self, _: Tensor) -> None:
         saved = list(self._node.saved_tensors)
-        if self.fp8_input:
-            saved[:2] = [fp8.load(saved[0], saved[1])]
+        if self.in_fp8:
+            saved[:2] = fp8.load(saved[0], saved[1]).chunk(2, dim=-1)
         needed = self._node.needs_input_grad[1:]
         inputs = [tensor.detach().requires_grad_(need) for tensor, need in zip(saved, needed, strict=True)]
         with torch.enable_grad():
@@ -94,8 +95,8 @@ class _Discarding(torch.autograd.Function):
     def forward(ctx: Any, region: Region, *inputs: Tensor) -> Any:
         ctx.region = region
         value = region.function(*inputs)
-        first = fp8.store(inputs[0]) if region.fp8_input else inputs[:1]
-        ctx.save_for_backward(*first, *inputs[1:])
+        first = fp8.store(torch.cat(inputs[:2], dim=-1)) if region.in_fp8 else inputs[:2]
+        ctx.save_for_backward(*first, *inputs[2:])
         region.remember(ctx, value if isinstance(value, tuple) else (value,))
         return value
 

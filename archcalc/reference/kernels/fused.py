@@ -1,4 +1,4 @@
-"""The fused profile: autograd functions that keep what the kernels of Megatron-LM and TransformerEngine keep.
+"""Autograd functions that keep what the kernels of Megatron-LM and TransformerEngine keep.
 
 Each class names the public code that it follows. Values are computed the plain way; only what is kept is
 imitated.
@@ -12,28 +12,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from archcalc.reference.saved import fp8 as tiles
-from archcalc.reference.saved.grouped import GroupedLinear
-from archcalc.reference.saved.kernels import activation
+from archcalc.reference.kernels import fp8 as tiles
+from archcalc.reference.kernels.eager import Activation, Eager
+from archcalc.reference.kernels.grouped import GroupedLinear
 
 
-class Fused:
-    """See `Kernels` for the shapes."""
+class Fused(Eager):
+    """See `Eager` for the shapes."""
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return _RMSNorm.apply(x, weight, eps, 0.0)
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, *, zero_centered: bool) -> Tensor:
+        return _RMSNorm.apply(x, weight, eps, 1.0 if zero_centered else 0.0)
 
-    def zero_centered_rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return _RMSNorm.apply(x, weight, eps, 1.0)
-
-    def gated(self, gate_up: Tensor, probs: Tensor | None, act: str, *, fp8: bool) -> Tensor:
-        return _Gated.apply(gate_up, probs, act, fp8)
+    def gated(self, gate: Tensor, up: Tensor, probs: Tensor | None, act: Activation, *, fp8: bool) -> Tensor:
+        return _Gated.apply(gate, up, probs, act, fp8)
 
     def router_logits(self, x: Tensor, weight: Tensor) -> Tensor:
         return _RouterLogits.apply(x, weight)
 
-    def grouped_linear(self, x: Tensor, weight: Tensor, ends: Tensor, *, fp8: bool) -> Tensor:
-        return GroupedLinear.apply(x, weight, ends, fp8, False)
+    def grouped_linear(self, x: Tensor, weight: Tensor, ends: Tensor, codes: tuple[Tensor, ...]) -> Tensor:
+        return GroupedLinear.apply(x, weight, ends, False, *codes)
 
     def permute(self, x: Tensor, weights: Tensor, order: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
         return _Permute.apply(x, weights, order, token)
@@ -73,27 +70,27 @@ class _Gated(torch.autograd.Function):
     core/fusions/fused_bias_swiglu.py; with probabilities: `WeightedSwiGLUFunction`)."""
 
     @staticmethod
-    def forward(ctx: Any, gate_up: Tensor, probs: Tensor | None, act: str, fp8: bool) -> Tensor:
-        kept = tiles.store(gate_up) if fp8 else (gate_up,)
+    def forward(ctx: Any, gate: Tensor, up: Tensor, probs: Tensor | None, act: Activation, fp8: bool) -> Tensor:
+        kept = tiles.store(torch.cat((gate, up), dim=-1)) if fp8 else (gate, up)
         ctx.save_for_backward(probs, *kept)
         ctx.act, ctx.fp8 = act, fp8
-        return _gated(gate_up, probs, act)
+        return _gated(gate, up, probs, act)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         probs, *kept = ctx.saved_tensors
-        gate_up = (tiles.load(*kept) if ctx.fp8 else kept[0]).detach().requires_grad_()
-        inputs = [gate_up] if probs is None else [gate_up, probs.detach().requires_grad_()]
+        gate, up = tiles.load(*kept).chunk(2, dim=-1) if ctx.fp8 else kept
+        given = (gate, up) if probs is None else (gate, up, probs)
+        inputs = [tensor.detach().requires_grad_() for tensor in given]
         with torch.enable_grad():
-            out = _gated(inputs[0], None if probs is None else inputs[1], ctx.act)
-        d_gate_up, *d_probs = torch.autograd.grad(out, inputs, gradient)
-        return d_gate_up, d_probs[0] if d_probs else None, None, None
+            out = _gated(inputs[0], inputs[1], None if probs is None else inputs[2], ctx.act)
+        d_gate, d_up, *d_probs = torch.autograd.grad(out, inputs, gradient)
+        return d_gate, d_up, d_probs[0] if d_probs else None, None, None
 
 
-def _gated(gate_up: Tensor, probs: Tensor | None, act: str) -> Tensor:
-    gate, up = gate_up.float().chunk(2, dim=-1)
-    product = activation(act)(gate) * up
-    return (product if probs is None else product * probs[:, None]).to(gate_up.dtype)
+def _gated(gate: Tensor, up: Tensor, probs: Tensor | None, act: Activation) -> Tensor:
+    product = act(gate.float()) * up.float()
+    return (product if probs is None else product * probs[:, None]).to(gate.dtype)
 
 
 class _RouterLogits(torch.autograd.Function):

@@ -1,16 +1,15 @@
-"""How a layer is run: kernel profile, attention core, place of the router's probabilities, recompute, FP8
-storage."""
+"""How a model is run: kernels, attention core, place of the router's probabilities, recompute, FP8 storage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from archcalc.errors import InputError, did_you_mean
 
-Kernels = Literal["fused", "eager"]
-Core = Literal["flash", "math"]
+KernelName = Literal["fused", "eager", "counted"]
+CoreName = Literal["flash", "unfused", "counted"]
 RouterProbs = Literal["act", "out"]
 
 RECOMPUTE = (
@@ -34,35 +33,32 @@ experts."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a layer is run.
+    """How a model is run.
 
     Attributes:
-        kernels: what the elementwise operations keep.
-        core: `flash` keeps q, k, v, out and the log-sum-exp; `math` keeps fp32 q, k, v and the whole score
-            matrix. router_probs: `act` multiplies them into the experts' activation, `out` after down_proj.
-            recompute: names out of `RECOMPUTE`. fp8: names out of `FP8`.
+        kernels: what the elementwise operations and the experts' products keep.
+        core: `flash` keeps q, k, v, out and the log-sum-exp; `unfused` keeps fp32 q, k, v and the whole score
+            matrix; `counted` multiplies no more pairs than a window or an indexer leaves.
+        router_probs: `act` multiplies them into the experts' activation, `out` after down_proj.
+        recompute: names out of `RECOMPUTE`.
+        fp8: names out of `FP8`.
 
     Raises:
         InputError: for a name that isn't known.
     """
 
-    kernels: Kernels = "fused"
-    core: Core = "flash"
+    kernels: KernelName = "fused"
+    core: CoreName = "flash"
     router_probs: RouterProbs = "act"
     recompute: frozenset[str] = frozenset()
     fp8: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        _known("kernels", [self.kernels], ("fused", "eager"))
-        _known("core", [self.core], ("flash", "math"))
-        _known("router_probs", [self.router_probs], ("act", "out"))
+        _known("kernels", [self.kernels], get_args(KernelName))
+        _known("core", [self.core], get_args(CoreName))
+        _known("router_probs", [self.router_probs], get_args(RouterProbs))
         _known("recompute", self.recompute, RECOMPUTE)
         _known("fp8", self.fp8, FP8)
-
-    @property
-    def fused(self) -> bool:
-        """Whether the fused kernels run."""
-        return self.kernels == "fused"
 
 
 def _known(what: str, names: Iterable[str], allowed: tuple[str, ...]) -> None:
@@ -70,3 +66,7 @@ def _known(what: str, names: Iterable[str], allowed: tuple[str, ...]) -> None:
         if name not in allowed:
             hint = did_you_mean(name, allowed)
             raise InputError(f"{what}: {name} is none of {', '.join(allowed)}", value=name, hint=hint)
+
+
+COUNTED = Options(kernels="counted", core="counted", router_probs="out")
+"""As public modeling code runs it, with FLOPs that torch counts."""
