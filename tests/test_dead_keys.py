@@ -1,6 +1,6 @@
 """No dead keys: of every kind of file every key is changed, every command asked again, and something must differ.
 
-The keys come from the types, so a new field is met by nobody's thinking of it. An answer is a number, a word or a
+The keys come from the types, so a new field is met without anybody thinking of it. An answer is a number, a word or a
 refusal: whatever a command prints. Not asked: what prints the file itself (`show`, `diff`, `report`), what says only
 that it is valid (`validate`), and `crosscheck`, which compares numbers that others print.
 """
@@ -362,7 +362,7 @@ def places(data: Any, steps: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     if first is EACH:
         for part in data if isinstance(data, dict) else range(len(data)):
             yield from ((part, *place) for place in places(data[part], rest))
-    elif isinstance(first, type):
+    elif isinstance(first, type) and issubclass(first, Section):
         words = constants(first)
         if set(data) <= set(first.model_fields) and all(data.get(key) == word for key, word in words.items()):
             yield from places(data, rest)
@@ -450,12 +450,13 @@ def answer(command: str, file: str) -> Ran:
 
 
 def changes(key: Key) -> Iterator[tuple[str, tuple[Any, ...], Any]]:
-    """File, place and other value; only where no file sets a key, files that leave it out."""
+    """Files with a place of a key and another value of its type: those that set it, or else those that leave it out."""
     files = FILES[key.kind]
     values = {(name, place): _at(data, place) for name, (data, _) in files.items() for place in places(data, key.steps)}
     given = {where: value for where, value in values.items() if value is not None} or values
     assert given, f"no file of this test has the section of {key.path}: add it to one"
-    fits = TypeAdapter(Annotated[key.annotation, "other values", *key.field.metadata], config=Section.model_config)
+    exact: Any = Annotated[key.annotation, "its bounds", *key.field.metadata]
+    fits = TypeAdapter[Any](exact, config=Section.model_config)
     for where, here in given.items():
         elsewhere = [value for value in given.values() if value != here]
         for value in (*elsewhere, *others(key.annotation, here)):
