@@ -20,6 +20,7 @@ __all__ = [
     "InputError",
     "Problem",
     "Related",
+    "RetiredKey",
     "SpecError",
     "did_you_mean",
     "harmless",
@@ -187,6 +188,10 @@ class InputError(ArchcalcError, ValueError):
 
 class SpecError(InputError):
     """A file that can be read but says something invalid. `validate` exits 1 on it, every other command 2."""
+
+
+class RetiredKey(UserWarning):
+    """A file has a key that is no longer read; the text says where, and which."""
 
 
 class FieldError(ValueError):

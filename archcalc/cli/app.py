@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib import import_module
 from io import TextIOWrapper
+from typing import Any
 
 import typer
 
-from archcalc.errors import ArchcalcError, harmless
+from archcalc.errors import ArchcalcError, RetiredKey, harmless
 
 COMMANDS: dict[str, str] = {
     "params": "params",
@@ -38,6 +40,19 @@ def run(arguments: list[str]) -> int:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):  # an encoding without · or ² shows an escape instead of failing
         sys.stdout.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", RetiredKey)  # each once a run
+        warnings.showwarning = _warn
+        return _guarded(arguments)
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """One line for a warning, of ours or of a library."""
+    print(f"warning: {harmless(str(message))}", file=sys.stderr)
+
+
+def _guarded(arguments: list[str]) -> int:
+    """The exit code of one command line, every error told."""
     try:
         code = _invoke(arguments)
         sys.stdout.flush()

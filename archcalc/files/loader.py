@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from archcalc.errors import InputError, SpecError, did_you_mean, show_value
+from archcalc.errors import InputError, RetiredKey, SpecError, did_you_mean, show_value
 from archcalc.files.model import Spec
 from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, problems_from_pydantic, read
 
@@ -79,14 +80,38 @@ def parse(text: bytes | str, source: str, model: type[Model]) -> Model:
 
 
 def validate(data: Any, document: Document, model: type[Model]) -> Model:
-    """Validate data that came from a document, or was changed after. Raises SpecError with positions."""
+    """Validate data that came from a document, or was changed after. What a section has retired is left out, with a
+    RetiredKey warning. Raises SpecError with positions."""
     _check_kind(data, document, model)
     try:
         return model.model_validate(data)
     except ValidationError as error:
         problems = error.errors(include_url=False)
+    if retired := [problem["loc"] for problem in problems if _is_retired(problem, model)]:
+        for loc in sorted(retired, key=lambda loc: document.position(loc, key=True)):
+            told = document.problem(f"`{loc[-1]}` is no longer read; delete it", loc, key=True)
+            warnings.warn(str(told), RetiredKey, stacklevel=2)
+            data = _without(data, document.resolve(loc))
+        return validate(data, document, model)
     found = problems_from_pydantic(problems, document, lambda loc: _known_keys(model, loc))
     raise SpecError.from_problems(found.problems)
+
+
+def _is_retired(problem: Any, model: type[BaseModel]) -> bool:
+    """Whether an error is about a key that its section has retired."""
+    *section, key = problem["loc"] or ("",)
+    sections = _sections(model, tuple(section)) if problem["type"] == "extra_forbidden" else ()
+    return any(key in getattr(one, "retired", ()) for one in sections)
+
+
+def _without(data: Any, loc: Loc) -> Any:
+    """The data without the key at a path."""
+    first, *rest = loc
+    if isinstance(data, list):
+        return [_without(item, tuple(rest)) if i == first else item for i, item in enumerate(data)]
+    if rest:
+        return {**data, first: _without(data[first], tuple(rest))}
+    return {key: value for key, value in data.items() if key != first}
 
 
 def _check_kind(data: Any, document: Document, model: type[BaseModel]) -> None:
@@ -103,10 +128,15 @@ def _check_kind(data: Any, document: Document, model: type[BaseModel]) -> None:
 
 def _known_keys(model: type[BaseModel], loc: Loc) -> set[str]:
     """The keys of the section at a path, union tags included in the path."""
+    return {key for one in _sections(model, loc) for key in getattr(one, "model_fields", ())}
+
+
+def _sections(model: type[BaseModel], loc: Loc) -> list[Any]:
+    """The types that the section at a path may have."""
     types: list[Any] = [model]
     for part in loc:
         types = [inner for outer in types for inner in _inside(outer, part)]
-    return {key for one in types for key in getattr(one, "model_fields", ())}
+    return types
 
 
 def _inside(outer: Any, part: str | int) -> Iterator[Any]:

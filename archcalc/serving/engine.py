@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeInt
 
-from archcalc.errors import FieldError
 from archcalc.files.loader import find, parse
 from archcalc.files.model import Text
 from archcalc.files.yaml_loader import read
 from archcalc.hardware import Hardware
 from archcalc.section import Section, Size
+from archcalc.serving.deployment import Vision
 
 FOLDER = "engines"
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -50,29 +50,14 @@ class Activation(Section):
 
 
 class TensorParallel(Section):
-    """What tensor parallelism divides and what every device keeps whole, by module name or role."""
+    """What tensor parallelism does where the engine has a choice.
 
-    replicated: list[Text]
-    divided: list[Text]
-    vision: Literal["sharded", "replicated"]
-    projector: Literal["replicated"]
+    Attributes:
+        vision: the tower divided by tp, or whole on every device.
+    """
 
-
-class Measured(Section):
-    """What one public log prints [GiB, rounded by the log]: for comparison, never an input."""
-
-    run: Text
-    utilization: Share
-    total_gib: PositiveFloat
-    max_num_batched_tokens: Size | None = None
-    max_num_seqs: Size | None = None
-    weights_gib: PositiveFloat | None = None
-    activation_gib: PositiveFloat | None = None
-    cuda_graphs_gib: PositiveFloat | None = None
-    non_torch_gib: PositiveFloat | None = None
-    kv_gib: PositiveFloat | None = None
-    kv_tokens: Size | None = None
-    kv_tokens_dcp8: Size | None = None
+    retired: ClassVar[frozenset[str]] = frozenset({"replicated", "divided", "projector"})
+    vision: Vision
 
 
 class Engine(Section):
@@ -84,12 +69,10 @@ class Engine(Section):
         block_size: tokens of a cache page; `block_size_mla` for multi-head latent attention.
         non_torch_bytes: contexts and communication buffers; `_one_device` where there is no other [bytes].
         cuda_graph_bytes: captured graphs [bytes].
-        kv_cache_dtypes: bytes of a cached element by name.
-        fp8_ds_mla_bytes_per_layer: one token of that layout: latent of 512, rotary key of 64 [bytes].
-        measured: logs to compare with.
         assumed: what the constants rest on, each as `key: why`.
     """
 
+    retired: ClassVar[frozenset[str]] = frozenset({"kv_cache_dtypes", "fp8_ds_mla_bytes_per_layer", "measured"})
     kind: Literal["engine"]
     name: Text
     title: Text
@@ -102,18 +85,8 @@ class Engine(Section):
     non_torch_bytes_one_device: NonNegativeInt
     cuda_graph_bytes: NonNegativeInt
     activation: Activation
-    kv_cache_dtypes: dict[str, Size]
-    fp8_ds_mla_bytes_per_layer: Size
     tensor_parallel: TensorParallel
-    measured: list[Measured]
     assumed: list[Text]
-
-    @model_validator(mode="after")
-    def _runs_have_sources(self) -> Self:
-        for i, entry in enumerate(self.measured):
-            if entry.run not in self.sources:
-                raise FieldError(f"run {entry.run} is in no source", ("measured", i, "run"), "sources")
-        return self
 
 
 def load_engine(name_or_path: str = "vllm") -> Engine:

@@ -90,7 +90,6 @@ VISION: dict[str, Any] = {
     "in_patch_limit_each_frame": 16,
     "patch_limit_on_one_side": 16,
     "temporal_merge_kernel_size": 4,
-    "sample_fps": 2.0,
 }
 PROJECTOR: dict[str, Any] = {
     "kind": "patch_merger",

@@ -44,6 +44,7 @@ class MoonViT3D(Tower):
         ),
     }
 
+    retired: ClassVar[frozenset[str]] = frozenset({"sample_fps"})
     kind: Literal["moonvit3d"]
     vt_hidden_size: Size
     vt_num_hidden_layers: Depth
@@ -65,7 +66,6 @@ class MoonViT3D(Tower):
     in_patch_limit_each_frame: Size
     patch_limit_on_one_side: Size
     temporal_merge_kernel_size: Size
-    sample_fps: Real
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
