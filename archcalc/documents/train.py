@@ -3,6 +3,7 @@ offload."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from archcalc.calc.sharding import paddings
@@ -17,7 +18,7 @@ from archcalc.training.ledger import imbalances, ledger
 from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.offload import offload_need
 from archcalc.training.placement import shards_of
-from archcalc.training.plan import Plan
+from archcalc.training.plan import Plan, load_plan
 from archcalc.units import format_bytes
 from archcalc.workload import Workload
 
@@ -68,6 +69,11 @@ def _uncounted(tape: Tape, plan: Plan) -> list[str]:
     if plan.parallel.cp == 1 or not mixers:
         return []
     return [f"warning: what {' and '.join(sorted(mixers))} operations exchange among cp devices is not in."]
+
+
+def train(spec: Spec, *, plan: str, set: Sequence[str] = (), rank: int | None = None) -> Report:
+    """The `train` command: `plan` is a file or a bundled name, `set` overrides its fields. Raises InputError."""
+    return train_report(spec, load_plan(plan, tuple(set)), rank=rank, overrides=tuple(set))
 
 
 def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: tuple[str, ...] = ()) -> Report:
