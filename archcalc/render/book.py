@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from archcalc.documents.ask import line
 from archcalc.documents.book import HEADLINE, Asked, Book, Section
 from archcalc.documents.document import Report, Table
 from archcalc.render.cells import quantity_lines
@@ -27,6 +28,8 @@ def markdown(book: Book) -> str:
     assumed = dict.fromkeys(f"{report.command}: {text}" for report in reports for text in report.assumptions)
     if assumed:
         blocks += ["## What the numbers rest on", bullets("Assumed", assumed)]
+    sizes = line("show", book.source.word, {})
+    blocks.append(f"All sizes, with their sources:\n\n{_shell(sizes)}")
     blocks.append(f"Written by `archcalc report`; to write it again:\n\n{_shell(book.command)}")
     return "\n\n".join(blocks) + "\n"
 
@@ -67,9 +70,10 @@ def _side_by_side(asked: Sequence[Asked]) -> str:
     labels: dict[str, str] = {}
     for each in asked:
         columns.append({})
-        for name, (label, text, more) in zip(each.report.quantities, quantity_lines(each.report, UNITS), strict=True):
+        found = each.report.quantities
+        for name, (label, text, more) in zip(found, quantity_lines(each.report, UNITS), strict=True):
             labels[name] = escape(label)
-            columns[-1][name] = "<br>".join(filter(None, (escape(text), escape(more))))
+            columns[-1][name] = f"{escape(text)}<br>{escape(more)}" if more and found[name] else escape(text)
     rows = [[label, *(column.get(name, "") for column in columns)] for name, label in labels.items()]
     return pipes(["quantity", *(escape(each.title) for each in asked)], ["---", *("---:" for _ in asked)], rows)
 
