@@ -61,6 +61,7 @@ def command(
     ] = None,
 ) -> None:
     """Write a report of everything about each spec: Markdown, JSON and pictures."""
+    from archcalc.documents.ask import FILES, called
     from archcalc.documents.book import check_stems, read_source
     from archcalc.documents.books_file import load_books
 
@@ -68,6 +69,9 @@ def command(
     check_stems(sources)
     said = load_books(directory)
     flags = {name: values for name, values in (("plan", plan), ("gpu", gpu)) if values}
+    for name, values in flags.items():
+        for value in values:
+            called(value, FILES[name])  # a slip is told before a cross-check takes its minute
     orders = [(source, {**said.get(source.spec.name, {}), **flags}) for source in sources]
     if check:
         again = [f"--{name}={value}" for name, values in flags.items() for value in values]

@@ -9,14 +9,15 @@ from pathlib import Path
 from archcalc.calc.kv_cache import LAYOUTS
 from archcalc.documents.ask import called, line
 from archcalc.documents.book import Asked, Book, Section, Source, file_stem
-from archcalc.documents.book_pictures import flops_picture, kv_picture, memory_picture, train_picture
+from archcalc.documents.book_pictures import drawn
 from archcalc.documents.document import Report
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
+from archcalc.hardware import load_hardware
 from archcalc.units import format_int
 
 SEQ = 4096
-"""Text tokens of the workloads; `archcalc diff` compares specs at the same."""
+"""Text tokens of the workloads, and where the curves begin; `archcalc diff` compares specs at the same."""
 
 IMAGE = (1024, 768)
 
@@ -52,6 +53,13 @@ def _named(arguments: Sequence[str], folder: str) -> dict[str, str]:
     return named
 
 
+def _over(source: Source) -> Iterator[str]:
+    """What the curves go over, from SEQ to the model's limit; nothing for a model whose limit is below."""
+    limit = source.spec.backbone.max_position_embeddings
+    if limit > SEQ:
+        yield f"{SEQ}..{limit}"
+
+
 def _params(source: Source) -> Iterator[Section]:
     yield Section(name="parts", title="Parameters", asked=(source.ask("", "params", by="component"),))
     yield Section(name="params", title="Parameters by module", asked=(source.ask("", "params"),))
@@ -75,7 +83,9 @@ def _flops(source: Source) -> Iterator[Section]:
     ]
     if source.spec.vision is not None:
         asked.append(source.ask(f"an image of {IMAGE[0]} x {IMAGE[1]}", "flops", seq=1, image=[IMAGE]))
-    yield Section(name="flops", title="FLOPs", asked=tuple(asked), pictures=tuple(flops_picture(source)))
+    caption = "Forward FLOPs of a prefill against its length"
+    curve = (drawn(source, "flops", "flops", caption, context=over) for over in _over(source))
+    yield Section(name="flops", title="FLOPs", asked=tuple(asked), pictures=tuple(curve))
 
 
 def _kv(source: Source) -> Iterator[Section]:
@@ -85,7 +95,9 @@ def _kv(source: Source) -> Iterator[Section]:
     for dtype in others:
         with suppress(InputError):  # a layout of another kind of attention
             asked.append(source.ask(dtype, "kv", context=limit, kv_dtype=dtype))
-    yield Section(name="kv", title="KV cache", asked=tuple(asked), pictures=tuple(kv_picture(source)))
+    caption = "KV cache of one sequence against its context"
+    curve = (drawn(source, "kv", "kv", caption, context=over, kv_dtype="bf16,fp8") for over in _over(source))
+    yield Section(name="kv", title="KV cache", asked=tuple(asked), pictures=tuple(curve))
 
 
 def _weights(source: Source) -> Iterator[Section]:
@@ -93,16 +105,20 @@ def _weights(source: Source) -> Iterator[Section]:
     yield Section(name="weights", title="Weights", asked=(source.ask("released", "weights"), *others))
 
 
-def _serve(source: Source, gpus: dict[str, str]) -> Iterator[Section]:
+def _serve(source: Source, named: dict[str, str]) -> Iterator[Section]:
     title = "Serving: the fewest GPUs that hold one sequence of full length"
     yield Section(name="serve", title=title, asked=(source.ask("", "serve", gpu="all"),))
-    for n, (name, gpu) in enumerate(gpus.items()):
+    for n, (name, gpu) in enumerate(named.items()):
         asked = source.ask("", "serve", gpu=gpu)
-        pictures = memory_picture(source, gpu, asked.report, f"memory-{name}" if n else "memory")
-        yield Section(name=f"serve-{name}", title=f"Serving on {name}", asked=(asked,), pictures=tuple(pictures))
+        gpus, file = asked.report.quantities["serve.gpus"], f"memory-{name}" if n else "memory"
+        caption = f"Memory of each of {gpus} x {load_hardware(gpu).title} against the context"
+        curve = (drawn(source, file, "memory", caption, context=over, gpu=gpu, gpus=gpus) for over in _over(source))
+        yield Section(name=f"serve-{name}", title=f"Serving on {name}", asked=(asked,), pictures=tuple(curve))
 
 
 def _train(source: Source, plans: dict[str, str]) -> Iterator[Section]:
     for name, plan in plans.items():
-        asked, picture = source.ask("", "train", plan=plan), train_picture(source, plan, name)
+        asked = source.ask("", "train", plan=plan)
+        caption = f"Training memory of every pipeline rank under {name}"
+        picture = drawn(source, f"train-{name}", "train", caption, plan=plan)
         yield Section(name=f"train-{name}", title=f"Training under {name}", asked=(asked,), pictures=(picture,))

@@ -329,6 +329,7 @@ def test_a_plan_that_does_not_fit_names_the_spec(tmp_path: Path) -> None:
     assert "llama-3.1-70b: error: ep and etp need routed experts" in ran.err
     ran = report(tmp_path / "out", "k25", "--plan", "k3")
     assert 'no file and no bundled plan is named "k3"' in ran.err
+    assert "cross-check" not in ran.err  # told before anything slow
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
