@@ -44,7 +44,7 @@ golden: $(VENV)/.installed-dev ## rewrite the golden files; read the diff before
 	@$(BIN)/python -m pytest -k golden --snapshot-update
 
 schema: $(VENV)/.installed-base ## rewrite schema/ from the types, docs/glossary.md from the quantities
-	@for kind in spec plan hardware engine; do $(BIN)/archcalc schema $$kind -o schema/$$kind.schema.json; done
+	@for kind in spec plan hardware engine books; do $(BIN)/archcalc schema $$kind -o schema/$$kind.schema.json; done
 	@$(BIN)/python -m archcalc.documents.glossary >docs/glossary.md
 
 reports: $(VENV)/.installed-dev ## rewrite reports/ for every bundled spec, with a cross-check where it is not current

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from archcalc.errors import InputError
 
 Phase = Literal["train", "prefill", "decode"]
+Images = Sequence[tuple[int, int]]
+"""(height, width) of each [pixels]."""
+Videos = Sequence[tuple[int, int, int]]
+"""(frames, height, width) of each [frames, pixels, pixels]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

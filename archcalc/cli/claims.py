@@ -23,13 +23,13 @@ def command(
 ) -> None:
     """Judge the spec's published claims: verdict, cause, explanation."""
     from archcalc.cli.output import emit
-    from archcalc.documents.claims import claims_report
+    from archcalc.documents.claims import claims
     from archcalc.errors import CheckFailed, InputError
     from archcalc.files.loader import load_located
 
     loaded, document = load_located(spec)
     try:
-        report = claims_report(loaded)
+        report = claims(loaded)
     except InputError as error:
         raise placed(error, loaded, document) from None
     emit(report, format_name, output, units)

@@ -37,22 +37,22 @@ def command(
 ) -> None:
     """FLOPs of a training step, a prefill or a decode step, part by part."""
     from archcalc.cli.output import emit
-    from archcalc.cli.sizes import parse_sides
-    from archcalc.documents.flops import flops_report
+    from archcalc.cli.sizes import parse_images, parse_videos
+    from archcalc.documents.flops import flops
     from archcalc.files.loader import load_spec
     from archcalc.units import parse_context, parse_count
-    from archcalc.workload import Workload
 
-    workload = Workload(
+    report = flops(
+        load_spec(spec),
         phase=phase,
         batch=batch,
-        seq=parse_context(seq) if seq is not None else 1 if phase == "decode" else 4096,
+        seq=None if seq is None else parse_context(seq),
         context=parse_context(context),
         attention=attention,
         logits=logits,
-        choices=() if mla == "auto" else (("mla", mla),),
-        images=tuple((h, w) for h, w in parse_sides(image, 2)),
-        videos=tuple((f, h, w) for f, h, w in parse_sides(video, 3)),
+        mla=mla,
+        image=parse_images(image),
+        video=parse_videos(video),
+        tokens=None if tokens is None else parse_count(tokens),
     )
-    whole = None if tokens is None else parse_count(tokens)
-    emit(flops_report(load_spec(spec), workload, tokens=whole), format_name, output, units)
+    emit(report, format_name, output, units)

@@ -47,25 +47,24 @@ def command(
     units: Units = "gib",
 ) -> None:
     """KV cache: bytes a token, in total, on each device; or how many tokens fit."""
-    from archcalc.calc.kv_cache import Mesh
     from archcalc.cli.output import emit
-    from archcalc.cli.sizes import parse_device_memory, parse_sides
-    from archcalc.documents.kv import kv_report
-    from archcalc.errors import InputError
+    from archcalc.cli.sizes import parse_device_memory, parse_images, parse_videos
+    from archcalc.documents.kv import kv
     from archcalc.files.loader import load_spec
     from archcalc.units import parse_context
-    from archcalc.workload import Workload
 
-    loaded = load_spec(spec)
-    length = loaded.backbone.max_position_embeddings if context is None else parse_context(context)
-    if length < 1:
-        raise InputError(f"--context must be at least 1, not {length}", value=length)
-    workload = Workload(
+    report = kv(
+        load_spec(spec),
+        context=None if context is None else parse_context(context),
         batch=batch,
-        context=length,
-        images=tuple((h, w) for h, w in parse_sides(image, 2)),
-        videos=tuple((f, h, w) for f, h, w in parse_sides(video, 3)),
+        kv_dtype=kv_dtype,
+        tp=tp,
+        dcp=dcp,
+        pp=pp,
+        dp=dp,
+        block_size=parse_context(block_size),
+        memory=None if memory is None else parse_device_memory(memory),
+        image=parse_images(image),
+        video=parse_videos(video),
     )
-    mesh = Mesh(tp=tp, dcp=dcp, pp=pp, dp=dp, block_size=parse_context(block_size))
-    room = None if memory is None else parse_device_memory(memory)
-    emit(kv_report(loaded, workload, kv_dtype=kv_dtype, mesh=mesh, memory=room), format_name, output, units)
+    emit(report, format_name, output, units)

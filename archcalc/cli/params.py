@@ -26,18 +26,7 @@ def command(
 ) -> None:
     """Exact parameter counts: totals, then the tree of modules."""
     from archcalc.cli.output import emit
-    from archcalc.errors import InputError
+    from archcalc.documents.params import params
     from archcalc.files.loader import load_spec
 
-    if explain is not None and (depth, top, by) != (None, None, None):
-        raise InputError("--explain shows one part; it goes without --depth, --top and --by")
-    loaded = load_spec(spec)
-    if explain is None:
-        from archcalc.documents.params import params_report
-
-        report = params_report(loaded, depth=depth, top=top, by=by)
-    else:
-        from archcalc.documents.explain import explain_report
-
-        report = explain_report(loaded, explain)
-    emit(report, format_name, output, units)
+    emit(params(load_spec(spec), depth=depth, top=top, by=by, explain=explain), format_name, output, units)

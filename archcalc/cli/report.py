@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from archcalc.documents.book import Book, Source
     from archcalc.proof.record import Record
 
+    Order = tuple[Source, dict[str, list[str]]]
+    """A spec, and the plans and GPUs that its report is about."""
+
 
 class StaleReports(CheckFailed):
     """Reports that are not what archcalc would write now, each on a line of its own."""
@@ -39,32 +42,58 @@ def command(
         bool,
         typer.Option("--check", help="Write nothing; exit 1 if a report is missing or is not what would be written."),
     ] = False,
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plan",
+            metavar="PLAN",
+            help="A plan file, or a bundled plan, to report the training memory of. Repeatable. [default: those that"
+            " DIR/books.yaml names]",
+        ),
+    ] = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gpu",
+            metavar="NAME",
+            help="A bundled GPU or a hardware file to report the serving memory of. Repeatable. [default: as --plan]",
+        ),
+    ] = None,
 ) -> None:
     """Write a report of everything about each spec: Markdown, JSON and pictures."""
+    from archcalc.documents.ask import FILES, called
     from archcalc.documents.book import check_stems, read_source
+    from archcalc.documents.books_file import load_books
 
     sources = [read_source(argument) for argument in specs]
     check_stems(sources)
+    said = load_books(directory)
+    flags = {name: values for name, values in (("plan", plan), ("gpu", gpu)) if values}
+    for name, values in flags.items():
+        for value in values:
+            called(value, FILES[name])  # a slip is told before a cross-check takes its minute
+    orders = [(source, {**said.get(source.spec.name, {}), **flags}) for source in sources]
     if check:
-        _check(sources, directory, shlex.join(["archcalc", "report", *specs, "--dir", str(directory)]))
+        again = [f"--{name}={value}" for name, values in flags.items() for value in values]
+        _check(orders, directory, shlex.join(["archcalc", "report", *specs, "--dir", str(directory), *again]))
     else:
-        _write(sources, directory)
+        _write(orders, directory)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _write(sources: list[Source], directory: Path) -> None:
+def _write(orders: list[Order], directory: Path) -> None:
     """Everything is worked out first; then every file is written."""
     from archcalc.cli.output import write_file
     from archcalc.proof.record import to_json
 
     files: dict[Path, bytes] = {}
-    for source in sources:
+    for source, carried in orders:
         record = _fresh_record(source, directory)
         if record is not None:
             files[_record_file(source, directory)] = to_json(record, source.spec.name).encode()
-        book = _book(source, record)
+        book = _book(source, carried, record)
         files |= {directory / name: text for name, text in _texts(book).items()}
         files |= {directory / name: picture for name, picture in _pictures(book).items()}
     _make(directory)
@@ -97,7 +126,7 @@ def _pictures(book: Book) -> dict[str, bytes]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("archcalc"):
             raise
-        _tell(f"{book.spec}: pictures left out, they need matplotlib: pip install 'archcalc[plot]'")
+        _tell(f"{book.source.spec.name}: pictures left out, they need matplotlib: pip install 'archcalc[plot]'")
         return {}
     return {book.file_of(each): picture(each.figure(), "svg", "gib") for each in book.pictures}
 
@@ -116,10 +145,10 @@ def _make(directory: Path) -> None:
 # -- checking ---------------------------------------------------------------------------------------------------------
 
 
-def _check(sources: list[Source], directory: Path, refresh: str) -> None:
+def _check(orders: list[Order], directory: Path, refresh: str) -> None:
     stale = []
-    for source in sources:
-        book = _book(source, _saved_record(source, directory))
+    for source, carried in orders:
+        book = _book(source, carried, _saved_record(source, directory))
         for name, wanted in _texts(book).items():
             path = directory / name
             problem = _problem(path, wanted)
@@ -127,7 +156,7 @@ def _check(sources: list[Source], directory: Path, refresh: str) -> None:
                 stale.append(f"{path}: {problem}")
     if stale:
         raise StaleReports(stale, f"to write them again: {refresh}")
-    _tell(f"{len(sources)} report{'' if len(sources) == 1 else 's'} up to date in {directory}")
+    _tell(f"{len(orders)} report{'' if len(orders) == 1 else 's'} up to date in {directory}")
 
 
 def _problem(path: Path, wanted: bytes) -> str:
@@ -149,17 +178,22 @@ def _problem(path: Path, wanted: bytes) -> str:
 # -- both -------------------------------------------------------------------------------------------------------------
 
 
-def _book(source: Source, record: Record | None) -> Book:
-    from archcalc.documents.book_sections import make_book
+def _book(source: Source, carried: dict[str, list[str]], record: Record | None) -> Book:
+    from archcalc.documents.report import make_book
+    from archcalc.errors import InputError
     from archcalc.proof.record import summary_report
 
-    return make_book(source, summary_report(source.spec, record))
+    try:
+        return make_book(source, summary_report(source.spec, record), **carried)
+    except InputError as error:
+        raise (error if error.source else error.at(source=source.word)) from None
 
 
 def _texts(book: Book) -> dict[str, bytes]:
     from archcalc.render.book import json, markdown
 
-    return {f"{book.stem}.md": markdown(book).encode(), f"{book.stem}.json": json(book).encode()}
+    stem = book.source.stem
+    return {f"{stem}.md": markdown(book).encode(), f"{stem}.json": json(book).encode()}
 
 
 def _record_file(source: Source, directory: Path) -> Path:

@@ -70,43 +70,32 @@ def command(
     """Serving memory on each GPU: whether it fits, and what is left for requests."""
     from archcalc.cli.output import emit
     from archcalc.cli.sizes import parse_device_memory, parse_number
-    from archcalc.documents.serve import Question, serve_all_report, serve_report
-    from archcalc.errors import CheckFailed, InputError
+    from archcalc.documents.serve import serve
+    from archcalc.errors import CheckFailed
     from archcalc.files.loader import load_spec
-    from archcalc.hardware import hardware_names, load_hardware
-    from archcalc.serving.deployment import Spread
-    from archcalc.serving.engine import load_engine
-    from archcalc.serving.memory import Load
     from archcalc.units import parse_context
 
-    loaded = load_spec(spec)
-    if gpu is None:
-        raise InputError("no GPU is named", hint=f"add --gpu {', '.join(hardware_names())}, a file, or all")
-    profile = load_engine(engine)
-    limit = loaded.backbone.max_position_embeddings
-    load = Load(
-        context=limit if context is None else parse_context(context),
+    loaded, experts = load_spec(spec), parse_number(ep, "--ep", "all")
+    report = serve(
+        loaded,
+        gpu=gpu,
+        gpus=None if gpus is None else parse_number(gpus, "--gpus", "auto"),
+        tp=tp,
+        dp=dp,
+        ep="all" if experts is None else experts,
+        dcp=dcp,
+        context=None if context is None else parse_context(context),
         batch=batch,
         kv_dtype=kv_dtype,
+        as_=as_name,
+        language_only=language_only,
+        vision=vision,
         utilization=utilization,
         overhead=None if overhead is None else parse_device_memory(overhead),
         batched_tokens=None if batched_tokens is None else parse_context(batched_tokens),
         block_size=None if block_size is None else parse_context(block_size),
-        language_only=language_only,
+        engine=engine,
     )
-    spread = Spread(
-        gpus=None if gpus is None else parse_number(gpus, "--gpus", "auto"),
-        tp=tp,
-        dp=dp,
-        ep=parse_number(ep, "--ep", "all"),
-        dcp=dcp,
-        vision=vision or profile.tensor_parallel.vision,
-    )
-    asked = Question(spec=loaded, storage=as_name, engine=profile, spread=spread, load=load)
-    if gpu == "all":
-        report = serve_all_report(asked, [load_hardware(name) for name in hardware_names()])
-    else:
-        report = serve_report(asked, load_hardware(gpu))
     emit(report, format_name, output, units)
     if check and not report.quantities["serve.fits"]:
         raise CheckFailed(report.title if gpu != "all" else f"{loaded.title} fits on no GPU")

@@ -6,9 +6,18 @@ from archcalc.errors import InputError, show_value
 from archcalc.units import parse_memory
 
 
-def parse_sides(texts: list[str] | None, count: int) -> list[tuple[int, ...]]:
+def parse_images(texts: list[str] | None) -> list[tuple[int, int]]:
+    """Height and width of each image [pixels]. Raises InputError."""
+    return [(h, w) for h, w in _sides(texts, 2, "HxW, as 1024x768")]
+
+
+def parse_videos(texts: list[str] | None) -> list[tuple[int, int, int]]:
+    """Frames, height and width of each video. Raises InputError."""
+    return [(f, h, w) for f, h, w in _sides(texts, 3, "FRAMESxHxW, as 16x448x448")]
+
+
+def _sides(texts: list[str] | None, count: int, form: str) -> list[tuple[int, ...]]:
     """Whole positive numbers joined by x. Raises InputError."""
-    form = "HxW, as 1024x768" if count == 2 else "FRAMESxHxW, as 16x448x448"
     sizes = []
     for text in texts or []:
         pieces = text.lower().split("x")

@@ -25,10 +25,7 @@ def command(
 ) -> None:
     """Training memory on every pipeline rank at its worst moment."""
     from archcalc.cli.output import emit
-    from archcalc.documents.train import train_report
+    from archcalc.documents.train import train
     from archcalc.files.loader import load_spec
-    from archcalc.training.load import load_plan
 
-    overrides = tuple(override or ())
-    loaded = load_plan(plan, overrides)
-    emit(train_report(load_spec(spec), loaded, rank=rank, overrides=overrides), format_name, output, units)
+    emit(train(load_spec(spec), plan=plan, set=override or (), rank=rank), format_name, output, units)

@@ -25,8 +25,7 @@ def command(
 ) -> None:
     """Weight bytes of the released checkpoint, or of another storage."""
     from archcalc.cli.output import emit
-    from archcalc.documents.weights import weights_report
+    from archcalc.documents.weights import weights
     from archcalc.files.loader import load_spec
 
-    report = weights_report(load_spec(spec), as_name=as_name, optimizer_name=optimizer)
-    emit(report, format_name, output, units)
+    emit(weights(load_spec(spec), as_=as_name, optimizer=optimizer), format_name, output, units)

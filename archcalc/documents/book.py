@@ -1,22 +1,19 @@
-"""A report of everything about one spec: sections, each with the command that makes it. Renderers see only this."""
+"""A report of everything about one spec: sections, each of one command or of one asked several times."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from shlex import quote
+from typing import Any
 
+from archcalc.documents.ask import answer, called, line
 from archcalc.documents.document import Report, Value
 from archcalc.documents.series import Figure
-from archcalc.errors import InputError, harmless
-from archcalc.files.loader import bundled_dir, find, load_spec
+from archcalc.errors import InputError
+from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec
-
-PLANS: dict[str, tuple[str, ...]] = {"kimi-k2": ("k2-pretrain",), "k25": ("k2-pretrain",)}
-"""Bundled plans that a bundled spec is known to have been trained under. K2.5's report (arXiv:2602.02276, section 4.5)
-says that it was trained as K2 was, the vision tower apart."""
 
 HEADLINE = {
     "params.total": "parameters",
@@ -31,8 +28,35 @@ HEADLINE = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A spec, and how a reader names it on the command line."""
+
+    spec: Spec
+    word: str
+
+    @property
+    def stem(self) -> str:
+        """The file name of its report, without an ending."""
+        return file_stem(self.spec.name)
+
+    def ask(self, title: str, command: str, **arguments: Any) -> Asked:
+        """A command's answer about it. Raises InputError."""
+        report = answer(command, self.spec, arguments)
+        return Asked(title=title, command=line(command, self.word, arguments), report=report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A command line and what it answers. `title` tells it from its neighbours in a section."""
+
+    title: str
+    command: str
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A picture beside the report, as `STEM-name.svg`. `figure` gives what it shows."""
+    """A picture beside the report, as `STEM-name.svg`: the command line that draws it, and what it shows."""
 
     name: str
     caption: str
@@ -47,15 +71,13 @@ class Section:
     Attributes:
         name: stable; the key of the section in JSON.
         title: the heading.
-        commands: what to type for these numbers and more, the main one first.
-        report: the numbers.
+        asked: the command, or the same under several arguments, the main one first: the others stand beside it.
         pictures: drawn beside them.
     """
 
     name: str
     title: str
-    commands: tuple[str, ...]
-    report: Report
+    asked: tuple[Asked, ...]
     pictures: tuple[Picture, ...] = ()
 
 
@@ -64,23 +86,27 @@ class Book:
     """All sections of one spec.
 
     Attributes:
-        stem: what its files are named, without an ending.
-        spec: the spec's name.
-        title: the model's name for people.
-        command: what writes the report again.
+        source: the spec.
+        carried: the plans and GPUs that it was asked about, as `--plan` and `--gpu` name them.
         sections: in reading order.
     """
 
-    stem: str
-    spec: str
-    title: str
-    command: str
+    source: Source
+    carried: Mapping[str, list[str]]
     sections: tuple[Section, ...]
 
     @property
+    def command(self) -> str:
+        """What writes the report again."""
+        return line("report", self.source.word, self.carried)
+
+    @property
     def quantities(self) -> dict[str, Value]:
-        """The quantities of all sections."""
-        return {name: n for section in self.sections for name, n in section.report.quantities.items()}
+        """The quantities of the first command line of each command."""
+        first: dict[str, Report] = {}
+        for section in self.sections:
+            first.setdefault(section.asked[0].report.command, section.asked[0].report)
+        return {name: n for report in first.values() for name, n in report.quantities.items()}
 
     @property
     def pictures(self) -> Iterator[Picture]:
@@ -89,51 +115,32 @@ class Book:
 
     @property
     def report(self) -> Report:
-        """The whole as one document: all quantities, parameters as rows, claims as findings, assumptions gathered."""
-        by_name = {section.name: section.report for section in self.sections}
-        params, claims = by_name["params"], by_name.get("claims")
+        """The whole as one document: all quantities, parameters as rows, claims as findings, sentences gathered."""
+        named = {section.name: section.asked[0].report for section in self.sections}
+        gathered = [asked.report for section in self.sections for asked in section.asked]
         return Report(
             command="report",
-            title=f"{self.title}: report",
-            inputs={"spec": self.spec},
+            title=f"{self.source.spec.title}: report",
+            inputs={
+                "spec": self.source.spec.name,
+                "plan": [called(plan, "plans") for plan in self.carried["plan"]],
+                "gpu": [called(gpu, "hardware") for gpu in self.carried["gpu"]],
+            },
             quantities=self.quantities,
-            rows=params.rows,
-            findings=claims.findings if claims else (),
-            assumptions=gathered(self.sections, "assumptions"),
-            conventions=gathered(self.sections, "conventions"),
+            rows=named["params"].rows,
+            findings=named["claims"].findings if "claims" in named else (),
+            assumptions=list(dict.fromkeys(text for report in gathered for text in report.assumptions)),
+            conventions=list(dict.fromkeys(text for report in gathered for text in report.conventions)),
         )
 
     def file_of(self, picture: Picture) -> str:
         """The file name of a picture."""
-        return f"{self.stem}-{picture.name}.svg"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A spec, and how a reader names it on the command line."""
-
-    spec: Spec
-    word: str
-
-    @property
-    def stem(self) -> str:
-        """The file name of its report, without an ending."""
-        return file_stem(self.spec.name)
-
-    def command(self, name: str, *arguments: str) -> str:
-        """A command line about it, on one line."""
-        return harmless(" ".join(["archcalc", name, quote(self.word), *arguments]))
+        return f"{self.source.stem}-{picture.name}.svg"
 
 
 def read_source(argument: str) -> Source:
-    """A spec by path or bundled name. Raises InputError or SpecError.
-
-    A bundled spec is called by its name, however it was found; another one by its file's name, wherever it lies: so the
-    text of a report does not depend on where it was written.
-    """
-    path = find(argument)
-    inside = path.resolve().parent == bundled_dir().resolve()
-    return Source(spec=load_spec(argument), word=path.stem if inside else path.name)
+    """A spec by path or bundled name. Raises InputError or SpecError."""
+    return Source(spec=load_spec(argument), word=called(argument))
 
 
 def file_stem(name: str) -> str:
@@ -160,8 +167,3 @@ def check_stems(sources: Sequence[Source]) -> None:
                 hint="name each spec once; the file is named by the spec's `name`",
             )
         seen[key] = source.word
-
-
-def gathered(sections: Sequence[Section], field: str) -> list[str]:
-    """The sentences of all sections, each once."""
-    return list(dict.fromkeys(line for section in sections for line in getattr(section.report, field)))

@@ -1,85 +1,62 @@
-"""The pictures of a report: what each one shows, worked out when it is drawn."""
+"""The pictures of a report: `plot` command lines, each with what it shows, worked out when it is drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+from archcalc.documents.ask import line
 from archcalc.documents.book import Picture, Source
-from archcalc.documents.document import Report
-from archcalc.documents.series import Range, span
+from archcalc.documents.series import Figure, Range, span
 from archcalc.documents.series_cases import Model, cases
 from archcalc.documents.series_flops import flops_figure
 from archcalc.documents.series_kv import kv_figure
 from archcalc.documents.series_memory import Setup, memory_figure
 from archcalc.documents.series_training import train_figure, trainings
+from archcalc.files.model import Spec
 from archcalc.hardware import load_hardware
 from archcalc.serving.deployment import Deployment
 from archcalc.serving.engine import load_engine
-
-GPU = "h200"
-"""The GPU of the memory picture."""
-
-LOW = 4096
-DTYPES = ("bf16", "fp8")
+from archcalc.units import parse_range
 
 
-def _model(source: Source) -> Model:
-    return Model(source.spec.name, source.spec.title, source.spec)
+def drawn(source: Source, name: str, kind: str, caption: str, **arguments: Any) -> Picture:
+    """What `archcalc plot KIND` draws of a spec, as a file called by `name`."""
+    return Picture(
+        name=name,
+        caption=caption,
+        command=line(f"plot {kind}", source.word, arguments),
+        figure=partial(FIGURES[kind], source.spec, **arguments),
+    )
 
 
-def _over(source: Source) -> Range | None:
-    """From 4,096 tokens to the model's limit; None for a model whose limit is below."""
-    limit = source.spec.backbone.max_position_embeddings
-    return span(LOW, limit) if limit > LOW else None
+def _model(spec: Spec) -> Model:
+    return Model(spec.name, spec.title, spec)
 
 
-def flops_picture(source: Source) -> Iterator[Picture]:
-    """FLOPs of a prefill against its length."""
-    over = _over(source)
-    if over is not None:
-        yield Picture(
-            name="flops",
-            caption="Forward FLOPs of a prefill against its length",
-            command=source.command("plot flops", f"--context {over.low}..{over.high}"),
-            figure=lambda: flops_figure(cases([_model(source)], [""], [1]), over),
-        )
+def _range(context: str) -> Range:
+    return span(*parse_range(context))
 
 
-def kv_picture(source: Source) -> Iterator[Picture]:
-    """The cache of one sequence against its context, in two dtypes."""
-    over = _over(source)
-    if over is not None:
-        yield Picture(
-            name="kv",
-            caption="KV cache of one sequence against its context",
-            command=source.command("plot kv", f"--context {over.low}..{over.high} --kv-dtype {','.join(DTYPES)}"),
-            figure=lambda: kv_figure(cases([_model(source)], DTYPES, [1]), over),
-        )
+def _flops(spec: Spec, *, context: str) -> Figure:
+    return flops_figure(cases([_model(spec)], [""], [1]), _range(context))
 
 
-def memory_picture(source: Source, served: Report) -> Iterator[Picture]:
-    """Memory of each of the GPUs that the serving table found to be the fewest."""
-    rows = served.rows.rows if served.rows else ()
-    gpus = next((row["gpus"] for row in rows if row["path"] == GPU), None)
-    over = _over(source)
-    if gpus is None or over is None:
-        return
-    engine, hardware = load_engine(), load_hardware(GPU)
+def _kv(spec: Spec, *, context: str, kv_dtype: str) -> Figure:
+    return kv_figure(cases([_model(spec)], kv_dtype.split(","), [1]), _range(context))
+
+
+def _memory(spec: Spec, *, context: str, gpu: str, gpus: int) -> Figure:
+    engine = load_engine()
     where = Deployment(tp=gpus, vision=engine.tensor_parallel.vision)
-    setup = Setup(engine=engine, where=where, hardware=hardware)
-    yield Picture(
-        name="memory",
-        caption=f"Memory of each of {gpus} x {hardware.title} against the context",
-        command=source.command("plot memory", f"--context {over.low}..{over.high} --gpu {GPU} --gpus {gpus}"),
-        figure=lambda: memory_figure(cases([_model(source)], ["bf16"], [1]), over, setup),
-    )
+    setup = Setup(engine=engine, where=where, hardware=load_hardware(gpu))
+    return memory_figure(cases([_model(spec)], ["bf16"], [1]), _range(context), setup)
 
 
-def train_picture(source: Source, plan: str) -> Iterator[Picture]:
-    """Every pipeline rank of a plan."""
-    yield Picture(
-        name=f"train-{plan}",
-        caption=f"Training memory of every pipeline rank under {plan}",
-        command=source.command("plot train", f"--plan {plan}"),
-        figure=lambda: train_figure(trainings([_model(source)], [plan], ())),
-    )
+def _train(spec: Spec, *, plan: str) -> Figure:
+    return train_figure(trainings([_model(spec)], [plan], ()))
+
+
+FIGURES: dict[str, Callable[..., Figure]] = {"flops": _flops, "kv": _kv, "memory": _memory, "train": _train}
+"""What `archcalc plot` draws, from its flags."""

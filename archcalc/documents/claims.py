@@ -61,8 +61,8 @@ COLUMNS = (
 )
 
 
-def claims_report(spec: Spec) -> Report:
-    """Every claim of a spec, judged. Raises InputError for a claim about no known quantity."""
+def claims(spec: Spec) -> Report:
+    """The `claims` command: every claim of a spec, judged. Raises InputError for a claim about no known quantity."""
     judged = judge(spec)
     findings = [_finding(item) for item in judged]
     counts: dict[str, int] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from archcalc.calc.flops import flop_rows, totals
 from archcalc.calc.params import count
@@ -14,7 +14,7 @@ from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.tape import FlopClass, Tape, formula
 from archcalc.units import format_int
-from archcalc.workload import Workload
+from archcalc.workload import Images, Phase, Videos, Workload
 
 COUNTING = "2 FLOPs a multiply-add. Not counted: norms, softmax, rope, activations, other elementwise work."
 
@@ -65,6 +65,35 @@ def vision_load(spec: Spec, workload: Workload) -> tuple[int, int]:
         return 0, 0
     groups = spec.vision.groups(workload)
     return spec.vision.tokens(groups), sum(group.patches for group in groups)
+
+
+def flops(
+    spec: Spec,
+    *,
+    phase: Phase = "prefill",
+    batch: int = 1,
+    seq: int | None = None,
+    context: int = 0,
+    attention: Literal["causal", "full"] = "causal",
+    logits: Literal["all", "last"] = "all",
+    mla: Literal["auto", "expanded", "absorbed"] = "auto",
+    image: Images = (),
+    video: Videos = (),
+    tokens: int | None = None,
+) -> Report:
+    """The `flops` command. `seq` is 4,096 where it is left out, in decode 1. Raises InputError."""
+    workload = Workload(
+        phase=phase,
+        batch=batch,
+        seq=seq if seq is not None else 1 if phase == "decode" else 4096,
+        context=context,
+        attention=attention,
+        logits=logits,
+        choices=() if mla == "auto" else (("mla", mla),),
+        images=tuple((h, w) for h, w in image),
+        videos=tuple((f, h, w) for f, h, w in video),
+    )
+    return flops_report(spec, workload, tokens=tokens)
 
 
 def flops_report(spec: Spec, workload: Workload, *, tokens: int | None = None) -> Report:
@@ -142,6 +171,11 @@ def context_notes(spec: Spec, length: int) -> list[str]:
     return [f"warning: {format_int(length)} tokens are more than max_position_embeddings, {format_int(limit)}."]
 
 
+def pixels(workload: Workload) -> dict[str, Any]:
+    """The inputs `image` and `video` of a report."""
+    return {"image": [list(sides) for sides in workload.images], "video": [list(sides) for sides in workload.videos]}
+
+
 def _inputs(workload: Workload) -> dict[str, Any]:
     return {
         "phase": workload.phase,
@@ -150,7 +184,6 @@ def _inputs(workload: Workload) -> dict[str, Any]:
         "context": workload.context,
         "attention": workload.attention,
         "logits": workload.logits,
-        "choices": dict(workload.choices),
-        "images": [list(image) for image in workload.images],
-        "videos": [list(video) for video in workload.videos],
+        "mla": workload.choice("mla"),
+        **pixels(workload),
     }

@@ -9,12 +9,12 @@ from archcalc.calc.kv_cache import Mesh, cache_rows, sequence_cache
 from archcalc.calc.sharding import check_heads
 from archcalc.documents.conventions import cache_lines, growth_lines, span_words
 from archcalc.documents.document import Column, Report, Table
-from archcalc.documents.flops import context_notes, vision_load
+from archcalc.documents.flops import context_notes, pixels, vision_load
 from archcalc.documents.paths import folded
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.tape import Tape
-from archcalc.workload import Workload
+from archcalc.workload import Images, Videos, Workload
 
 COLUMNS = (
     Column("path", "layers"),
@@ -42,6 +42,35 @@ def kv_quantities(tape: Tape, dtype: str, length: int) -> dict[str, int | float 
         "kv.fixed_bytes": whole_or_fraction(cache.fixed(length)),
         **{f"kv.sequence_bytes_{name}": cache.at(tokens) for name, tokens in LENGTHS.items()},
     }
+
+
+def kv(
+    spec: Spec,
+    *,
+    context: int | None = None,
+    batch: int = 1,
+    kv_dtype: str = "bf16",
+    tp: int = 1,
+    dcp: int = 1,
+    pp: int = 1,
+    dp: int = 1,
+    block_size: int = 1,
+    memory: int | None = None,
+    image: Images = (),
+    video: Videos = (),
+) -> Report:
+    """The `kv` command. `context` is the model's limit where it is left out; `memory` in [bytes]. Raises InputError."""
+    length = spec.backbone.max_position_embeddings if context is None else context
+    if length < 1:
+        raise InputError(f"--context must be at least 1, not {length}", value=length)
+    workload = Workload(
+        batch=batch,
+        context=length,
+        images=tuple((h, w) for h, w in image),
+        videos=tuple((f, h, w) for f, h, w in video),
+    )
+    mesh = Mesh(tp=tp, dcp=dcp, pp=pp, dp=dp, block_size=block_size)
+    return kv_report(spec, workload, kv_dtype=kv_dtype, mesh=mesh, memory=memory)
 
 
 def kv_report(
@@ -83,6 +112,7 @@ def kv_report(
             "dp": mesh.dp,
             "block_size": mesh.block_size,
             "memory": memory,
+            **pixels(workload),
         },
         quantities=found,
         rows=Table("rows", "what each layer keeps of a sequence", COLUMNS, _rows(tape, kv_dtype, length)),

@@ -49,6 +49,23 @@ def params_quantities(tape: Tape) -> dict[str, int | float | bool]:
     return found
 
 
+def params(
+    spec: Spec, *, depth: int | None = None, top: int | None = None, by: str | None = None, explain: str | None = None
+) -> Report:
+    """The `params` command: the counts of a spec, or with `explain` how those of one part come about.
+
+    Raises:
+        InputError: flags that don't go together, an unknown `by`, a part that is not there.
+    """
+    if explain is None:
+        return params_report(spec, depth=depth, top=top, by=by)
+    if (depth, top, by) != (None, None, None):
+        raise InputError("--explain shows one part; it goes without --depth, --top and --by")
+    from archcalc.documents.explain import explain_report
+
+    return explain_report(spec, explain)
+
+
 def params_report(spec: Spec, *, depth: int | None = None, top: int | None = None, by: str | None = None) -> Report:
     """Counts of a spec.
 

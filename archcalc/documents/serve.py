@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from archcalc.calc.sharding import check_heads
 from archcalc.documents.conventions import ENGINES_PAD, cache_lines, padding_notes
 from archcalc.documents.document import Column, Report, Table
 from archcalc.documents.flops import context_notes
 from archcalc.documents.weights import what_if
+from archcalc.errors import InputError
 from archcalc.files.model import Spec
-from archcalc.hardware import Hardware
-from archcalc.serving.deployment import Deployment, Spread
-from archcalc.serving.engine import Engine
-from archcalc.serving.memory import Load, Serving, Tried, serve, tried
+from archcalc.hardware import Hardware, hardware_names, load_hardware
+from archcalc.serving import memory
+from archcalc.serving.deployment import Deployment, Spread, Vision
+from archcalc.serving.engine import Engine, load_engine
+from archcalc.serving.memory import Load, Serving, Tried, tried
 from archcalc.tape import Tape
 from archcalc.units import format_int
 from archcalc.workload import Workload
@@ -81,9 +83,58 @@ class Question:
         if self.spread.tp is not None:
             check_heads(tape, self.spread.tp)
         return tried(
-            lambda tp: serve(tape, scheme, hardware, self.engine, self.spread.at(tp), self.load),
+            lambda tp: memory.serve(tape, scheme, hardware, self.engine, self.spread.at(tp), self.load),
             self.spread.sizes(),
         )
+
+
+def serve(
+    spec: Spec,
+    *,
+    gpu: str | None = None,
+    gpus: int | Literal["auto"] | None = None,
+    tp: int | None = None,
+    dp: int = 1,
+    ep: int | Literal["all"] = 1,
+    dcp: int = 1,
+    context: int | None = None,
+    batch: int = 1,
+    kv_dtype: str = "bf16",
+    as_: str = "released",
+    language_only: bool = False,
+    vision: Vision | None = None,
+    utilization: float | None = None,
+    overhead: int | None = None,
+    batched_tokens: int | None = None,
+    block_size: int | None = None,
+    engine: str = "vllm",
+) -> Report:
+    """The `serve` command. `gpu` and `engine` are files or bundled names. `overhead` in [bytes]. Raises InputError."""
+    if gpu is None:
+        raise InputError("no GPU is named", hint=f"add --gpu {', '.join(hardware_names())}, a file, or all")
+    profile = load_engine(engine)
+    load = Load(
+        context=spec.backbone.max_position_embeddings if context is None else context,
+        batch=batch,
+        kv_dtype=kv_dtype,
+        utilization=utilization,
+        overhead=overhead,
+        batched_tokens=batched_tokens,
+        block_size=block_size,
+        language_only=language_only,
+    )
+    spread = Spread(
+        gpus=None if gpus == "auto" else gpus,
+        tp=tp,
+        dp=dp,
+        ep=None if ep == "all" else ep,
+        dcp=dcp,
+        vision=vision or profile.tensor_parallel.vision,
+    )
+    asked = Question(spec=spec, storage=as_, engine=profile, spread=spread, load=load)
+    if gpu == "all":
+        return serve_all_report(asked, [load_hardware(name) for name in hardware_names()])
+    return serve_report(asked, load_hardware(gpu))
 
 
 def serve_report(asked: Question, hardware: Hardware) -> Report:

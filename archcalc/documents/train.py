@@ -3,6 +3,7 @@ offload."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from archcalc.calc.sharding import paddings
@@ -14,6 +15,7 @@ from archcalc.files.model import Spec
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
 from archcalc.training.ledger import imbalances, ledger
+from archcalc.training.load import load_plan
 from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.offload import offload_need
 from archcalc.training.plan import Plan
@@ -76,6 +78,11 @@ def _uncounted(run: Run) -> list[str]:
     if "unfused" in run.savers.variants:
         notes.append("warning: the gradients of the scores of unfused attention are not in the transient memory.")
     return notes
+
+
+def train(spec: Spec, *, plan: str, set: Sequence[str] = (), rank: int | None = None) -> Report:
+    """The `train` command: `plan` is a file or a bundled name, `set` overrides its fields. Raises InputError."""
+    return train_report(spec, load_plan(plan, tuple(set)), rank=rank, overrides=tuple(set))
 
 
 def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: tuple[str, ...] = ()) -> Report:

@@ -80,10 +80,13 @@ def _router_bias(spec: Spec) -> AnyScheme | None:
     return next((scheme for match, scheme in named if match != "default"), None)
 
 
-def weights_report(spec: Spec, *, as_name: str = "released", optimizer_name: str | None = None) -> Report:
-    """Checkpoint bytes of a spec under a storage scheme; with an optimizer, of a training checkpoint too."""
+def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) -> Report:
+    """The `weights` command: checkpoint bytes under a storage scheme; with an optimizer, of a training checkpoint too.
+
+    Raises InputError.
+    """
     tape = spec.trace(Workload())
-    storage = storage_named(spec, as_name)
+    storage = storage_named(spec, as_)
     copies = second_copies(storage, tape)
     rows = stored_rows(tape, release(storage), copies)
     total, elements = sum(row.nbytes for row in rows), sum(row.weight.elements for row in rows)
@@ -93,11 +96,11 @@ def weights_report(spec: Spec, *, as_name: str = "released", optimizer_name: str
         "weights.bits_per_parameter": 8 * total / elements,
     }
     tables = []
-    if optimizer_name is not None:
-        states = checkpoint_rows(tape.weights(), optimizer_name)
+    if optimizer is not None:
+        states = checkpoint_rows(tape.weights(), optimizer)
         found["weights.training_checkpoint_bytes"] = sum(row["bytes"] for row in states)
         columns = (Column("path", "part"), Column("bytes", "bytes", "bytes"))
-        tables.append(Table("training_checkpoint", f"training checkpoint with {optimizer_name}", columns, states))
+        tables.append(Table("training_checkpoint", f"training checkpoint with {optimizer}", columns, states))
     by_path = [
         {
             "path": weight_path(row.weight),
@@ -111,8 +114,8 @@ def weights_report(spec: Spec, *, as_name: str = "released", optimizer_name: str
     ]
     return Report(
         command="weights",
-        title=f"{spec.title}: weights as {as_name}",
-        inputs={"spec": spec.name, "as": as_name, "optimizer": optimizer_name},
+        title=f"{spec.title}: weights as {as_}",
+        inputs={"spec": spec.name, "as": as_, "optimizer": optimizer},
         quantities=found,
         rows=Table("rows", "by path", PATH_COLUMNS, by_path),
         tables=[Table("by_role", "by role", ROLE_COLUMNS, _by_role(rows, total), leads=True), *tables],

@@ -18,7 +18,7 @@ from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, problems_
 
 Model = TypeVar("Model", bound=BaseModel)
 
-KINDS = ("spec", "plan", "hardware", "engine")
+KINDS = ("spec", "plan", "hardware", "engine", "books")
 """What a file of ours can say that it is."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from archcalc.documents.book import HEADLINE, Book, Section
+from archcalc.documents.ask import line
+from archcalc.documents.book import HEADLINE, Asked, Book, Section
 from archcalc.documents.document import Report, Table
 from archcalc.render.cells import quantity_lines
 from archcalc.render.json import document, dumped
-from archcalc.render.markdown import body, escape, pipes, render_table
+from archcalc.render.markdown import bullets, escape, pipes, quantities, render_table
 
 UNITS = "gib"
 
@@ -19,10 +19,17 @@ LONG = 24
 
 
 def markdown(book: Book) -> str:
-    """One page: a headline, then a section for each command, its pictures linked by file name."""
-    blocks = [f"# {escape(book.title)}", *_headline(book)]
+    """One page: a headline, then the sections, their pictures linked by file name; nothing is said twice."""
+    blocks = [f"# {escape(book.source.spec.title)}", *_headline(book)]
+    said: set[object] = set()
     for section in book.sections:
-        blocks += _section(book, section)
+        blocks += _section(book, section, said)
+    reports = (each.report for section in book.sections for each in section.asked)
+    assumed = dict.fromkeys(f"{report.command}: {text}" for report in reports for text in report.assumptions)
+    if assumed:
+        blocks += ["## What the numbers rest on", bullets("Assumed", assumed)]
+    sizes = line("show", book.source.word, {})
+    blocks.append(f"All sizes, with their sources:\n\n{_shell(sizes)}")
     blocks.append(f"Written by `archcalc report`; to write it again:\n\n{_shell(book.command)}")
     return "\n\n".join(blocks) + "\n"
 
@@ -35,20 +42,45 @@ def _headline(book: Book) -> list[str]:
     return [pipes(["", "", ""], ["---", "---:", "---:"], rows)]
 
 
-def _section(book: Book, section: Section) -> Iterator[str]:
+def _section(book: Book, section: Section, said: set[object]) -> Iterator[str]:
+    """A section: the quantities of all its command lines side by side, and all else that the first one answers."""
+    first = section.asked[0].report
     yield f"## {escape(section.title)}"
-    commands = [*section.commands, *(picture.command for picture in section.pictures)]
-    if commands:
-        yield _shell(*commands)
-    keeps = section.name == "assumptions"
-    yield from body(section.report if keeps else replace(section.report, assumptions=()), UNITS, _folded)
+    yield _shell(*(each.command for each in section.asked), *(each.command for each in section.pictures))
+    if len(section.asked) > 1:
+        yield _side_by_side(section.asked)
+    elif not first.quantities.items() <= said:
+        yield from quantities(first, UNITS)
+    said.update(first.quantities.items())
+    for table in first.in_reading_order:
+        if table.rows:
+            yield from _table(table)
+    for title, field in (("Notes", "notes"), ("Conventions", "conventions")):
+        texts = dict.fromkeys(text for each in section.asked for text in getattr(each.report, field))
+        if new := [text for text in texts if text not in said]:
+            yield bullets(title, new)
+        said.update(texts)
     for picture in section.pictures:
         yield f"![{escape(picture.caption)}]({book.file_of(picture)})"
 
 
-def _folded(table: Table, units: str) -> list[str]:
+def _side_by_side(asked: Sequence[Asked]) -> str:
+    """All quantities, a column for each command line: as people read them, all digits below."""
+    columns: list[dict[str, str]] = []
+    labels: dict[str, str] = {}
+    for each in asked:
+        columns.append({})
+        found = each.report.quantities
+        for name, (label, text, more) in zip(found, quantity_lines(each.report, UNITS), strict=True):
+            labels[name] = escape(label)
+            columns[-1][name] = f"{escape(text)}<br>{escape(more)}" if more and found[name] else escape(text)
+    rows = [[label, *(column.get(name, "") for column in columns)] for name, label in labels.items()]
+    return pipes(["quantity", *(escape(each.title) for each in asked)], ["---", *("---:" for _ in asked)], rows)
+
+
+def _table(table: Table) -> list[str]:
     """A table; a long one is folded until somebody opens it."""
-    heading, rows, *note = render_table(table, units)
+    heading, rows, *note = render_table(table, UNITS)
     if len(table.rows) > LONG:
         rows = f"<details><summary>{len(table.rows)} rows</summary>\n\n{rows}\n\n</details>"
     return [heading, rows, *note]
@@ -60,17 +92,19 @@ def _shell(*commands: str) -> str:
 
 
 def json(book: Book) -> str:
-    """One report document with all quantities, and the document of each section."""
+    """One report document with all quantities, and the sections with the document of each command line."""
     sections: dict[str, Any] = {}
     for section in book.sections:
         sections[section.name] = {
             "title": section.title,
-            "commands": list(section.commands),
+            "asked": [
+                {"title": each.title, "command": each.command, "report": document(each.report)}
+                for each in section.asked
+            ],
             "pictures": [
                 {"file": book.file_of(picture), "caption": picture.caption, "command": picture.command}
                 for picture in section.pictures
             ],
-            "report": document(section.report),
         }
     whole = {**document(book.report), "sections": sections, "order": [section.name for section in book.sections]}
     return dumped(whole)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from archcalc.documents.document import Column, Report, Table
@@ -10,8 +10,6 @@ from archcalc.errors import harmless
 from archcalc.render.cells import cell, quantity_lines
 
 _ESCAPES = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
-Draw = Callable[[Table, str], list[str]]
-
 _NUMERIC = ("count", "bytes", "flops", "share", "int", "number", "tokens")
 
 
@@ -20,23 +18,25 @@ def render(report: Report, units: str) -> str:
     return "\n\n".join([f"## {escape(report.title)}", *body(report, units)]) + "\n"
 
 
-def body(report: Report, units: str, draw: Draw | None = None) -> list[str]:
-    """The blocks below the heading; `draw` makes those of a table."""
-    blocks = []
-    if report.quantities:
-        lines = [(escape(a), escape(b), escape(c)) for a, b, c in quantity_lines(report, units)]
-        blocks.append(pipes(["quantity", "value", ""], ["---", "---:", "---:"], lines))
+def body(report: Report, units: str) -> list[str]:
+    """The blocks below the heading."""
+    blocks = quantities(report, units) if report.quantities else []
     for table in report.in_reading_order:
         if table.rows:
-            blocks += (draw or render_table)(table, units)
-    for title, lines_ in (
-        ("Notes", report.notes),
-        ("Assumed", report.assumptions),
-        ("Conventions", report.conventions),
-    ):
-        if lines_:
-            blocks.append(f"**{title}**\n\n" + "\n".join(f"- {escape(line)}" for line in lines_))
-    return blocks
+            blocks += render_table(table, units)
+    lists = (("Notes", report.notes), ("Assumed", report.assumptions), ("Conventions", report.conventions))
+    return [*blocks, *(bullets(title, lines) for title, lines in lists if lines)]
+
+
+def quantities(report: Report, units: str) -> list[str]:
+    """The quantities, exact and rounded."""
+    lines = [(escape(a), escape(b), escape(c)) for a, b, c in quantity_lines(report, units)]
+    return [pipes(["quantity", "value", ""], ["---", "---:", "---:"], lines)]
+
+
+def bullets(title: str, lines: Iterable[str]) -> str:
+    """Sentences below a word that says what they are."""
+    return f"**{title}**\n\n" + "\n".join(f"- {escape(line)}" for line in lines)
 
 
 def render_table(table: Table, units: str) -> list[str]:

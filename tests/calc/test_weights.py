@@ -13,7 +13,7 @@ import yaml
 
 from archcalc.calc.params import count
 from archcalc.calc.weights import StoredRow, stored_rows
-from archcalc.documents.weights import weights_report
+from archcalc.documents.weights import weights
 from archcalc.errors import InputError
 from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec
@@ -40,7 +40,7 @@ def rows(name: str) -> list[StoredRow]:
 
 
 def quantities(name: str, **options: Any) -> dict[str, Any]:
-    return dict(weights_report(spec(name), **options).quantities)
+    return dict(weights(spec(name), **options).quantities)
 
 
 # --------------------------------------------------------------------------------------- released, exactly
@@ -121,7 +121,7 @@ def test_bits_per_element_is_what_the_storage_takes() -> None:
 
 @pytest.mark.parametrize("name", ["k25", "kimi-k2", "deepseek-v3", "llama-3.1-70b"])
 def test_paths_and_roles_add_up_to_the_total(name: str) -> None:
-    report = weights_report(spec(name))
+    report = weights(spec(name))
     by_role = next(table for table in report.tables if table.name == "by_role")
     total = report.quantities["weights.bytes"]
     assert report.rows is not None
@@ -136,7 +136,7 @@ def test_only_routed_experts_of_k25_are_packed() -> None:
 
 
 def test_people_read_roles_before_paths_and_programs_find_paths_in_rows() -> None:
-    report = weights_report(spec("k25"))
+    report = weights(spec("k25"))
     assert [table.name for table in report.in_reading_order] == ["by_role", "rows"]
 
 
@@ -154,14 +154,14 @@ def test_deepseek_v3_stores_embedding_and_head_twice_and_has_their_parameters_on
     again = [r for r in rows("deepseek-v3") if r.weight.part == "mtp" and r.weight.role in ("embedding", "head")]
     assert [row.nbytes for row in again] == [2 * 926_679_040] * 2
     assert count(tape).total == 671_026_404_352
-    assert any("again" in note for note in weights_report(spec("deepseek-v3")).notes)
+    assert any("again" in note for note in weights(spec("deepseek-v3")).notes)
 
 
 def test_a_what_if_stores_no_second_copies() -> None:
     # 682,636,472,320 trained with the multi-token-prediction layer, 15,104 buffer elements in fp32
     counts = count(spec("deepseek-v3").trace(Workload()))
     expected = 2 * (counts.total + counts.mtp) + 4 * 59 * 256
-    assert quantities("deepseek-v3", as_name="bf16")["weights.bytes"] == expected
+    assert quantities("deepseek-v3", as_="bf16")["weights.bytes"] == expected
 
 
 # -------------------------------------------------------------------------------------------- what if
@@ -169,21 +169,21 @@ def test_a_what_if_stores_no_second_copies() -> None:
 
 def test_as_bf16_is_two_bytes_a_parameter_and_four_a_buffer_element() -> None:
     # 2 x 1,026,879,353,328 + 4 x 23,040
-    assert quantities("k25", as_name="bf16")["weights.bytes"] == 2_053_758_798_816
+    assert quantities("k25", as_="bf16")["weights.bytes"] == 2_053_758_798_816
 
 
 def test_as_fp8_gives_k2_instruct_its_release() -> None:
     released = quantities("kimi-k2")["weights.bytes"]
-    assert quantities("kimi-k2-thinking", as_name="fp8")["weights.bytes"] == released
+    assert quantities("kimi-k2-thinking", as_="fp8")["weights.bytes"] == released
 
 
 def test_another_specs_storage_can_be_tried() -> None:
-    assert quantities("kimi-k2-thinking", as_name="kimi-k2")["weights.bytes"] == quantities("kimi-k2")["weights.bytes"]
+    assert quantities("kimi-k2-thinking", as_="kimi-k2")["weights.bytes"] == quantities("kimi-k2")["weights.bytes"]
 
 
 def test_an_unknown_storage_gets_a_near_miss() -> None:
     with pytest.raises(InputError, match="unknown storage bf61") as caught:
-        quantities("k25", as_name="bf61")
+        quantities("k25", as_="bf61")
     assert caught.value.hint == "did you mean bf16?"
 
 
@@ -235,20 +235,20 @@ def test_vectors_of_a_quantized_role_stay_plain() -> None:
 
 def test_an_adamw_checkpoint_is_fourteen_bytes_a_parameter() -> None:
     # bf16 weight 2, fp32 master 4, two fp32 moments 8; correction biases 4
-    found = quantities("k25", optimizer_name="adamw")["weights.training_checkpoint_bytes"]
+    found = quantities("k25", optimizer="adamw")["weights.training_checkpoint_bytes"]
     assert found == 14 * 1_026_879_353_328 + 4 * 23_040
 
 
 def test_muon_keeps_one_moment_for_matrices_and_two_for_the_rest() -> None:
     # Llama 3.1 70B: embedding and head 2 x 128,256 x 8192; 161 norms of 8192; 70,553,706,496 in all
     rest = 2 * 128_256 * 8192 + 161 * 8192
-    found = quantities("llama-3.1-70b", optimizer_name="muon")["weights.training_checkpoint_bytes"]
+    found = quantities("llama-3.1-70b", optimizer="muon")["weights.training_checkpoint_bytes"]
     assert found == 10 * (70_553_706_496 - rest) + 14 * rest
 
 
 def test_an_unknown_optimizer_gets_a_near_miss() -> None:
     with pytest.raises(InputError, match="unknown optimizer adamW2") as caught:
-        quantities("k25", optimizer_name="adamW2")
+        quantities("k25", optimizer="adamW2")
     assert caught.value.hint == "did you mean adamw?"
 
 

@@ -23,7 +23,7 @@ from archcalc.proof.check import our_sides
 from archcalc.proof.record import Record, from_json, judged, key_of, record, to_json
 from archcalc.proof.sides import joined
 from archcalc.tape import Op, Tape, Term
-from tests.support import BUNDLED, ROOT, Ran, data, run, spec_of, text, tiny, written
+from tests.support import BUNDLED, ROOT, Ran, answered, data, run, spec_of, text, tiny, written
 
 HOSTILE = "<script>alert(1)</script>|`a`\n## b\x1b[31m\u202e"
 
@@ -32,6 +32,10 @@ HOSTILE = "<script>alert(1)</script>|`a`\n## b\x1b[31m\u202e"
 def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the extra is not installed: a cross-check of each report takes seconds."""
     monkeypatch.setattr(crosscheck_check, "find_spec", lambda name: None)
+
+
+WITH = ("--plan", "k2-pretrain", "--gpu", "h200")
+"""What the committed report of K2.5 is about."""
 
 
 def report(folder: Path, *arguments: str) -> Ran:
@@ -60,7 +64,7 @@ def test_the_committed_reports_of_all_bundled_specs_are_current(monkeypatch: pyt
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_committed_cross_checks_are_equal_in_every_kind(name: str) -> None:
-    found = json.loads((ROOT / "reports" / f"{name}.json").read_text())["sections"]["crosscheck"]["report"]
+    found = crosschecked(ROOT / "reports", name)
     assert {row["kind"] for row in found["rows"]} >= {"params", "flops", "kv", "weights", "activations", "schedule"}
     assert {row["result"] for row in found["rows"]} == {"equal"}
 
@@ -94,7 +98,7 @@ def k25(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("k25")
     kept = agreeing(spec_of(data("k25")))
     (folder / "k25.crosscheck.json").write_text(to_json(kept, "k25"))
-    assert report(folder, "k25").code == 0
+    assert report(folder, "k25", *WITH).code == 0
     return folder
 
 
@@ -112,19 +116,21 @@ def test_the_page_has_every_section_in_order(k25: Path) -> None:
     page = (k25 / "k25.md").read_text()
     assert page.startswith("# Kimi K2.5\n")
     assert re.findall(r"^## (.*)", page, re.MULTILINE) == [
-        "What it is",
         "Parameters",
+        "Parameters by module",
         "Published claims, judged",
         "FLOPs",
         "KV cache",
         "Weights",
         "Serving: the fewest GPUs that hold one sequence of full length",
+        "Serving on h200",
         "Training under k2-pretrain",
         "Cross-check",
         "What the numbers rest on",
     ]
     document = json.loads((k25 / "k25.json").read_text())
-    names = ["model", "params", "claims", "flops", "kv", "weights", "serve", "train", "crosscheck", "assumptions"]
+    names = ["parts", "params", "claims", "flops", "kv", "weights"]
+    names += ["serve", "serve-h200", "train-k2-pretrain", "crosscheck"]
     assert document["order"] == names
     assert sorted(names) == list(document["sections"])
 
@@ -146,11 +152,14 @@ def test_the_document_is_a_report_with_the_quantities_of_all_sections(k25: Path)
     document = json.loads((k25 / "k25.json").read_text())
     assert (document["tool"], document["command"]) == ("archcalc", "report")
     assert document["format_version"] == FORMAT_VERSION
-    for command in ("params", "flops", "kv", "weights", "train"):
-        own = document["sections"][command]["report"]["quantities"]
+    for name in ("params", "flops", "kv", "weights", "serve", "train-k2-pretrain"):
+        own = document["sections"][name]["asked"][0]["report"]["quantities"]
         assert own.items() <= document["quantities"].items()
+    assert document["rows"] == document["sections"]["params"]["asked"][0]["report"]["rows"]
     assert len(document["findings"]) == 12  # the claims of the spec
-    assert "train: parallel.vpp = 2" in document["sections"]["assumptions"]["report"]["assumptions"]
+    assert document["inputs"] == {"spec": "k25", "plan": ["k2-pretrain"], "gpu": ["h200"]}
+    assert "parallel.vpp = 2" in document["assumptions"]
+    assert "- train: parallel.vpp = 2" in (k25 / "k25.md").read_text()
 
 
 def test_a_diff_reads_it(k25: Path) -> None:
@@ -168,29 +177,32 @@ def test_a_diff_asks_a_spec_for_the_same(k25: Path, tmp_path: Path) -> None:
     assert {"params.total", "flops.per_token", "kv.bytes_per_token", "weights.bytes"} <= changed
 
 
-@pytest.mark.parametrize("section", ["model", "params", "claims", "flops", "kv", "weights", "serve", "train"])
-def test_the_commands_of_a_section_work_and_give_its_numbers(k25: Path, section: str) -> None:
-    found = sections(k25, "k25")[section]
-    for n, command in enumerate(found["commands"]):
-        words = shlex.split(command)
+@pytest.mark.parametrize("name", BUNDLED)
+def test_each_command_line_of_a_committed_report_answers_what_stands_beside_it(name: str) -> None:
+    whole = sections(ROOT / "reports", name)
+    asked = [each for section, found in whole.items() if section != "crosscheck" for each in found["asked"]]
+    assert len(asked) >= 12
+    for each in asked:
+        words = shlex.split(each["command"])
         assert words[0] == "archcalc"
-        ran = run(*words[1:], *(() if words[1] == "show" else ("--format", "json")))
-        assert ran.code == 0, ran.err
-        if n == 0 and words[1] != "show":
-            assert json.loads(ran.out)["quantities"] == found["report"]["quantities"]
+        assert answered(*words[1:]) == each["report"], each["command"]
+    assert whole["crosscheck"]["asked"][0]["command"] == f"archcalc crosscheck {name}"  # takes torch, and a minute
 
 
 def test_the_commands_of_pictures_draw_the_same_picture(k25: Path, tmp_path: Path) -> None:
-    for section in sections(k25, "k25").values():
-        for picture in section["pictures"]:
-            target = tmp_path / picture["file"]
-            assert run(*shlex.split(picture["command"])[1:], "-o", str(target)).code == 0
-            assert target.read_bytes() == (k25 / picture["file"]).read_bytes()
+    pictures = [picture for section in sections(k25, "k25").values() for picture in section["pictures"]]
+    assert len(pictures) == 4
+    for picture in pictures:
+        target = tmp_path / picture["file"]
+        assert run(*shlex.split(picture["command"])[1:], "-o", str(target)).code == 0
+        assert target.read_bytes() == (k25 / picture["file"]).read_bytes()
 
 
 def test_nothing_in_a_report_depends_on_the_day_the_version_or_the_folder(k25: Path, tmp_path: Path) -> None:
     (tmp_path / "k25.crosscheck.json").write_bytes((k25 / "k25.crosscheck.json").read_bytes())
-    assert report(tmp_path, str(ROOT / "specs" / "k25.yaml")).code == 0
+    names = ("k25.yaml", "plans/k2-pretrain.yaml", "hardware/h200.yaml")
+    spec, plan, gpu = (str(ROOT / "specs" / name) for name in names)
+    assert report(tmp_path, spec, "--plan", plan, "--gpu", gpu).code == 0
     for name in files(k25):
         assert (tmp_path / name).read_bytes() == (k25 / name).read_bytes()
     for name in ("k25.md", "k25.json"):
@@ -205,7 +217,7 @@ def test_a_model_without_claims_plan_or_a_long_context_has_fewer_sections(tmp_pa
     out = tmp_path / "out"
     assert report(out, path).code == 0
     assert files(out) == {"tiny.md", "tiny.json"}  # a context of 64 tokens makes no curves
-    assert {"claims", "train"} & set(sections(out, "tiny")) == set()
+    assert list(sections(out, "tiny")) == sorted(["parts", "params", "flops", "kv", "weights", "serve", "crosscheck"])
 
 
 def test_several_specs_make_several_reports(tmp_path: Path) -> None:
@@ -226,6 +238,106 @@ def test_without_matplotlib_the_pictures_are_left_out_and_named(
     assert "pip install 'archcalc[plot]'" in ran.err
     assert files(tmp_path) == {"llama-3.1-70b.md", "llama-3.1-70b.json"}
     assert report(tmp_path, "llama-3.1-70b", "--check").code == 0
+
+
+# ------------------------------------------------------------------------------- the plans and GPUs that it is about
+
+
+def books(folder: Path, *lines: str) -> Path:
+    """A folder with a `books.yaml` of these entries."""
+    folder.mkdir(exist_ok=True)
+    (folder / "books.yaml").write_text("\n".join(["kind: books", "books:", *lines]) + "\n")
+    return folder
+
+
+def test_the_file_beside_the_reports_says_which_plans_and_gpus(tmp_path: Path) -> None:
+    out = books(tmp_path / "out", "  kimi-k2: {plans: [k2-pretrain], gpus: [b200, h200]}", "  none: {gpus: [h100]}")
+    assert report(out, "kimi-k2", "llama-3.1-70b").code == 0
+    found = sections(out, "kimi-k2")
+    assert {"train-k2-pretrain", "serve-b200", "serve-h200"} <= set(found)
+    assert [picture["file"] for name in ("serve-b200", "serve-h200") for picture in found[name]["pictures"]] == [
+        "kimi-k2-memory.svg",
+        "kimi-k2-memory-h200.svg",
+    ]
+    assert not [name for name in sections(out, "llama-3.1-70b") if name.startswith(("train", "serve-"))]
+    assert report(out, "kimi-k2", "llama-3.1-70b", "--check").code == 0
+
+
+def test_flags_go_before_the_file(tmp_path: Path) -> None:
+    out = books(tmp_path / "out", "  k25: {plans: [k2-pretrain], gpus: [h200]}")
+    assert report(out, "k25", "--gpu", "h100").code == 0
+    found = sections(out, "k25")
+    assert {"train-k2-pretrain", "serve-h100"} <= set(found)  # each flag replaces its own key
+    assert "serve-h200" not in found
+    ran = report(out, "k25", "--check")
+    assert ran.code == 1
+    assert report(out, "k25", "--check", "--gpu", "h100").code == 0
+    assert "archcalc report k25 --plan k2-pretrain --gpu h100\n" in (out / "k25.md").read_text()
+    assert report(out, "k25", "--check", "--gpu", "b200").err.rstrip().endswith(f"--dir {out} --gpu=b200")
+
+
+def test_plans_and_gpus_of_ones_own_are_found_from_the_folder_of_the_file(tmp_path: Path) -> None:
+    plan = (ROOT / "specs" / "plans" / "k2-pretrain.yaml").read_text().replace("name: k2-pretrain", "name: mine")
+    (tmp_path / "my plan.yaml").write_text(plan)
+    (tmp_path / "gpu.yaml").write_text((ROOT / "specs" / "hardware" / "h100.yaml").read_text())
+    out = books(tmp_path / "out", "  k25: {plans: [../my plan.yaml], gpus: [../gpu.yaml]}")
+    assert report(out, "k25").code == 0
+    found = sections(out, "k25")
+    stem = file_stem("my plan")
+    assert found[f"train-{stem}"]["asked"][0]["command"] == "archcalc train k25 --plan 'my plan.yaml'"
+    assert found[f"train-{stem}"]["pictures"][0]["file"] == f"k25-train-{stem}.svg"
+    assert found["serve-gpu"]["pictures"][0]["command"].endswith("--gpu gpu.yaml --gpus 16")
+    body = (out / "k25.json").read_text() + (out / "k25.md").read_text()
+    assert str(tmp_path) not in body  # nothing depends on where it was written
+    ran = run("diff", str(out / "k25.json"), "k25")
+    assert (ran.code, ran.out) == (2, "")
+    assert 'the saved report is about a plan that is not bundled: "my plan.yaml"' in ran.err
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("  k25: {plans: [k2-pretrian]}", 'books.yaml:3:17: error: no bundled plan is named "k2-pretrian"'),
+        ("  x: {gpus: [h100, h20]}", 'books.yaml:3:20: error: no bundled GPU is named "h20"'),
+        ("  x: {gpus: [nowhere/gpu.yaml]}", "there is no such file from"),
+        ("  x: {gpu: [h100]}", "books.yaml:3:7: error: unknown key `gpu`"),
+        ("  x: {plans: k2-pretrain}", "books.yaml:3:14: error: plans must be a list"),
+        ("  x: {}\n  x: {}", "books.yaml:4:3: error: "),
+        ("  x: [", "books.yaml:"),
+    ],
+)
+def test_what_can_not_be_meant_in_the_file_exits_2_and_says_where(tmp_path: Path, entry: str, says: str) -> None:
+    out = books(tmp_path / "out", entry)
+    ran = report(out, "llama-3.1-70b")
+    assert (ran.code, ran.out) == (2, "")
+    assert says in ran.err
+    assert files(out) == {"books.yaml"}
+    if "no bundled" in says:
+        assert "hint: did you mean" in ran.err
+
+
+def test_a_file_of_another_kind_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "books.yaml").write_text(text("k25"))
+    ran = report(tmp_path, "k25")
+    assert ran.code == 2
+    assert "this file is of kind spec; a books is wanted here" in ran.err
+
+
+def test_a_plan_that_does_not_fit_names_the_spec(tmp_path: Path) -> None:
+    ran = report(tmp_path / "out", "llama-3.1-70b", "--plan", "k2-pretrain")
+    assert (ran.code, ran.out) == (2, "")
+    assert "llama-3.1-70b: error: ep and etp need routed experts" in ran.err
+    ran = report(tmp_path / "out", "k25", "--plan", "k3")
+    assert 'no file and no bundled plan is named "k3"' in ran.err
+    assert "cross-check" not in ran.err  # told before anything slow
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    mine = tmp_path / "h200.yaml"
+    mine.write_text((ROOT / "specs" / "hardware" / "h200.yaml").read_text())
+    ran = report(tmp_path / "out", "llama-3.1-70b", "--gpu", "h200", "--gpu", str(mine))
+    assert (ran.code, ran.out) == (2, "")
+    assert f"h200 and {mine} are named alike" in ran.err
 
 
 # ------------------------------------------------------------------------------------------------------ what is stale
@@ -278,7 +390,7 @@ def test_line_ends_of_windows_and_pictures_do_not_count(tmp_path: Path) -> None:
 
 
 def crosschecked(folder: Path, name: str = "tiny") -> dict[str, Any]:
-    found: dict[str, Any] = sections(folder, name)["crosscheck"]["report"]
+    found: dict[str, Any] = sections(folder, name)["crosscheck"]["asked"][0]["report"]
     return found
 
 
@@ -378,7 +490,7 @@ def test_a_name_never_leaves_the_folder(tmp_path: Path, name: str) -> None:
 
 
 def test_hostile_words_are_shown_and_do_nothing(tmp_path: Path) -> None:
-    content = {**tiny(), "name": HOSTILE, "title": HOSTILE, "sources": {HOSTILE: HOSTILE}}
+    content = {**tiny(), "name": HOSTILE, "title": HOSTILE}
     content["claims"] = [{"claim": HOSTILE, "quantity": "params.total", "value": None, "source": HOSTILE}]
     folder = tmp_path / "a`b'|c$(x)"
     folder.mkdir()
@@ -393,14 +505,14 @@ def test_hostile_words_are_shown_and_do_nothing(tmp_path: Path) -> None:
             assert body.count("```") % 2 == 0
             tables = [line for line in body.splitlines() if line.startswith("| ") and "script" in line]
             assert tables
-            assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} <= {3, 9}  # sources, claims
+            assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {9}  # claims
 
 
 def test_a_file_name_that_needs_quotes_is_quoted_in_commands(tmp_path: Path) -> None:
     path = tmp_path / "my $(spec)'s.yaml"
     path.write_text(Path(written(tmp_path, tiny())).read_text())
     assert report(tmp_path, str(path)).code == 0
-    command = sections(tmp_path, "tiny")["params"]["commands"][0]
+    command = sections(tmp_path, "tiny")["params"]["asked"][0]["command"]
     assert shlex.split(command) == ["archcalc", "params", "my $(spec)'s.yaml"]
 
 

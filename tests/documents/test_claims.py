@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from archcalc.documents.claims import claims_report, judge
+from archcalc.documents.claims import claims, judge
 from archcalc.errors import InputError
 from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec
@@ -15,7 +15,7 @@ from tests.support import BUNDLED, data, spec_of, tiny
 
 
 def findings(spec: Spec) -> list[dict[str, Any]]:
-    return [dict(finding) for finding in claims_report(spec).findings]
+    return [dict(finding) for finding in claims(spec).findings]
 
 
 @lru_cache
@@ -200,7 +200,7 @@ def test_readings_stand_in_the_finding_with_their_values() -> None:
 
 
 def test_a_spec_without_claims_says_so() -> None:
-    report = claims_report(spec_of(tiny()))
+    report = claims(spec_of(tiny()))
     assert report.title == "Tiny: 0 published claims, none to judge"
     assert report.findings == []
 

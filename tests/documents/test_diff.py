@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archcalc.calc.kv_cache import Mesh
-from archcalc.documents.claims import claims_report
+from archcalc.documents.claims import claims
 from archcalc.documents.compare.change import change
 from archcalc.documents.compare.limits import judge, parse_limit
 from archcalc.documents.compare.parts import Part, part
@@ -24,7 +24,7 @@ from archcalc.documents.document import FORMAT_VERSION, Report
 from archcalc.documents.flops import flops_report
 from archcalc.documents.kv import kv_report
 from archcalc.documents.params import params_report
-from archcalc.documents.weights import weights_report
+from archcalc.documents.weights import weights
 from archcalc.errors import CheckFailed, InputError, SpecError
 from archcalc.files.loader import load_spec
 from archcalc.render import renderer
@@ -271,8 +271,8 @@ SAVED: dict[str, Callable[[str], Report]] = {
     "params --by": lambda name: params_report(load_spec(name), by="role"),
     "flops": lambda name: flops_report(load_spec(name), WORKLOAD, tokens=10**12),
     "kv": lambda name: kv_report(load_spec(name), Workload(context=1000), kv_dtype="fp8", mesh=Mesh(tp=8, dcp=2)),
-    "weights": lambda name: weights_report(load_spec(name), as_name="bf16"),
-    "claims": lambda name: claims_report(load_spec(name)),
+    "weights": lambda name: weights(load_spec(name), as_="bf16"),
+    "claims": lambda name: claims(load_spec(name)),
 }
 
 

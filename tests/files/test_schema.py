@@ -31,7 +31,7 @@ def validator() -> jsonschema.Draft7Validator:
     return jsonschema.Draft7Validator(schema)
 
 
-@pytest.mark.parametrize("kind", ["spec", "plan", "hardware", "engine"])
+@pytest.mark.parametrize("kind", ["spec", "plan", "hardware", "engine", "books"])
 def test_the_committed_schema_is_current(kind: str) -> None:
     committed = ROOT / "schema" / f"{kind}.schema.json"
     assert committed.read_text() == run("schema", kind).out, "stale: run `make schema`"

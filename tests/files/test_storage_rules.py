@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from archcalc.calc.weights import stored_rows
 from archcalc.documents.paths import weight_path
-from archcalc.documents.weights import storage_named, weights_report
+from archcalc.documents.weights import storage_named, weights
 from archcalc.errors import InputError, SpecError
 from archcalc.files.loader import load_spec, parse
 from archcalc.files.matching import check_bounded, pattern
@@ -55,7 +55,7 @@ def bytes_of(spec: Spec, piece: str) -> dict[str, int]:
 
 
 def total(spec: Spec) -> Any:
-    return weights_report(spec).quantities["weights.bytes"]
+    return weights(spec).quantities["weights.bytes"]
 
 
 def dtypes(spec: Spec, piece: str) -> set[str]:
@@ -109,7 +109,7 @@ def only(name: str) -> dict[str, Any]:
 
 
 def test_roles_of_the_report_add_up_over_divided_weights() -> None:
-    report = weights_report(with_wide_experts(("*.layers.2.mlp.experts.*", BF16), ("routed_expert", INT4)))
+    report = weights(with_wide_experts(("*.layers.2.mlp.experts.*", BF16), ("routed_expert", INT4)))
     (by_role,) = (table for table in report.tables if table.name == "by_role")
     (experts,) = (row for row in by_role.rows if row["role"] == "routed_expert")
     assert experts["bytes"] == 18 * (104 + 256)  # as above: 18 matrices in each of the two layers
@@ -254,7 +254,7 @@ def test_a_mapping_written_as_rules_in_any_order_gives_the_same_rows(name: str, 
     rules = spec_of(content)
     assert stored(rules) == stored(mapped(name))
     for other in ("released", "bf16", "fp8"):
-        ours, theirs = (weights_report(spec, as_name=other) for spec in (rules, mapped(name)))
+        ours, theirs = (weights(spec, as_=other) for spec in (rules, mapped(name)))
         assert (ours.quantities, ours.rows, ours.notes) == (theirs.quantities, theirs.rows, theirs.notes)
 
 
@@ -283,7 +283,7 @@ def test_a_what_if_has_the_routers_bias_in_bf16_where_only_a_default_says_how_it
 
 def notes(storage: Storage | None = None, *rules: tuple[str, dict[str, Any]]) -> list[str]:
     spec = listed(*rules) if storage is None else spec_of({**tiny(), "storage": storage})
-    return [note for note in weights_report(spec).notes if "storage rule" in note]
+    return [note for note in weights(spec).notes if "storage rule" in note]
 
 
 def test_a_role_that_the_model_has_not_is_a_note() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archcalc.documents.claims import claims_report
+from archcalc.documents.claims import claims
 from archcalc.documents.document import Column, Report, Table
 from archcalc.documents.params import params_report
 from archcalc.errors import InputError
@@ -84,7 +84,7 @@ def test_json_holds_raw_values_and_text_of_what_floats_would_lose() -> None:
     assert (read["format_version"], read["tool"], read["command"]) == (1, "archcalc", "params")
 
 
-@pytest.mark.parametrize("made", [lambda s: params_report(s), lambda s: claims_report(s)], ids=["params", "claims"])
+@pytest.mark.parametrize("made", [lambda s: params_report(s), lambda s: claims(s)], ids=["params", "claims"])
 @pytest.mark.parametrize("name", ["k25", "llama-3.1-70b"])
 def test_json_round_trips(made: Any, name: str) -> None:
     made_report = made(load_spec(name))
@@ -108,7 +108,7 @@ def test_csv_of_a_report_without_rows_lists_the_quantities() -> None:
 
 
 def test_csv_of_claims_has_source_and_raw_numbers() -> None:
-    lines = list(csv.DictReader(io.StringIO(renderer("csv")(claims_report(load_spec("k25")), "gib"))))
+    lines = list(csv.DictReader(io.StringIO(renderer("csv")(claims(load_spec("k25")), "gib"))))
     (row,) = (line for line in lines if line["printed"] == "9216")
     assert (row["claimed"], row["computed"], row["quantity"]) == ("9216", "2304", "params[mm_projector.pre_norm]")
     assert row["source"]
@@ -150,13 +150,13 @@ def test_an_unknown_format_is_an_error_with_a_hint(name: str, hint: str) -> None
 
 
 def test_a_terminal_shows_the_same_text_in_colour() -> None:
-    made = claims_report(load_spec("k25"))
+    made = claims(load_spec("k25"))
     plain = [line.rstrip() for line in ANSI.sub("", on_terminal(made, "gib", width=None, color=True)).splitlines()]
     assert plain == renderer("table")(made, "gib").splitlines()
 
 
 def test_verdicts_have_their_colours() -> None:
-    shown = on_terminal(claims_report(load_spec("k25")), "gib", width=200, color=True)
+    shown = on_terminal(claims(load_spec("k25")), "gib", width=200, color=True)
     assert re.search("\x1b\\[31mrefuted *\x1b\\[0m", shown)
     assert re.search("\x1b\\[33mconvention *\x1b\\[0m", shown)
     assert painted("   ", "bold") == "   "
@@ -167,7 +167,7 @@ def test_verdicts_have_their_colours() -> None:
 @pytest.mark.parametrize("name", ["k25", "deepseek-v3"])
 def test_nothing_is_wider_than_the_terminal(width: int, name: str) -> None:
     spec = load_spec(name)
-    for made in (params_report(spec), claims_report(spec)):
+    for made in (params_report(spec), claims(spec)):
         lines = on_terminal(made, "gib", width=width, color=False).splitlines()
         assert max(map(len, lines)) <= max(width, 30)  # a name and its number are not left out
 
@@ -219,14 +219,14 @@ def hostile(value: str) -> dict[str, Any]:
 def test_text_from_a_file_harms_no_reader(value: str, format_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     spec = spec_of(hostile(value))
-    for made in (params_report(spec), claims_report(spec)):
+    for made in (params_report(spec), claims(spec)):
         check_harmless(renderer(format_name)(made, "gib"), format_name)
 
 
 @given(st.text(min_size=1, max_size=30))
 @settings(max_examples=10, deadline=None)
 def test_any_text_from_a_file_harms_no_reader(value: str) -> None:
-    made = claims_report(spec_of(hostile(value)))
+    made = claims(spec_of(hostile(value)))
     for format_name in ("table", "csv", "markdown", "json"):
         check_harmless(renderer(format_name)(made, "gib"), format_name)
     assert drawn(made, "gib", 40, painted)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from archcalc.documents.claims import claims_report
+from archcalc.documents.claims import claims
 from archcalc.documents.diff import diff_report
 from archcalc.documents.document import Column, Report, Table
 from archcalc.documents.params import params_report
@@ -110,7 +110,7 @@ def test_at_most_ten_of_a_level_and_the_rest_is_counted() -> None:
 
 
 def test_refuted_claims_are_warnings() -> None:
-    report = claims_report(load_spec("k25"))
+    report = claims(load_spec("k25"))
     refuted = [finding["claim"] for finding in report.findings if finding["verdict"] == "refuted"]
     found = commands(github.render(report, "gib"))
     assert refuted

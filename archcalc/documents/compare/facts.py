@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from archcalc.calc.kv_cache import Mesh
-from archcalc.documents.claims import claims_report
+from archcalc.documents.ask import AGAIN, again
 from archcalc.documents.compare.change import Number
 from archcalc.documents.compare.parts import Part, part
 from archcalc.documents.compare.saved import Saved, is_number, of
 from archcalc.documents.compare.sides import Side
-from archcalc.documents.document import Report
-from archcalc.documents.flops import SOME, flops_quantities, flops_report
-from archcalc.documents.kv import LENGTHS, kv_quantities, kv_report
-from archcalc.documents.params import params_quantities, params_report
+from archcalc.documents.flops import SOME, flops_quantities
+from archcalc.documents.kv import LENGTHS, kv_quantities
+from archcalc.documents.params import params, params_quantities
 from archcalc.documents.paths import weight_path
-from archcalc.documents.weights import weights_report
+from archcalc.documents.weights import weights
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.workload import Workload
@@ -92,7 +89,7 @@ def _spec(spec: Spec | None) -> Facts:
         **params_quantities(tape),
         **{name: flops[name] for name in FLOPS if name in flops},
         **kv_quantities(tape, "bf16", CONTEXT),
-        **weights_report(spec).quantities,
+        **weights(spec).quantities,
     }
     parts = [
         part(
@@ -110,49 +107,7 @@ def _answers(side: Side, other: Saved | None) -> Saved | None:
     """A side as a report: the saved one, or a spec's answer to what the other side's report answers."""
     if side.spec is None or other is None:
         return side.saved
-    if other.command not in AGAIN:
-        return of(params_report(side.spec))
-    try:
-        return of(AGAIN[other.command](side.spec, other.inputs))
-    except InputError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        raise InputError(
-            f"the inputs of the saved {other.command} report can't be used again", value=other.title
-        ) from None
-
-
-def _workload(inputs: Mapping[str, Any]) -> Workload:
-    given = {key: inputs[key] for key in Workload.__dataclass_fields__ if key in inputs}
-    given["choices"] = tuple((str(name), str(chosen)) for name, chosen in dict(given.get("choices", {})).items())
-    for key in ("images", "videos"):
-        given[key] = tuple(tuple(sizes) for sizes in given.get(key, ()))
-    return Workload(**given)
-
-
-def _kv(spec: Spec, inputs: Mapping[str, Any]) -> Report:
-    mesh = Mesh(**{key: inputs[key] for key in Mesh.__dataclass_fields__ if key in inputs})
-    dtype, memory = inputs.get("kv_dtype", "bf16"), inputs.get("memory")
-    return kv_report(spec, _workload(inputs), kv_dtype=dtype, mesh=mesh, memory=memory)
-
-
-def _whole(spec: Spec) -> Report:
-    from archcalc.documents.book_sections import whole_report  # serving, training, pictures: only for such a report
-
-    return whole_report(spec)
-
-
-AGAIN: dict[str, Callable[[Spec, Mapping[str, Any]], Report]] = {
-    "report": lambda spec, to: _whole(spec),
-    "params": lambda spec, to: params_report(spec, depth=to.get("depth"), top=to.get("top"), by=to.get("by")),
-    "claims": lambda spec, to: claims_report(spec),
-    "flops": lambda spec, to: flops_report(spec, _workload(to), tokens=to.get("tokens")),
-    "kv": _kv,
-    "weights": lambda spec, to: weights_report(
-        spec, as_name=to.get("as", "released"), optimizer_name=to.get("optimizer")
-    ),
-}
-"""Reports that a spec can be asked for again under the inputs of a saved one."""
+    return of(again(other.command, side.spec, other.inputs) if other.command in AGAIN else params(side.spec))
 
 
 def _common(ours: Saved, theirs: Saved) -> tuple[Facts, Facts, list[str]]:

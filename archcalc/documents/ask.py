@@ -1,0 +1,83 @@
+"""A command asked by name with plain arguments: the report it makes, and the line that asks for the same.
+
+What a page says and what it tells its readers to type are both made from the same arguments, so they can't disagree.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from archcalc.documents.document import Report
+from archcalc.errors import InputError, harmless, show_value
+from archcalc.files.loader import bundled_dir, bundled_names, find
+from archcalc.files.model import Spec
+
+COMMANDS = ("params", "claims", "flops", "kv", "weights", "serve", "train", "report")
+"""Commands about one spec. Each is a module beside this one, with a function that has the module's name and takes the
+spec and the command's flags by name."""
+
+FILES = {"plan": "plans", "gpu": "hardware", "engine": "engines"}
+"""Flags that name a file, and the folder of the bundled ones."""
+
+AGAIN = tuple(name for name in COMMANDS if name != "train")
+"""Commands that a saved report is asked for again. Not `train`: a saved override could name any file as hardware."""
+
+_RENAMED = {"as": "as_", "images": "image", "videos": "video"}
+"""Inputs of saved reports that are no name of a parameter; `images` and `videos` were written by earlier versions."""
+
+
+def answer(command: str, spec: Spec, arguments: Mapping[str, Any]) -> Report:
+    """The report of one of COMMANDS. Raises InputError."""
+    report: Report = getattr(import_module(f"archcalc.documents.{command}"), command)(spec, **arguments)
+    return report
+
+
+def line(command: str, spec: str, arguments: Mapping[str, Any]) -> str:
+    """A command line about the spec that a reader calls `spec`: one line that prints as it is.
+
+    A list repeats its flag, the sizes of a tuple are joined by x.
+    """
+    words = ["archcalc", *command.split(), spec]
+    for name, value in arguments.items():
+        for each in value if isinstance(value, list) else [value]:
+            text = called(each, FILES[name]) if name in FILES and each != "all" else each
+            text = "x".join(map(str, text)) if isinstance(text, tuple) else str(text)
+            words += [f"--{name.rstrip('_').replace('_', '-')}", text]
+    return harmless(shlex.join(words))
+
+
+def called(argument: str, folder: str = "") -> str:
+    """What a file is called in a text that does not depend on where it was written: a bundled one by its name, however
+    it was found, another by its file's name, wherever it lies. Raises InputError."""
+    path = find(argument, folder, {"": "spec", "hardware": "GPU"}.get(folder, folder.removesuffix("s")))
+    inside = path.resolve().parent == (bundled_dir() / folder).resolve()
+    return path.stem if inside else path.name
+
+
+def again(command: str, spec: Spec, inputs: Mapping[str, Any]) -> Report:
+    """What a spec answers to one of AGAIN under the inputs of a saved report.
+
+    No file is read that such inputs name: they may come from anybody.
+
+    Raises:
+        InputError: inputs that can't be used again.
+    """
+    given = {_RENAMED.get(name, name): value for name, value in inputs.items() if name != "spec"}
+    for name, folder in FILES.items():
+        value = given.get(name)
+        for each in value if isinstance(value, list) else [value]:
+            if each not in (None, "all", *bundled_names(folder)):
+                raise InputError(
+                    f"the saved report is about a {name} that is not bundled: {show_value(each)}",
+                    value=each,
+                    hint="save one of the other side too, and compare the two",
+                )
+    try:
+        return answer(command, spec, given | given.pop("choices", {}))
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        raise InputError(f"the inputs of the saved {command} report can't be used again", value=command) from None

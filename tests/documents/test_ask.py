@@ -1,0 +1,107 @@
+"""Commands asked by name: the line that is printed and the report beside it come from the same arguments."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archcalc.documents.ask import AGAIN, COMMANDS, again, answer, called, line
+from archcalc.errors import InputError
+from archcalc.files.loader import load_spec
+from archcalc.render.json import render
+from tests.support import ROOT, answered, spec_of, tiny
+
+ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
+    ("params", {"by": "role", "top": 3}),
+    ("params", {"explain": "mm_projector.pre_norm"}),
+    ("claims", {}),
+    ("flops", {"phase": "train", "batch": 2, "seq": 8192, "image": [(448, 448)], "tokens": 10**12}),
+    ("flops", {"phase": "decode", "context": 4095, "mla": "expanded"}),
+    ("flops", {"video": [(16, 448, 448), (4, 224, 224)], "attention": "full", "logits": "last"}),
+    ("kv", {"context": 1000, "kv_dtype": "fp8", "tp": 8, "dcp": 2, "block_size": 64}),
+    ("kv", {"batch": 5, "pp": 2, "dp": 3, "memory": 80 << 30, "image": [(448, 448)]}),
+    ("weights", {"as_": "bf16", "optimizer": "muon"}),
+    ("serve", {"gpu": "h200", "gpus": 16, "dp": 16, "ep": "all", "kv_dtype": "fp8", "utilization": 0.95}),
+    ("serve", {"gpu": "all", "context": 32768, "batched_tokens": 2048, "vision": "replicated"}),
+    ("serve", {"gpu": "b200", "overhead": 8 << 30, "as_": "fp8"}),
+    ("train", {"plan": "k2-pretrain", "set": ["activations.offload=none", "parallel.zero=3"], "rank": 3}),
+]
+"""Every kind of value that a flag has: text, numbers, sizes, lists of them."""
+
+ids = [f"{command} {' '.join(arguments)}" for command, arguments in ARGUMENTS]
+
+
+@pytest.mark.parametrize(("command", "arguments"), ARGUMENTS, ids=ids)
+def test_the_line_of_arguments_answers_what_the_arguments_answer(command: str, arguments: dict[str, Any]) -> None:
+    report = answer(command, load_spec("k25"), arguments)
+    assert answered(*shlex.split(line(command, "k25", arguments))[1:]) == json.loads(render(report, "gib"))
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"), [each for each in ARGUMENTS if each[0] in AGAIN], ids=lambda value: str(value)[:40]
+)
+def test_the_inputs_of_a_saved_report_ask_for_it_again(command: str, arguments: dict[str, Any]) -> None:
+    spec = load_spec("k25")
+    report = answer(command, spec, arguments)
+    saved = json.loads(render(report, "gib"))
+    repeated = json.loads(render(again(command, spec, saved["inputs"]), "gib"))
+    for key in ("inputs", "quantities", "rows", "findings"):
+        assert repeated[key] == saved[key]
+    assert repeated["tables"].items() <= saved["tables"].items()  # counts that were left open are not tried again
+
+
+def test_inputs_that_earlier_versions_saved_mean_the_same() -> None:
+    spec = load_spec("k25")
+    old = {"spec": "k25", "phase": "decode", "batch": 1, "seq": 1, "context": 99, "attention": "causal"}
+    old |= {"logits": "all", "choices": {"mla": "expanded"}, "images": [], "videos": [], "tokens": None}
+    new = {"phase": "decode", "context": 99, "mla": "expanded"}
+    assert again("flops", spec, old).quantities == answer("flops", spec, new).quantities
+    assert again("flops", spec, {"images": [[448, 448]]}) == answer("flops", spec, {"image": [(448, 448)]})
+
+
+@pytest.mark.parametrize(
+    ("command", "inputs"),
+    [
+        ("serve", {"gpu": "/etc/passwd"}),
+        ("serve", {"gpu": "h200", "engine": "./engine.yaml"}),
+        ("report", {"plan": ["k2-pretrain", "../plan.yaml"]}),
+        ("report", {"gpu": [["h200"]]}),
+    ],
+)
+def test_no_file_that_a_saved_report_names_is_read(
+    command: str, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="that is not bundled") as caught:
+        again(command, spec_of(tiny()), inputs)
+    assert caught.value.hint
+
+
+def test_a_saved_plan_is_not_asked_again_because_its_overrides_could_name_any_file() -> None:
+    assert set(COMMANDS) - set(AGAIN) == {"train"}
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"context": "8k"}, {"colour": 1}, {"image": [[1]]}, {"image": 7}, {"choices": 3}, {"batch": None}]
+)
+def test_inputs_of_the_wrong_form_are_one_error(inputs: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="inputs of the saved kv report can't be used again"):
+        again("kv", load_spec("k25"), inputs)
+
+
+def test_a_bundled_file_goes_by_its_name_and_another_by_its_file(tmp_path: Path) -> None:
+    assert called("h200", "hardware") == "h200"
+    assert called(str(ROOT / "specs" / "hardware" / "h200.yaml"), "hardware") == "h200"
+    assert called(str(tmp_path / "h200.yaml"), "hardware") == "h200.yaml"
+    with pytest.raises(InputError, match="no bundled GPU"):
+        called("h20", "hardware")
+
+
+def test_a_line_is_one_line_that_a_shell_reads_back() -> None:
+    found = line("train", "a b\n\x1b.yaml", {"plan": "k2-pretrain", "set": ["x=[1, 2]"]})
+    assert found.isprintable()
+    assert found.endswith("--plan k2-pretrain --set 'x=[1, 2]'")
