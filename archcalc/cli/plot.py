@@ -11,9 +11,9 @@ import typer
 from archcalc.cli.options import Units
 
 if TYPE_CHECKING:
-    from archcalc.documents.series import Figure, Range
-    from archcalc.documents.series_cases import Model
-    from archcalc.documents.series_memory import Setup
+    from archcalc.documents.sweep.cases import Model, Range
+    from archcalc.documents.sweep.figure import Figure
+    from archcalc.documents.sweep.memory import Setup
 
 PICTURES: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
 """File ending to the picture's format; every other ending is one of the report's."""
@@ -90,7 +90,7 @@ def command(
     units: Units = "gib",
 ) -> None:
     """Curves of memory, KV cache, FLOPs and training memory: as pictures, text, or the numbers behind them."""
-    from archcalc.documents.series_cases import models
+    from archcalc.documents.sweep.cases import models
     from archcalc.units import format_bytes
 
     format_bytes(0, units)  # refuses unknown units before anything is computed
@@ -122,7 +122,7 @@ def _refuse_unused(drawn: str, given: dict[str, Any]) -> None:
 
 
 def _figure(kind: str, several: list[Model], given: dict[str, Any]) -> Figure:
-    from archcalc.documents.series_cases import cases
+    from archcalc.documents.sweep.cases import cases
 
     if given["plan"] is not None:
         return _training(kind, several, given)
@@ -130,20 +130,20 @@ def _figure(kind: str, several: list[Model], given: dict[str, Any]) -> Figure:
     batches = _numbers("1" if given["batch"] is None else given["batch"])
     dtypes = _names("bf16" if given["kv-dtype"] is None else given["kv-dtype"])
     if kind == "flops":
-        from archcalc.documents.series_flops import flops_figure
+        from archcalc.documents.sweep.flops import flops_figure
 
         return flops_figure(cases(several, [""], batches), over)
     if kind == "kv":
-        from archcalc.documents.series_kv import kv_figure
+        from archcalc.documents.sweep.kv import kv_figure
 
         return kv_figure(cases(several, dtypes, batches), over, given["tp"] or 1)
-    from archcalc.documents.series_memory import memory_figure
+    from archcalc.documents.sweep.memory import memory_figure
 
     return memory_figure(cases(several, dtypes, batches), over, _setup(given["gpu"], given["gpus"], given["tp"]))
 
 
 def _training(kind: str, several: list[Model], given: dict[str, Any]) -> Figure:
-    from archcalc.documents.series_training import train_figure, training_memory_figure, trainings
+    from archcalc.documents.sweep.training import train_figure, training_memory_figure, trainings
 
     found = trainings(several, given["plan"], tuple(given["set"] or ()))
     if kind == "train":
@@ -159,7 +159,7 @@ def _default(several: list[Model]) -> tuple[int, int]:
 
 
 def _range(text: str | None, low: int, high: int) -> Range:
-    from archcalc.documents.series import span
+    from archcalc.documents.sweep.cases import span
     from archcalc.errors import InputError, show_value
     from archcalc.units import parse_range
 
@@ -172,7 +172,7 @@ def _range(text: str | None, low: int, high: int) -> Range:
 
 def _setup(gpu: str | None, gpus: int | None, tp: int | None) -> Setup:
     """What a memory plot runs on: one server of a GPU, unless counts say otherwise."""
-    from archcalc.documents.series_memory import Setup
+    from archcalc.documents.sweep.memory import Setup
     from archcalc.errors import InputError
     from archcalc.hardware import load_hardware
     from archcalc.serving.deployment import Deployment

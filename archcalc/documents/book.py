@@ -9,7 +9,7 @@ from hashlib import sha256
 from shlex import quote
 
 from archcalc.documents.document import Report, Value
-from archcalc.documents.series import Figure
+from archcalc.documents.sweep.figure import Figure
 from archcalc.errors import InputError, harmless
 from archcalc.files.loader import bundled_dir, find, load_spec
 from archcalc.files.model import Spec

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 from archcalc.documents.book import Picture, Source
 from archcalc.documents.document import Report
-from archcalc.documents.series import Range, span
-from archcalc.documents.series_cases import Model, cases
-from archcalc.documents.series_flops import flops_figure
-from archcalc.documents.series_kv import kv_figure
-from archcalc.documents.series_memory import Setup, memory_figure
-from archcalc.documents.series_training import train_figure, trainings
+from archcalc.documents.sweep.cases import Model, Range, cases, span
+from archcalc.documents.sweep.flops import flops_figure
+from archcalc.documents.sweep.kv import kv_figure
+from archcalc.documents.sweep.memory import Setup, memory_figure
+from archcalc.documents.sweep.training import train_figure, trainings
 from archcalc.hardware import load_hardware
 from archcalc.serving.deployment import Deployment
 from archcalc.serving.engine import load_engine
