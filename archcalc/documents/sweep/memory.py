@@ -8,15 +8,7 @@ from typing import Any
 
 from archcalc.documents.conventions import ENGINES_PAD, padding_notes
 from archcalc.documents.document import Column
-from archcalc.documents.sweep.cases import (
-    CONTEXT,
-    MOST_LINES,
-    MOST_PANELS,
-    Case,
-    Range,
-    check_count,
-    of_each,
-)
+from archcalc.documents.sweep.cases import CONTEXT, MOST_LINES, MOST_PANELS, Case, Range, check_count, of_each
 from archcalc.documents.sweep.figure import Figure, Layer, Limit, Mark, Series, series
 from archcalc.documents.weights import what_if
 from archcalc.hardware import Hardware, Links

@@ -132,19 +132,19 @@ def training_memory_figure(found: Sequence[Training], over: Range) -> Figure:
     Raises:
         InputError: a model and a plan that don't fit each other, or no length that the plan can divide.
     """
-    notes: list[str] = []
+    swept = of_each(found, lambda training: _of_lengths(training, over))
     return _figure(
         found,
         kind="memory",
         text="training memory of the worst rank against sequence length",
-        series=of_each(found, lambda training: _of_lengths(training, over, notes)),
+        series=[each for each, _ in swept],
         over=over,
         across=Column("seq", "sequence", "tokens"),
         x_label="sequence [tokens], and the worst rank",
         y_label="peak of the worst rank",
         heading="the worst pipeline rank",
         columns=(RANK, *TERMS),
-        notes=notes,
+        notes=[note for _, notes in swept for note in notes],
     )
 
 
@@ -174,8 +174,8 @@ def _of_ranks(training: Training) -> Series:
     )
 
 
-def _of_lengths(training: Training, over: Range, notes: list[str]) -> Series:
-    """The worst rank at each length; a note on each length that the plan can't have."""
+def _of_lengths(training: Training, over: Range) -> tuple[Series, list[str]]:
+    """The worst rank at each length, and a note on each length that the plan can't have."""
     training.ranks(training.plan)
     rows: dict[int, dict[str, Any]] = {}
     refused: dict[int, InputError] = {}
@@ -186,16 +186,13 @@ def _of_lengths(training: Training, over: Range, notes: list[str]) -> Series:
             refused[seq] = error
     if not rows:
         raise refused[over.low]
-    notes += [
-        f"warning: {training.label}: {format_int(n)} tokens are left out: {e.message}" for n, e in refused.items()
-    ]
-    return series(
-        training,
-        rows,
-        LAYERS,
-        verdict=_verdict(rows),
-        limit=training.limit,
-        below=tuple(f"rank {row['rank']}" for row in rows.values()),
+    below = tuple(f"rank {row['rank']}" for row in rows.values())
+    return (
+        series(training, rows, LAYERS, verdict=_verdict(rows), limit=training.limit, below=below),
+        [
+            f"warning: {training.label}: {format_int(seq)} tokens are left out: {error.message}"
+            for seq, error in refused.items()
+        ],
     )
 
 
