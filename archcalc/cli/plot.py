@@ -13,7 +13,6 @@ from archcalc.cli.options import Overrides, SpecArguments, Tp, Units
 if TYPE_CHECKING:
     from archcalc.documents.sweep.cases import Case, Model, Range
     from archcalc.documents.sweep.figure import Figure
-    from archcalc.documents.sweep.memory import Setup
 
 Lengths = Annotated[
     str | None,
@@ -102,10 +101,10 @@ def memory(
     if plan:
         figure = _trained(several, plan, override, context)
     else:
-        from archcalc.documents.sweep.memory import memory_figure
+        from archcalc.documents.sweep.memory import memory_figure, setup_of
 
         found = _cases(several, batch, kv_dtype)
-        figure = memory_figure(found, _range(context, *_default(several)), _setup(gpu, gpus, tp))
+        figure = memory_figure(found, _range(context, *_default(several)), setup_of(gpu, gpus, tp))
     emit_figure(figure, format_name, output, units)
 
 
@@ -205,25 +204,6 @@ def _range(text: str | None, low: int, high: int) -> Range:
             f"--context {show_value(text)} is no range", value=text, hint="write two lengths, such as 4k..256k"
         )
     return span(*(parse_range(text) if text is not None else (low, high)))
-
-
-def _setup(gpu: str | None, gpus: int | None, tp: int | None) -> Setup:
-    """What a memory plot runs on: one server of a GPU, unless counts say otherwise."""
-    from archcalc.documents.sweep.memory import Setup
-    from archcalc.errors import InputError
-    from archcalc.hardware import load_hardware
-    from archcalc.serving.deployment import Deployment
-    from archcalc.serving.engine import load_engine
-
-    engine, hardware = load_engine(), None if gpu is None else load_hardware(gpu)
-    devices = gpus or tp or (hardware.devices_per_node if hardware else 1)
-    group = tp or devices
-    if devices % group:
-        raise InputError(
-            f"--tp {tp} does not divide {devices} devices", value=tp, hint="choose a --tp that divides --gpus"
-        )
-    where = Deployment(tp=group, dp=devices // group, vision=engine.tensor_parallel.vision)
-    return Setup(engine=engine, where=where, hardware=hardware)
 
 
 def _numbers(text: str) -> list[int]:

@@ -9,11 +9,9 @@ from archcalc.documents.document import Report
 from archcalc.documents.sweep.cases import Model, Range, cases, span
 from archcalc.documents.sweep.flops import flops_figure
 from archcalc.documents.sweep.kv import kv_figure
-from archcalc.documents.sweep.memory import Setup, memory_figure
+from archcalc.documents.sweep.memory import memory_figure, setup_of
 from archcalc.documents.sweep.training import train_figure, trainings
 from archcalc.hardware import load_hardware
-from archcalc.serving.deployment import Deployment
-from archcalc.serving.engine import load_engine
 
 GPU = "h200"
 """The GPU of the memory picture."""
@@ -63,14 +61,11 @@ def memory_picture(source: Source, served: Report) -> Iterator[Picture]:
     over = _over(source)
     if gpus is None or over is None:
         return
-    engine, hardware = load_engine(), load_hardware(GPU)
-    where = Deployment(tp=gpus, vision=engine.tensor_parallel.vision)
-    setup = Setup(engine=engine, where=where, hardware=hardware)
     yield Picture(
         name="memory",
-        caption=f"Memory of each of {gpus} x {hardware.title} against the context",
+        caption=f"Memory of each of {gpus} x {load_hardware(GPU).title} against the context",
         command=source.command("plot memory", f"--context {over.low}..{over.high} --gpu {GPU} --gpus {gpus}"),
-        figure=lambda: memory_figure(cases([_model(source)], ["bf16"], [1]), over, setup),
+        figure=lambda: memory_figure(cases([_model(source)], ["bf16"], [1]), over, setup_of(GPU, gpus)),
     )
 
 

@@ -14,14 +14,13 @@ from archcalc.documents.sweep.cases import Range, cases, models, span
 from archcalc.documents.sweep.figure import Figure
 from archcalc.documents.sweep.flops import flops_figure
 from archcalc.documents.sweep.kv import kv_figure
-from archcalc.documents.sweep.memory import Setup, memory_figure
+from archcalc.documents.sweep.memory import Setup, memory_figure, setup_of
 from archcalc.documents.sweep.training import train_figure, training_memory_figure, trainings
 from archcalc.documents.train import train_report
 from archcalc.documents.weights import what_if
 from archcalc.errors import InputError
 from archcalc.files.loader import load_spec
 from archcalc.hardware import load_hardware
-from archcalc.serving.deployment import Deployment
 from archcalc.serving.engine import load_engine
 from archcalc.serving.memory import Load, serve
 from archcalc.workload import Workload
@@ -32,8 +31,7 @@ ENGINE = load_engine()
 
 
 def on(gpu: str | None, tp: int, dp: int = 1) -> Setup:
-    where = Deployment(tp=tp, dp=dp, vision=ENGINE.tensor_parallel.vision)
-    return Setup(engine=ENGINE, where=where, hardware=None if gpu is None else load_hardware(gpu))
+    return setup_of(gpu, tp * dp, tp)
 
 
 def rows(figure: Figure) -> list[dict[str, Any]]:

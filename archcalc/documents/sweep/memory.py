@@ -11,9 +11,10 @@ from archcalc.documents.document import Column
 from archcalc.documents.sweep.cases import CONTEXT, MOST_LINES, MOST_PANELS, Case, Range, check_count, of_each
 from archcalc.documents.sweep.figure import Figure, Layer, Limit, Mark, Series, series
 from archcalc.documents.weights import what_if
-from archcalc.hardware import Hardware, Links
+from archcalc.errors import InputError
+from archcalc.hardware import Hardware, Links, load_hardware
 from archcalc.serving.deployment import Deployment
-from archcalc.serving.engine import Engine
+from archcalc.serving.engine import Engine, load_engine
 from archcalc.serving.memory import Load, Serving, serve
 from archcalc.units import format_int
 from archcalc.workload import Workload
@@ -67,6 +68,19 @@ class Setup:
         scheme, load = what_if(case.model.spec, "released"), Load(context=1, batch=case.batch, kv_dtype=case.kv_dtype)
         tape = case.model.spec.trace(Workload())
         return serve(tape, scheme, self.hardware or unlimited(), self.engine, self.where, load)
+
+
+def setup_of(gpu: str | None, gpus: int | None = None, tp: int | None = None) -> Setup:
+    """One server of a GPU, or one device of any size, unless counts say otherwise. Raises InputError."""
+    engine, hardware = load_engine(), None if gpu is None else load_hardware(gpu)
+    devices = gpus or tp or (hardware.devices_per_node if hardware else 1)
+    group = tp or devices
+    if devices % group:
+        raise InputError(
+            f"--tp {tp} does not divide {devices} devices", value=tp, hint="choose a --tp that divides --gpus"
+        )
+    where = Deployment(tp=group, dp=devices // group, vision=engine.tensor_parallel.vision)
+    return Setup(engine=engine, where=where, hardware=hardware)
 
 
 def unlimited() -> Hardware:
