@@ -10,6 +10,7 @@ from io import TextIOWrapper
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from archcalc.errors import ArchcalcError, RetiredKey, harmless
 
@@ -30,7 +31,14 @@ COMMANDS: dict[str, str] = {
     "specs": "specs",
     "show": "show",
 }
-"""Command name to its module in archcalc.cli; each module has a function `command`."""
+"""Command name to its module in archcalc.cli; each module has a function `command`, or an application of several."""
+
+
+class _InOrder(TyperGroup):
+    """Commands as `COMMANDS` lists them; typer puts those that have commands of their own last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name in COMMANDS if name in self.commands]
 
 
 def run(arguments: list[str]) -> int:
@@ -99,6 +107,7 @@ def application(names: list[str]) -> typer.Typer:
     """The typer application with these commands; only their modules are imported."""
     app = typer.Typer(
         name="archcalc",
+        cls=_InOrder,
         help="Sizes model architectures from YAML specs, and proves its numbers.",
         add_completion=False,
         rich_markup_mode=None,
@@ -107,7 +116,11 @@ def application(names: list[str]) -> typer.Typer:
     )
     app.callback()(_root)
     for name in names:
-        app.command(name)(import_module(f"archcalc.cli.{COMMANDS[name]}").command)
+        command = import_module(f"archcalc.cli.{COMMANDS[name]}").command
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
 
 

@@ -8,6 +8,7 @@ import typer
 
 from archcalc.cli.options import (
     Batch,
+    Context,
     Dcp,
     Dp,
     Format,
@@ -23,10 +24,7 @@ from archcalc.cli.options import (
 
 def command(
     spec: SpecArgument,
-    context: Annotated[
-        str | None,
-        typer.Option("--context", metavar="N", help="Tokens a sequence: 256k. [default: the model's limit]"),
-    ] = None,
+    context: Context = None,
     batch: Batch = 1,
     kv_dtype: KvDtype = "bf16",
     tp: Tp = 1,

@@ -1,4 +1,4 @@
-"""From a Report to stdout or files."""
+"""From a Report or a Figure to stdout or files."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import os
 import sys
 from errno import ENOENT
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless
 from archcalc.render import ENDINGS, renderer
+
+if TYPE_CHECKING:
+    from archcalc.documents.sweep.figure import Figure
+
+PICTURES: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
+"""File ending to the picture's format; every other ending is one of the report's."""
 
 _STDOUT = Path("-")
 
@@ -39,6 +46,25 @@ def emit(report: Report, format_name: str | None, outputs: list[Path] | None, un
             sys.stdout.flush()
         else:
             write_file(path, text.encode())
+
+
+def emit_figure(figure: Figure, format_name: str | None, outputs: list[Path] | None, units: str) -> None:
+    """Pictures into files by their endings, the numbers as any report; without either a text plot on stdout."""
+    outputs = outputs or []
+    pictures = [path for path in outputs if path.suffix.lower() in PICTURES]
+    others = [path for path in outputs if path not in pictures]
+    drawn = [(path, _picture(figure, PICTURES[path.suffix.lower()], units)) for path in pictures]
+    texts = [path for path in others if path == _STDOUT and format_name is None]
+    files = [path for path in others if path not in texts]
+    if files or format_name is not None:
+        emit(figure.report, format_name, files, units)
+    if texts or not (outputs or format_name):
+        _print(figure, units)
+    for path, data in drawn:
+        write_file(path, data)
+    if drawn or texts or not (outputs or format_name):
+        for note in figure.report.notes:
+            print(harmless(note), file=sys.stderr)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -91,3 +117,25 @@ def colored(terminal: bool) -> bool:
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or (terminal and os.environ.get("TERM") != "dumb")
+
+
+def _print(figure: Figure, units: str) -> None:
+    from archcalc.render.textplot import ASCII, BLOCKS, render
+
+    text = render(figure, units, color=colored(sys.stdout.isatty()))
+    try:
+        BLOCKS.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = text.translate(ASCII)
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _picture(figure: Figure, form: Literal["svg", "png"], units: str) -> bytes:
+    try:
+        from archcalc.render.plot import picture
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("archcalc"):
+            raise
+        raise InputError("a picture needs matplotlib: pip install 'archcalc[plot]'") from None
+    return picture(figure, form, units)

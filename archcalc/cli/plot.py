@@ -1,46 +1,67 @@
-"""`archcalc plot`."""
+"""`archcalc plot KIND`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from archcalc.cli.options import Units
+from archcalc.cli.options import Overrides, SpecArguments, Tp, Units
 
 if TYPE_CHECKING:
-    from archcalc.documents.series import Figure, Range
-    from archcalc.documents.series_cases import Model
-    from archcalc.documents.series_memory import Setup
+    from archcalc.documents.sweep.cases import Case, Model, Range
+    from archcalc.documents.sweep.figure import Figure
 
-PICTURES: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
-"""File ending to the picture's format; every other ending is one of the report's."""
+Lengths = Annotated[
+    str | None,
+    typer.Option("--context", metavar="FROM..TO", help="Lengths: 4k..256k. [default: to the model's limit]"),
+]
+Batches = Annotated[str | None, typer.Option("--batch", metavar="B,...", help="Sequences: 1,8. [default: 1]")]
+KvDtypes = Annotated[
+    str | None, typer.Option("--kv-dtype", metavar="NAME,...", help="Cache dtypes: bf16,fp8. [default: bf16]")
+]
+PLANS = typer.Option("--plan", metavar="PLAN", help="A plan file, or a bundled plan. Repeatable.")
+Files = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "-o", "--output", metavar="FILE", help="Write a picture (.svg, .png) or its numbers (.csv, .json). Repeatable."
+    ),
+]
+Numbers = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="The numbers as table, json, csv, markdown or github. [default: a text plot]",
+    ),
+]
 
-TAKES = {
-    "memory": ("context", "batch", "kv-dtype", "gpu", "gpus", "tp"),
-    "memory --plan": ("context", "plan", "set"),
-    "kv": ("context", "batch", "kv-dtype", "tp"),
-    "flops": ("context", "batch"),
-    "train": ("plan", "set"),
-}
-"""What is drawn to the options that it looks at."""
 
-_STDOUT = Path("-")
+class _Kinds(TyperGroup):
+    """The kinds of plots by name."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        from archcalc.errors import InputError, did_you_mean, show_value
+
+        kinds = ", ".join(self.commands)
+        if args[0] not in self.commands:
+            hint = did_you_mean(args[0], self.commands) or f"plot one of {kinds}, such as archcalc plot kv k25"
+            raise InputError(f"no kind of plot is named {show_value(args[0])}", value=args[0], hint=hint)
+        return super().resolve_command(ctx, args)
 
 
-def command(
-    kind: Annotated[
-        Literal["memory", "kv", "flops", "train"],
-        typer.Argument(
-            metavar="KIND",
-            help="memory: of each device against context, or with --plan of training against sequence length."
-            " kv: cache against context. flops: of a prefill against its length."
-            " train: every pipeline rank of a --plan.",
-        ),
-    ],
-    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Spec files or bundled names.")],
+command = typer.Typer(
+    cls=_Kinds,
+    subcommand_metavar="KIND SPEC...",
+    help="Curves of memory, KV cache, FLOPs and training memory: as pictures, text, or the numbers behind them.",
+)
+
+
+@command.command()
+def memory(
+    specs: SpecArguments,
     context: Annotated[
         str | None,
         typer.Option(
@@ -49,10 +70,8 @@ def command(
             help="Lengths: 4k..256k. [default: to the model's limit; around the plan's seq]",
         ),
     ] = None,
-    batch: Annotated[str | None, typer.Option("--batch", metavar="B,...", help="Sequences: 1,8. [default: 1]")] = None,
-    kv_dtype: Annotated[
-        str | None, typer.Option("--kv-dtype", metavar="NAME,...", help="Cache dtypes: bf16,fp8. [default: bf16]")
-    ] = None,
+    batch: Batches = None,
+    kv_dtype: KvDtypes = None,
     gpu: Annotated[
         str | None,
         typer.Option("--gpu", metavar="NAME", help="A bundled GPU or hardware file, whose memory is the limit."),
@@ -63,93 +82,110 @@ def command(
     tp: Annotated[
         int | None, typer.Option("--tp", min=1, metavar="N", help="Tensor parallel. [default: all devices]")
     ] = None,
-    plan: Annotated[
-        list[str] | None, typer.Option("--plan", metavar="PLAN", help="A plan file, or a bundled plan. Repeatable.")
-    ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Override a plan field: parallel.pp=8. Repeatable."),
-    ] = None,
-    output: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            help="Write a picture (.svg, .png) or its numbers (.csv, .json). Repeatable.",
-        ),
-    ] = None,
-    format_name: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            help="The numbers as table, json, csv, markdown or github. [default: a text plot]",
-        ),
-    ] = None,
+    plan: Annotated[list[str] | None, PLANS] = None,
+    override: Overrides = None,
+    output: Files = None,
+    format_name: Numbers = None,
     units: Units = "gib",
 ) -> None:
-    """Curves of memory, KV cache, FLOPs and training memory: as pictures, text, or the numbers behind them."""
-    from archcalc.documents.series_cases import models
-    from archcalc.units import format_bytes
-
-    format_bytes(0, units)  # refuses unknown units before anything is computed
-    given = {
-        "context": context,
-        "batch": batch,
-        "kv-dtype": kv_dtype,
-        "gpu": gpu,
-        "gpus": gpus,
-        "tp": tp,
-        "plan": plan or None,
-        "set": override or None,
-    }
-    _refuse_unused("memory --plan" if kind == "memory" and plan else kind, given)
-    figure = _figure(kind, models(specs), given)
-    _hand_out(figure, format_name, output or [], units)
-
-
-def _refuse_unused(drawn: str, given: dict[str, Any]) -> None:
-    """Raises InputError for an option that would change nothing, or a plan that is missing."""
+    """Serving memory of each device against context; with --plan, training memory against sequence length."""
+    from archcalc.cli.output import emit_figure
     from archcalc.errors import InputError
 
-    if drawn == "train" and given["plan"] is None:
-        raise InputError("plot train needs a plan", hint="add --plan k2-pretrain, or a plan file")
-    for name, value in given.items():
-        if value is not None and name not in TAKES[drawn]:
-            takes = ", ".join(f"--{option}" for option in TAKES[drawn])
-            raise InputError(f"plot {drawn} does not look at --{name}", value=value, hint=f"it takes {takes}")
+    served = {"--batch": batch, "--kv-dtype": kv_dtype, "--gpu": gpu, "--gpus": gpus, "--tp": tp}
+    if plan and any(value is not None for value in served.values()):
+        raise InputError(f"--plan draws training memory; it goes without {', '.join(served)}")
+    if override and not plan:
+        raise InputError("--set overrides a field of a plan", hint="add --plan k2-pretrain, or a plan file")
+    several = _models(specs, units)
+    if plan:
+        figure = _trained(several, plan, override, context)
+    else:
+        from archcalc.documents.sweep.memory import memory_figure, setup_of
+
+        found = _cases(several, batch, kv_dtype)
+        figure = memory_figure(found, _range(context, *_default(several)), setup_of(gpu, gpus, tp))
+    emit_figure(figure, format_name, output, units)
 
 
-def _figure(kind: str, several: list[Model], given: dict[str, Any]) -> Figure:
-    from archcalc.documents.series_cases import cases
+@command.command()
+def kv(
+    specs: SpecArguments,
+    context: Lengths = None,
+    batch: Batches = None,
+    kv_dtype: KvDtypes = None,
+    tp: Tp = 1,
+    output: Files = None,
+    format_name: Numbers = None,
+    units: Units = "gib",
+) -> None:
+    """KV cache against context."""
+    from archcalc.cli.output import emit_figure
+    from archcalc.documents.sweep.kv import kv_figure
 
-    if given["plan"] is not None:
-        return _training(kind, several, given)
-    over = _range(given["context"], *_default(several))
-    batches = _numbers("1" if given["batch"] is None else given["batch"])
-    dtypes = _names("bf16" if given["kv-dtype"] is None else given["kv-dtype"])
-    if kind == "flops":
-        from archcalc.documents.series_flops import flops_figure
-
-        return flops_figure(cases(several, [""], batches), over)
-    if kind == "kv":
-        from archcalc.documents.series_kv import kv_figure
-
-        return kv_figure(cases(several, dtypes, batches), over, given["tp"] or 1)
-    from archcalc.documents.series_memory import memory_figure
-
-    return memory_figure(cases(several, dtypes, batches), over, _setup(given["gpu"], given["gpus"], given["tp"]))
+    several = _models(specs, units)
+    figure = kv_figure(_cases(several, batch, kv_dtype), _range(context, *_default(several)), tp)
+    emit_figure(figure, format_name, output, units)
 
 
-def _training(kind: str, several: list[Model], given: dict[str, Any]) -> Figure:
-    from archcalc.documents.series_training import train_figure, training_memory_figure, trainings
+@command.command()
+def flops(
+    specs: SpecArguments,
+    context: Lengths = None,
+    batch: Batches = None,
+    output: Files = None,
+    format_name: Numbers = None,
+    units: Units = "gib",
+) -> None:
+    """FLOPs of a prefill against its length."""
+    from archcalc.cli.output import emit_figure
+    from archcalc.documents.sweep.flops import flops_figure
 
-    found = trainings(several, given["plan"], tuple(given["set"] or ()))
-    if kind == "train":
-        return train_figure(found)
+    several = _models(specs, units)
+    figure = flops_figure(_cases(several, batch, ""), _range(context, *_default(several)))
+    emit_figure(figure, format_name, output, units)
+
+
+@command.command()
+def train(
+    specs: SpecArguments,
+    plan: Annotated[list[str], PLANS],
+    override: Overrides = None,
+    output: Files = None,
+    format_name: Numbers = None,
+    units: Units = "gib",
+) -> None:
+    """Training memory of every pipeline rank under a plan."""
+    from archcalc.cli.output import emit_figure
+    from archcalc.documents.sweep.training import train_figure, trainings
+
+    figure = train_figure(trainings(_models(specs, units), plan, tuple(override or ())))
+    emit_figure(figure, format_name, output, units)
+
+
+def _models(specs: list[str], units: str) -> list[Model]:
+    """The specs; unknown units are refused before anything is computed."""
+    from archcalc.documents.sweep.cases import models
+    from archcalc.units import format_bytes
+
+    format_bytes(0, units)
+    return models(specs)
+
+
+def _cases(several: list[Model], batch: str | None, kv_dtype: str | None) -> list[Case]:
+    from archcalc.documents.sweep.cases import cases
+
+    dtypes = _names("bf16" if kv_dtype is None else kv_dtype)
+    return cases(several, dtypes, _numbers("1" if batch is None else batch))
+
+
+def _trained(several: list[Model], plans: list[str], override: list[str] | None, context: str | None) -> Figure:
+    """Training memory from a quarter of the plans' sequence to eight times it, unless a range is given."""
+    from archcalc.documents.sweep.training import training_memory_figure, trainings
+
+    found = trainings(several, plans, tuple(override or ()))
     seqs = [training.plan.batch.seq for training in found]
-    return training_memory_figure(found, _range(given["context"], max(1, min(seqs) // 4), 8 * max(seqs)))
+    return training_memory_figure(found, _range(context, max(1, min(seqs) // 4), 8 * max(seqs)))
 
 
 def _default(several: list[Model]) -> tuple[int, int]:
@@ -159,7 +195,7 @@ def _default(several: list[Model]) -> tuple[int, int]:
 
 
 def _range(text: str | None, low: int, high: int) -> Range:
-    from archcalc.documents.series import span
+    from archcalc.documents.sweep.cases import span
     from archcalc.errors import InputError, show_value
     from archcalc.units import parse_range
 
@@ -168,25 +204,6 @@ def _range(text: str | None, low: int, high: int) -> Range:
             f"--context {show_value(text)} is no range", value=text, hint="write two lengths, such as 4k..256k"
         )
     return span(*(parse_range(text) if text is not None else (low, high)))
-
-
-def _setup(gpu: str | None, gpus: int | None, tp: int | None) -> Setup:
-    """What a memory plot runs on: one server of a GPU, unless counts say otherwise."""
-    from archcalc.documents.series_memory import Setup
-    from archcalc.errors import InputError
-    from archcalc.hardware import load_hardware
-    from archcalc.serving.deployment import Deployment
-    from archcalc.serving.engine import load_engine
-
-    engine, hardware = load_engine(), None if gpu is None else load_hardware(gpu)
-    devices = gpus or tp or (hardware.devices_per_node if hardware else 1)
-    group = tp or devices
-    if devices % group:
-        raise InputError(
-            f"--tp {tp} does not divide {devices} devices", value=tp, hint="choose a --tp that divides --gpus"
-        )
-    where = Deployment(tp=group, dp=devices // group, vision=engine.tensor_parallel.vision)
-    return Setup(engine=engine, where=where, hardware=hardware)
 
 
 def _numbers(text: str) -> list[int]:
@@ -204,49 +221,3 @@ def _numbers(text: str) -> list[int]:
 
 def _names(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",")))
-
-
-def _hand_out(figure: Figure, format_name: str | None, outputs: list[Path], units: str) -> None:
-    """Pictures into files by their endings, the numbers as any report; without either a text plot on stdout."""
-    from archcalc.cli.output import emit, write_file
-    from archcalc.errors import harmless
-
-    pictures = [path for path in outputs if path.suffix.lower() in PICTURES]
-    others = [path for path in outputs if path not in pictures]
-    drawn = [(path, _picture(figure, PICTURES[path.suffix.lower()], units)) for path in pictures]
-    texts = [path for path in others if path == _STDOUT and format_name is None]
-    files = [path for path in others if path not in texts]
-    if files or format_name is not None:
-        emit(figure.report, format_name, files, units)
-    if texts or not (outputs or format_name):
-        _print(figure, units)
-    for path, data in drawn:
-        write_file(path, data)
-    if drawn or texts or not (outputs or format_name):
-        for note in figure.report.notes:
-            print(harmless(note), file=sys.stderr)
-
-
-def _print(figure: Figure, units: str) -> None:
-    from archcalc.cli import output
-    from archcalc.render.textplot import ASCII, BLOCKS, render
-
-    text = render(figure, units, color=output.colored(sys.stdout.isatty()))
-    try:
-        BLOCKS.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        text = text.translate(ASCII)
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _picture(figure: Figure, form: Literal["svg", "png"], units: str) -> bytes:
-    from archcalc.errors import InputError
-
-    try:
-        from archcalc.render.plot import picture
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("archcalc"):
-            raise
-        raise InputError("a picture needs matplotlib: pip install 'archcalc[plot]'") from None
-    return picture(figure, form, units)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from archcalc.cli.options import Batch, Dcp, Dp, Format, KvDtype, Output, SpecArgument, Units
+from archcalc.cli.options import AsName, Batch, Context, Dcp, Dp, Format, KvDtype, Output, SpecArgument, Units
 
 
 def command(
@@ -28,15 +28,10 @@ def command(
         typer.Option("--ep", metavar="N", help="Expert parallel: 1 (experts divided like tp), N, or all."),
     ] = "1",
     dcp: Dcp = 1,
-    context: Annotated[
-        str | None,
-        typer.Option("--context", metavar="N", help="Tokens a sequence: 128k. [default: the model's limit]"),
-    ] = None,
+    context: Context = None,
     batch: Batch = 1,
     kv_dtype: KvDtype = "bf16",
-    as_name: Annotated[
-        str, typer.Option("--as", metavar="NAME", help="Storage of the weights, as in `archcalc weights`.")
-    ] = "released",
+    as_name: AsName = "released",
     language_only: Annotated[
         bool, typer.Option("--language-only", help="Load neither vision tower nor projector.")
     ] = False,

@@ -6,16 +6,13 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import Format, Output, SpecArgument, Units
+from archcalc.cli.options import Format, Output, Overrides, SpecArgument, Units
 
 
 def command(
     spec: SpecArgument,
     plan: Annotated[str, typer.Option("--plan", metavar="PLAN", help="A plan file, or a bundled plan (k2-pretrain).")],
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Override a plan field: parallel.pp=8. Repeatable."),
-    ] = None,
+    override: Overrides = None,
     rank: Annotated[
         int | None, typer.Option("--rank", metavar="R", help="List the terms of this rank. [default: the worst]")
     ] = None,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
 import typer
 
+from archcalc.cli.options import SpecArguments
 
-def command(
-    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Spec files or bundled names.")],
-) -> None:
+
+def command(specs: SpecArguments) -> None:
     """Check specs: exit 1 if one is invalid, 2 if one can't be read. Reports every error of every file."""
     from archcalc.errors import ArchcalcError, SpecError, harmless
 

@@ -6,15 +6,12 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import Format, Output, SpecArgument, Units
+from archcalc.cli.options import AsName, Format, Output, SpecArgument, Units
 
 
 def command(
     spec: SpecArgument,
-    as_name: Annotated[
-        str,
-        typer.Option("--as", metavar="NAME", help="released, bf16, fp8, or a bundled spec whose storage to use."),
-    ] = "released",
+    as_name: AsName = "released",
     optimizer: Annotated[
         str | None,
         typer.Option("--optimizer", metavar="NAME", help="Size a training checkpoint too: adamw, muon, ..."),

@@ -10,7 +10,7 @@ from typing import Any
 
 from archcalc.documents.ask import answer, called, line
 from archcalc.documents.document import Report, Value
-from archcalc.documents.series import Figure
+from archcalc.documents.sweep.figure import Figure
 from archcalc.errors import InputError
 from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec

@@ -8,16 +8,13 @@ from typing import Any
 
 from archcalc.documents.ask import line
 from archcalc.documents.book import Picture, Source
-from archcalc.documents.series import Figure, Range, span
-from archcalc.documents.series_cases import Model, cases
-from archcalc.documents.series_flops import flops_figure
-from archcalc.documents.series_kv import kv_figure
-from archcalc.documents.series_memory import Setup, memory_figure
-from archcalc.documents.series_training import train_figure, trainings
+from archcalc.documents.sweep.cases import Model, Range, cases, span
+from archcalc.documents.sweep.figure import Figure
+from archcalc.documents.sweep.flops import flops_figure
+from archcalc.documents.sweep.kv import kv_figure
+from archcalc.documents.sweep.memory import memory_figure, setup_of
+from archcalc.documents.sweep.training import train_figure, trainings
 from archcalc.files.model import Spec
-from archcalc.hardware import load_hardware
-from archcalc.serving.deployment import Deployment
-from archcalc.serving.engine import load_engine
 from archcalc.units import parse_range
 
 
@@ -48,10 +45,7 @@ def _kv(spec: Spec, *, context: str, kv_dtype: str) -> Figure:
 
 
 def _memory(spec: Spec, *, context: str, gpu: str, gpus: int) -> Figure:
-    engine = load_engine()
-    where = Deployment(tp=gpus, vision=engine.tensor_parallel.vision)
-    setup = Setup(engine=engine, where=where, hardware=load_hardware(gpu))
-    return memory_figure(cases([_model(spec)], ["bf16"], [1]), _range(context), setup)
+    return memory_figure(cases([_model(spec)], ["bf16"], [1]), _range(context), setup_of(gpu, gpus))
 
 
 def _train(spec: Spec, *, plan: str) -> Figure:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import log2
 from typing import Literal, NamedTuple
 
-from archcalc.documents.series import Figure, Panel
+from archcalc.documents.sweep.figure import Figure, Panel
 from archcalc.units import format_bytes, format_context, format_flops, format_int
 
 YUnit = Literal["bytes", "flops"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from archcalc.documents.series import Figure
+from archcalc.documents.sweep.figure import Figure
 from archcalc.render import sheet as look
 from archcalc.render.axes import value_text
 
@@ -35,5 +35,5 @@ def guide_entries(figure: Figure, units: str) -> Iterator[Entry]:
         yield Entry(look.LIMIT, False, f"{value_text(limit.value, figure.y_unit, units)} {limit.label}")
     if any(panel.edge for panel in figure.panels):
         yield Entry(look.EDGE, False, "the model's own context limit")
-    if any(panel.unfit for panel in figure.panels):
+    if figure.shape == "bars" and any(panel.over(total) for panel in figure.panels for total in panel.totals()):
         yield Entry(look.UNFIT, False, "does not fit")

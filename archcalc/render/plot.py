@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
-from archcalc.documents.series import Figure, Panel
+from archcalc.documents.sweep.figure import Figure, Panel
 from archcalc.errors import harmless
 from archcalc.render import sheet as look
 from archcalc.render.axes import (
@@ -155,7 +155,7 @@ class _Drawing:
         axes.set_xlabel(figure.x_label, color=look.INK, labelpad=4)
         if figure.shape == "bars":
             axes.set_xlim(-0.6, len(panel.xs) - 0.4)
-            ticks = bar_ticks(panel, figure.x_unit, int(self.grid.width / (0.55 if panel.below else 0.3)))
+            ticks = bar_ticks(panel, figure.across.unit, int(self.grid.width / (0.55 if panel.below else 0.3)))
         else:
             axes.set_xscale("log", base=2)
             axes.set_xlim(panel.xs[0], panel.xs[-1])
@@ -247,8 +247,8 @@ def _edges(axes: Axes, panel: Panel, *, bars: bool) -> None:
     sheet = axes.get_figure()
     assert sheet is not None
     above = axes.transData + ScaledTranslation(0, 6 / 72, sheet.dpi_scale_trans)
-    for n, (x, total) in enumerate(zip(panel.xs, panel.totals(), strict=True)):
-        if x in panel.unfit:
+    for n, total in enumerate(panel.totals()):
+        if bars and panel.over(total):
             axes.plot(n, total, clip_on=False, zorder=6, transform=above, **look.UNFIT)
 
 

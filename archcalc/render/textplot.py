@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from math import log2
 
-from archcalc.documents.series import Figure, Panel
+from archcalc.documents.sweep.figure import Figure, Panel
 from archcalc.errors import harmless
 from archcalc.render.axes import (
     Tick,
@@ -90,7 +90,7 @@ def _bars(figure: Figure, panel: Panel, units: str, paint: Paint) -> Iterator[st
         if panel.limit:
             cells[min(_column(panel.limit.value, top, size), size)] = ("│", "1")
         bar = "".join(paint("".join(c for c, _ in run), code) for code, run in groupby(cells, lambda c: c[1]))
-        sign = "×" * _over(panel, total) + "←" * (x in marked)
+        sign = "×" * panel.over(total) + "←" * (x in marked)
         yield f"{name.rjust(margin - 1)} {bar} {values[total].rjust(longest)}{sign.rjust(2)}"
     scale = linear_scale(top, figure.y_unit, units)
     yield from _ruler(linear_ticks(top, scale, 5), top, size, margin, scale.name)
@@ -99,13 +99,8 @@ def _bars(figure: Figure, panel: Panel, units: str, paint: Paint) -> Iterator[st
 def _names(figure: Figure, panel: Panel) -> dict[int, str]:
     """What each bar is called, by its number; only the points have one."""
     below = panel.below or ("",) * len(panel.xs)
-    both = zip(panel.xs, bar_names(panel, figure.x_unit), below, strict=True)
+    both = zip(panel.xs, bar_names(panel, figure.across.unit), below, strict=True)
     return {n: f"{name} {more}".strip() for n, (x, name, more) in enumerate(both) if x in panel.points}
-
-
-def _over(panel: Panel, total: int) -> bool:
-    """Whether a stack passes the limit."""
-    return panel.limit is not None and total > panel.limit.value
 
 
 def _column(value: int, top: int, size: int) -> int:
@@ -139,7 +134,7 @@ def _keys(figure: Figure, units: str, paint: Paint) -> Iterator[str]:
     keys = [(BLOCKS[c.hue], c.label, _COLORS[c.hue]) for c in figure.panels[0].curves]
     for limit in sorted({panel.limit for panel in figure.panels if panel.limit}):
         keys.append(("│", f"{value_text(limit.value, figure.y_unit, units)} {limit.label}", "1"))
-    if any(_over(p, total) for p in figure.panels for total in p.totals()):
+    if any(p.over(total) for p in figure.panels for total in p.totals()):
         keys.append(("×", "does not fit", ""))
     yield ""
     line, used = "", 0

@@ -6,6 +6,7 @@ import copy
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -186,6 +187,22 @@ def test_an_encoding_without_blocks_gets_plain_characters() -> None:
 
 # --------------------------------------------------------------------------------------------- refusals
 
+
+def test_the_help_lists_the_kinds_and_of_each_the_options_that_it_takes() -> None:
+    listed = run("plot", "--help").out.partition("Commands:")[2]
+    assert [line.split()[0] for line in listed.splitlines() if line.strip()] == ["memory", "kv", "flops", "train"]
+    always = {"--output", "--format", "--units", "--help"}
+    taken = {
+        "memory": {"--context", "--batch", "--kv-dtype", "--gpu", "--gpus", "--tp", "--plan", "--set"},
+        "kv": {"--context", "--batch", "--kv-dtype", "--tp"},
+        "flops": {"--context", "--batch"},
+        "train": {"--plan", "--set"},
+    }
+    for kind, options in taken.items():
+        described = run("plot", kind, "--help").out.partition("Options:")[2]
+        assert set(re.findall(r"^  (?:-o, )?(--[a-z-]+)", described, re.MULTILINE)) == options | always
+
+
 REFUSED = {
     "a reversed range": (("kv", "k25", "--context", "256k..4k"), "runs backwards"),
     "one length": (("kv", "k25", "--context", "64k"), '--context "64k" is no range'),
@@ -194,7 +211,9 @@ REFUSED = {
     "a range from nothing": (("kv", "k25", "--context", "0..4k"), "must start at 1 token"),
     "a range without end": (("flops", "k25", "--context", "1..99999999999G"), "1G"),
     "a range of words": (("flops", "k25", "--context", "a..b"), "is not a number of tokens"),
-    "an unknown kind": (("params", "k25"), "'params' is not one of"),
+    "an unknown kind": (("params", "k25"), "plot one of memory, kv, flops, train"),
+    "a kind that is slightly wrong": (("memroy", "k25"), "did you mean memory?"),
+    "a spec where the kind belongs": (("k25",), 'no kind of plot is named "k25"'),
     "an unknown spec": (("kv", "k26"), "did you mean k25?"),
     "an unknown GPU": (("memory", "k25", "--gpu", "h20"), "did you mean h200?"),
     "an unknown cache dtype": (("kv", "k25", "--kv-dtype", "bf16,fp9"), "unknown cache dtype"),
@@ -205,16 +224,27 @@ REFUSED = {
     "a batch of words": (("kv", "k25", "--batch", "1,many"), '--batch "many" is no number of sequences'),
     "a tp that does not divide heads": (("kv", "k25", "--tp", "3"), "can't be divided over tp 3"),
     "a tp that does not divide devices": (("memory", "k25", "--gpus", "8", "--tp", "3"), "does not divide 8 devices"),
-    "no plan": (("train", "kimi-k2"), "plot train needs a plan"),
+    "no plan": (("train", "kimi-k2"), "Missing option '--plan'"),
     "an unknown plan": (("train", "kimi-k2", "--plan", "k2"), "no file and no bundled plan"),
     "an unknown field": (("train", "kimi-k2", "--plan", "k2-pretrain", "--set", "a.b=1"), "--set names no field"),
+    "a plan that does not fit one of two": (
+        ("train", "k25", "llama-3.1-70b", "--plan", "k2-pretrain"),
+        "Llama 3.1 70B: error: ep and etp need routed experts",
+    ),
     "a plan that does not fit": (("train", "llama-3.1-70b", "--plan", "k2-pretrain"), "routed experts"),
-    "a GPU for FLOPs": (("flops", "k25", "--gpu", "h200"), "plot flops does not look at --gpu"),
+    "a GPU for FLOPs": (("flops", "k25", "--gpu", "h200"), "No such option: --gpu"),
+    "a cache dtype for FLOPs": (("flops", "k25", "--kv-dtype", "fp8"), "No such option: --kv-dtype"),
+    "a plan for a cache": (("kv", "k25", "--plan", "k2-pretrain"), "No such option: --plan"),
+    "lengths for ranks": (
+        ("train", "k25", "--plan", "k2-pretrain", "--context", "4k..8k"),
+        "No such option: --context",
+    ),
     "a GPU beside a plan": (
         ("memory", "kimi-k2", "--plan", "k2-pretrain", "--gpu", "h200"),
-        "plot memory --plan does not look at --gpu",
+        "it goes without --batch, --kv-dtype, --gpu",
     ),
-    "overrides without a plan": (("memory", "k25", "--set", "a=1"), "does not look at --set"),
+    "one device beside a plan": (("memory", "kimi-k2", "--plan", "k2-pretrain", "--tp", "1"), "it goes without"),
+    "overrides without a plan": (("memory", "k25", "--set", "a=1"), "--set overrides a field of a plan"),
     "unknown units": (("kv", "k25", "--units", "miles"), "unknown units"),
     "an unknown format": (("kv", "k25", "--format", "pdf"), "unknown format"),
     "too many lines": (("kv", "k25", "--batch", ",".join(map(str, range(1, 14)))), "more than one picture can show"),

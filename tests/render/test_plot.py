@@ -8,7 +8,9 @@ import re
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -16,13 +18,12 @@ import pytest
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from archcalc.documents.document import Report
-from archcalc.documents.series import Curve, Figure, Limit, Mark, Panel, Range
-from archcalc.documents.series_cases import Model, cases, models
-from archcalc.documents.series_flops import flops_figure
-from archcalc.documents.series_kv import kv_figure
-from archcalc.documents.series_memory import Setup, memory_figure
-from archcalc.documents.series_training import train_figure, training_memory_figure, trainings
+from archcalc.documents.sweep.cases import CONTEXT, Model, Range, cases, models
+from archcalc.documents.sweep.figure import Figure, Layer, Limit, Mark, Rows, series
+from archcalc.documents.sweep.flops import flops_figure
+from archcalc.documents.sweep.kv import kv_figure
+from archcalc.documents.sweep.memory import Setup, memory_figure
+from archcalc.documents.sweep.training import train_figure, training_memory_figure, trainings
 from archcalc.files.loader import load_spec
 from archcalc.hardware import load_hardware
 from archcalc.render import plot, textplot
@@ -266,40 +267,36 @@ def test_many_bars_get_a_tick_each_second_or_third() -> None:
 # ------------------------------------------------------------------------------------------- text plots
 
 
-def drawn(panel: Panel) -> list[str]:
-    report = Report(command="plot", title="t", inputs={}, quantities={})
+def drawn(rows: Rows, layers: Sequence[Layer], **beside: Any) -> list[str]:
+    (case,) = cases(models(["llama-3.1-70b"]), [""], [1])
     made = Figure(
-        title="t",
-        setting="",
+        kind="memory",
+        text="t",
+        series=[series(case, rows, layers, **beside)],
         shape="areas",
+        across=CONTEXT,
         x_label="x",
-        x_unit="tokens",
         y_label="y",
-        y_unit="bytes",
-        panels=(panel,),
-        report=report,
+        heading="",
+        columns=(),
     )
-    return textplot.render(made, "bytes").splitlines()
+    title, _setting, *rest = textplot.render(made, "bytes").splitlines()
+    return [title, *rest]
 
 
 def test_bars_are_as_long_as_their_numbers() -> None:
-    panel = Panel(
-        xs=(1024, 2048),
-        points=(1024, 2048),
-        curves=(Curve("weights", (50, 50), 0), Curve("KV cache", (0, 100), 3)),
+    lines = drawn(
+        {1024: {"weights": 50, "kv": 0}, 2048: {"weights": 50, "kv": 100}},
+        [Layer("weights", ("weights",), hue=0), Layer("KV cache", ("kv",), hue=3)],
         limit=Limit(100, "limit"),
     )
-    lines = drawn(panel)
     # 72 columns - "2k " - "150 B" - 4 for spaces and sign = 60 cells for 150 bytes: 20, 40, and the limit at 40.
     assert lines[2] == "1k " + "█" * 20 + " " * 20 + "│" + " " * 20 + "  50 B"
     assert lines[3] == "2k " + "█" * 20 + "░" * 20 + "│" + "░" * 19 + "  150 B ×"
 
 
 def test_the_scale_below_bars_stands_at_their_lengths() -> None:
-    panel = Panel(
-        xs=(1024,), points=(1024,), curves=(Curve("a", (100,), 0),), marks=(Mark(1024, 100, "top", valued=True),)
-    )
-    lines = drawn(panel)
+    lines = drawn({1024: {"a": 100}}, [Layer("a", ("a",))], marks=(Mark(1024, 100, "top", valued=True),))
     # 60 cells for 100 bytes: strokes every 20 bytes, 12 cells.
     assert lines[2] == "top 100 B"
     assert lines[3] == "1k " + "█" * 60 + "  100 B ←"
@@ -315,7 +312,7 @@ def test_every_text_plot_is_at_most_72_columns_without_colour(figure: Figure) ->
     assert not shown.endswith("\n\n")
     for panel in figure.panels:
         for name in (
-            ("4k", "256k") if figure.x_unit == "tokens" and panel.xs[0] == 4096 and panel.xs[-1] == 262144 else ()
+            ("4k", "256k") if figure.across.unit == "tokens" and panel.xs[0] == 4096 and panel.xs[-1] == 262144 else ()
         ):
             assert name in shown
 

@@ -10,18 +10,17 @@ import pytest
 
 from archcalc.documents.flops import flops_quantities
 from archcalc.documents.kv import kv_report
-from archcalc.documents.series import Figure, Range, span
-from archcalc.documents.series_cases import cases, models
-from archcalc.documents.series_flops import flops_figure
-from archcalc.documents.series_kv import kv_figure
-from archcalc.documents.series_memory import Setup, memory_figure
-from archcalc.documents.series_training import train_figure, training_memory_figure, trainings
+from archcalc.documents.sweep.cases import Range, cases, models, span
+from archcalc.documents.sweep.figure import Figure
+from archcalc.documents.sweep.flops import flops_figure
+from archcalc.documents.sweep.kv import kv_figure
+from archcalc.documents.sweep.memory import Setup, memory_figure, setup_of
+from archcalc.documents.sweep.training import train_figure, training_memory_figure, trainings
 from archcalc.documents.train import train_report
 from archcalc.documents.weights import what_if
 from archcalc.errors import InputError
 from archcalc.files.loader import load_spec
 from archcalc.hardware import load_hardware
-from archcalc.serving.deployment import Deployment
 from archcalc.serving.engine import load_engine
 from archcalc.serving.memory import Load, serve
 from archcalc.workload import Workload
@@ -32,8 +31,7 @@ ENGINE = load_engine()
 
 
 def on(gpu: str | None, tp: int, dp: int = 1) -> Setup:
-    where = Deployment(tp=tp, dp=dp, vision=ENGINE.tensor_parallel.vision)
-    return Setup(engine=ENGINE, where=where, hardware=None if gpu is None else load_hardware(gpu))
+    return setup_of(gpu, tp * dp, tp)
 
 
 def rows(figure: Figure) -> list[dict[str, Any]]:
@@ -76,6 +74,46 @@ def test_specs_named_alike_are_told_apart_by_their_argument(tmp_path: Path) -> N
     found = models(["k25", str(copy), "kimi-k2", "k25"])
     assert [model.key for model in found] == ["k25", str(copy), "kimi-k2"]
     assert [model.label for model in found] == ["Kimi K2.5 (k25)", f"Kimi K2.5 ({copy})", "Kimi K2"]
+
+
+# ------------------------------------------------------------------------------- rows, table and picture
+
+TERMS = {
+    "kv": ("bytes_per_device",),
+    "flops": ("linear", "attention_core"),
+    "memory": ("weights_bytes", "overhead_bytes", "kv_bytes"),
+    "train": tuple(
+        f"{name}_bytes"
+        for name in ["params", "buffers", "grads", "optimizer", "activation", "transient", "fixed", "fragmentation"]
+    ),
+}
+"""What is drawn of each kind, as columns of its table."""
+
+
+@pytest.mark.parametrize("kind", TERMS)
+def test_the_table_lists_the_heights_that_are_drawn(kind: str) -> None:
+    found = cases(models(["k25", "llama-3.1-405b"]), ["" if kind == "flops" else "bf16"], [1, 3])
+    figure = {
+        "kv": lambda: kv_figure(found, RANGE, tp=8),
+        "flops": lambda: flops_figure(found, RANGE),
+        "memory": lambda: memory_figure(found, RANGE, on("h200", 8)),
+        "train": lambda: train_figure(trainings(models(["k25", "kimi-k2"]), ["k2-pretrain"], ())),
+    }[kind]()
+    drawn = [
+        sum(curve.values[panel.xs.index(x)] for curve in panel.curves) for panel in figure.panels for x in panel.points
+    ]
+    listed = [sum(row[key] for key in TERMS[kind]) for row in rows(figure)]
+    if figure.shape == "lines":  # all cases are on one panel
+        points = len(figure.panels[0].points)
+        listed = [sum(listed[n::points]) for n in range(points)]
+    assert drawn == listed
+
+
+def test_columns_that_no_row_has_are_left_out() -> None:
+    table = memory_figure(cases(models(["k25"]), ["bf16"], [1]), RANGE, on(None, 1)).report.rows
+    assert table is not None
+    assert not {"limit_bytes", "fits", "plan"} & {column.key for column in table.columns}
+    assert [column.key for column in table.columns[:4]] == ["spec", "kv_dtype", "batch", "context"]
 
 
 # ------------------------------------------------------------------------------------------------ cache

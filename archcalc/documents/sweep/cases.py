@@ -1,0 +1,217 @@
+"""What is compared on one picture, over which lengths: specs, batches and cache dtypes, and how they are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from archcalc.documents.document import Column
+from archcalc.documents.flops import context_notes
+from archcalc.errors import InputError
+from archcalc.files.loader import load_spec
+from archcalc.files.model import Spec
+from archcalc.units import format_int
+
+MOST_PANELS = 6
+"""More pictures than this side by side can't be read."""
+
+MOST_LINES = 12
+"""More lines than this on one picture can't be told apart."""
+
+LONGEST = 1 << 30
+"""The longest length that a plot goes to [tokens]."""
+
+LONGEST_TITLE = 48
+"""Characters of a model's title on a picture."""
+
+CONTEXT = Column("context", "context", "tokens")
+COLUMNS = {
+    "spec": Column("spec", "spec"),
+    "kv_dtype": Column("kv_dtype", "cache"),
+    "batch": Column("batch", "sequences", "int"),
+    "plan": Column("plan", "plan"),
+}
+"""What rows say they are of."""
+
+_STEPS = 8
+"""Points in each doubling of the length that a curve is drawn through."""
+
+
+# -- lengths ----------------------------------------------------------------------------------------------------------
+
+
+class Range(NamedTuple):
+    """A range of lengths, both ends in [tokens]."""
+
+    low: int
+    high: int
+
+    def points(self) -> tuple[int, ...]:
+        """Both ends and every power of two between them."""
+        powers = (1 << n for n in range(self.high.bit_length()))
+        return tuple(sorted({self.low, self.high, *(p for p in powers if self.low < p < self.high)}))
+
+    def drawn(self) -> tuple[int, ...]:
+        """The points with others between them: straight lines from each to the next look like the curve."""
+        steps = (int(2 ** (n / _STEPS)) for n in range(_STEPS * self.high.bit_length()))
+        return tuple(sorted({*self.points(), *(s for s in steps if self.low < s < self.high)}))
+
+    def edge(self, spec: Spec) -> int | None:
+        """The model's context limit where it lies inside the range [tokens]."""
+        limit = spec.backbone.max_position_embeddings
+        return limit if self.low < limit < self.high else None
+
+
+def span(low: int, high: int) -> Range:
+    """A range that can be drawn. Raises InputError for an empty one, or one that starts at nothing."""
+    hint = "write two lengths, the smaller first, such as 4k..256k"
+    if low < 1:
+        raise InputError("the range must start at 1 token or more", value=low, hint=hint)
+    if low == high:
+        raise InputError(f"the range from {low} to {high} tokens is empty", value=low, hint=hint)
+    if low > high:
+        raise InputError(f"the range from {low} to {high} tokens runs backwards", value=low, hint=hint)
+    if high > LONGEST:
+        raise InputError(f"the range ends past {LONGEST} tokens (1G)", value=high, hint=hint)
+    return Range(low, high)
+
+
+# -- models and cases -------------------------------------------------------------------------------------------------
+
+
+class Model(NamedTuple):
+    """A spec on a picture: `key` in rows, `label` for people; both differ between the specs of one picture."""
+
+    key: str
+    label: str
+    spec: Spec
+
+
+def models(arguments: Iterable[str]) -> list[Model]:
+    """Specs by path or bundled name, each once; where two are named alike, the argument stands with them."""
+    loaded = {argument: load_spec(argument) for argument in arguments}
+    names = [spec.name for spec in loaded.values()]
+    titles = [_short(spec.title) for spec in loaded.values()]
+    return [
+        Model(
+            spec.name if names.count(spec.name) == 1 else argument,
+            title if titles.count(title) == 1 else f"{title} ({argument})",
+            spec,
+        )
+        for (argument, spec), title in zip(loaded.items(), titles, strict=True)
+    ]
+
+
+def _short(title: str) -> str:
+    """A title that leaves room for what stands beside it."""
+    return title if len(title) <= LONGEST_TITLE else title[: LONGEST_TITLE - 1] + "…"
+
+
+class Compared(Protocol):
+    """One of those that a picture compares.
+
+    Attributes:
+        model: whose numbers they are.
+        cells: what every row says it is of: keys of `COLUMNS`.
+        names: what may tell it from the others.
+        setting: what is said once where all have it.
+    """
+
+    @property
+    def model(self) -> Model: ...
+    @property
+    def cells(self) -> dict[str, Any]: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def setting(self) -> tuple[str, ...]: ...
+
+
+C = TypeVar("C", bound=Compared)
+T = TypeVar("T")
+
+
+class Case(NamedTuple):
+    """A model, what it caches (empty where nothing is cached), and its sequences."""
+
+    model: Model
+    kv_dtype: str
+    batch: int
+
+    @property
+    def cells(self) -> dict[str, Any]:
+        cached = {"kv_dtype": self.kv_dtype} if self.kv_dtype else {}
+        return {"spec": self.model.key, **cached, "batch": self.batch}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.model.label, *self.setting
+
+    @property
+    def setting(self) -> tuple[str, ...]:
+        sequences = "1 sequence" if self.batch == 1 else f"{format_int(self.batch)} sequences"
+        return f"{self.kv_dtype} cache" if self.kv_dtype else "", sequences
+
+
+def cases(several: Sequence[Model], kv_dtypes: Sequence[str], batches: Sequence[int]) -> list[Case]:
+    """Every combination, in the order of the arguments."""
+    return [Case(*parts) for parts in product(several, kv_dtypes, batches)]
+
+
+def row_of(case: Compared, place: object) -> dict[str, Any]:
+    """The keys that every row has; its place is the end of its path."""
+    cells = case.cells
+    return {"path": "/".join(map(str, [*cells.values(), place])), **cells}
+
+
+# -- several of them --------------------------------------------------------------------------------------------------
+
+
+def models_of(found: Sequence[Compared]) -> list[Model]:
+    """The models of the cases, each once."""
+    return list({case.model.key: case.model for case in found}.values())
+
+
+def varying(found: Sequence[Compared]) -> list[str]:
+    """What tells each case from the others: its names that are not the same in all, joined."""
+    names = [case.names for case in found]
+    shown = [n for n, same in enumerate(zip(*names, strict=True)) if len(set(same)) > 1]
+    return [", ".join(each[n] for n in shown) for each in names]
+
+
+def shared(found: Sequence[Compared]) -> str:
+    """What all cases have in common beside the model, joined."""
+    columns = zip(*(case.setting for case in found), strict=True)
+    return ", ".join(column[0] for column in columns if column[0] and len(set(column)) == 1)
+
+
+def of_each(found: Sequence[C], compute: Callable[[C], T]) -> list[T]:
+    """A value of each case; an error names the model where there are several."""
+    results = []
+    for case in found:
+        try:
+            results.append(compute(case))
+        except InputError as error:
+            if len(models_of(found)) == 1:
+                raise
+            raise error.at(source=case.model.label) from None
+    return results
+
+
+def check_count(count: int, most: int, what: str) -> None:
+    """Raises InputError for more than a picture can show."""
+    if count > most:
+        raise InputError(
+            f"{count} {what} are more than one picture can show; {most} is the most",
+            value=count,
+            hint="give fewer specs, batches, cache dtypes or plans",
+        )
+
+
+def limit_notes(several: Sequence[Model], longest: int) -> list[str]:
+    """A warning for each model whose context ends before the range does."""
+    named = [(model, note) for model in several for note in context_notes(model.spec, longest)]
+    if len(several) == 1:
+        return [note for _, note in named]
+    return [note.replace("warning: ", f"warning: {model.label}: ", 1) for model, note in named]
