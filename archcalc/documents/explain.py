@@ -6,7 +6,18 @@ from typing import Any
 
 from archcalc.calc.params import weight_formula
 from archcalc.documents.document import Column, Report, Table
-from archcalc.documents.paths import Place, covers, fits, folded, is_index, places, starred, weight_path
+from archcalc.documents.paths import (
+    Place,
+    covers,
+    fits,
+    folded,
+    is_index,
+    places,
+    starred,
+    weight_path,
+    weight_where,
+    where,
+)
 from archcalc.documents.readings import weights_at
 from archcalc.errors import InputError, did_you_mean, show_value
 from archcalc.files.model import Spec
@@ -139,7 +150,7 @@ def _result(counts: list[int], total: int) -> str:
 def _weight_row(w: Weight) -> dict[str, Any]:
     names, numbers = weight_formula(w)
     return {
-        "path": weight_path(w),
+        **weight_where(w),
         "parameters": w.elements if w.trainable else 0,
         "buffers": 0 if w.trainable else w.elements,
         "formula": names,
@@ -156,6 +167,7 @@ def _op_row(tape: Tape, place: Place, path: str) -> dict[str, Any]:
     tied = ", ".join(weight_path(w) for w in op.weights)
     formula = f"tied: uses {tied}, which is counted there" if tied else "no weights"
     return {
+        **where(place.template, place.indices, place.experts),
         "path": path,
         "parameters": 0,
         "buffers": 0,

@@ -9,7 +9,7 @@ from archcalc.calc.flops import flop_rows, totals
 from archcalc.calc.params import count
 from archcalc.documents.conventions import pair_lines
 from archcalc.documents.document import Column, Report, Table
-from archcalc.documents.paths import PART_ORDER, folded
+from archcalc.documents.paths import PART_ORDER, where
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.tape import FlopClass, Tape, formula
@@ -105,7 +105,7 @@ def flops_report(spec: Spec, workload: Workload, *, tokens: int | None = None) -
     forward = found["flops.forward"]
     lines: list[dict[str, Any]] = [
         {
-            "path": folded(row.path, row.indices, row.experts),
+            **where(row.path, row.indices, row.experts),
             "part": row.part,
             "kind": row.kind,
             "counts_as": row.counts_as,

@@ -10,7 +10,7 @@ from archcalc.calc.sharding import check_heads
 from archcalc.documents.conventions import cache_lines, growth_lines, span_words
 from archcalc.documents.document import Column, Report, Table
 from archcalc.documents.flops import context_notes, pixels, vision_load
-from archcalc.documents.paths import folded
+from archcalc.documents.paths import where
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.tape import Tape
@@ -128,7 +128,7 @@ def kv_report(
 def _rows(tape: Tape, dtype: str, length: int) -> list[dict[str, Any]]:
     return [
         {
-            "path": folded(row.path, row.indices),
+            **where(row.path, row.indices),
             "kind": row.kind,
             "span": span_words(row.span),
             "elements": row.elements,

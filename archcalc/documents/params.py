@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from archcalc.calc.params import Counts, activation_ratio, count, merged_hidden_size
 from archcalc.documents.document import Column, Report, Table
-from archcalc.documents.paths import PART_ORDER, folded, ranges
+from archcalc.documents.paths import PART_ORDER, folded, ranges, weight_where
 from archcalc.errors import InputError, did_you_mean, show_value
 from archcalc.files.model import Spec
 from archcalc.tape import Tape, Weight, product
@@ -126,12 +126,14 @@ def _notes(tape: Tape, found: dict[str, int | float | bool]) -> list[str]:
     return notes
 
 
-def _row(path: str, weights: Iterable[Weight], total: int | None, depth: int, **more: Any) -> dict[str, Any]:
+def _row(
+    where: Mapping[str, Any], weights: Iterable[Weight], total: int | None, depth: int, **more: Any
+) -> dict[str, Any]:
     """One row; `total` is None for what stands apart from it."""
     weights = list(weights)
     trained = sum(w.elements for w in weights if w.trainable)
     return {
-        "path": path,
+        **where,
         "parameters": trained,
         "buffers": sum(w.elements for w in weights if not w.trainable),
         "share": None if total is None else trained / total,
@@ -177,10 +179,11 @@ def _branch(
             members = [(pieces[1:], w) for pieces, w in members]
         path = f"{prefix}.{name}" if prefix else name
         if len(members) == 1 and not members[0][0]:
-            rows.append(_leaf(path, name, members[0][1], total, depth))
+            rows.append(_leaf(name, members[0][1], total, depth))
             continue
         last = cut is not None and depth + 1 >= cut
-        rows.append(_row(path, (w for _, w in members), total, depth, label=_times(name, members), leaf=last))
+        where = weight_where(members[0][1], path.count(".") + 1)
+        rows.append(_row(where, (w for _, w in members), total, depth, label=_times(name, members), leaf=last))
         if not last:
             _branch(rows, members, path, depth + 1, total, cut)
 
@@ -193,9 +196,9 @@ def _times(name: str, members: Pieces) -> str:
     return f"{name} x{copies}" if copies > 1 else name
 
 
-def _leaf(path: str, label: str, w: Weight, total: int | None, depth: int) -> dict[str, Any]:
+def _leaf(label: str, w: Weight, total: int | None, depth: int) -> dict[str, Any]:
     return _row(
-        path,
+        weight_where(w),
         [w],
         total,
         depth,
@@ -216,7 +219,7 @@ def _grouped(weights: list[Weight], key: Callable[[Weight], str], total: int | N
     groups: dict[str, list[Weight]] = {}
     for w in weights:
         groups.setdefault(key(w), []).append(w)
-    return [_row(name, members, total, 0, leaf=True) for name, members in groups.items()]
+    return [_row({"path": name}, members, total, 0, leaf=True) for name, members in groups.items()]
 
 
 def _largest(rows: list[dict[str, Any]], top: int, total: int) -> list[dict[str, Any]]:

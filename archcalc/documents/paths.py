@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from archcalc.tape import Tape, Weight, product
 
@@ -27,17 +27,22 @@ class Place(NamedTuple):
     part: str
 
 
+def runs(indices: Sequence[int]) -> list[list[int]]:
+    """First and last of each run of indices: (0, 1, 2, 5) is [0, 2], [5, 5]."""
+    if isinstance(indices, range) and indices:
+        return [[indices[0], indices[-1]]]
+    found: list[list[int]] = []
+    for i in indices:
+        if found and i == found[-1][1] + 1:
+            found[-1][1] = i
+        else:
+            found.append([i, i])
+    return found
+
+
 def ranges(indices: Sequence[int]) -> str:
     """Indices as text: (0, 1, 2, 5) is `0-2,5`."""
-    if isinstance(indices, range) and len(indices) > 1:
-        return f"{indices[0]}-{indices[-1]}"
-    runs: list[list[int]] = []
-    for i in indices:
-        if runs and i == runs[-1][1] + 1:
-            runs[-1][1] = i
-        else:
-            runs.append([i, i])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs(indices))
 
 
 def folded(template: str, indices: Sequence[int], experts: int = 0) -> str:
@@ -53,6 +58,22 @@ def starred(template: str) -> str:
 def weight_path(w: Weight) -> str:
     """The folded path of a weight, with its suffix: `model.layers.1-60.mlp.experts.0-383.up_proj.weight`."""
     return f"{folded(w.path, w.indices, product(w.stack))}.{w.suffix}"
+
+
+def where(template: str, indices: Sequence[int], experts: int = 0) -> dict[str, Any]:
+    """Keys of a row that stands for a place of the model: its printed path, and what that is folded from."""
+    return {
+        "path": folded(template, indices, experts),
+        "template": template,
+        "indices": runs(indices) if "{i}" in template else [],
+        "experts": experts if "{e}" in template else 0,
+    }
+
+
+def weight_where(w: Weight, pieces: int | None = None) -> dict[str, Any]:
+    """The same of a weight, or of the module that the first `pieces` of its path name."""
+    template = f"{w.path}.{w.suffix}".split(".")[:pieces]
+    return where(".".join(template), w.indices, product(w.stack))
 
 
 def covers(template: str, indices: Sequence[int], experts: int, wanted: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from archcalc.calc.weights import StoredRow, stored_rows
 from archcalc.documents.document import Column, Report, Table
-from archcalc.documents.paths import weight_path
+from archcalc.documents.paths import weight_where
 from archcalc.errors import InputError, did_you_mean
 from archcalc.files.loader import bundled_names, load_spec
 from archcalc.files.model import Spec
@@ -103,7 +103,7 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
         tables.append(Table("training_checkpoint", f"training checkpoint with {optimizer}", columns, states))
     by_path = [
         {
-            "path": weight_path(row.weight),
+            **weight_where(row.weight),
             "tensors": ", ".join(f"{t.suffix} {t.dtype} {list(t.shape)}" for t in row.tensors),
             "copies": row.weight.copies,
             "bytes": row.nbytes,

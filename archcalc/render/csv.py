@@ -9,6 +9,9 @@ from typing import Any
 from archcalc.documents.document import Report
 from archcalc.errors import harmless
 
+UNSEEN = ("label", "template", "experts")
+"""What says of a row only what its path says."""
+
 
 def render(report: Report, units: str) -> str:
     """Header and rows of the main table, of the findings where there is none, or else of the quantities.
@@ -24,7 +27,7 @@ def render(report: Report, units: str) -> str:
         return out.getvalue()
     shown = [column.key for column in table.columns]
     more = (key for row in table.rows for key, value in row.items() if not isinstance(value, list | dict))
-    keys = list(dict.fromkeys([*shown, *(key for key in more if key != "label")]))
+    keys = list(dict.fromkeys([*shown, *(key for key in more if key not in UNSEEN)]))
     lines.writerow(keys)
     lines.writerows([_plain(row.get(key)) for key in keys] for row in table.rows)
     return out.getvalue()

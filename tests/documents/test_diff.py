@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from archcalc.calc.kv_cache import Mesh
 from archcalc.documents.claims import claims
 from archcalc.documents.compare.change import change
 from archcalc.documents.compare.limits import judge, parse_limit
-from archcalc.documents.compare.parts import Part, part
+from archcalc.documents.compare.parts import NO_INDEX, Part
 from archcalc.documents.compare.tree import path_rows
 from archcalc.documents.diff import changed, diff_report, exceeded
 from archcalc.documents.document import FORMAT_VERSION, Report
@@ -61,6 +61,11 @@ def more_experts(edited: Callable[..., str]) -> str:
     return edited(("n_routed_experts: 384", "n_routed_experts: 512"))
 
 
+@pytest.fixture
+def one_more_layer(edited: Callable[..., str]) -> str:
+    return edited(("num_hidden_layers: 61", "num_hidden_layers: 62"), ("{count: 60,", "{count: 61,"))
+
+
 def table(report: Report, name: str) -> dict[str, dict[str, Any]]:
     """Rows of a table by their first column."""
     (found,) = [t for t in report.tables if t.name == name]
@@ -70,6 +75,11 @@ def table(report: Report, name: str) -> dict[str, dict[str, Any]]:
 def paths(report: Report) -> dict[tuple[str, str, str], dict[str, Any]]:
     rows = report.rows.rows if report.rows else []
     return {(row["change"], row["measure"], row["path"]): dict(row) for row in rows}
+
+
+def weight(template: str, each: int, traits: Iterable[tuple[str, str]], layers: frozenset[int] = NO_INDEX) -> Part:
+    """A part of so many parameters in each of its layers."""
+    return Part(template=tuple(template.split(".")), indices=layers, each=each, traits=tuple(traits))
 
 
 def four(row: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
@@ -173,9 +183,8 @@ def test_what_moved_and_changed_says_both(more_experts: str) -> None:
     assert not [kind for kind, _, _ in found if kind == "removed"]
 
 
-def test_one_more_layer_is_one_row(edited: Callable[..., str]) -> None:
-    head = edited(("num_hidden_layers: 61", "num_hidden_layers: 62"), ("{count: 60,", "{count: 61,"))
-    report = diff_report("k25", head)
+def test_one_more_layer_is_one_row(one_more_layer: str) -> None:
+    report = diff_report("k25", one_more_layer)
     found = paths(report)
     assert {(kind, measure, path) for kind, measure, path in found} == {
         ("added", "parameters", "language_model.model.layers.61"),
@@ -197,8 +206,9 @@ def test_a_layer_that_turns_dense_changes_its_mlp_alone(edited: Callable[..., st
 
 def test_a_renamed_part_is_told_from_a_changed_one() -> None:
     traits = (("shape", "[384, 7168]"), ("dtype", "bfloat16"), ("role", "router"))
-    base = [part("model.layers.1-60.mlp.gate.weight", 60 * 384 * 7168, traits=traits)]
-    head = [part("model.layers.1-60.mlp.router.weight", 60 * 384 * 7168, traits=traits)]
+    layers = frozenset(range(1, 61))
+    base = [weight("model.layers.{i}.mlp.gate.weight", 384 * 7168, traits, layers)]
+    head = [weight("model.layers.{i}.mlp.router.weight", 384 * 7168, traits, layers)]
     (row,) = path_rows(base, head)
     assert (row["change"], row["was"]) == ("renamed", "model.layers.1-60.mlp.gate")
     assert row["path"] == "model.layers.1-60.mlp.router"
@@ -207,14 +217,14 @@ def test_a_renamed_part_is_told_from_a_changed_one() -> None:
 @pytest.mark.parametrize("other", [("shape", "[7168, 384]"), ("dtype", "float32"), ("role", "dense_ffn")])
 def test_a_part_of_other_shape_dtype_or_role_did_not_move(other: tuple[str, str]) -> None:
     traits = {"shape": "[384, 7168]", "dtype": "bfloat16", "role": "router"}
-    base = [part("a.mlp.gate.weight", 10, traits=traits.items())]
-    head = [part("b.mlp.gate.weight", 10, traits=(traits | dict([other])).items())]
+    base = [weight("a.mlp.gate.weight", 10, traits.items())]
+    head = [weight("b.mlp.gate.weight", 10, (traits | dict([other])).items())]
     assert sorted(row["change"] for row in path_rows(base, head)) == ["added", "removed"]
 
 
 def test_two_modules_of_equal_shape_are_not_taken_for_one_that_moved() -> None:
     traits = (("shape", "[128]"), ("dtype", "bfloat16"), ("role", "norm"))
-    base, head = [part("a.b.q_norm.weight", 128, traits=traits)], [part("c.k_norm.weight", 128, traits=traits)]
+    base, head = [weight("a.b.q_norm.weight", 128, traits)], [weight("c.k_norm.weight", 128, traits)]
     assert sorted(row["change"] for row in path_rows(base, head)) == ["added", "removed"]
 
 
@@ -343,6 +353,64 @@ def test_reports_on_different_questions_share_only_what_nothing_changes(saved: C
     assert "compared is only what no workload or plan changes" in report.notes[0]
 
 
+@pytest.fixture
+def earlier(saved: Callable[..., str]) -> Callable[[str, str], str]:
+    """A report as versions saved it whose rows had no `template`, `indices` and `experts`."""
+
+    def save(what: str, spec: str) -> str:
+        data = json.loads(renderer("json")(SAVED[what](spec), "gib"))
+        gone = ("template", "indices", "experts")
+        rows = [{key: value for key, value in row.items() if key not in gone} for row in data["rows"]]
+        return saved(json.dumps(data | {"rows": rows}), f"earlier-{Path(spec).stem}.json")
+
+    return save
+
+
+@pytest.mark.parametrize("what", SAVED)
+def test_a_report_of_an_earlier_version_still_equals_its_spec(what: str, earlier: Callable[[str, str], str]) -> None:
+    path = earlier(what, "k25")
+    for base, head in ((path, "k25"), ("k25", path), (path, path)):
+        assert diff_report(base, head).title.endswith("nothing changed")
+
+
+@pytest.mark.parametrize("what", [name for name in SAVED if name not in ("params --by", "claims")])
+def test_paths_of_an_earlier_version_are_compared_as_printed_and_a_note_says_so(
+    what: str, earlier: Callable[[str, str], str], saved: Callable[..., str], more_experts: str
+) -> None:
+    base = earlier(what, "k25")
+    for head in (more_experts, saved(SAVED[what](more_experts)), earlier(what, more_experts)):
+        report = diff_report(base, head)
+        assert len([note for note in report.notes if "earlier version" in note]) == (1 if changed(report) else 0)
+        assert not [row for row in paths(report).values() if "→ 512 experts" in row["note"]]
+    fresh = diff_report(saved(SAVED[what]("k25"), "fresh.json"), more_experts)
+    assert not [note for note in fresh.notes if "earlier version" in note]
+
+
+def test_an_earlier_versions_layers_are_not_split(earlier: Callable[[str, str], str], one_more_layer: str) -> None:
+    found = paths(diff_report(earlier("params", "k25"), one_more_layer))
+    assert {(kind, path) for kind, measure, path in found if measure == "parameters"} == {
+        ("removed", "language_model.model.layers.1-60"),
+        ("added", "language_model.model.layers.1-61"),
+    }
+
+
+def test_a_row_over_one_more_layer_is_the_same_row(saved: Callable[..., str], one_more_layer: str) -> None:
+    found = paths(diff_report(saved(SAVED["flops"]("k25")), one_more_layer))
+    row = found["changed", "forward", "language_model.model.layers.1-61.self_attn.q_a_proj"]
+    # 2 FLOPs a multiply-add, 1536 x 7168 (q_lora_rank, hidden_size), 2 sequences of 8192 + 256 tokens
+    one = 2 * 1536 * 7168 * 2 * (8192 + 256)
+    assert four(row)[:3] == (60 * one, 61 * one, one)
+
+
+def test_a_number_in_a_name_is_no_layer(saved: Callable[..., str]) -> None:
+    def of(name: str, path: str, n: int) -> str:
+        rows = [{"path": at, "template": at, "indices": [], "experts": 0} for at in ("proj.0", path)]
+        return saved(SAVED["flops"]("k25"), name, rows=[rows[0] | {"forward": 1}, rows[1] | {"forward": n}])
+
+    found = paths(diff_report(of("a.json", "proj.1", 5), of("b.json", "proj.2", 7)))
+    assert set(found) == {("removed", "forward", "proj.1"), ("added", "forward", "proj.2")}
+
+
 def test_a_report_of_tables_alone_is_compared_by_them(saved: Callable[..., str]) -> None:
     def of(name: str, count: int) -> str:
         tables = {"serving": [{"path": "h200", "gpus": count}], "training": [{"path": "h200", "gpus": 7}]}
@@ -373,6 +441,57 @@ def test_a_damaged_report_is_refused(edits: dict[str, Any], message: str, saved:
     path = saved(SAVED["params"]("k25"), **edits)
     with pytest.raises(InputError, match=message):
         diff_report(path, "k25")
+
+
+PLACE = {"path": "a.1-2.w", "template": "a.{i}.w", "indices": [[1, 2]], "experts": 0, "leaf": True, "parameters": 2}
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        {"template": 7},
+        {"indices": None},
+        {"indices": "1-2"},
+        {"indices": [1, 2]},
+        {"indices": [[1, 2, 3]]},
+        {"indices": [[1, "2"]]},
+        {"indices": [[1, True]]},
+        {"indices": [[2, 1]]},
+        {"indices": [[5, 6], [1, 2]]},
+        {"indices": [[-1, 2]]},
+        {"indices": [[0, 10**9]]},
+        {"experts": -1},
+        {"experts": 1.5},
+        {"experts": 10**30},
+    ],
+    ids=str,
+)
+def test_a_row_that_names_no_place_is_refused(edits: dict[str, Any], saved: Callable[..., str]) -> None:
+    base = saved(SAVED["params"]("k25"), "base.json", rows=[PLACE])
+    head = saved(SAVED["params"]("k25"), rows=[PLACE | edits])
+    assert not changed(diff_report(base, base))
+    with pytest.raises(InputError, match="template, indices and experts of"):
+        diff_report(base, head)
+
+
+def test_layers_without_end_are_refused_before_they_are_listed(saved: Callable[..., str]) -> None:
+    head = saved(SAVED["params"]("k25"), rows=[PLACE | {"indices": [[0, 10**9 - 1]]}])
+    with pytest.raises(InputError, match="more than 1,000,000 layers"):
+        diff_report("k25", head)
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [{"path": "a"}, {"path": 7}, {"template": "a.{i}.{i}"}, {"template": "{e}", "experts": 3}, {"indices": []},
+     {"parameters": 3}, {"indices": [[1, 2], [2, 2]]}, {"parameters": "2"}, {"template": ""}],
+    ids=str,
+)  # fmt: skip
+def test_a_row_whose_keys_contradict_each_other_is_compared_all_the_same(
+    edits: dict[str, Any], saved: Callable[..., str]
+) -> None:
+    base, head = (saved(SAVED["params"]("k25"), name, rows=[PLACE | more]) for name, more in (("a", {}), ("b", edits)))
+    there = diff_report(base, head).rows
+    assert there is None or sum(row["delta"] for row in there.rows) in (0, 1, -2)
 
 
 @pytest.mark.parametrize(
@@ -581,14 +700,13 @@ def part_lists(draw: st.DrawFn) -> list[Part]:
     for name in draw(st.lists(names, unique=True, max_size=4)):
         shapes = st.sampled_from(["[2]", "[3]"])
         if draw(st.booleans()):
-            found.append(part(name, draw(st.integers(1, 4)), traits=[("shape", draw(shapes))]))
+            found.append(weight(name, draw(st.integers(1, 4)), [("shape", draw(shapes))]))
             continue
         left = set(range(10))
         for run in draw(st.lists(runs, max_size=2)):
             if run & left:
-                text = ",".join(str(i) for i in sorted(run & left))
-                each = draw(st.integers(1, 4))
-                found.append(part(f"layers.{text}.{name}", each * len(run & left), traits=[("shape", draw(shapes))]))
+                layers = frozenset(run & left)
+                found.append(weight(f"layers.{{i}}.{name}", draw(st.integers(1, 4)), [("shape", draw(shapes))], layers))
                 left -= run
     return found
 

@@ -35,8 +35,9 @@ def report(**more: Any) -> Report:
         Column("ok", "fits", "bool"),
         Column("why", "why", "prose"),
     )
+    place = {"template": "a", "indices": [], "experts": 0}  # for JSON alone
     rows = [
-        {"path": "a", "label": "top", "depth": 0, "n": 10_000_000, "b": 2**31, "ok": True, "why": "because"},
+        {"path": "a", "label": "top", "depth": 0, "n": 10_000_000, "b": 2**31, "ok": True, "why": "because", **place},
         {"path": "a.b", "label": "below", "depth": 1, "n": None, "b": 0, "ok": False, "why": None},
     ]
     settings = {

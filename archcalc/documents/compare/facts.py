@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from archcalc.documents.ask import AGAIN, again
 from archcalc.documents.compare.change import Number
@@ -12,8 +12,7 @@ from archcalc.documents.compare.saved import Saved, is_number, of
 from archcalc.documents.compare.sides import Side
 from archcalc.documents.flops import SOME, flops_quantities
 from archcalc.documents.kv import LENGTHS, kv_quantities
-from archcalc.documents.params import params, params_quantities
-from archcalc.documents.paths import weight_path
+from archcalc.documents.params import params
 from archcalc.documents.weights import weights
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
@@ -33,6 +32,11 @@ CONVENTION = (
     " bf16, its growth and what is fixed at 131,072 tokens; weights as released."
 )
 
+OLDER = (
+    "A report of an earlier version does not say which layers its rows stand for: paths are compared as printed, and"
+    " layers are not split."
+)
+
 ANYWHERE = ("params.", "moe.", "projector.")
 """Beginnings of quantities that no workload, plan or flag changes."""
 
@@ -44,10 +48,12 @@ ADDITIVE = {
 """Numbers of a report's rows that may be added up, by command; the others are shown row by row."""
 
 MOST_ROWS = 20_000
-_LONG = 2_000
-"""Rows past which layers are not split."""
-_VIEW = frozenset({"share", "depth", "copies", "layers", "leaf", "ratio"})
-_WORDS = frozenset({"path", "label", "kind", "formula"})
+MOST_LAYERS = 1_000_000
+"""Layers that all rows of a report stand for."""
+PLACED = frozenset({"params", "flops", "kv", "weights", "report"})
+"""Commands whose rows stand for places of the model, and say so."""
+_VIEW = frozenset({"share", "depth", "copies", "layers", "leaf", "ratio", "experts"})
+_WORDS = frozenset({"path", "label", "kind", "formula", "template", "indices"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,31 +82,22 @@ def facts(base: Side, head: Side) -> tuple[Facts, Facts, list[str]]:
         return _spec(base.spec), _spec(head.spec), [CONVENTION]
     ours, theirs = _answers(base, head.saved), _answers(head, base.saved)
     if ours is None or theirs is None or ours.command == theirs.command:
-        return _saved(ours), _saved(theirs), []
+        older = [saved for saved in (ours, theirs) if saved and _older(saved)]
+        return _saved(ours, not older), _saved(theirs, not older), [OLDER] if older else []
     return _common(ours, theirs)
 
 
 def _spec(spec: Spec | None) -> Facts:
     if spec is None:
         return NONE
-    tape = spec.trace(Workload())
-    flops = flops_quantities(spec, PREFILL)
+    flops, counted = flops_quantities(spec, PREFILL), of(params(spec))
     found: dict[str, Number | bool] = {
-        **params_quantities(tape),
+        **counted.quantities,
         **{name: flops[name] for name in FLOPS if name in flops},
-        **kv_quantities(tape, "bf16", CONTEXT),
+        **kv_quantities(spec.trace(Workload()), "bf16", CONTEXT),
         **weights(spec).quantities,
     }
-    parts = [
-        part(
-            weight_path(w),
-            w.elements,
-            measure="parameters" if w.trainable else "buffers",
-            traits=(("shape", str(list(w.shape))), ("dtype", w.dtype), ("role", w.role), ("part", w.part)),
-        )
-        for w in tape.weights()
-    ]
-    return Facts(quantities=found, parts=parts)
+    return Facts(quantities=found, parts=list(_weights(counted)))
 
 
 def _answers(side: Side, other: Saved | None) -> Saved | None:
@@ -124,27 +121,37 @@ def _common(ours: Saved, theirs: Saved) -> tuple[Facts, Facts, list[str]]:
     return Facts(quantities=first, parts=[]), Facts(quantities=second, parts=[]), [note]
 
 
-def _saved(saved: Saved | None) -> Facts:
+def _older(saved: Saved) -> bool:
+    """Whether an earlier version saved a report whose rows say today which places of the model they stand for."""
+    named = saved.command in PLACED and bool(saved.rows) and not saved.inputs.get("by")
+    return named and not any("template" in row for row in saved.rows)
+
+
+def _saved(saved: Saved | None, placed: bool) -> Facts:
+    """What a report says; where its rows are not `placed`, or the other side's are not, by their printed paths."""
     if saved is None:
         return NONE
     rows = len(saved.rows) + sum(map(len, saved.tables.values()))
     if rows > MOST_ROWS:
         raise InputError(f"the report has {rows:,} rows, more than {MOST_ROWS:,}", value=saved.title)
     whole = saved.command == "params" and not any(saved.inputs.get(key) for key in ("depth", "top", "by"))
+    if not placed:
+        saved = replace(saved, rows=[{key: row[key] for key in row if key != "template"} for row in saved.rows])
     parts = _weights(saved) if whole else _rows(saved)
     return Facts(quantities=saved.quantities, parts=list(parts))
 
 
 def _weights(saved: Saved) -> Iterator[Part]:
-    """The leaves of a saved `params` report."""
+    """The leaves of a `params` report, layer by layer."""
+    if sum(b - a + 1 for row in saved.rows if "template" in row for a, b in row["indices"]) > MOST_LAYERS:
+        raise InputError(f"the rows of the report stand for more than {MOST_LAYERS:,} layers", value=saved.title)
     for row in saved.rows:
         if row.get("leaf"):
             traits = [(key, str(row[key])) for key in ("shape", "dtype", "role", "part") if key in row]
             for measure in ("parameters", "buffers"):
                 value = row.get(measure)
                 if isinstance(value, int) and is_number(value) and value:
-                    split = len(saved.rows) <= _LONG
-                    yield part(str(row.get("path")), value, measure=measure, traits=traits, layers=split)
+                    yield part(row, measure, path=str(row.get("path")), traits=traits, split=True)
 
 
 def _rows(saved: Saved) -> Iterator[Part]:
@@ -155,13 +162,6 @@ def _rows(saved: Saved) -> Iterator[Part]:
         path = words.get("path") or next(iter(words.values()), f"row {n + 1}")
         traits = [(key, str(row[key])) for key in sorted(row) if isinstance(row[key], str | list) and key not in _WORDS]
         for key in sorted(key for key, value in row.items() if is_number(value) and key not in _VIEW):
-            yield part(
-                path,
-                row[key],
-                measure=key,
-                kind=name or words.get("kind", ""),
-                traits=traits,
-                layers=False,
-                additive=key in ADDITIVE.get(saved.command, ()),
-            )
+            kind, additive = name or words.get("kind", ""), key in ADDITIVE.get(saved.command, ())
+            yield part(row, key, path=path, kind=kind, traits=traits, additive=additive)
             traits = []  # said once a row

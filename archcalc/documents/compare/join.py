@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from archcalc.documents.compare.parts import NO_INDEX, RANGE, Key, Part, Template
+from archcalc.documents.compare.parts import Key, Part, Template
 
 MOST_TWINS = 200
 """Parts that look all the same, past which it is not asked which of them moved where."""
@@ -19,11 +19,10 @@ class Pair(NamedTuple):
     after: Part | None
     moved: bool = False
 
-    @property
-    def equal(self) -> bool:
-        """Whether nothing but the path may differ."""
-        a, b = self.before, self.after
-        return a is not None and b is not None and _sameness(a) == _sameness(b)
+
+def equal(a: Part, b: Part) -> bool:
+    """Whether nothing but the path may differ."""
+    return _sameness(a) == _sameness(b)
 
 
 def pairs(base: Sequence[Part], head: Sequence[Part]) -> list[Pair]:
@@ -128,19 +127,14 @@ def _led(a: Part, ways: Iterable[tuple[Template, Template]], known: Container[Ke
 
 def _stretched(gone: list[Part], new: list[Part]) -> Joined:
     """Rows that name their layers by range and differ in the range alone: `layers.1-60` and `layers.1-61`."""
-    slots: dict[object, list[Part]] = {}
+    slots: dict[Key, list[Part]] = {}
     for b in new:
-        slots.setdefault((_loose(b), b.measure, b.kind), []).append(b)
+        slots.setdefault((b.loose, b.measure, b.kind), []).append(b)
     joined, left = [], []
     for a in gone:
-        waiting = slots.get((_loose(a), a.measure, a.kind)) if a.indices is NO_INDEX else None
-        if waiting and waiting[0].indices is NO_INDEX:
+        if a.loose and (waiting := slots.get((a.loose, a.measure, a.kind))):
             joined.append((a, waiting.pop(0)))
         else:
             left.append(a)
     taken = {id(b) for _, b in joined}
     return joined, left, [b for b in new if id(b) not in taken]
-
-
-def _loose(p: Part) -> Template:
-    return tuple("{i}" if RANGE.fullmatch(piece) else piece for piece in p.template)

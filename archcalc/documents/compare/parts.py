@@ -5,9 +5,9 @@ Letters in a path: `{i}` stands for the layers of a list, `{e}` for the experts 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from archcalc.documents.compare.change import Number
 from archcalc.documents.paths import folded
@@ -19,11 +19,6 @@ Key = tuple[Template, str, str]
 NO_INDEX = frozenset((-1,))
 """The indices of a part whose path has none: a set of one, so that all parts are split and counted alike."""
 
-MOST_INDICES = 4096
-"""Layers of one list; a longer range in a path is taken as a plain name."""
-
-RANGE = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -32,6 +27,7 @@ class Part:
     Attributes:
         template: pieces of its path with `{i}` and `{e}`; what parts are joined by.
         shown: the pieces under which it is printed, where they differ from `template`.
+        loose: of a part that is not split by layer: its template with `{i}`, where `template` has them written in.
         indices: what `{i}` runs over.
         experts: how many `{e}` runs over.
         measure: what `each` counts: parameters, buffers, bytes, forward, ...
@@ -43,6 +39,7 @@ class Part:
 
     template: Template
     shown: Template = ()
+    loose: Template = ()
     indices: frozenset[int] = NO_INDEX
     experts: int = 0
     measure: str = "parameters"
@@ -76,54 +73,37 @@ class Part:
 
 
 def part(
-    path: str,
-    value: Number,
+    row: Mapping[str, Any],
+    measure: str,
     *,
-    measure: str = "parameters",
+    path: str,
     kind: str = "",
     traits: Iterable[tuple[str, str]] = (),
-    layers: bool = True,
+    split: bool = False,
     additive: bool = True,
 ) -> Part:
-    """A part from a folded path (`model.layers.1-60.mlp.experts.0-383.up_proj.weight`) and the number of all copies.
+    """One number of a row, at the place that the row names; its printed path is a plain name where it names none.
 
-    With `layers` its number is divided among the indices of the first list; without, the list stays a name.
+    With `split` the number is divided among the row's layers; without, they stay a name.
     """
-    pieces: list[str] = []
-    indices, experts, each = NO_INDEX, 0, value
-    for name in path.split("."):
-        runs = _runs(name)
-        count = sum(high - low + 1 for low, high in runs)
-        if count and pieces and pieces[-1] == "experts":
-            experts, name = count, "{e}"
-        elif 0 < count <= MOST_INDICES and layers and indices is NO_INDEX and value % count == 0:
-            indices, each, name = (
-                frozenset(i for low, high in runs for i in range(low, high + 1)),
-                value // count,
-                "{i}",
-            )
-        pieces.append(name)
+    where: Mapping[str, Any] = row if "template" in row else {"template": path, "indices": (), "experts": 0}
+    template: Template = tuple(where["template"].split("."))
+    loose: Template = ()
+    each, indices = row[measure], NO_INDEX
+    layers = frozenset(i for first, last in where["indices"] if split for i in range(first, last + 1))
+    if layers and each % len(layers) == 0:
+        each, indices = each // len(layers), layers
+    elif "{i}" in template:
+        loose = template
+        template = tuple(b if a == "{i}" else a for a, b in zip(loose, path.split("."), strict=False))
     return Part(
-        template=tuple(pieces),
+        template=template,
+        loose=loose,
         indices=indices,
-        experts=experts,
+        experts=where["experts"],
         measure=measure,
         kind=kind,
         each=each,
         traits=tuple(traits),
         additive=additive,
     )
-
-
-def _runs(name: str) -> list[tuple[int, int]]:
-    """First and last of each run of indices in a piece of a path: `1-3,5` is (1, 3), (5, 5); empty for a name."""
-    if not RANGE.fullmatch(name):
-        return []
-    found: list[tuple[int, int]] = []
-    for run in name.split(","):
-        first, _, last = run.partition("-")
-        low, high = int(first), int(last or first)
-        if high < low or (found and low <= found[-1][1]):
-            return []
-        found.append((low, high))
-    return found

@@ -15,6 +15,9 @@ from archcalc.errors import InputError, show_value
 MOST_BITS = 256
 """No count or size has more; a longer integer is a mistake or an attack."""
 
+MOST_COPIES = 10**9
+"""No model has so many layers or experts."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
@@ -113,7 +116,21 @@ def _rows(data: Mapping[str, Any], key: str, source: str) -> Sequence[Mapping[st
     rows = data.get(key, [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{key} is no list of mappings", source=source)
+    for row in rows:
+        if "template" in row and not _is_place(row["template"], row.get("indices"), row.get("experts")):
+            path = show_value(row.get("path"))
+            raise InputError(f"{key}: template, indices and experts of {path} name no place", source=source)
     return rows
+
+
+def _is_place(template: object, indices: object, experts: object) -> bool:
+    """Whether a row's keys say where it stands: a template, runs of layers, a number of experts."""
+    if not isinstance(template, str) or not isinstance(indices, list):
+        return False
+    if not all(isinstance(run, list) and len(run) == 2 for run in indices):
+        return False
+    ends = [end for run in indices for end in run]
+    return all(type(n) is int and 0 <= n < MOST_COPIES for n in (experts, *ends)) and ends == sorted(ends)
 
 
 def is_number(value: object) -> bool:

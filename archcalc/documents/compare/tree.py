@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from archcalc.documents.compare.change import Number, change
-from archcalc.documents.compare.join import Pair, common_tail, pairs
+from archcalc.documents.compare.join import Pair, common_tail, equal, pairs
 from archcalc.documents.compare.parts import Key, Part, Template
 
 
@@ -35,11 +35,11 @@ def path_rows(base: Sequence[Part], head: Sequence[Part]) -> list[dict[str, Any]
     """
     found = pairs(base, head)
     _check_sums(base, head, found)
-    rows = [_changed(a, b) for a, b, moved in found if a and b and not Pair(a, b, moved).equal]
+    rows = [_changed(a, b) for a, b, _ in found if a and b and not equal(a, b)]
     rows += _one_sided("removed", base, [pair.before for pair in found if pair.before and not pair.after])
     rows += _one_sided("added", head, [pair.after for pair in found if pair.after and not pair.before])
     rows.sort(key=lambda row: (-abs(row["delta"]), row["path"]))
-    return [*rows, *_moved([(a, b) for a, b, moved in found if a and b and moved and Pair(a, b).equal])]
+    return [*rows, *_moved([(a, b) for a, b, moved in found if a and b and moved and equal(a, b)])]
 
 
 def _check_sums(base: Sequence[Part], head: Sequence[Part], found: Sequence[Pair]) -> None:
