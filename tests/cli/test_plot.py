@@ -212,7 +212,7 @@ REFUSED = {
     "a range without end": (("flops", "k25", "--context", "1..99999999999G"), "1G"),
     "a range of words": (("flops", "k25", "--context", "a..b"), "is not a number of tokens"),
     "an unknown kind": (("params", "k25"), "plot one of memory, kv, flops, train"),
-    "a kind that is slightly wrong": (("memroy", "k25"), "did you mean memory?"),
+    "a kind that is slightly wrong": (("trains", "k25"), "did you mean train?"),
     "a spec where the kind belongs": (("k25",), 'no kind of plot is named "k25"'),
     "an unknown spec": (("kv", "k26"), "did you mean k25?"),
     "an unknown GPU": (("memory", "k25", "--gpu", "h20"), "did you mean h200?"),
