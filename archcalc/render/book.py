@@ -92,14 +92,19 @@ def _shell(*commands: str) -> str:
 
 
 def json(book: Book) -> str:
-    """One report document with all quantities, and the sections with the document of each command line."""
+    """One report document with all quantities, and the sections: the document of each one's main command line, and of
+    the others what stands beside that on the page, their quantities."""
     sections: dict[str, Any] = {}
     for section in book.sections:
         sections[section.name] = {
             "title": section.title,
             "asked": [
-                {"title": each.title, "command": each.command, "report": document(each.report)}
-                for each in section.asked
+                {
+                    "title": each.title,
+                    "command": each.command,
+                    "report": _document(each.report, whole=not n),
+                }
+                for n, each in enumerate(section.asked)
             ],
             "pictures": [
                 {"file": book.file_of(picture), "caption": picture.caption, "command": picture.command}
@@ -108,3 +113,8 @@ def json(book: Book) -> str:
         }
     whole = {**document(book.report), "sections": sections, "order": [section.name for section in book.sections]}
     return dumped(whole)
+
+
+def _document(report: Report, *, whole: bool) -> dict[str, Any]:
+    found = document(report)
+    return found if whole else {key: found[key] for key in ("inputs", "quantities", "exact")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from json import dumps
+from re import sub
 from typing import Any
 
 from archcalc.documents.document import FORMAT_VERSION, Report
@@ -39,8 +40,10 @@ def render(report: Report, units: str) -> str:
 
 
 def dumped(data: Any) -> str:
-    """Plain data as the text of a document: sorted keys, ASCII; a fraction as the nearest float."""
-    return dumps(data, indent=1, sort_keys=True, ensure_ascii=True, default=_plain) + "\n"
+    """Plain data as the text of a document: sorted keys, ASCII; a fraction as the nearest float. Lists of numbers stand
+    on one line."""
+    text = dumps(data, indent=1, sort_keys=True, ensure_ascii=True, default=_plain)
+    return sub(r"\[\n *(-?\d[^\]\[{\"]*?)\n *\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
 def _plain(value: object) -> float:

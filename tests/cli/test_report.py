@@ -185,7 +185,10 @@ def test_each_command_line_of_a_committed_report_answers_what_stands_beside_it(n
     for each in asked:
         words = shlex.split(each["command"])
         assert words[0] == "archcalc"
-        assert answered(*words[1:]) == each["report"], each["command"]
+        answer = answered(*words[1:])
+        assert {key: answer[key] for key in each["report"]} == each["report"], each["command"]
+        assert each["report"]["quantities"].keys() == answer["quantities"].keys()
+    assert all(found["asked"][0]["report"].keys() >= {"rows", "tables", "findings"} for found in whole.values())
     assert whole["crosscheck"]["asked"][0]["command"] == f"archcalc crosscheck {name}"  # takes torch, and a minute
 
 
