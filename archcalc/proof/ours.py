@@ -43,14 +43,15 @@ class Setting(NamedTuple):
     router_probs: str
     recompute: tuple[str, ...] = ()
     fp8: tuple[str, ...] = ()
+    core: str = "flash"
 
     @property
     def plain(self) -> bool:
-        """Whether nothing is recomputed or compressed: no such option reaches a vision tower."""
-        return self.router_probs == "out" and not self.recompute and not self.fp8
+        """Whether nothing is recomputed, compressed or unfused: no such option reaches a vision tower."""
+        return self.router_probs == "out" and self.core == "flash" and not self.recompute and not self.fp8
 
     def __str__(self) -> str:
-        pieces = [self.kernels, f"probs@{self.router_probs}"]
+        pieces = [self.kernels, *([self.core] if self.core != "flash" else []), f"probs@{self.router_probs}"]
         return " ".join([*pieces, *(f"+{name}" for name in (*self.recompute, *self.fp8))])
 
 
@@ -64,8 +65,11 @@ SETTINGS = (
     Setting("fused", "out", ("moe_down_proj",)),
     Setting("fused", "out", K2),
     Setting("fused", "out", K2, ("moe_up_proj_input", "swiglu_input")),
+    Setting("eager", "out", core="unfused"),
+    Setting("fused", "act", ("core_attn",), core="unfused"),
 )
-"""Eager and fused kernels, both places of the router's probabilities, every recompute option, and K2's own mix."""
+"""Eager and fused kernels, both places of the router's probabilities, every recompute option, K2's own mix, and
+unfused attention, plain and recomputed."""
 
 
 def images_of(spec: Spec) -> tuple[tuple[int, int], ...]:
@@ -144,6 +148,7 @@ def activations(spec: Spec) -> Sides:
     for setting in SETTINGS:
         how = savers(
             kernels=setting.kernels,
+            core=setting.core,
             router_probs=setting.router_probs,
             recompute=setting.recompute,
             fp8=setting.fp8,

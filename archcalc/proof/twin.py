@@ -84,6 +84,7 @@ def activations(plain: Plain, model: Any) -> Sides:
             seq=SEQ,
             patches=patches if setting.plain else 0,
             kernels=setting.kernels,
+            core=setting.core,
             router_probs=setting.router_probs,
             recompute=frozenset(setting.recompute),
             fp8=frozenset(setting.fp8),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from archcalc.errors import InputError
 from archcalc.hardware import Hardware
 from archcalc.tape import value
 from archcalc.training.memory import RankMemory
@@ -16,6 +17,9 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
     A chunk's stored bytes are copied out while the next forward computes and back before its backward.
     Compute time is the chunk's forward and backward FLOPs (backward twice) at `memory.compute_utilization` of
     the dense bf16 peak.
+
+    Raises:
+        InputError: a device without that peak.
     """
     if run.offload == frozenset():
         return []
@@ -23,8 +27,14 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
         (3 * sum(count * value(op.flops) for n, count in chunk for op in run.tape.segments[n].ops), memory.offloadable)
         for chunk, memory in zip(run.ranks[r.rank].chunks, r.chunk_memory, strict=True)
     )
-    mesh = run.shards.tp * run.shards.cp
-    compute = flops / mesh / (hardware.peak_flops["bfloat16"] * run.utilization)
+    peak = hardware.peak_flops.get("bfloat16")
+    if peak is None:
+        raise InputError(
+            f"{hardware.name} has no peak FLOP/s in bfloat16, which say whether compute hides the copies",
+            value=hardware.name,
+            hint="add peak_flops.bfloat16 to the hardware file, or set activations.offload=none",
+        )
+    compute = flops / (run.shards.tp * run.shards.cp) / (peak * run.utilization)
     copy = size / hardware.links.pcie_bytes_per_s
     per_node = hardware.devices_per_node * r.offloaded
     rows = [

@@ -22,8 +22,8 @@ def test_the_twin_of_a_mixer_is_one_class(monkeypatch: pytest.MonkeyPatch) -> No
     add_attention("toy", Toy)
     found = crosscheck(ToySpec.model_validate(PLAIN), only=("params", "weights", "activations")).findings
     assert [finding for finding in found if finding["difference"]] == []
-    # a layer: 2 norms, 9 tensors of the mixer, 3 of the MLP; embedding, norm, head. 14 settings of three segments
-    assert Counter(f["kind"] for f in found) == {"params": 3 * 14 + 3, "weights": 1, "activations": 14 * 3}
+    # a layer: 2 norms, 9 tensors of the mixer, 3 of the MLP; embedding, norm, head. 16 settings of three segments
+    assert Counter(f["kind"] for f in found) == {"params": 3 * 14 + 3, "weights": 1, "activations": 16 * 3}
     assert sum(f["count"] * f["theirs"] for f in found if f["kind"] == "params") == TOTAL
     fused = [f["theirs"] for f in found if (f["path"], f["setting"]) == ("model.layers.0", "fused probs@out")]
     assert fused == [saved(4096)]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from archcalc.errors import InputError
 from archcalc.hardware import load_hardware
 from archcalc.training.offload import offload_need
 from tests.training.plans import k2_plan, ranks, run_of
@@ -49,3 +50,13 @@ def test_groups_ask_for_their_own_bytes_only() -> None:
     """fc1's input in FP8: 8·7168·33/32 bytes a token and layer."""
     found = need("activations.offload=expert_fc1")
     assert found["copied out, and back, a chunk"] == pytest.approx(2 * T * 8 * 7168 * 33 / 32 / 1e9)
+
+
+def test_a_device_without_a_bf16_peak_can_not_say_what_hides_the_copies() -> None:
+    h800 = load_hardware("h800")
+    bare = h800.model_copy(update={"peak_flops": {"float16": h800.peak_flops["bfloat16"]}})
+    run = run_of("kimi-k2", k2_plan())
+    with pytest.raises(InputError, match="h800 has no peak FLOP/s in bfloat16") as error:
+        offload_need(run, ranks("kimi-k2")[1], bare)
+    assert error.value.hint == "add peak_flops.bfloat16 to the hardware file, or set activations.offload=none"
+    assert offload_need(run_of("kimi-k2", k2_plan("activations.offload=none")), ranks("kimi-k2")[1], bare) == []
