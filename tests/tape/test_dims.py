@@ -31,10 +31,12 @@ def test_on_gives_a_copy_on_an_axis_and_leaves_the_dim_alone() -> None:
 
 
 def test_a_formula_prints_names_and_then_numbers() -> None:
-    number = (Term(2, (HEADS, DIM)), Term(1, (RANK,)), Term(7, ()))
-    assert formula(number) == "2·heads·head_dim + rank + 7"
-    assert numeric(number) == "2·64·128 + 512 + 7"
-    assert value(number) == 16_903  # 2 x 64 x 128 = 16384; + 512 + 7
+    # a coefficient of 1 is left out before names, and is all that a term without names prints
+    number = (Term(2, (HEADS, DIM)), Term(1, (RANK,)), Term(1, ()), Term(7, (RANK, HEADS)))
+    assert formula(number) == "2·heads·head_dim + rank + 1 + 7·rank·heads"
+    assert numeric(number) == "2·64·128 + 512 + 1 + 7·512·64"
+    assert value(number) == 246_273  # 2 x 64 x 128 = 16384; + 512 + 1; + 7 x 512 x 64 = 229376
+    assert (formula((Term(1, ()),)), numeric((Term(1, ()),))) == ("1", "1")
 
 
 def test_an_empty_number_is_zero() -> None:
