@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 
 from archcalc.calc.sharding import Shards
-from archcalc.documents.train import training_tape
+from archcalc.documents.train import run_of
 from archcalc.files.model import Spec
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
-from archcalc.training.chunk import ChunkMemory, chunk_memory
+from archcalc.training.chunk import ChunkMemory
 from archcalc.training.ledger import imbalances
 from archcalc.training.memory import RankMemory, training_memory
 from archcalc.training.offload import offload_need
 from archcalc.training.optimizer import OPTIMIZERS
-from archcalc.training.plan import Plan
+from archcalc.training.run import Run
 from archcalc.training.savers import savers
 from archcalc.workload import Workload
 from tests.support import TINY, spec_of
-from tests.training.plans import k2_plan
+from tests.training.plans import chunk, k2_plan
 
 H, EXPERTS, TOP_K = 8, 6, 2
 ONE_DEVICE = (
@@ -49,13 +49,12 @@ def model(ffn: str = "dense", **changes: Any) -> Spec:
     return spec_of(plain)
 
 
-def planned(spec: Spec, *overrides: str) -> tuple[Tape, Plan]:
-    plan = k2_plan(*ONE_DEVICE, *overrides)
-    return training_tape(spec, plan), plan
+def planned(spec: Spec, *overrides: str) -> Run:
+    return run_of(spec, k2_plan(*ONE_DEVICE, *overrides))
 
 
 def ranks(spec: Spec, *overrides: str) -> list[RankMemory]:
-    return training_memory(*planned(spec, *overrides))
+    return training_memory(planned(spec, *overrides))
 
 
 # -------------------------------------------------------------------------------------------- multi-token prediction
@@ -124,7 +123,7 @@ def test_chance_spreads_fewer_tokens_less_evenly() -> None:
     want = 1 + sqrt(2 * 1024 * TOP_K / 4 * (EXPERTS - TOP_K) / (EXPERTS - 1)) / sqrt(pi) / (1024 * TOP_K)
     for seq, micro_batch, cp in ((1024, 1, 1), (512, 2, 1), (4096, 1, 4)):
         sizes = (f"batch.seq={seq}", f"batch.micro_batch={micro_batch}", f"parallel.cp={cp}")
-        rows = imbalances(*planned(model("moe"), *sizes, "parallel.ep=2", f"parallel.world={2 * cp}"))
+        rows = imbalances(planned(model("moe"), *sizes, "parallel.ep=2", f"parallel.world={2 * cp}"))
         found = {row["case"]: row["imbalance"] for row in rows}
         assert found["a uniformly random router, expected"] == pytest.approx(want, abs=2e-6)
 
@@ -141,9 +140,9 @@ def test_devices_that_divide_a_sequence_or_a_layer_divide_the_time_that_hides_co
         f"parallel.cp={cp}",
         f"parallel.world={tp * cp}",
     )
-    tape, plan = planned(model(), *sizes, "activations.offload=all", "memory.compute_utilization=0.5")
-    hardware = load_hardware(plan.hardware)
-    rows = offload_need(tape, plan, training_memory(tape, plan)[0], hardware)
+    run = planned(model(), *sizes, "activations.offload=all", "memory.compute_utilization=0.5")
+    hardware = load_hardware("h800")
+    rows = offload_need(run, training_memory(run)[0], hardware)
     found = {row["term"]: row["value"] for row in rows}
     seconds = flops / (tp * cp) / (hardware.peak_flops["bfloat16"] / 2)
     assert found["compute of a chunk, forward and backward"] == pytest.approx(seconds * 1e3)
@@ -159,7 +158,7 @@ def layers(
     tape = spec.trace(Workload(phase="train", seq=64))
     n = next(n for n, s in enumerate(tape.segments) if s.indices)
     how = savers(kernels="fused", router_probs="act", recompute=recompute, fp8=fp8, cross_entropy="te")
-    return chunk_memory(tape, ((n, count),), shards or Shards(), how, frozenset(), 0)
+    return chunk(tape, ((n, count),), shards or Shards(), how)
 
 
 def test_a_layer_that_keeps_its_input_only_has_the_rest_while_it_runs_forward() -> None:
