@@ -138,6 +138,12 @@ def test_what_is_on_the_device_and_on_the_host_is_what_is_alive() -> None:
         assert out.activation + out.offloaded == whole.activation
 
 
+def test_the_host_holds_the_most_that_is_away_at_any_moment() -> None:
+    """Rank 15 has 16 of two MoE layers and 2 of one with the head alive at once, and fewer at other moments. The head's
+    part of the loss, 2·V a token, makes its chunk the larger one: both stay, and two of the others."""
+    assert ranks("kimi-k2")[15].offloaded == 14 * 2 * T * 148_484
+
+
 def test_offload_keeps_four_chunks_on_the_device() -> None:
     """One in forward, one on its way out, one in backward, one on its way in: 4 x 2 layers x 148,484 bytes a
     token."""

@@ -18,7 +18,7 @@ from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
 from archcalc.training.chunk import ChunkMemory
 from archcalc.training.ledger import imbalances
-from archcalc.training.memory import RankMemory, training_memory
+from archcalc.training.memory import RankMemory, one_layer_extra, training_memory
 from archcalc.training.offload import offload_need
 from archcalc.training.optimizer import OPTIMIZERS
 from archcalc.training.run import Run
@@ -187,7 +187,30 @@ def test_two_layers_keep_and_wait_with_twice_as_much_as_one() -> None:
     assert (two.waiting, two.saved) == (2 * one.waiting, 2 * one.saved)
 
 
+def test_one_uneven_layer_takes_what_it_keeps_and_what_it_sends_and_receives() -> None:
+    """Experts of one feature over ep 2, so that the end of the forward is the highest moment; twice the mean comes. A
+    routed row keeps fc1's input 2h, gate and up 4, their product 2, its maps 16 and its probability 4. Beside them at
+    the mean: sorted, received, sorted for return and returned 2h each, and the layer's sum 2h a token; at twice the
+    mean what was sent and three copies of what came are more."""
+    run = planned(
+        model("moe", moe_intermediate_size=1), "parallel.ep=2", "parallel.world=2", "activations.router_probs=act"
+    )
+    rows, sent, added = 64 * TOP_K, 64 * TOP_K * 2 * H, 64 * 2 * H
+    at_the_mean, at_twice = 2 * (sent + sent) + added, sent + 3 * 2 * sent
+    assert one_layer_extra(run, 2) == rows * (2 * H + 4 + 2 + 16 + 4) + at_twice - at_the_mean
+
+
 # ----------------------------------------------------------------------------------------------------------- optimizers
+
+
+def test_an_optimizer_step_is_the_worst_moment_only_if_it_takes_more_than_all_that_a_pass_has() -> None:
+    """bf16 gradients are copied to fp32 before AdamW steps, 4 bytes a parameter: more than the activations of 64
+    tokens, less than those and the head's piece of the loss, 14 bytes a token and word."""
+    vocabulary = 30_000
+    step = ("precision.grads=bf16", "precision.optimizer=adamw")
+    (rank,) = ranks(model(vocab_size=vocabulary), "activations.cross_entropy=chunked", *step)
+    assert rank.activation < rank.static.step < 14 * 64 * vocabulary == rank.transient
+    assert rank.moment.startswith("forward")
 
 
 def test_muon_takes_no_table_of_convolutions_or_positions_for_a_matrix() -> None:
