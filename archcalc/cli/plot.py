@@ -22,7 +22,7 @@ Batches = Annotated[str | None, typer.Option("--batch", metavar="B,...", help="S
 KvDtypes = Annotated[
     str | None, typer.Option("--kv-dtype", metavar="NAME,...", help="Cache dtypes: bf16,fp8. [default: bf16]")
 ]
-PLANS = typer.Option("--plan", metavar="PLAN", help="A plan file, or a bundled plan. Repeatable.")
+PLAN_OPTION = typer.Option("--plan", metavar="PLAN", help="A plan file, or a bundled plan. Repeatable.")
 Files = Annotated[
     list[Path] | None,
     typer.Option(
@@ -41,6 +41,15 @@ Numbers = Annotated[
 
 class _Kinds(TyperGroup):
     """The kinds of plots by name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        from archcalc.errors import InputError
+
+        if args and args[0].startswith("-") and args[0] != "--help":
+            hint = "options stand after it, such as archcalc plot kv k25 --context 4k..256k"
+            raise InputError(f"{args[0]} stands before the kind of plot", value=args[0], hint=hint)
+        found: list[str] = super().parse_args(ctx, args)
+        return found
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         from archcalc.errors import InputError, did_you_mean, show_value
@@ -82,7 +91,7 @@ def memory(
     tp: Annotated[
         int | None, typer.Option("--tp", min=1, metavar="N", help="Tensor parallel. [default: all devices]")
     ] = None,
-    plan: Annotated[list[str] | None, PLANS] = None,
+    plan: Annotated[list[str] | None, PLAN_OPTION] = None,
     override: Overrides = None,
     output: Files = None,
     format_name: Numbers = None,
@@ -93,8 +102,10 @@ def memory(
     from archcalc.errors import InputError
 
     served = {"--batch": batch, "--kv-dtype": kv_dtype, "--gpu": gpu, "--gpus": gpus, "--tp": tp}
-    if plan and any(value is not None for value in served.values()):
-        raise InputError(f"--plan draws training memory; it goes without {', '.join(served)}")
+    extra = ", ".join(name for name, value in served.items() if value is not None)
+    if plan and extra:
+        hint = f"leave out --plan, or {extra}"
+        raise InputError(f"plot memory --plan draws training memory, and does not look at {extra}", hint=hint)
     if override and not plan:
         raise InputError("--set overrides a field of a plan", hint="add --plan k2-pretrain, or a plan file")
     several = _models(specs, units)
@@ -149,7 +160,7 @@ def flops(
 @command.command()
 def train(
     specs: SpecArguments,
-    plan: Annotated[list[str], PLANS],
+    plan: Annotated[list[str], PLAN_OPTION],
     override: Overrides = None,
     output: Files = None,
     format_name: Numbers = None,

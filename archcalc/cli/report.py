@@ -63,7 +63,7 @@ def command(
     """Write a report of everything about each spec: Markdown, JSON and pictures."""
     from archcalc.documents.ask import FILES, called
     from archcalc.documents.book import check_stems, read_source
-    from archcalc.documents.books_file import load_books
+    from archcalc.documents.books_file import NAME, load_books
 
     sources = [read_source(argument) for argument in specs]
     check_stems(sources)
@@ -72,6 +72,9 @@ def command(
     for name, values in flags.items():
         for value in values:
             called(value, FILES[name])  # a slip is told before a cross-check takes its minute
+    for source in sources if said and not flags else ():
+        if source.spec.name not in said:
+            _tell(f"{source.word}: no entry in {directory / NAME}, so that its report is about no plan and no GPU")
     orders = [(source, {**said.get(source.spec.name, {}), **flags}) for source in sources]
     if check:
         again = [f"--{name}={value}" for name, values in flags.items() for value in values]

@@ -6,7 +6,7 @@ What a page says and what it tells its readers to type are both made from the sa
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +24,9 @@ FILES = {"plan": "plans", "gpu": "hardware", "engine": "engines"}
 
 AGAIN = tuple(name for name in COMMANDS if name != "train")
 """Commands that a saved report is asked for again. Not `train`: a saved override could name any file as hardware."""
+
+MOST_VALUES = 1000
+"""Images, videos or files that saved inputs may list."""
 
 _RENAMED = {"as": "as_", "images": "image", "videos": "video"}
 """Inputs of saved reports that are no name of a parameter; `images` and `videos` were written by earlier versions."""
@@ -65,19 +68,31 @@ def again(command: str, spec: Spec, inputs: Mapping[str, Any]) -> Report:
     Raises:
         InputError: inputs that can't be used again.
     """
-    given = {_RENAMED.get(name, name): value for name, value in inputs.items() if name != "spec"}
+    unusable = InputError(f"the inputs of the saved {command} report can't be used again", value=command)
+    given = {_RENAMED.get(name, name): value for name, value in inputs.items() if name not in ("spec", "choices")}
+    choices = inputs.get("choices", {})  # an earlier version's place of `mla`
+    if not isinstance(choices, Mapping) or not choices.keys() <= {"mla"}:
+        raise unusable
+    if any(isinstance(value, list) and len(value) > MOST_VALUES for value in given.values()):
+        raise unusable
+    given |= choices
     for name, folder in FILES.items():
-        value = given.get(name)
-        for each in value if isinstance(value, list) else [value]:
-            if each not in (None, "all", *bundled_names(folder)):
-                raise InputError(
-                    f"the saved report is about a {name} that is not bundled: {show_value(each)}",
-                    value=each,
-                    hint="save one of the other side too, and compare the two",
-                )
+        _check_bundled(name, given.get(name), ("all",) if command == "serve" else (), bundled_names(folder))
+        if command == "report" and not isinstance(given.get(name, []), list):
+            raise unusable
     try:
-        return answer(command, spec, given | given.pop("choices", {}))
+        return answer(command, spec, given)
     except InputError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        raise InputError(f"the inputs of the saved {command} report can't be used again", value=command) from None
+        raise unusable from None
+
+
+def _check_bundled(name: str, value: object, words: Sequence[str], names: Sequence[str]) -> None:
+    for each in value if isinstance(value, list) else [value]:
+        if each not in (None, *words, *names):
+            raise InputError(
+                f"the saved report names a {name} that is not bundled: {show_value(each)}",
+                value=each,
+                hint="save one of the other side too, and compare the two",
+            )

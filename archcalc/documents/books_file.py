@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from os.path import exists, isfile, lexists
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from archcalc.errors import Problem, SpecError, did_you_mean, show_value
+from archcalc.errors import InputError, Problem, SpecError, did_you_mean, show_value
 from archcalc.files.loader import bundled_names, validate
 from archcalc.files.model import Text
 from archcalc.files.yaml_loader import Document, load, read
@@ -46,8 +47,12 @@ def load_books(folder: Path) -> Mapping[str, Mapping[str, list[str]]]:
         SpecError: an unknown key, plan or GPU, with line and column.
     """
     path = folder / NAME
-    if not path.exists():
+    if not lexists(path):
         return {}
+    if exists(path) and not isfile(path):
+        raise InputError(
+            "this is not a file", source=str(path), hint=f"{NAME} says which plans and GPUs reports are about"
+        )
     document = load(read(path), str(path))
     entries = validate(document.data, document, Books).books
     problems = [problem for name, entry in entries.items() for problem in _unknown(name, entry, folder, document)]
@@ -69,7 +74,7 @@ def _unknown(name: str, entry: Carried, folder: Path, document: Document) -> Ite
     for key, of in FOLDERS.items():
         names = bundled_names(of)
         for n, word in enumerate(getattr(entry, key)):
-            if word not in names and not (folder / word).is_file():
+            if word not in names and not isfile(folder / word):
                 noun = "plan" if key == "plans" else "GPU"
                 yield document.problem(
                     f"no bundled {noun} is named {show_value(word)}, and there is no such file from {folder}",

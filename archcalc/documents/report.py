@@ -118,7 +118,11 @@ def _serve(source: Source, named: dict[str, str]) -> Iterator[Section]:
 
 def _train(source: Source, plans: dict[str, str]) -> Iterator[Section]:
     for name, plan in plans.items():
-        asked = source.ask("", "train", plan=plan)
+        try:
+            asked = source.ask("", "train", plan=plan)
+        except InputError as error:
+            hint = error.hint or f"leave {name} out of this report"
+            raise InputError(f"{name}: {error.message}", value=error.value, hint=hint) from None
         caption = f"Training memory of every pipeline rank under {name}"
         picture = drawn(source, f"train-{name}", "train", caption, plan=plan)
         yield Section(name=f"train-{name}", title=f"Training under {name}", asked=(asked,), pictures=(picture,))

@@ -241,10 +241,14 @@ REFUSED = {
     ),
     "a GPU beside a plan": (
         ("memory", "kimi-k2", "--plan", "k2-pretrain", "--gpu", "h200"),
-        "it goes without --batch, --kv-dtype, --gpu",
+        "does not look at --gpu\nhint: leave out --plan, or --gpu",
     ),
-    "one device beside a plan": (("memory", "kimi-k2", "--plan", "k2-pretrain", "--tp", "1"), "it goes without"),
+    "one device beside a plan": (("memory", "kimi-k2", "--plan", "k2-pretrain", "--tp", "1"), "does not look at --tp"),
     "overrides without a plan": (("memory", "k25", "--set", "a=1"), "--set overrides a field of a plan"),
+    "options before the kind": (
+        ("--context", "4k..8k", "kv", "k25"),
+        "--context stands before the kind of plot\nhint: options stand after it, such as archcalc plot kv k25",
+    ),
     "unknown units": (("kv", "k25", "--units", "miles"), "unknown units"),
     "an unknown format": (("kv", "k25", "--format", "pdf"), "unknown format"),
     "too many lines": (("kv", "k25", "--batch", ",".join(map(str, range(1, 14)))), "more than one picture can show"),

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,14 @@ def test_the_file_beside_the_reports_says_which_plans_and_gpus(tmp_path: Path) -
     assert report(out, "kimi-k2", "llama-3.1-70b", "--check").code == 0
 
 
+def test_a_spec_without_an_entry_is_told_so(tmp_path: Path) -> None:
+    out = books(tmp_path / "out", "  llama-3.1-7Ob: {gpus: [h200]}")
+    ran = report(out, "llama-3.1-70b")
+    assert ran.code == 0
+    assert f"llama-3.1-70b: no entry in {out / 'books.yaml'}, so that its report is about no plan and no GPU" in ran.err
+    assert "no entry in" not in report(tmp_path / "none", "llama-3.1-70b").err
+
+
 def test_flags_go_before_the_file(tmp_path: Path) -> None:
     out = books(tmp_path / "out", "  k25: {plans: [k2-pretrain], gpus: [h200]}")
     assert report(out, "k25", "--gpu", "h100").code == 0
@@ -294,7 +303,7 @@ def test_plans_and_gpus_of_ones_own_are_found_from_the_folder_of_the_file(tmp_pa
     assert str(tmp_path) not in body  # nothing depends on where it was written
     ran = run("diff", str(out / "k25.json"), "k25")
     assert (ran.code, ran.out) == (2, "")
-    assert 'the saved report is about a plan that is not bundled: "my plan.yaml"' in ran.err
+    assert 'the saved report names a plan that is not bundled: "my plan.yaml"' in ran.err
 
 
 @pytest.mark.parametrize(
@@ -319,6 +328,43 @@ def test_what_can_not_be_meant_in_the_file_exits_2_and_says_where(tmp_path: Path
         assert "hint: did you mean" in ran.err
 
 
+@pytest.mark.parametrize(
+    "made", [lambda path: path.mkdir(), lambda path: os.mkfifo(path), lambda path: path.symlink_to("x")]
+)
+def test_what_is_no_file_is_not_taken_for_none(made: Callable[[Path], None], tmp_path: Path) -> None:
+    made(tmp_path / "books.yaml")
+    ran = report(tmp_path, "llama-3.1-70b")
+    assert (ran.code, ran.out) == (2, "")
+    assert "books.yaml: error: " in ran.err
+
+
+def test_a_name_that_no_file_can_have_is_told_at_its_place(tmp_path: Path) -> None:
+    ran = report(books(tmp_path / "out", f"  x: {{gpus: [{'x' * 5000}]}}"), "llama-3.1-70b")
+    assert ran.code == 2
+    assert "books.yaml:3:14: error: no bundled GPU is named" in ran.err
+
+
+def test_a_report_that_an_earlier_version_saved_loses_nothing_that_it_was_not_asked_about(
+    k25: Path, tmp_path: Path
+) -> None:
+    """It named no plans among its inputs, and had the numbers of one; a change of the spec is still seen."""
+    document = json.loads((k25 / "k25.json").read_text())
+    document["inputs"] = {"spec": "k25"}
+    for row in document["rows"]:
+        row.pop("template", None)
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(document))
+    assert "train.peak_bytes" in document["quantities"]
+    ran = run("diff", str(old), "k25", "--exit-code")
+    assert (ran.code, "nothing changed" in ran.out) == (0, True)
+    document["quantities"]["params.total"] += 1
+    old.write_text(json.dumps(document))
+    ran = run("diff", str(old), "k25")
+    assert "params.total" in ran.out
+    assert "train.peak_bytes" not in ran.out
+    assert "what only one side says is not compared" in ran.out + ran.err
+
+
 def test_a_file_of_another_kind_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "books.yaml").write_text(text("k25"))
     ran = report(tmp_path, "k25")
@@ -329,7 +375,8 @@ def test_a_file_of_another_kind_is_one_error(tmp_path: Path) -> None:
 def test_a_plan_that_does_not_fit_names_the_spec(tmp_path: Path) -> None:
     ran = report(tmp_path / "out", "llama-3.1-70b", "--plan", "k2-pretrain")
     assert (ran.code, ran.out) == (2, "")
-    assert "llama-3.1-70b: error: ep and etp need routed experts" in ran.err
+    assert "llama-3.1-70b: error: k2-pretrain: ep and etp need routed experts" in ran.err
+    assert "hint: leave k2-pretrain out of this report" in ran.err
     ran = report(tmp_path / "out", "k25", "--plan", "k3")
     assert 'no file and no bundled plan is named "k3"' in ran.err
     assert "cross-check" not in ran.err  # told before anything slow

@@ -70,6 +70,7 @@ def test_inputs_that_earlier_versions_saved_mean_the_same() -> None:
         ("serve", {"gpu": "h200", "engine": "./engine.yaml"}),
         ("report", {"plan": ["k2-pretrain", "../plan.yaml"]}),
         ("report", {"gpu": [["h200"]]}),
+        ("report", {"gpu": ["all"]}),
     ],
 )
 def test_no_file_that_a_saved_report_names_is_read(
@@ -79,6 +80,22 @@ def test_no_file_that_a_saved_report_names_is_read(
     with pytest.raises(InputError, match="that is not bundled") as caught:
         again(command, spec_of(tiny()), inputs)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("command", "inputs"),
+    [
+        ("serve", {"gpu": "h200", "choices": {"engine": "/etc/passwd"}}),
+        ("report", {"choices": {"gpu": ["/etc/passwd"]}}),
+        ("flops", {"choices": {"mla": "absorbed", "seq": 1}}),
+        ("flops", {"choices": ["mla"]}),
+        ("report", {"plan": "k2-pretrain"}),  # text is no list of names
+        ("flops", {"image": [[14, 14]] * 1001}),
+    ],
+)
+def test_inputs_that_no_report_has_are_not_used_again(command: str, inputs: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"the inputs of the saved {command} report can't be used again"):
+        again(command, load_spec("k25"), inputs)
 
 
 def test_a_saved_plan_is_not_asked_again_because_its_overrides_could_name_any_file() -> None:

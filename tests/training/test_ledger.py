@@ -33,6 +33,12 @@ def test_the_ledger_starts_without_savers_and_ends_at_the_plan() -> None:
     assert rows[0]["peak_bytes"] - sum(row["saved_bytes"] for row in rows) == rows[-1]["peak_bytes"]
 
 
+def test_a_list_of_no_groups_offloads_nothing_and_is_no_lever() -> None:
+    nothing, none = (run_of("kimi-k2", k2_plan(f"activations.offload={each}")) for each in ("[]", "none"))
+    assert nothing.levers == none.levers
+    assert ledger(nothing)[-1]["lever"] == "fp8 swiglu_input"
+
+
 def test_each_lever_buys_its_activations_on_the_worst_rank() -> None:
     """46 live chunks of two MoE layers: moe_down_proj frees the experts' output, 2·8·7168 bytes a token."""
     plan = k2_plan()

@@ -37,6 +37,11 @@ OLDER = (
     " layers are not split."
 )
 
+UNSAID = (
+    "A report of an earlier version does not say which plans and GPUs it is about: what only one side says is not"
+    " compared."
+)
+
 ANYWHERE = ("params.", "moe.", "projector.")
 """Beginnings of quantities that no workload, plan or flag changes."""
 
@@ -82,9 +87,19 @@ def facts(base: Side, head: Side) -> tuple[Facts, Facts, list[str]]:
         return _spec(base.spec), _spec(head.spec), [CONVENTION]
     ours, theirs = _answers(base, head.saved), _answers(head, base.saved)
     if ours is None or theirs is None or ours.command == theirs.command:
-        older = [saved for saved in (ours, theirs) if saved and _older(saved)]
-        return _saved(ours, not older), _saved(theirs, not older), [OLDER] if older else []
+        sides = [saved for saved in (ours, theirs) if saved is not None]
+        placed = not any(map(_older, sides))
+        first, second, notes = _saved(ours, placed), _saved(theirs, placed), [] if placed else [OLDER]
+        if {saved.command for saved in sides} == {"report"} and len({"plan" in saved.inputs for saved in sides}) == 2:
+            notes.append(UNSAID)
+            first, second = _shared(first, second), _shared(second, first)
+        return first, second, notes
     return _common(ours, theirs)
+
+
+def _shared(one: Facts, other: Facts) -> Facts:
+    """One of two sides without the quantities that the other has not."""
+    return replace(one, quantities={name: n for name, n in one.quantities.items() if name in other.quantities})
 
 
 def _spec(spec: Spec | None) -> Facts:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -130,7 +131,11 @@ def _is_place(template: object, indices: object, experts: object) -> bool:
     if not all(isinstance(run, list) and len(run) == 2 for run in indices):
         return False
     ends = [end for run in indices for end in run]
-    return all(type(n) is int and 0 <= n < MOST_COPIES for n in (experts, *ends)) and ends == sorted(ends)
+    if not all(type(n) is int and 0 <= n < MOST_COPIES for n in (experts, *ends)):
+        return False
+    apart = all(b < c for (_, b), (c, _) in pairwise(indices)) and all(a <= b for a, b in indices)
+    pieces = template.split(".")
+    return apart and all(pieces) and ("{i}" in pieces) == bool(indices) and ("{e}" in pieces) == bool(experts)
 
 
 def is_number(value: object) -> bool:

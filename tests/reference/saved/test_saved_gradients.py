@@ -51,14 +51,16 @@ def test_both_profiles_compute_the_same_layer(attention, ffn, router_probs):
 
 @pytest.mark.parametrize(("kernels", "router_probs"), PROFILES)
 def test_fp8_storage_moves_gradients_by_no_more_than_its_rounding(kernels, router_probs):
-    # e4m3 has 3 bits of mantissa: an element is off by at most 1/16, on average by about 1/40. The router is left out:
-    # its weights are normalised, so its gradient is a difference of experts' outputs, whose rounding adds up.
+    # e4m3 has 3 bits of mantissa: an element is off by at most 1/16, on average by about 1/40. The router is left out
+    # where its probabilities multiply inside the activation, whose input is what is rounded: they are normalised, so
+    # its gradient is a difference of experts' outputs, and the rounding of both adds up.
     profile = {"kernels": kernels, "router_probs": router_probs}
     names = frozenset({"moe_up_proj_input", "swiglu_input"})
     stored, in_region = {"fp8": names}, {"fp8": names, "recompute": frozenset({"swiglu"})}
     found = [layer_gradients("mla", "moe", **profile, **more) for more in ({}, stored, in_region)]
-    for each in found:
-        del each["layer.mlp.gate.weight"]
+    if router_probs == "act":
+        for each in found:
+            del each["layer.mlp.gate.weight"]
     assert 0 < farthest(found[1], found[0])[0] < 1 / 16
     assert 0 < farthest(found[2], found[0])[0] < 1 / 16
 

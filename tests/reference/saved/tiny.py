@@ -62,6 +62,7 @@ def one_layer(backbone, attention, ffn):
 def layer_bytes(backbone, *, attention, ffn, tokens, batch=1, **how):
     """Bytes that one layer keeps of `tokens` tokens, `batch` equal sequences together."""
     spec = {"backbone": one_layer(backbone, attention, ffn)}
+    assert tokens % batch == 0
     return measure(spec, seq=tokens // batch, batch=batch, **how)["model.layers.0"]
 
 
