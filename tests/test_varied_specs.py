@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from archcalc.calc.params import count
@@ -378,15 +378,22 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
-@pytest.mark.twin
-@needs_torch
-@settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(plain=specs(), seq=st.sampled_from([1, 2, 7]), image=st.tuples(st.integers(1, 90), st.integers(1, 90)))
-def test_any_architecture_agrees(plain: dict[str, Any], seq: int, image: tuple[int, int]) -> None:
+def agrees(plain: dict[str, Any], seq: int, image: tuple[int, int]) -> None:
     spec = spec_of(plain)
     with sizes(seq, image):
         assert different(crosscheck(spec, only=SMALL_KINDS)) == []
     assert our_shapes(spec) == their_shapes(spec)
+
+
+@pytest.mark.twin
+@needs_torch
+@pytest.mark.parametrize("part", range(5))
+def test_any_architecture_agrees(part: int) -> None:
+    """Five parts, so that several workers share them: each the simplest model and five random ones."""
+    images = st.tuples(st.integers(1, 90), st.integers(1, 90))
+    quietly = settings(max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    every = given(plain=specs(), seq=st.sampled_from([1, 2, 7]), image=images)
+    seed(part)(quietly(every(agrees)))()
 
 
 # ------------------------------------------------------------------------------------------- other ways to run them

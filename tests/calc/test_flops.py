@@ -276,6 +276,16 @@ def test_multi_token_prediction_is_in_no_total() -> None:
     assert found.forward == found.backbone
 
 
+def test_a_prediction_module_trains_beside_the_step_and_not_in_it() -> None:
+    # every product's backward is twice its forward, so all of a step is three times the forward pass
+    spec = spec_of(tiny(num_nextn_predict_layers=1))
+    step, forward = of(spec, phase="train", seq=8), of(spec, seq=8)
+    assert (step.forward, step.backward) == (forward.forward, 2 * forward.forward)
+    # projections q, k, v, o 288, eh_proj 2·8·8, router 48, two experts and a shared one of 120; scores 8²·4·(3 + 3)
+    assert forward.mtp == 2 * 8 * (288 + 128 + 48 + 3 * 120) + 8 * 8 * 4 * (3 + 3)
+    assert step.mtp == 3 * forward.mtp
+
+
 def test_a_whole_run_scales_the_step_and_stands_beside_6nd() -> None:
     report = flops_report(spec("kimi-k2"), Workload(phase="train", seq=4096), tokens=15_500_000_000_000)
     found = report.quantities

@@ -344,3 +344,9 @@ def test_fp8_ds_mla_needs_a_latent() -> None:
 def test_no_memory_is_refused() -> None:
     with pytest.raises(InputError, match="memory must be at least 1 byte"):
         kv_report(spec("k25"), Workload(context=1), mesh=Mesh(), memory=0)
+
+
+def test_a_cache_that_is_full_fits_as_often_as_memory_has_room_for_it() -> None:
+    """A window of 4 entries of 10 bytes: 40 when full. Two sequences have 30 each of 60 bytes, so 3 tokens."""
+    window = SequenceCache(stages=(((Span("window", 4), 10),),), mesh=Mesh())
+    assert [window.longest(60), window.longest(80, 2), window.longest(60, 2)] == [None, None, 3]

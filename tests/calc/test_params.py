@@ -237,3 +237,8 @@ def test_tying_the_ends_takes_one_matrix_away(content: dict[str, Any]) -> None:
 def test_how_a_model_is_run_changes_no_count(content: dict[str, Any], workload: dict[str, Any]) -> None:
     spec = spec_of(content)
     assert count(spec.trace(Workload(**workload))) == count(spec.trace(Workload()))
+
+
+def test_routed_experts_of_a_prediction_module_are_not_the_models() -> None:
+    # two MoE layers of six experts, 3·8·5 each; the module's six are its own
+    assert count(trace(tiny(num_nextn_predict_layers=1))).routed_experts == 2 * 6 * 120

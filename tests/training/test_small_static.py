@@ -1,0 +1,78 @@
+"""What stands on a device of a small model whatever runs: every weight added up by hand.
+
+TINY's dense layer has 288 weights of attention (q and o 8·12, k and v 8·6), 480 of its block and two norms of 8; the
+MoE layer a router 6·8, six experts and a shared one of 3·8·5. Embedding and head 32·8 each, the last norm 8.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from archcalc.errors import InputError
+from archcalc.training.ledger import imbalances
+from tests.training.plans import k2_plan
+from tests.training.test_small_models import beside_the_head, model, planned, ranks
+
+ADAMW = "precision.optimizer=adamw"
+LAYER, ENDS = 288 + 480 + 2 * 8, 2 * 32 * 8 + 8
+
+
+def test_the_fullest_device_has_the_rest_of_what_does_not_divide() -> None:
+    (rank,) = ranks(model(), ADAMW, "parallel.world=64")
+    assert 12 * (LAYER + ENDS) == 244 * 64 + 32
+    assert rank.static.optimizer == 245
+
+
+def test_zero_3_gathers_layers_and_no_end_of_the_model() -> None:
+    """Two layers' weights in bf16 and one layer's gradients in fp32; embedding and head are used once a pass."""
+    (rank,) = ranks(model(), ADAMW, "parallel.zero=3")
+    assert rank.static.gathered == (2 * 2 + 4) * LAYER
+
+
+def test_muon_hands_out_the_largest_matrices_first_and_a_devices_own_experts_only() -> None:
+    """ep 2, 4 devices. Three experts a device are nine matrices of 40 over two: five on the fuller. Dense: 96 96 48 48
+    48 40 40 40 over four, each to whoever holds least: 96, 96, 48 + 48, 48 + 40; then 40 on 88, and 40 on 96: 136.
+    Embedding, head and three norms of 8 in slices at AdamW's 12 bytes; matrices at 8."""
+    (rank,) = ranks(model("moe"), "precision.optimizer=muon", "parallel.ep=2", "parallel.world=4")
+    assert rank.static.optimizer == 8 * 5 * 40 + 8 * 136 + 12 * (2 * 32 * 8 + 3 * 8) // 4
+
+
+def test_a_vocabulary_is_padded_to_128_words_a_tensor_parallel_device() -> None:
+    """Megatron-LM, --make-vocab-size-divisible-by: 33 words over two devices are 256, 128 on each."""
+    (rank,) = ranks(model(vocab_size=33), "parallel.tp=2", "parallel.world=2")
+    assert rank.static.params == 2 * ((288 + 480) // 2 + 3 * 8 + 2 * 128 * 8)
+
+
+def test_an_all_to_all_divides_the_heads_that_tensor_parallelism_has_left() -> None:
+    """4 heads divide over cp 4, and not over tp 2 x cp 4."""
+    exchange = ("parallel.cp=4", "parallel.cp_comm=a2a")
+    assert len(ranks(model(), *exchange, "parallel.world=4")) == 1
+    with pytest.raises(InputError, match="num_attention_heads 4 can't be divided over tp x cp = 8"):
+        ranks(model(), *exchange, "parallel.tp=2", "parallel.world=8")
+
+
+def test_full_recomputation_is_of_the_layers_and_not_of_a_prediction_module() -> None:
+    """Megatron-LM --recompute-granularity full: its transformer block's layers."""
+    spec = model(num_nextn_predict_layers=1)
+    full = beside_the_head(spec, ("activations.recompute=[full]",))
+    assert full.activation == beside_the_head(spec).activation
+
+
+def test_one_uneven_layer_costs_nothing_where_the_optimizers_step_is_the_peak() -> None:
+    """Two tokens and 30,000 words: 8 bytes a parameter of the step against 14·2 of the loss's, a word."""
+    sizes = ("precision.optimizer=adamw-precision-aware", "batch.seq=2", "activations.cross_entropy=chunked")
+    tape, plan = planned(
+        model("moe", vocab_size=30_000), *sizes, "parallel.ep=2", "parallel.world=2", "parallel.zero=0"
+    )
+    peaks = {row["case"]: row["peak_bytes"] for row in imbalances(tape, plan)}
+    assert peaks["worst case once: in one layer of one micro-batch"] == peaks["as planned"]
+
+
+def test_a_replica_holds_whole_groups_of_both_kinds_and_a_step_its_share_of_the_sequences() -> None:
+    one_stage = ("parallel.pp=1", "parallel.vpp=1", "schedule.kind=1f1b", "schedule.extra_warmup=0")
+    p = k2_plan(*one_stage, "parallel.tp=3", "parallel.ep=2", "parallel.world=6", "batch.micro_batch=2")
+    assert p.parallel.replica == 6  # groups of 3, and of 2
+    assert (p.parallel.dense_dp, p.parallel.expert_dp) == (2, 3)
+    assert p.micro_batches == 16_384 // 2 // 2  # sequences of 4096, over two devices, two at a time
+    wide = k2_plan(*one_stage, "parallel.tp=3", "parallel.ep=2", "parallel.etp=3", "parallel.world=6")
+    assert wide.parallel.expert_dp == 1
