@@ -61,10 +61,8 @@ def test_full_recomputation_is_of_the_layers_and_not_of_a_prediction_module() ->
 def test_one_uneven_layer_costs_nothing_where_the_optimizers_step_is_the_peak() -> None:
     """Two tokens and 30,000 words: 8 bytes a parameter of the step against 14·2 of the loss's, a word."""
     sizes = ("precision.optimizer=adamw-precision-aware", "batch.seq=2", "activations.cross_entropy=chunked")
-    tape, plan = planned(
-        model("moe", vocab_size=30_000), *sizes, "parallel.ep=2", "parallel.world=2", "parallel.zero=0"
-    )
-    peaks = {row["case"]: row["peak_bytes"] for row in imbalances(tape, plan)}
+    run = planned(model("moe", vocab_size=30_000), *sizes, "parallel.ep=2", "parallel.world=2", "parallel.zero=0")
+    peaks = {row["case"]: row["peak_bytes"] for row in imbalances(run)}
     assert peaks["worst case once: in one layer of one micro-batch"] == peaks["as planned"]
 
 
