@@ -61,5 +61,5 @@ def load_hardware(name_or_path: str) -> Hardware:
         InputError: no such file or name (the near miss is the hint), or no YAML of ours.
         SpecError: a readable file that is no valid hardware file.
     """
-    path = find(name_or_path, FOLDER, "GPU")
+    path = find(name_or_path, FOLDER)
     return parse(read(path), str(path), Hardware)

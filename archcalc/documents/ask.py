@@ -55,7 +55,7 @@ def line(command: str, spec: str, arguments: Mapping[str, Any]) -> str:
 def called(argument: str, folder: str = "") -> str:
     """What a file is called in a text that does not depend on where it was written: a bundled one by its name, however
     it was found, another by its file's name, wherever it lies. Raises InputError."""
-    path = find(argument, folder, {"": "spec", "hardware": "GPU"}.get(folder, folder.removesuffix("s")))
+    path = find(argument, folder)
     inside = path.resolve().parent == (bundled_dir() / folder).resolve()
     return path.stem if inside else path.name
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from archcalc.documents.ask import line
 from archcalc.documents.book import Picture, Source
-from archcalc.documents.sweep.cases import Model, Range, cases, span
+from archcalc.documents.sweep.cases import Model, Range, cases, named, span
 from archcalc.documents.sweep.figure import Figure
 from archcalc.documents.sweep.flops import flops_figure
 from archcalc.documents.sweep.kv import kv_figure
@@ -28,8 +28,8 @@ def drawn(source: Source, name: str, kind: str, caption: str, **arguments: Any) 
     )
 
 
-def _model(spec: Spec) -> Model:
-    return Model(spec.name, spec.title, spec)
+def _models(spec: Spec) -> list[Model]:
+    return named({spec.name: spec})
 
 
 def _range(context: str) -> Range:
@@ -37,19 +37,19 @@ def _range(context: str) -> Range:
 
 
 def _flops(spec: Spec, *, context: str) -> Figure:
-    return flops_figure(cases([_model(spec)], [""], [1]), _range(context))
+    return flops_figure(cases(_models(spec), [""], [1]), _range(context))
 
 
 def _kv(spec: Spec, *, context: str, kv_dtype: str) -> Figure:
-    return kv_figure(cases([_model(spec)], kv_dtype.split(","), [1]), _range(context))
+    return kv_figure(cases(_models(spec), kv_dtype.split(","), [1]), _range(context))
 
 
 def _memory(spec: Spec, *, context: str, gpu: str, gpus: int) -> Figure:
-    return memory_figure(cases([_model(spec)], ["bf16"], [1]), _range(context), setup_of(gpu, gpus))
+    return memory_figure(cases(_models(spec), ["bf16"], [1]), _range(context), setup_of(gpu, gpus))
 
 
 def _train(spec: Spec, *, plan: str) -> Figure:
-    return train_figure(trainings([_model(spec)], [plan], ()))
+    return train_figure(trainings(_models(spec), [plan], ()))
 
 
 FIGURES: dict[str, Callable[..., Figure]] = {"flops": _flops, "kv": _kv, "memory": _memory, "train": _train}

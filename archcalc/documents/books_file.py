@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from archcalc.errors import InputError, Problem, SpecError, did_you_mean, show_value
-from archcalc.files.loader import bundled_names, validate
+from archcalc.files.loader import NOUNS, bundled_names, validate
 from archcalc.files.model import Text
 from archcalc.files.yaml_loader import Document, load, read
 from archcalc.section import Section
@@ -75,9 +75,8 @@ def _unknown(name: str, entry: Carried, folder: Path, document: Document) -> Ite
         names = bundled_names(of)
         for n, word in enumerate(getattr(entry, key)):
             if word not in names and not isfile(folder / word):
-                noun = "plan" if key == "plans" else "GPU"
                 yield document.problem(
-                    f"no bundled {noun} is named {show_value(word)}, and there is no such file from {folder}",
+                    f"no bundled {NOUNS[of]} is named {show_value(word)}, and there is no such file from {folder}",
                     ("books", name, key, n),
                     value=word,
                     hint=did_you_mean(word, names) or f"bundled: {', '.join(names)}; or give a path from this folder",

@@ -14,7 +14,6 @@ from archcalc.documents.paths import (
     is_index,
     places,
     starred,
-    weight_path,
     weight_where,
     where,
 )
@@ -164,7 +163,7 @@ def _weight_row(w: Weight) -> dict[str, Any]:
 def _op_row(tape: Tape, place: Place, path: str) -> dict[str, Any]:
     """A part without weights of its own: an activation, the attention core, a tied head."""
     _, op = next(iter(_ops(tape, path, place.experts)))
-    tied = ", ".join(weight_path(w) for w in op.weights)
+    tied = ", ".join(weight_where(w)["path"] for w in op.weights)
     formula = f"tied: uses {tied}, which is counted there" if tied else "no weights"
     return {
         **where(place.template, place.indices, place.experts),

@@ -90,8 +90,7 @@ def flops(
         attention=attention,
         logits=logits,
         choices=() if mla == "auto" else (("mla", mla),),
-        images=tuple((h, w) for h, w in image),
-        videos=tuple((f, h, w) for f, h, w in video),
+        **seen(image, video),
     )
     return flops_report(spec, workload, tokens=tokens)
 
@@ -169,6 +168,11 @@ def context_notes(spec: Spec, length: int) -> list[str]:
     if length <= limit:
         return []
     return [f"warning: {format_int(length)} tokens are more than max_position_embeddings, {format_int(limit)}."]
+
+
+def seen(image: Images, video: Videos) -> dict[str, Any]:
+    """The flags `image` and `video` as a workload has them. Raises ValueError for sizes of another number."""
+    return {"images": tuple((h, w) for h, w in image), "videos": tuple((f, h, w) for f, h, w in video)}
 
 
 def pixels(workload: Workload) -> dict[str, Any]:

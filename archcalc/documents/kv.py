@@ -9,7 +9,7 @@ from archcalc.calc.kv_cache import Mesh, cache_rows, sequence_cache
 from archcalc.calc.sharding import check_heads
 from archcalc.documents.conventions import cache_lines, growth_lines, span_words
 from archcalc.documents.document import Column, Report, Table
-from archcalc.documents.flops import context_notes, pixels, vision_load
+from archcalc.documents.flops import context_notes, pixels, seen, vision_load
 from archcalc.documents.paths import where
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
@@ -63,12 +63,7 @@ def kv(
     length = spec.backbone.max_position_embeddings if context is None else context
     if length < 1:
         raise InputError(f"--context must be at least 1, not {length}", value=length)
-    workload = Workload(
-        batch=batch,
-        context=length,
-        images=tuple((h, w) for h, w in image),
-        videos=tuple((f, h, w) for f, h, w in video),
-    )
+    workload = Workload(batch=batch, context=length, **seen(image, video))
     mesh = Mesh(tp=tp, dcp=dcp, pp=pp, dp=dp, block_size=block_size)
     return kv_report(spec, workload, kv_dtype=kv_dtype, mesh=mesh, memory=memory)
 

@@ -55,11 +55,6 @@ def starred(template: str) -> str:
     return template.replace("{i}", "*").replace("{e}", "*")
 
 
-def weight_path(w: Weight) -> str:
-    """The folded path of a weight, with its suffix: `model.layers.1-60.mlp.experts.0-383.up_proj.weight`."""
-    return f"{folded(w.path, w.indices, product(w.stack))}.{w.suffix}"
-
-
 def where(template: str, indices: Sequence[int], experts: int = 0) -> dict[str, Any]:
     """Keys of a row that stands for a place of the model: its printed path, and what that is folded from."""
     return {
@@ -71,7 +66,8 @@ def where(template: str, indices: Sequence[int], experts: int = 0) -> dict[str, 
 
 
 def weight_where(w: Weight, pieces: int | None = None) -> dict[str, Any]:
-    """The same of a weight, or of the module that the first `pieces` of its path name."""
+    """The same of a weight, or of the module that the first `pieces` of its path name; the path of a weight has its
+    suffix: `model.layers.1-60.mlp.experts.0-383.up_proj.weight`."""
     template = f"{w.path}.{w.suffix}".split(".")[:pieces]
     return where(".".join(template), w.indices, product(w.stack))
 

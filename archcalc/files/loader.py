@@ -21,6 +21,9 @@ Model = TypeVar("Model", bound=BaseModel)
 KINDS = ("spec", "plan", "hardware", "engine", "books")
 """What a file of ours can say that it is."""
 
+NOUNS = {"": "spec", "plans": "plan", "hardware": "GPU", "engines": "engine"}
+"""What people call a bundled file, by the folder that it stands in."""
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -35,7 +38,7 @@ def bundled_names(kind: str = "") -> list[str]:
     return sorted(path.stem for path in (bundled_dir() / kind).glob("*.yaml"))
 
 
-def find(argument: str, kind: str = "", noun: str = "spec") -> Path:
+def find(argument: str, kind: str = "") -> Path:
     """The file that an argument names; a folder of a bundled name does not hide it.
 
     Raises:
@@ -50,7 +53,7 @@ def find(argument: str, kind: str = "", noun: str = "spec") -> Path:
         return Path(argument)
     hint = did_you_mean(argument, names) or f"bundled: {', '.join(names)}; or give a path"
     shown = show_value(argument, limit=80)
-    raise InputError(f"no file and no bundled {noun} is named {shown}", value=argument, hint=hint)
+    raise InputError(f"no file and no bundled {NOUNS[kind]} is named {shown}", value=argument, hint=hint)
 
 
 def load_spec(argument: str) -> Spec:

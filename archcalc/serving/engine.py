@@ -96,5 +96,5 @@ def load_engine(name_or_path: str = "vllm") -> Engine:
         InputError: no such file or name, or no YAML of ours.
         SpecError: a readable file that is no valid profile.
     """
-    path = find(name_or_path, FOLDER, "engine")
+    path = find(name_or_path, FOLDER)
     return parse(read(path), str(path), Engine)

@@ -19,7 +19,7 @@ def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
         InputError: a file that can't be read, or an override that names no field.
         SpecError: an invalid plan.
     """
-    path = find(argument, "plans", "plan")
+    path = find(argument, "plans")
     document = load(read(path), str(path))
     if not overrides:
         return validate(document.data, document, Plan)

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from archcalc.errors import FieldError, InputError
 from archcalc.section import Section, Size
+from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.optimizer import optimizer
 from archcalc.training.savers import Lever, levers
 from archcalc.training.schedule import Pipeline, get_schedule
@@ -18,8 +19,8 @@ from archcalc.units import parse_memory
 
 Text = Annotated[str, Field(min_length=1)]
 
-DTYPE_BYTES = {"bf16": 2, "fp32": 4}
-"""Of one element, by the dtype's name in a plan [bytes]."""
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+"""Plan dtypes in torch's spelling."""
 
 
 class Parallel(Section):
@@ -107,7 +108,7 @@ class Precision(Section):
     @property
     def item_bytes(self) -> tuple[int, int]:
         """Of a parameter and of its gradient [bytes]."""
-        return DTYPE_BYTES[self.params], DTYPE_BYTES[self.grads]
+        return ITEM_BYTES[DTYPES[self.params]], ITEM_BYTES[DTYPES[self.grads]]
 
 
 class Activations(Section):

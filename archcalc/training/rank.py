@@ -36,14 +36,14 @@ def ranks_of(
     tape: Tape, plan: Plan, schedule: Schedule, placed: Sequence[tuple[Chunk, ...]], shards: Shards
 ) -> tuple[Rank, ...]:
     """The ranks of a placement, in order; what several hold alike is worked out once."""
-    entry = next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None)
+    message = local_bytes(next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None), shards)
     known = {held: _resting(tape, plan, held, shards) for held in dict.fromkeys(placed)}
     return tuple(
         Rank(
             chunks=held,
             static=known[held][0],
             cached=known[held][1],
-            messages=messages(schedule, plan.pipeline, rank, local_bytes(entry, shards)),
+            messages=messages(schedule, plan.pipeline, rank, message),
         )
         for rank, held in enumerate(placed)
     )

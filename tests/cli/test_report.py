@@ -202,6 +202,17 @@ def test_the_commands_of_pictures_draw_the_same_picture(k25: Path, tmp_path: Pat
         assert target.read_bytes() == (k25 / picture["file"]).read_bytes()
 
 
+def test_a_title_too_long_for_a_picture_is_cut_as_the_command_cuts_it(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text("llama-3.1-70b").replace("title: Llama 3.1 70B", "title: " + "Long " * 11 + "70B"))
+    out = tmp_path / "out"
+    assert report(out, str(mine)).code == 0
+    (picture,) = sections(out, "llama-3.1-70b")["kv"]["pictures"]
+    words = [str(mine) if word == "mine.yaml" else word for word in shlex.split(picture["command"])]
+    assert run(*words[1:], "-o", str(tmp_path / "x.svg")).code == 0
+    assert (tmp_path / "x.svg").read_bytes() == (out / picture["file"]).read_bytes()
+
+
 def test_nothing_in_a_report_depends_on_the_day_the_version_or_the_folder(k25: Path, tmp_path: Path) -> None:
     (tmp_path / "k25.crosscheck.json").write_bytes((k25 / "k25.crosscheck.json").read_bytes())
     names = ("k25.yaml", "plans/k2-pretrain.yaml", "hardware/h200.yaml")

@@ -41,7 +41,7 @@ def test_each_section_of_a_bundled_spec_names_its_source(name: str) -> None:
 def test_a_path_is_taken_as_it_is_and_a_name_is_looked_up(tmp_path: Path) -> None:
     assert find("some/where.yaml") == Path("some/where.yaml")
     assert find("k25").name == "k25.yaml"
-    assert find("h100", "hardware", "GPU").parent.name == "hardware"
+    assert find("h100", "hardware").parent.name == "hardware"
 
 
 def test_a_near_miss_of_a_name_is_the_hint() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archcalc.calc.weights import stored_rows
-from archcalc.documents.paths import weight_path
+from archcalc.documents.paths import weight_where
 from archcalc.documents.weights import storage_named, weights
 from archcalc.errors import InputError, SpecError
 from archcalc.files.loader import load_spec, parse
@@ -46,7 +46,10 @@ def stored(spec: Spec) -> dict[str, list[tuple[str, str, int]]]:
     """By folded path: the tensors of one matrix (suffix, dtype) with the bytes of all copies."""
     tape = spec.trace(Workload())
     rows = stored_rows(tape, release(spec.storage), second_copies(spec.storage, tape))
-    return {weight_path(r.weight): [(t.suffix, t.dtype, r.weight.copies * t.nbytes) for t in r.tensors] for r in rows}
+    return {
+        weight_where(r.weight)["path"]: [(t.suffix, t.dtype, r.weight.copies * t.nbytes) for t in r.tensors]
+        for r in rows
+    }
 
 
 def bytes_of(spec: Spec, piece: str) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -90,7 +90,11 @@ class Model(NamedTuple):
 
 def models(arguments: Iterable[str]) -> list[Model]:
     """Specs by path or bundled name, each once; where two are named alike, the argument stands with them."""
-    loaded = {argument: load_spec(argument) for argument in arguments}
+    return named({argument: load_spec(argument) for argument in arguments})
+
+
+def named(loaded: Mapping[str, Spec]) -> list[Model]:
+    """The same of specs that are there, by what they were asked for as."""
     names = [spec.name for spec in loaded.values()]
     titles = [_short(spec.title) for spec in loaded.values()]
     return [

@@ -15,6 +15,7 @@ from archcalc.hardware import Hardware, load_hardware
 from archcalc.training.load import load_plan
 from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.plan import Plan
+from archcalc.training.run import Run
 from archcalc.units import format_int
 
 LAYERS = (
@@ -83,9 +84,9 @@ class Training(NamedTuple):
         """The plan with sequences of another length, in as many tokens a step. Raises InputError."""
         return load_plan(self.argument, (*self.overrides, f"batch.seq={seq}"))
 
-    def ranks(self, plan: Plan) -> list[RankMemory]:
-        """Every pipeline rank. Raises InputError where model and plan don't fit each other."""
-        return training_memory(run_of(self.model.spec, plan))
+    def run(self, plan: Plan) -> Run:
+        """A plan on the model. Raises InputError where they don't fit each other."""
+        return run_of(self.model.spec, plan)
 
     def row(self, memory: RankMemory) -> dict[str, Any]:
         """One rank as a row."""
@@ -157,13 +158,13 @@ def _figure(found: Sequence[Training], *, notes: Sequence[str] = (), **words: An
         inputs={"set": list(found[0].overrides)},
         assumptions=list(dict.fromkeys(f"{t.label}: {path}" for t in found for path in t.plan.assumed)),
         conventions=CONVENTIONS,
-        notes=[*notes, *dict.fromkeys(note for t in found for note in run_padding(run_of(t.model.spec, t.plan)))],
+        notes=[*notes, *dict.fromkeys(note for t in found for note in run_padding(t.run(t.plan)))],
         **words,
     )
 
 
 def _of_ranks(training: Training) -> Series:
-    ranks = training.ranks(training.plan)
+    ranks = training_memory(training.run(training.plan))
     top, limit = worst(ranks), training.limit
     fits = "fits" if top.peak <= limit.value else "does not fit"
     return series(
@@ -177,12 +178,12 @@ def _of_ranks(training: Training) -> Series:
 
 def _of_lengths(training: Training, over: Range) -> tuple[Series, list[str]]:
     """The worst rank at each length, and a note on each length that the plan can't have."""
-    training.ranks(training.plan)
+    training.run(training.plan)  # a plan that fits at no length is refused for its own reason
     rows: dict[int, dict[str, Any]] = {}
     refused: dict[int, InputError] = {}
     for seq in over.points():
         try:
-            rows[seq] = {**training.row(worst(training.ranks(training.at(seq)))), "path": seq}
+            rows[seq] = {**training.row(worst(training_memory(training.run(training.at(seq))))), "path": seq}
         except InputError as error:
             refused[seq] = error
     if not rows:
