@@ -267,7 +267,7 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
     },
     "hardware": {
         "h800": (
-            bundled("hardware", "h800"),
+            bundled("hardware", "h800") | {"host": {"memory_bytes": "1TiB", "memory_bandwidth": 400_000_000_000}},
             ("serve k25 --gpu {} --gpus 16", "train latent.yaml --plan pipelined.yaml --set hardware={}"),
         )
     },
@@ -398,6 +398,7 @@ def others(annotation: Any, value: Any) -> Iterator[Any]:
 TWIN = "the torch twin, which computes with it"
 TIME = "roofline and training time, to come"
 LISTS = "the lists of files of this kind, to come (`specs --kind`)"
+OPTIONS = "read by serve --price / --offload-experts"
 PEOPLE = "who checks a figure of the file"
 EXEMPT = {
     "spec *_eps": TWIN,
@@ -414,6 +415,8 @@ EXEMPT = {
     "hardware peak_flops.tfloat32": TIME,
     "hardware links.n*": TIME,
     "hardware memory_bytes": LISTS,
+    "hardware price_per_hour": OPTIONS,
+    "hardware host.*": OPTIONS,
     "engine title": LISTS,
     "plan title": LISTS,
     "[!s]* sources": PEOPLE,

@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from archcalc.errors import InputError, Problem, SpecError, did_you_mean, show_value
-from archcalc.files.loader import NOUNS, bundled_names, validate
+from archcalc.errors import InputError, Problem, SpecError, show_value
+from archcalc.files.loader import NOUNS, bundled_names, name_hint, validate
 from archcalc.files.model import Text
 from archcalc.files.yaml_loader import Document, load, read
 from archcalc.section import Section
@@ -79,5 +79,5 @@ def _unknown(name: str, entry: Carried, folder: Path, document: Document) -> Ite
                     f"no bundled {NOUNS[of]} is named {show_value(word)}, and there is no such file from {folder}",
                     ("books", name, key, n),
                     value=word,
-                    hint=did_you_mean(word, names) or f"bundled: {', '.join(names)}; or give a path from this folder",
+                    hint=name_hint(word, of, "a path from this folder"),
                 )

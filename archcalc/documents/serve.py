@@ -298,7 +298,8 @@ def _assumptions(asked: Question, best: Sequence[tuple[Hardware, Serving]]) -> l
         for line, names in constants.items()
     ]
     kept = [line for line in engine.assumed if load.overhead is None or not line.startswith(OVERHEAD_KEYS)]
-    about = [f"{h.name}: {line}" for h, _ in best for line in h.assumed if line.startswith("memory_")]
+    about = [f"{h.name}: {line}" for h, _ in best for line in h.assumptions if line.startswith("memory_")]
+    about += [f"{h.name}: {line}" for h, s in best for line in h.defaults if "devices" in line and s.where.devices > 1]
     return [*lines, *(f"{engine.name}: {line}" for line in kept), *about]
 
 

@@ -119,7 +119,11 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
         quantities=train_quantities(run, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes},
         rows=Table("rows", "every pipeline rank at its worst moment", COLUMNS, [rank_row(r) for r in ranks]),
         tables=tables,
-        assumptions=[*_assumed(plan), *_unlisted(plan)],
+        assumptions=[
+            *_assumed(plan),
+            *_unlisted(plan),
+            *(f"{hardware.name}: {line}" for line in hardware.defaults if line.startswith("memory_") or need),
+        ],
         conventions=(
             "peak = (weights + gradients + optimizer + buffers + activations alive + transient + fixed)"
             " / allocator efficiency.",

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from archcalc.errors import InputError, RetiredKey, SpecError, did_you_mean, show_value
+from archcalc.files.gpu_names import FILE_HINT, same_gpu
 from archcalc.files.model import Spec
 from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, problems_from_pydantic, read
 
@@ -51,9 +52,26 @@ def find(argument: str, kind: str = "") -> Path:
         return bundled_dir() / kind / f"{argument}.yaml"
     if argument and os.path.exists(argument):  # a folder says so when it is read; a pipe can be read
         return Path(argument)
-    hint = did_you_mean(argument, names) or f"bundled: {', '.join(names)}; or give a path"
     shown = show_value(argument, limit=80)
-    raise InputError(f"no file and no bundled {NOUNS[kind]} is named {shown}", value=argument, hint=hint)
+    message = f"no file and no bundled {NOUNS[kind]} is named {shown}"
+    raise InputError(message, value=argument, hint=name_hint(argument, kind, "a path"))
+
+
+def name_hint(argument: str, kind: str, path: str) -> str:
+    """What an unknown name of a bundled file probably means, or else what there is and that `path` will do."""
+    names = bundled_names(kind)
+    if kind != "hardware":
+        return did_you_mean(argument, names) or f"bundled: {', '.join(names)}; or give {path}"
+    meant = same_gpu(argument, {name: _title(bundled_dir() / kind / f"{name}.yaml") for name in names})
+    if meant is not None:
+        return f"did you mean {meant}?"
+    return f"bundled: {', '.join(names)}; or give {path} to a file: {FILE_HINT}"
+
+
+def _title(path: Path) -> str:
+    """The title of a bundled file, which stands on a line of its own."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((line.removeprefix("title:").strip() for line in lines if line.startswith("title:")), "")
 
 
 def load_spec(argument: str) -> Spec:

@@ -34,14 +34,21 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
             value=hardware.name,
             hint="add peak_flops.bfloat16 to the hardware file, or set activations.offload=none",
         )
+    links = hardware.links
+    if links is None:
+        raise InputError(
+            f"{hardware.name} has no links, which say how long the copies take",
+            value=hardware.name,
+            hint="add links.pcie_bytes_per_s and the other links to the hardware file, or set activations.offload=none",
+        )
     compute = flops / (run.shards.tp * run.shards.cp) / (peak * run.utilization)
-    copy = size / hardware.links.pcie_bytes_per_s
+    copy = size / links.pcie_bytes_per_s
     per_node = hardware.devices_per_node * r.offloaded
     rows = [
         ("host memory of one GPU", r.offloaded / 1e9, "GB"),
         ("host memory of a node", per_node / 1e9, "GB"),
         ("copied out, and back, a chunk", size / 1e9, "GB"),
-        ("PCIe bandwidth, one direction", hardware.links.pcie_bytes_per_s / 1e9, "GB/s"),
+        ("PCIe bandwidth, one direction", links.pcie_bytes_per_s / 1e9, "GB/s"),
         ("time of one copy", copy * 1e3, "ms"),
         ("compute of a chunk, forward and backward", compute * 1e3, "ms"),
         ("bandwidth needed to hide it", size / compute / 1e9 if compute else 0.0, "GB/s"),

@@ -215,7 +215,7 @@ REFUSED = {
     "a kind that is slightly wrong": (("trains", "k25"), "did you mean train?"),
     "a spec where the kind belongs": (("k25",), 'no kind of plot is named "k25"'),
     "an unknown spec": (("kv", "k26"), "did you mean k25?"),
-    "an unknown GPU": (("memory", "k25", "--gpu", "h20"), "did you mean h200?"),
+    "an unknown GPU": (("memory", "k25", "--gpu", "H200"), "did you mean h200?"),
     "an unknown cache dtype": (("kv", "k25", "--kv-dtype", "bf16,fp9"), "unknown cache dtype"),
     "no cache dtype": (("kv", "k25", "--kv-dtype", "bf16,"), "unknown cache dtype"),
     "a cache dtype of other attention": (("kv", "llama-3.1-70b", "--kv-dtype", "fp8_ds_mla"), "self_attn keeps key"),

@@ -321,7 +321,7 @@ def test_plans_and_gpus_of_ones_own_are_found_from_the_folder_of_the_file(tmp_pa
     ("entry", "says"),
     [
         ("  k25: {plans: [k2-pretrian]}", 'books.yaml:3:17: error: no bundled plan is named "k2-pretrian"'),
-        ("  x: {gpus: [h100, h20]}", 'books.yaml:3:20: error: no bundled GPU is named "h20"'),
+        ("  x: {gpus: [h100, H200]}", 'books.yaml:3:20: error: no bundled GPU is named "H200"'),
         ("  x: {gpus: [nowhere/gpu.yaml]}", "there is no such file from"),
         ("  x: {gpu: [h100]}", "books.yaml:3:7: error: unknown key `gpu`"),
         ("  x: {plans: k2-pretrain}", "books.yaml:3:14: error: plans must be a list"),

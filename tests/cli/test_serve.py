@@ -132,14 +132,19 @@ def test_auto_says_why_larger_sizes_were_left_out(capsys: Capture) -> None:
 def test_all_gives_a_row_for_every_known_gpu(capsys: Capture) -> None:
     found = report(capsys, "serve", "k25", "--gpu", "all", "--context", "128k")
     counts = {row["path"]: row["gpus"] for row in found["rows"]}
-    assert counts == {"h100": 16, "h800": 16, "a100": 16, "h200": 8, "b200": 4, "mi300x": 4}
+    fewest = {row["path"]: row["gpus"] for row in found["rows"] if row["fits"]}
+    sixteen = ("h100", "h100-nvl", "h100-pcie", "h800", "a100", "gh200", "h20", "rtx-pro-6000")
+    four = ("b200", "b300", "gb200", "gb300", "mi300x", "mi325x", "mi355x")
+    assert fewest == dict.fromkeys(sixteen, 16) | {"h200": 8} | dict.fromkeys(four, 4)
     assert set(counts) == {path.stem for path in (bundled_dir() / "hardware").glob("*.yaml")}
     assert found["quantities"]["serve.fits"] is True
 
 
 def test_all_with_a_count_says_where_it_fits(capsys: Capture) -> None:
     found = report(capsys, "serve", "k25", "--gpu", "all", "--gpus", "8", "--context", "128k")
-    assert {row["path"] for row in found["rows"] if row["fits"]} == {"h200", "b200", "mi300x"}
+    assert {row["path"] for row in found["rows"] if row["fits"]} == {
+        *("h200", "b200", "b300", "gb200", "gb300", "mi300x", "mi325x", "mi355x")
+    }
 
 
 def test_expert_parallelism_over_all_gpus_has_a_word(capsys: Capture) -> None:
@@ -165,7 +170,7 @@ def test_check_exits_0_where_it_fits_and_1_where_not(capsys: Capture) -> None:
     ("more", "message"),
     [
         (("--gpu", "nosuch", "--gpus", "8"), "no bundled GPU is named"),
-        (("--gpu", "h20", "--gpus", "8"), "did you mean h200?"),
+        (("--gpu", "H200", "--gpus", "8"), "did you mean h200?"),
         ((), "no GPU is named"),
         (("--gpu", "h200", "--gpus", "8", "--tp", "7"), "num_attention_heads 64 can't be divided over tp 7"),
         (("--gpu", "h200", "--gpus", "8", "--tp", "4"), "tp 4 x dp 1 does not make 8 GPUs"),

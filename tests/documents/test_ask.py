@@ -115,7 +115,7 @@ def test_a_bundled_file_goes_by_its_name_and_another_by_its_file(tmp_path: Path)
     assert called(str(ROOT / "specs" / "hardware" / "h200.yaml"), "hardware") == "h200"
     assert called(str(tmp_path / "h200.yaml"), "hardware") == "h200.yaml"
     with pytest.raises(InputError, match="no bundled GPU"):
-        called("h20", "hardware")
+        called("h25", "hardware")
 
 
 def test_a_line_is_one_line_that_a_shell_reads_back() -> None:
