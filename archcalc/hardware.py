@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from archcalc.errors import FieldError
 from archcalc.files.loader import bundled_names, find, parse
 from archcalc.files.model import Text
 from archcalc.files.yaml_loader import read
-from archcalc.section import Section, Size
-from archcalc.units import parse_memory
+from archcalc.section import Memory, Section, Size
 
 FOLDER = "hardware"
 PeakDtype = Literal["bfloat16", "float16", "float8", "float4", "int8", "tfloat32", "float32"]
 
 _MEMORY_HINT = "write what programs see, such as memory_visible_bytes: 94.97GiB, or what is sold: memory_bytes: 96GB"
-
-
-def _bytes(value: Any) -> Any:
-    """Text with a unit as bytes; anything else as it is."""
-    return parse_memory(value) if isinstance(value, str) else value
-
-
-Memory = Annotated[
-    Size,
-    BeforeValidator(_bytes),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "exclusiveMinimum": 0, "maximum": 1 << 60},
-                {"type": "string", "pattern": r"^\s*[0-9][0-9_]*(\.[0-9]+)?\s*(([kKmMgGtTpP][iI]?)?[bB])?\s*$"},
-            ]
-        }
-    ),
-]
-"""Bytes, or text such as 96GB or 94.97GiB."""
 
 
 class Links(Section):

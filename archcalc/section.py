@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from archcalc.units import parse_memory
 
 Size = Annotated[int, Field(gt=0, le=1 << 60)]
+
+
+def _bytes(value: Any) -> Any:
+    """Text with a unit as bytes; anything else as it is."""
+    return parse_memory(value) if isinstance(value, str) else value
+
+
+def _memory(least: int) -> Any:
+    integer = {"type": "integer", "minimum": least, "maximum": 1 << 60}
+    text = r"^\s*[0-9][0-9_]*(\.[0-9]+)?\s*(([kKmMgGtTpP][iI]?)?[bB])?\s*$"
+    return (
+        Field(ge=least, le=1 << 60),
+        BeforeValidator(_bytes),
+        WithJsonSchema({"anyOf": [integer, {"type": "string", "pattern": text}]}),
+    )
+
+
+Memory = Annotated[int, *_memory(1)]
+"""Bytes, or text such as 96GB or 94.97GiB."""
+
+Amount = Annotated[int, *_memory(0)]
+"""The same, or nothing."""
 
 
 def _accept_retired(schema: dict[str, Any], section: type[Section]) -> None:

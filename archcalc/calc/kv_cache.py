@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -171,26 +171,29 @@ class SequenceCache:
         return low * unit
 
 
-def sequence_cache(tape: Tape, dtype: str, mesh: Mesh | None = None) -> SequenceCache:
-    """The cache of one sequence: one copy of it, or what the fullest device of a mesh holds.
+def sequence_cache(tape: Tape, dtype: str, mesh: Mesh | None = None, *, mtp: bool = False) -> SequenceCache:
+    """The cache of one sequence: one copy of it, or what the fullest device of a mesh holds; with `mtp` the
+    multi-token-prediction modules' too, on the last stage.
 
-    Heads are divided over TP, key-value heads replicated past their number; layers are divided over PP, first stages
-    taking one more where they don't divide. Raises InputError where heads and TP don't fit, or for a layout that does
+    Heads are divided over TP, key-value heads replicated past their number; layers are divided over PP as `stage_layers`
+    says. Raises InputError where heads and TP don't fit, or for a layout that does
     not know an entry.
     """
     mesh = mesh or Mesh()
     shards = Shards(tp=mesh.tp)
     per_layer: dict[int, dict[Span, int]] = {}
-    for segment, path, cache in _caches(tape):
+    for segment, path, cache in _caches(tape, ("backbone", "mtp") if mtp else ("backbone",)):
         nbytes = _stored(path, cache, dtype, shards)
         _check_dcp(cache, mesh)
         for i in segment.indices:
             held = per_layer.setdefault(i, {})
             held[cache.span] = held.get(cache.span, 0) + nbytes
     depth = sum(segment.count for segment in tape.segments if segment.part == "backbone" and segment.indices)
-    if mesh.pp > depth:
-        raise InputError(f"pp {mesh.pp} is more than the {depth} layers", value=mesh.pp)
-    return SequenceCache(stages=tuple(_stage(per_layer, *ends) for ends in _stages(depth, mesh.pp)), mesh=mesh)
+    ends = stage_layers(depth, mesh.pp)
+    if mtp:  # modules are numbered on from the last layer
+        ends[-1] = (ends[-1][0], max((depth, *(i + 1 for i in per_layer))))
+    stages = tuple(_stage(per_layer, *pair) for pair in ends)
+    return SequenceCache(stages=stages, mesh=mesh)
 
 
 def _check_dcp(cache: Cache, mesh: Mesh) -> None:
@@ -205,10 +208,10 @@ def _check_dcp(cache: Cache, mesh: Mesh) -> None:
             )
 
 
-def _caches(tape: Tape) -> Iterator[tuple[Segment, str, Cache]]:
-    """Every entry of the backbone, with the module that keeps it."""
+def _caches(tape: Tape, parts: Collection[str] = ("backbone",)) -> Iterator[tuple[Segment, str, Cache]]:
+    """Every entry of the backbone, or of the given parts, with the module that keeps it."""
     for segment in tape.segments:
-        for op in segment.ops if segment.part == "backbone" else ():
+        for op in segment.ops if segment.part in parts else ():
             for cache in op.caches:
                 yield segment, op.path.rpartition(".")[0], cache
 
@@ -227,13 +230,19 @@ def _stored(path: str, cache: Cache, dtype: str, shards: Shards) -> int:
     return item.size(local_features(cache.features, shards))
 
 
-def _stages(depth: int, pp: int) -> Iterator[tuple[int, int]]:
-    """First and past-the-last layer of `pp` runs; the first ones are one longer where they don't divide."""
+def stage_layers(depth: int, pp: int) -> list[tuple[int, int]]:
+    """First and past-the-last layer of each of `pp` pipeline stages.
+
+    Where they don't divide, stages before the last take one more, from the last but one on (vLLM,
+    distributed/utils.py, get_pp_indices). Raises InputError for more stages than layers.
+    """
+    if pp > depth:
+        raise InputError(f"pp {pp} is more than the {depth} layers", value=pp)
     size, more = divmod(depth, pp)
     cuts = [0]
     for stage in range(pp):
-        cuts.append(cuts[-1] + size + (stage < more))
-    return pairwise(cuts)
+        cuts.append(cuts[-1] + size + (pp - 1 - more <= stage < pp - 1))
+    return list(pairwise(cuts))
 
 
 def _stage(per_layer: Mapping[int, Mapping[Span, int]], first: int, end: int) -> Stage:

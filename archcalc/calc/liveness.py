@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 
 from archcalc.calc.sharding import TP_AXES, Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
@@ -77,20 +77,31 @@ class _Gradients:
 FLOATS = frozenset({"bfloat16", "float16", "float32"})
 
 
-def forward_peak(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
+def forward_peak(
+    segment: Segment,
+    shards: Shards,
+    kept: Set[Storage],
+    *,
+    entry: bool = False,
+    beside: Callable[[Op], int] = lambda op: 0,
+) -> int:
     """The most bytes of results that nobody keeps alive at once while one copy of a segment runs forward
     [bytes].
 
-    A result lives from the operation that makes it to the last one that uses it.
+    A result lives from the operation that makes it to the last one that uses it; with `entry` the segment's input
+    does so too, from the first on. `beside` is what an operation's kernel takes while it runs.
     """
     last = {storage: i for i, op in enumerate(segment.ops) for storage in op.inputs}
     alive: dict[Storage, int] = {}
+    if entry and segment.entry is not None and segment.entry not in kept:
+        alive[segment.entry] = local_bytes(segment.entry, shards)
+        last.setdefault(segment.entry, 0)
     peak = 0
     for i, op in enumerate(segment.ops):
         for storage in op.outputs[:1]:
             if storage in last and storage not in kept and storage not in alive:
                 alive[storage] = local_bytes(storage, shards)
-        peak = max(peak, sum(alive.values()) + forward_exchange(op, shards))
+        peak = max(peak, sum(alive.values()) + forward_exchange(op, shards) + beside(op))
         for storage in [s for s in alive if last[s] <= i]:
             del alive[storage]
     return peak

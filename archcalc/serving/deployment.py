@@ -1,19 +1,21 @@
-"""What each device of a serving deployment holds of the weights.
+"""How a model is spread over devices, and what each of them holds of the weights.
 
 A weight is divided through the logical axes of its dims; one without such an axis is whole on every device.
 The rules are vLLM's: q_b_proj, kv_b_proj, o_proj, embedding, head, dense and shared feed-forwards over tp
-devices; q_a_proj, kv_a_proj, router and norms whole (models/deepseek_v2.py); routed experts over all
-devices, as whole experts where experts are parallel, by their width otherwise
-(FusedMoEParallelConfig.make).
+devices; q_a_proj, kv_a_proj, router and norms whole (models/deepseek_v2.py); routed experts over the tp · dp devices
+of a stage, as whole experts where experts are parallel, by their width otherwise (FusedMoEParallelConfig.make);
+layers over pipeline stages (distributed/utils.py, get_pp_indices).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Literal, NamedTuple
 
-from archcalc.calc.kv_cache import Mesh
+from archcalc.calc.kv_cache import Mesh, stage_layers
 from archcalc.calc.sharding import Indivisible, Shards, local_weight, padded_weight
 from archcalc.calc.weights import Scheme
 from archcalc.errors import InputError
@@ -33,19 +35,21 @@ HINTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """How one model is spread over tp · dp devices.
+    """How one model is spread over tp · pp · dp devices.
 
     Attributes:
         tp: tensor parallel: heads, feed-forward width and vocabulary divided.
-        dp: attention data parallel: dp groups of tp devices, each with its own sequences and its own copy of
-            all that is no routed expert.
-        ep: expert parallel over the tp · dp devices: each holds n_routed_experts / ep experts, whole where
+        pp: pipeline parallel: layers divided into stages.
+        dp: attention data parallel: dp groups of tp devices in each stage, each with its own sequences and its own copy
+            of all that is no routed expert.
+        ep: expert parallel over the tp · dp devices of a stage: each holds n_routed_experts / ep experts, whole where
             ep is tp · dp, else the (tp · dp / ep)-th part of each. vLLM has 1 and tp · dp only.
         dcp: decode context parallel, within tp.
         vision: the tower divided by tp, or whole on every device.
     """
 
     tp: int = 1
+    pp: int = 1
     dp: int = 1
     ep: int = 1
     dcp: int = 1
@@ -55,9 +59,9 @@ class Deployment:
         self.mesh(1)  # refuses what is below 1, and a dcp that does not divide tp
         if self.ep < 1:
             raise InputError(f"ep must be at least 1, not {self.ep}", value=self.ep)
-        if self.devices % self.ep:
+        if self.group % self.ep:
             raise InputError(
-                f"ep {self.ep} does not divide the {self.devices} devices of tp {self.tp} x dp {self.dp}",
+                f"ep {self.ep} does not divide the {self.group} devices of tp {self.tp} x dp {self.dp}",
                 value=self.ep,
                 hint="--ep all spreads whole experts over all devices",
             )
@@ -65,11 +69,16 @@ class Deployment:
     @property
     def devices(self) -> int:
         """All devices."""
+        return self.group * self.pp
+
+    @property
+    def group(self) -> int:
+        """The devices of one pipeline stage, which divide its routed experts."""
         return self.tp * self.dp
 
     def mesh(self, block_size: int) -> Mesh:
         """The same spread as the KV cache sees it, with its page size [tokens]."""
-        return Mesh(tp=self.tp, dcp=self.dcp, dp=self.dp, block_size=block_size)
+        return Mesh(tp=self.tp, dcp=self.dcp, pp=self.pp, dp=self.dp, block_size=block_size)
 
     @property
     def shards(self) -> Shards:
@@ -77,7 +86,7 @@ class Deployment:
         return Shards(
             tp=self.tp,
             ep=self.ep,
-            etp=self.devices // self.ep,
+            etp=self.group // self.ep,
             etp_name="tp x dp" if self.ep == 1 else "tp x dp / ep",
             tower=self.tp if self.vision == "sharded" else 1,
             vocab_multiple=VOCAB_PADDING,
@@ -88,53 +97,6 @@ VOCAB_PADDING = 64
 """Engines pad the vocabulary to a multiple of this before they divide it (vLLM, model_executor/layers/
 vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE; SGLang has the same); here only where tp does not divide it."""
 
-MOST_TP = 64
-"""The largest tensor-parallel size that is tried."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """What was asked for: a deployment with some of its sizes left open.
-
-    Attributes:
-        gpus: devices, or None for the fewest that fit.
-        tp: tensor parallel, or None for what `gpus` and `dp` leave.
-        ep: expert parallel, or None for all devices.
-        dp, dcp, vision: as in Deployment.
-    """
-
-    gpus: int | None = None
-    tp: int | None = None
-    dp: int = 1
-    ep: int | None = 1
-    dcp: int = 1
-    vision: Vision = "sharded"
-
-    def __post_init__(self) -> None:
-        for name in ("gpus", "tp", "dp", "ep", "dcp"):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise InputError(f"{name} must be at least 1, not {size}", value=size)
-
-    def sizes(self) -> list[int]:
-        """Tensor-parallel sizes to try, smallest first. Raises InputError where counts disagree."""
-        if self.gpus is None:
-            return [1 << n for n in range(MOST_TP.bit_length())] if self.tp is None else [self.tp]
-        tp = self.gpus // self.dp if self.tp is None else self.tp
-        if tp * self.dp != self.gpus:
-            spread = f"dp {self.dp}" if self.tp is None else f"tp {self.tp} x dp {self.dp}"
-            raise InputError(
-                f"{spread} does not make {self.gpus} GPUs",
-                value=self.gpus,
-                hint="gpus is tp x dp: leave one out",
-            )
-        return [tp]
-
-    def at(self, tp: int) -> Deployment:
-        """The deployment at one tensor-parallel size. Raises InputError."""
-        ep = tp * self.dp if self.ep is None else self.ep
-        return Deployment(tp=tp, dp=self.dp, ep=ep, dcp=self.dcp, vision=self.vision)
-
 
 class HeldWeight(NamedTuple):
     """One weight: all its bytes, and those on each device [bytes]."""
@@ -144,17 +106,58 @@ class HeldWeight(NamedTuple):
     held: int
 
 
-def held_weights(tape: Tape, scheme: Scheme, where: Deployment, *, language_only: bool = False) -> list[HeldWeight]:
-    """Every loaded weight and buffer, in forward order. Multi-token-prediction modules are not loaded.
+def loaded_weights(tape: Tape, scheme: Scheme, *, language_only: bool = False, mtp: bool = False) -> list[Weight]:
+    """Every weight and buffer that an engine loads, those divided whose layers are stored differently, in forward
+    order. Multi-token-prediction modules are loaded on request."""
+    unloaded = {*(() if mtp else ("mtp",)), *(("vision", "projector") if language_only else ())}
+    return scheme.split(w for w in tape.weights() if w.part not in unloaded)
+
+
+def stage_weights(weights: Iterable[Weight], tape: Tape, stage: range, depth: int) -> list[Weight]:
+    """Those of a pipeline stage that holds the layers of `stage` out of `depth`.
+
+    What comes before the layers, tower and projector among it, is on the first stage; what comes after them on the
+    last; a tied embedding on both.
+    """
+    used: dict[int, list[bool]] = {}
+    behind = False
+    for segment in tape.segments:
+        inside = segment.part == "backbone" and bool(segment.indices)
+        behind = behind or inside
+        for op in segment.ops:
+            for w in op.weights:
+                if not inside:
+                    used.setdefault(id(w), []).append(behind)
+    held = []
+    for w in weights:
+        layers = tuple(i for i in w.indices if i in stage)
+        if w.part == "backbone" and w.indices:
+            held += [w.replace(indices=layers)] if layers else []
+        else:
+            ends = used.get(id(w), [w.part == "mtp"])
+            if (stage.start == 0 and not all(ends)) or (stage.stop == depth and any(ends)):
+                held.append(w)
+    return held
+
+
+def held_weights(weights: Iterable[Weight], scheme: Scheme, where: Deployment) -> list[HeldWeight]:
+    """The weights with what each device holds of them, in their order.
 
     Raises:
-        InputError: an axis or a quantized storage that can't be divided, or ep without experts.
+        InputError: an axis or a quantized storage that can't be divided.
     """
-    unloaded = ("mtp", "vision", "projector") if language_only else ("mtp",)
-    weights = scheme.split(w for w in tape.weights() if w.part not in unloaded)
+    return list(map(partial(_held, scheme=scheme, shards=where.shards), weights))
+
+
+def check_experts(weights: Iterable[Weight], where: Deployment) -> None:
+    """Raises InputError for expert parallelism without experts."""
     if where.ep > 1 and not any(d.axis == "experts" for w in weights for d in w.stack):
         raise InputError("ep needs routed experts, and this model has none", value=where.ep, hint="leave out --ep")
-    return [_held(w, scheme, where.shards) for w in weights]
+
+
+def stages(depth: int, where: Deployment) -> list[range]:
+    """The layers of each pipeline stage. Raises InputError for more stages than layers."""
+    return [range(first, end) for first, end in stage_layers(depth, where.pp)]
 
 
 def _held(w: Weight, scheme: Scheme, shards: Shards) -> HeldWeight:

@@ -1,52 +1,238 @@
-"""Engine profiles: the constants of a serving engine, each with its source or listed as assumed."""
+"""Engine profiles: how a serving engine divides a device's memory, each constant with its source and its range."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
+from archcalc.errors import FieldError, InputError
 from archcalc.files.loader import find, parse
 from archcalc.files.model import Text
 from archcalc.files.yaml_loader import read
 from archcalc.hardware import Hardware
-from archcalc.section import Section, Size
+from archcalc.section import Amount, Memory, Section, Size
 from archcalc.serving.deployment import Vision
 
 FOLDER = "engines"
 Share = Annotated[float, Field(gt=0, le=1)]
+Sampler = Literal["torch", "flashinfer"]
+MoeKernel = Literal["separate", "fused_experts", "modular"]
+
+
+class Bounds(NamedTuple):
+    """The least and the most that a term takes, by the sources [bytes]."""
+
+    low: int
+    high: int
+
+    @property
+    def middle(self) -> int:
+        """What a verdict is decided at."""
+        return (self.low + self.high) // 2
+
+    def __add__(self, other: Bounds) -> Bounds:  # type: ignore[override]
+        return Bounds(self.low + other.low, self.high + other.high)
+
+
+def _range(pair: list[int]) -> list[int]:
+    if pair[0] > pair[1]:
+        raise InputError(f"the range runs backwards: {pair[0]:,} is more than {pair[1]:,}", value=pair)
+    return pair
+
+
+Pair = Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
+MemoryPair = Annotated[list[Amount], Field(min_length=2, max_length=2)]
+
+
+class DeviceClass(Section):
+    """What the engine chooses on devices of a size.
+
+    Attributes:
+        memory_from: visible memory from which this holds [bytes]; always where it is left out.
+        never: words in the names of devices that it does not hold for, whatever their memory.
+        max_num_batched_tokens: tokens of one step.
+        max_num_seqs: sequences of one step.
+    """
+
+    memory_from: Memory | None = None
+    never: list[Text] = Field(default_factory=list)
+    max_num_batched_tokens: Size
+    max_num_seqs: Size
+
+    def holds(self, hardware: Hardware) -> bool:
+        """Whether a device belongs to this class."""
+        large = self.memory_from is None or hardware.memory_visible_bytes >= self.memory_from
+        return large and not hardware.is_named(self.never)
+
+
+class FusedAllReduce(Section):
+    """The workspace of a kernel that fuses all-reduce and norm, in compiled models of one tensor-parallel group.
+
+    Attributes:
+        bytes: what it takes [bytes].
+        never: words in the names of devices that have no such kernel.
+    """
+
+    bytes: MemoryPair
+    never: list[Text]
+
+    @field_validator("bytes")
+    @classmethod
+    def _ordered(cls, pair: list[int]) -> list[int]:
+        return _range(pair)
+
+
+class NonTorch(Section):
+    """Memory outside torch's allocator by how devices are linked: contexts, NCCL, communication buffers [bytes].
+
+    Attributes:
+        one_device: where no other shares its layers.
+        pcie, nvlink: where others do, by the faster link between them.
+        fused_all_reduce: on top of `nvlink`.
+    """
+
+    one_device: MemoryPair
+    pcie: MemoryPair
+    nvlink: MemoryPair
+    fused_all_reduce: FusedAllReduce | None = None
+
+    @field_validator("one_device", "pcie", "nvlink")
+    @classmethod
+    def _ordered(cls, pair: list[int]) -> list[int]:
+        return _range(pair)
+
+
+class Sampling(Section):
+    """What the sampler takes for each of max_num_seqs x vocabulary logits [bytes].
+
+    Attributes:
+        default: the sampler that this engine runs unless it is told otherwise.
+        torch: with torch's sort; `torch_few` below 128 sequences, where it sorts in another way.
+        flashinfer: with FlashInfer's or Triton's kernels, which do not sort.
+    """
+
+    default: Sampler
+    torch: Pair
+    torch_few: Pair
+    flashinfer: Pair
+
+    @field_validator("torch", "torch_few", "flashinfer")
+    @classmethod
+    def _ordered(cls, pair: list[int]) -> list[int]:
+        return _range(pair)
+
+    def per_logit(self, sampler: Sampler, sequences: int) -> Bounds:
+        """The range for a number of sequences."""
+        if sampler == "flashinfer":
+            return Bounds(*self.flashinfer)
+        return Bounds(*(self.torch_few if sequences < SEGMENTED_SORT_ROWS else self.torch))
+
+
+SEGMENTED_SORT_ROWS = 128
+"""Rows from which torch sorts all of them at once (ATen, native/cuda/SortStable.cu)."""
+
+
+class MoeKernels(Section):
+    """The kernels of routed experts by how these are stored; two names where versions or backends differ.
+
+    `fused_experts` holds a cache of max(2·I, H) and one of I elements for each routed row (vLLM,
+    fused_moe.py and marlin_moe.py); `separate` 2·I, I and H (before pull request 13625); `modular` max(I, H)
+    and max(2·I, H), which it keeps from the first layer on (modular_kernel.py, workspace_shapes). I: an expert's
+    width on the device, H: the hidden size.
+
+    Attributes:
+        unquantized, float8, packed: by the dtype that experts are stored in; packed: integers of fewer bits.
+        chunk_tokens: tokens that `fused_experts` and `separate` take at a time, except of packed experts.
+    """
+
+    unquantized: list[MoeKernel] = Field(min_length=1, max_length=2)
+    float8: list[MoeKernel] = Field(min_length=1, max_length=2)
+    packed: list[MoeKernel] = Field(min_length=1, max_length=2)
+    chunk_tokens: Size | None = None
 
 
 class Activation(Section):
-    """What a profile run takes at its peak, and how many tokens and sequences a step holds.
+    """What one step takes beside the tensors of the forward pass.
 
     Attributes:
-        max_num_batched_tokens: tokens of one step on large devices; `_small` on all others.
-        max_num_seqs: sequences of one step on large devices; `_small` on all others.
-        large_memory_bytes: visible memory from which a device counts as large [bytes].
-        never_large: hardware names that count as small whatever their memory.
-        bytes_per_token: peak of the profile run over its tokens [bytes].
+        moe_kernels: of routed experts.
+        sampler: bytes for each logit.
+        latent_tokens: tokens of latents that the engine expands at once where attention is MLA; 0: none.
+        encoder: whether the vision tower runs on its largest inputs before the pool is sized.
     """
 
-    max_num_batched_tokens: Size
-    max_num_batched_tokens_small: Size
-    max_num_seqs: Size
-    max_num_seqs_small: Size
-    large_memory_bytes: Size
-    never_large: list[Text]
-    bytes_per_token: NonNegativeInt
+    retired: ClassVar[frozenset[str]] = frozenset(
+        {
+            "max_num_batched_tokens",
+            "max_num_batched_tokens_small",
+            "max_num_seqs",
+            "max_num_seqs_small",
+            "large_memory_bytes",
+            "never_large",
+            "bytes_per_token",
+        }
+    )
+    moe_kernels: MoeKernels
+    sampler: Sampling
+    latent_tokens: NonNegativeInt
+    encoder: bool
 
-    def large(self, hardware: Hardware) -> bool:
-        """Whether the engine picks its larger defaults on this device."""
-        return hardware.memory_visible_bytes >= self.large_memory_bytes and hardware.name not in self.never_large
 
-    def batched_tokens(self, hardware: Hardware) -> int:
-        """Tokens of one step, by default [tokens]."""
-        return self.max_num_batched_tokens if self.large(hardware) else self.max_num_batched_tokens_small
+class CudaGraphs(Section):
+    """Captured graphs.
 
-    def sequences(self, hardware: Hardware) -> int:
-        """Sequences of one step, by default."""
-        return self.max_num_seqs if self.large(hardware) else self.max_num_seqs_small
+    Attributes:
+        inside_utilization: whether they count against the engine's share or come on top of it.
+        fixed_bytes: taken whatever the model [bytes].
+        bytes_per_layer: of one captured size and one layer [bytes].
+        largest: the largest size that is captured [sequences]; above 16 every 8th, above 256 every 16th.
+        twice: whether sizes that hold max_num_seqs sequences are captured a second time, attention included.
+    """
+
+    inside_utilization: bool
+    fixed_bytes: MemoryPair
+    bytes_per_layer: MemoryPair
+    largest: Size
+    twice: bool
+
+    @field_validator("fixed_bytes", "bytes_per_layer")
+    @classmethod
+    def _ordered(cls, pair: list[int]) -> list[int]:
+        return _range(pair)
+
+    def captured(self, sequences: int) -> int:
+        """How many graphs are captured: sizes 1, 2, 4, every 8th to 256, every 16th above (vLLM, config/vllm.py,
+        _set_cudagraph_sizes), to twice max_num_seqs at most."""
+        most = min(2 * sequences, self.largest)
+        sizes = [1, 2, 4, *range(8, 257, 8), *range(272, self.largest + 1, 16)]
+        held = [size for size in sizes if size <= most]
+        return len(held) + (sum(size <= sequences for size in held) if self.twice else 0)
+
+    def bounds(self, sequences: int, layers: int) -> Bounds:
+        """Graphs of a model's layers [bytes]."""
+        count = self.captured(sequences) * layers
+        return Bounds(*(f + count * n for f, n in zip(self.fixed_bytes, self.bytes_per_layer, strict=True)))
+
+
+class Reserve(Section):
+    """What a default share of the memory leaves to activations and graphs (SGLang, server_args.py,
+    _handle_gpu_memory_settings) [bytes].
+
+    Attributes:
+        fixed: always.
+        per_batched_token: for each token of a step.
+        per_device: for each of tp x pp devices.
+        per_sequence: for each sequence of the largest graph.
+        least: at least so much, on devices of `least_from` bytes and more.
+    """
+
+    fixed: Amount
+    per_batched_token: Amount
+    per_device: Amount
+    per_sequence: Amount
+    least: Amount
+    least_from: Amount
 
 
 class TensorParallel(Section):
@@ -64,29 +250,68 @@ class Engine(Section):
     """How a serving engine divides a device's memory.
 
     Attributes:
-        utilization: share of the visible memory that the engine uses, by default.
-        cuda_graphs_inside_utilization: whether CUDA graphs count against that share or come on top of it.
+        share_of: what `utilization` is a share of: the `visible` memory, of which overhead is taken; or what is `free`
+            before weights are loaded, where weights and cache alone count against it.
+        utilization: the share by default; None where `reserve` says what it leaves.
+        reserve: what the default share leaves, where that follows from device and step.
         block_size: tokens of a cache page; `block_size_mla` for multi-head latent attention.
-        non_torch_bytes: contexts and communication buffers; `_one_device` where there is no other [bytes].
-        cuda_graph_bytes: captured graphs [bytes].
+        hybrid_groups: whether layers that cache by different spans share pages in groups of equal numbers of layers.
+        devices: defaults by device, the first that holds.
+        whole_prompts: whether a step holds a prompt of the whole context where that is longer than its tokens, up to
+            `chunked_from` tokens of context (V0 without chunked prefill).
+        chunked_from: context above which prompts are cut into steps.
+        absorbed_copies: whether MLA's up-projection is kept a second time: `always`, where it is stored `quantized`, or
+            `never`.
+        non_torch_bytes: by how devices are linked.
+        cuda_graphs: captured graphs.
+        activation: one step.
         assumed: what the constants rest on, each as `key: why`.
     """
 
-    retired: ClassVar[frozenset[str]] = frozenset({"kv_cache_dtypes", "fp8_ds_mla_bytes_per_layer", "measured"})
+    retired: ClassVar[frozenset[str]] = frozenset(
+        {
+            "kv_cache_dtypes",
+            "fp8_ds_mla_bytes_per_layer",
+            "measured",
+            "cuda_graphs_inside_utilization",
+            "cuda_graph_bytes",
+            "non_torch_bytes_one_device",
+        }
+    )
     kind: Literal["engine"]
     name: Text
     title: Text
     sources: dict[str, Text]
-    utilization: Share
-    cuda_graphs_inside_utilization: bool
+    share_of: Literal["visible", "free"]
+    utilization: Share | None = None
+    reserve: Reserve | None = None
     block_size: Size
     block_size_mla: Size
-    non_torch_bytes: NonNegativeInt
-    non_torch_bytes_one_device: NonNegativeInt
-    cuda_graph_bytes: NonNegativeInt
+    hybrid_groups: bool
+    devices: Annotated[list[DeviceClass], Field(min_length=1)]
+    whole_prompts: bool = False
+    chunked_from: Size | None = None
+    absorbed_copies: Literal["always", "quantized", "never"]
+    non_torch_bytes: NonTorch
+    cuda_graphs: CudaGraphs
     activation: Activation
     tensor_parallel: TensorParallel
     assumed: list[Text]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Engine:
+        if (self.utilization is None) == (self.reserve is None):
+            raise FieldError("an engine has either a utilization or a reserve", "utilization", "reserve")
+        last = self.devices[-1]
+        if last.memory_from is not None or last.never:
+            raise FieldError(
+                "the last class of devices must hold for all that are left", ("devices", len(self.devices) - 1)
+            )
+        return self
+
+    def device(self, hardware: Hardware) -> DeviceClass:
+        """The defaults on a device."""
+        return next(c for c in self.devices if c.holds(hardware))
 
 
 def load_engine(name_or_path: str = "vllm") -> Engine:

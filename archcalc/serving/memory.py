@@ -1,214 +1,289 @@
 """Serving memory of one device, as an engine divides it: weights, workspaces, and the rest for the KV cache.
 
-    usable = utilization · visible memory
-    KV cache = max(0, usable - weights - activation workspace - CUDA graphs - non-torch)
+    usable = share · memory (visible, or free before weights are loaded) + what the engine counts outside the share
+    KV cache = max(0, usable - weights - overhead)
 
-(vLLM, v1/worker/gpu_worker.py, determine_available_memory). The terms' constants come from an engine profile.
+(vLLM, v1/worker/gpu_worker.py, determine_available_memory; SGLang, model_executor/model_runner.py,
+profile_max_num_token). The terms of the overhead are in overhead.py, each with a range: the verdict is decided at the
+middle of all ranges, and says what it would be at their ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from archcalc.calc.kv_cache import SequenceCache, cache_rows, sequence_cache
 from archcalc.calc.sharding import Padding, check_heads, paddings
-from archcalc.calc.weights import Scheme
-from archcalc.errors import InputError
 from archcalc.hardware import Hardware
-from archcalc.serving.deployment import Deployment, HeldWeight, held_weights
-from archcalc.serving.engine import Engine
-from archcalc.tape import Tape
+from archcalc.serving.deployment import (
+    Deployment,
+    HeldWeight,
+    check_experts,
+    held_weights,
+    loaded_weights,
+    stage_weights,
+    stages,
+)
+from archcalc.serving.engine import Bounds, Engine
+from archcalc.serving.overhead import Load, Served, Term, step_of, terms
+from archcalc.serving.pools import Pool, pooled
+from archcalc.tape import Span, Tape
 
-
-class Overhead(NamedTuple):
-    """One term beside weights and cache [bytes of each device]."""
-
-    kind: Literal["activation", "cuda_graphs", "non_torch", "given"]
-    nbytes: int
+Word = Literal["fits", "tight", "does not fit"]
+"""`tight`: zero lies between the margins at the two ends of what is assumed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What is to be served, and what the engine is told.
+class Device:
+    """One device of a pipeline stage [bytes].
 
     Attributes:
-        context: tokens of each sequence, prompt and answer.
-        batch: sequences at once.
-        kv_dtype: cache layout.
-        utilization: share of the visible memory to use; None for the profile's.
-        overhead: replaces all overhead terms [bytes of each device].
-        batched_tokens: tokens of one step; None for the profile's.
-        block_size: tokens of a cache page; None for the profile's.
-        language_only: vision tower and projector are not loaded.
-
-    Raises:
-        InputError: a size that is not positive.
+        stage: its layers.
+        weights: every loaded weight with its bytes.
+        terms: what is taken beside weights and cache.
+        visible: memory that programs see.
+        share: the part of it that the engine uses.
+        share_of_free: whether that is of what non-torch memory leaves.
+        sequences: of the load, on one device.
+        cache: of one sequence, by its length.
+        sequence_bytes: the cache of one sequence of the load.
     """
 
-    context: int
-    batch: int = 1
-    kv_dtype: str = "bf16"
-    utilization: float | None = None
-    overhead: int | None = None
-    batched_tokens: int | None = None
-    block_size: int | None = None
-    language_only: bool = False
+    stage: range
+    weights: tuple[HeldWeight, ...]
+    terms: tuple[Term, ...]
+    visible: int
+    share: Fraction
+    share_of_free: bool
+    sequences: int
+    cache: SequenceCache
+    sequence_bytes: int
 
-    def __post_init__(self) -> None:
-        for name in ("context", "batch", "batched_tokens", "block_size"):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise InputError(f"{name.replace('_', ' ')} must be at least 1, not {size}", value=size)
-        if self.utilization is not None and not 0 < self.utilization <= 1:
-            raise InputError(
-                f"utilization must be above 0 and at most 1, not {self.utilization}", value=self.utilization
-            )
-        if self.overhead is not None and self.overhead < 0:
-            raise InputError(f"overhead can't be negative: {self.overhead}", value=self.overhead)
+    @property
+    def weights_bytes(self) -> int:
+        """Weights [bytes]."""
+        return sum(w.held for w in self.weights)
+
+    @property
+    def overhead(self) -> Bounds:
+        """Everything beside weights and cache [bytes]."""
+        return sum((term.bounds for term in self.terms), Bounds(0, 0))
+
+    @property
+    def kv_bytes(self) -> int:
+        """The cache of the load's sequences in whole pages [bytes]."""
+        return self.sequences * self.sequence_bytes
+
+    def usable(self, end: Literal["low", "middle", "high"] = "middle") -> int:
+        """What weights, overhead and cache may take, at one end of what is assumed [bytes]."""
+        at = {term.kind: getattr(term.bounds, end) for term in self.terms}
+        outside = sum(getattr(term.bounds, end) for term in self.terms if term.outside)
+        base = self.visible - (at.get("non_torch", 0) if self.share_of_free else 0)
+        return min(self.visible, int(self.share * base) + outside)
+
+    def room(self, end: Literal["low", "middle", "high"] = "middle") -> int:
+        """What is left for the cache where overhead is at that end; negative where weights don't fit [bytes]."""
+        return self.usable(end) - self.weights_bytes - getattr(self.overhead, end)
+
+    @property
+    def free(self) -> int:
+        """What is left when the load is cached; negative where it does not fit [bytes]."""
+        return self.room() - self.kv_bytes
+
+    @property
+    def margins(self) -> Bounds:
+        """The same at the two ends: where all that is assumed is at its most, and at its least [bytes]."""
+        return Bounds(self.room("high") - self.kv_bytes, self.room("low") - self.kv_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """One deployment's memory, per device [bytes], and what it can serve.
+    """One deployment's memory, per device, and what it can serve.
 
     Attributes:
         where: the deployment.
-        weights: every loaded weight with its bytes.
-        overhead: the terms beside weights and cache.
-        visible: memory that programs see.
-        usable: the engine's share of it.
-        kv_bytes: cache of the load's sequences in whole pages.
-        kv_budget: what weights and overhead leave for the cache.
-        cache: of one sequence on one device, by its length.
+        devices: one of each pipeline stage.
+        load: what is served.
+        pool: how pages are shared between layers.
         padded: sizes that the engine pads so that they divide.
-        max_batch: sequences of the load's context, by memory; None where they cache nothing.
     """
 
     where: Deployment
-    weights: tuple[HeldWeight, ...]
-    overhead: tuple[Overhead, ...]
-    visible: int
-    usable: int
-    kv_bytes: int
-    kv_budget: int
-    cache: SequenceCache
+    devices: tuple[Device, ...]
+    load: Load
+    pool: Pool
     padded: tuple[Padding, ...]
-    max_batch: int | None
+
+    @property
+    def worst(self) -> Device:
+        """The device with the least left."""
+        return min(self.devices, key=lambda device: device.free)
 
     @property
     def block_size(self) -> int:
         """Tokens of a page."""
-        return self.cache.mesh.block_size
+        return self.worst.cache.mesh.block_size
+
+    @property
+    def weights_bytes(self) -> int:
+        """Weights of the worst device [bytes]."""
+        return self.worst.weights_bytes
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Everything beside weights and cache on the worst device, at the middle [bytes]."""
+        return self.usable - self.weights_bytes - self.worst.room()
+
+    @property
+    def usable(self) -> int:
+        """What the worst device may use [bytes]."""
+        return self.worst.usable()
+
+    @property
+    def visible(self) -> int:
+        """Memory that programs see on each device [bytes]."""
+        return self.worst.visible
+
+    @property
+    def kv_bytes(self) -> int:
+        """The load's cache on the worst device [bytes]."""
+        return self.worst.kv_bytes
+
+    @property
+    def kv_budget(self) -> int:
+        """What weights and overhead leave for the cache on the worst device [bytes]."""
+        return max(0, self.worst.room())
+
+    @property
+    def kv_bounds(self) -> Bounds:
+        """The same at the two ends of what is assumed [bytes]."""
+        return Bounds(max(0, self.worst.room("high")), max(0, self.worst.room("low")))
+
+    @property
+    def free(self) -> int:
+        """What is left on the worst device; negative where the load does not fit [bytes]."""
+        return self.worst.free
+
+    @property
+    def fits(self) -> bool:
+        """Whether weights, overhead and the load's cache fit, at the middle of what is assumed."""
+        return self.free >= 0
+
+    @property
+    def word(self) -> Word:
+        """The verdict with what the assumptions can change about it."""
+        low = min(device.margins.low for device in self.devices)
+        high = min(device.margins.high for device in self.devices)
+        return "tight" if low < 0 <= high else "fits" if self.fits else "does not fit"
 
     @property
     def max_context(self) -> int | None:
         """Tokens of one sequence alone, by memory; None where a sequence of any length fits."""
-        return self.cache.longest(self.kv_budget)
+        found = [device.cache.longest(max(0, device.room())) for device in self.devices]
+        return min((n for n in found if n is not None), default=None)
 
     @property
     def max_tokens(self) -> int | None:
-        """Cached tokens of all devices together, a sequence on each; None as `max_context`."""
+        """Cached tokens of all devices together; None where there is no limit.
+
+        Where layers cache by different spans these are tokens of sequences of the load's length, as engines print
+        them (vLLM, v1/core/kv_cache_utils.py, max_concurrency x max_model_len); else of one sequence a group.
+        """
         longest = self.max_context
-        return None if longest is None else longest * self.where.dp
+        if longest is None or not self.pool.hybrid:
+            return None if longest is None else longest * self.where.dp
+        context = self.load.context
+        return min(max(0, d.room()) * context // d.sequence_bytes for d in self.devices) * self.where.dp
 
     @property
-    def weights_bytes(self) -> int:
-        """Weights of one device [bytes]."""
-        return sum(w.held for w in self.weights)
-
-    @property
-    def overhead_bytes(self) -> int:
-        """Everything beside weights and cache [bytes]."""
-        return sum(term.nbytes for term in self.overhead)
-
-    @property
-    def free(self) -> int:
-        """What is left of the usable memory; negative where the load does not fit [bytes]."""
-        return self.usable - self.weights_bytes - self.overhead_bytes - self.kv_bytes
-
-    @property
-    def fits(self) -> bool:
-        """Whether weights, overhead and the load's cache fit."""
-        return self.free >= 0
+    def max_batch(self) -> int | None:
+        """Sequences of the load's context, by memory; None where they cache nothing."""
+        found = [max(0, d.room()) // d.sequence_bytes for d in self.devices if d.sequence_bytes]
+        return min(found) * self.where.dp if found else None
 
 
-def serve(tape: Tape, scheme: Scheme, hardware: Hardware, engine: Engine, where: Deployment, load: Load) -> Serving:
-    """The memory of one deployment.
+def serve(
+    served: Served, hardware: Hardware, engine: Engine, where: Deployment, load: Load, draft: Served | None = None
+) -> Serving:
+    """The memory of one deployment. `draft` is a smaller model that proposes tokens.
 
     Raises:
         InputError: what can't be divided over the devices, or a cache dtype that does not fit.
     """
+    tape, scheme = served.tape, served.scheme
     check_heads(tape, where.tp)
-    weights = tuple(held_weights(tape, scheme, where, language_only=load.language_only))
-    terms = overhead_terms(engine, hardware, where.devices, load)
-    usable = usable_bytes(engine, hardware, terms, load)
-    budget = max(0, usable - sum(w.held for w in weights) - sum(term.nbytes for term in terms))
-    cache = sequence_cache(tape, load.kv_dtype, where.mesh(load.block_size or page_size(tape, engine)))
-    sequence = cache.at(load.context)
-    return Serving(
-        where=where,
-        weights=weights,
-        overhead=terms,
-        visible=hardware.memory_visible_bytes,
-        usable=usable,
-        kv_bytes=-(-load.batch // where.dp) * sequence,
-        kv_budget=budget,
-        cache=cache,
-        padded=tuple(paddings((w.weight for w in weights), where.shards)),
-        max_batch=budget // sequence * where.dp if sequence else None,
-    )
+    loaded = loaded_weights(tape, scheme, language_only=load.language_only)
+    check_experts(loaded, where)
+    depth = sum(segment.count for segment in tape.segments if segment.part == "backbone" and segment.indices)
+    mesh = where.mesh(load.block_size or page_size(tape, engine))
+    cache = sequence_cache(tape, load.kv_dtype, mesh, mtp=load.mtp)
+    share = share_of(engine, hardware, where, load)
+    tokens = step_of(engine, hardware, load).tokens
+    devices, pool = [], Pool()
+    for stage, kept in zip(stages(depth, where), cache.stages, strict=True):
+        weights = stage_weights(loaded, tape, stage, depth)
+        found = [*terms(served, engine, hardware, where, load, stage, depth)]
+        mine = replace(cache, stages=(kept,))
+        mine, pool = pooled(mine, layers_by_span(tape, stage), engine, tokens)
+        if draft is not None and stage.stop == depth:
+            mine, nbytes = _drafted(mine, draft, where, load)
+            found.append(Term("draft", Bounds(nbytes, nbytes)))
+        devices.append(
+            Device(
+                stage=stage,
+                weights=tuple(held_weights(weights, scheme, where)),
+                terms=tuple(found),
+                visible=hardware.memory_visible_bytes,
+                share=share,
+                share_of_free=engine.share_of == "free" and load.overhead is None,
+                sequences=-(-load.batch // where.dp),
+                cache=mine,
+                sequence_bytes=mine.at(load.context),
+            )
+        )
+    padded = paddings((w.weight for d in devices for w in d.weights), where.shards)
+    return Serving(where=where, devices=tuple(devices), load=load, pool=pool, padded=tuple(padded))
 
 
-def overhead_terms(engine: Engine, hardware: Hardware, devices: int, load: Load) -> tuple[Overhead, ...]:
-    """Activation workspace, CUDA graphs and non-torch memory of one device, or the load's own sum of them."""
-    if load.overhead is not None:
-        return (Overhead("given", load.overhead),)
-    tokens = load.batched_tokens or engine.activation.batched_tokens(hardware)
-    alone = devices == 1
-    return (
-        Overhead("activation", tokens * engine.activation.bytes_per_token),
-        Overhead("cuda_graphs", engine.cuda_graph_bytes),
-        Overhead("non_torch", engine.non_torch_bytes_one_device if alone else engine.non_torch_bytes),
-    )
+def _drafted(cache: SequenceCache, draft: Served, where: Deployment, load: Load) -> tuple[SequenceCache, int]:
+    """A cache with a draft model's layers beside it, and the draft's weights on one device [bytes]."""
+    check_heads(draft.tape, where.tp)
+    own = held_weights(loaded_weights(draft.tape, draft.scheme, language_only=True), draft.scheme, replace(where, ep=1))
+    mesh = replace(cache.mesh, pp=1)
+    (more,) = sequence_cache(draft.tape, load.kv_dtype, mesh).stages
+    return replace(cache, stages=((*cache.stages[0], *more),)), sum(w.held for w in own)
 
 
-def usable_bytes(engine: Engine, hardware: Hardware, terms: tuple[Overhead, ...], load: Load) -> int:
-    """The engine's share of a device's memory [bytes], and CUDA graphs where they come on top of it."""
-    share = engine.utilization if load.utilization is None else load.utilization
-    usable = int(Fraction(str(share)) * hardware.memory_visible_bytes)
-    if engine.cuda_graphs_inside_utilization:
-        return usable
-    graphs = sum(term.nbytes for term in terms if term.kind == "cuda_graphs")
-    return min(hardware.memory_visible_bytes, usable + graphs)
+def layers_by_span(tape: Tape, stage: range) -> dict[Span, int]:
+    """How many layers of a stage cache each span."""
+    found: dict[Span, int] = {}
+    for segment in tape.segments:
+        if segment.part == "backbone":
+            for span in dict.fromkeys(cache.span for op in segment.ops for cache in op.caches):
+                layers = sum(i in stage for i in segment.indices)
+                if layers:
+                    found[span] = found.get(span, 0) + layers
+    return found
+
+
+def share_of(engine: Engine, hardware: Hardware, where: Deployment, load: Load) -> Fraction:
+    """The share of the memory that the engine uses: as it is told, or its default."""
+    if load.utilization is not None:
+        return Fraction(str(load.utilization))
+    if engine.reserve is None:
+        return Fraction(str(engine.utilization))
+    reserve, memory = engine.reserve, hardware.memory_visible_bytes
+    step = step_of(engine, hardware, load)
+    left = reserve.fixed + reserve.per_batched_token * step.tokens + reserve.per_sequence * step.sequences
+    left += reserve.per_device * where.tp * where.pp
+    if memory >= reserve.least_from:
+        left = max(left, reserve.least)
+    return max(Fraction(1, 1000), Fraction(round(1000 * (memory - left) / memory), 1000))
 
 
 def page_size(tape: Tape, engine: Engine) -> int:
     """The profile's tokens a page for what the model caches [tokens]."""
     latent = any(row.kind == "latent" for row in cache_rows(tape, "bf16"))
     return engine.block_size_mla if latent else engine.block_size
-
-
-class Tried(NamedTuple):
-    """What was found for each tensor-parallel size in turn, and why others were passed over."""
-
-    found: list[Serving]
-    refused: dict[int, InputError]
-
-
-def tried(attempt: Callable[[int], Serving], sizes: Iterable[int]) -> Tried:
-    """Attempt each size in turn, up to the first that fits. Raises InputError where none can be divided."""
-    result = Tried([], {})
-    for tp in sizes:
-        try:
-            result.found.append(attempt(tp))
-        except InputError as error:
-            result.refused[tp] = error
-            continue
-        if result.found[-1].fits:
-            break
-    if not result.found:
-        raise next(iter(result.refused.values()))
-    return result

@@ -1,0 +1,60 @@
+"""How an engine's pages are shared by layers that cache different stretches of a sequence, and what that wastes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from archcalc.calc.kv_cache import SequenceCache
+from archcalc.serving.engine import Engine
+from archcalc.tape import ALL, Span
+
+MOSTLY_ALIKE = Fraction(3, 2)
+"""Where the commonest sort of layer is less than this many times the rarest, groups have the commonest's size (vLLM,
+v1/core/kv_cache_utils.py, _get_kv_cache_groups_uniform_page_size)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """How one stage's pages are shared.
+
+    Attributes:
+        hybrid: whether layers cache by different spans.
+        group: layers of a group, which a page serves; 0 where all layers are alike.
+        groups: how many there are.
+        padding: layers that pad the last group of each span.
+        whole: whether windows are kept as if they were whole sequences.
+    """
+
+    hybrid: bool = False
+    group: int = 0
+    groups: int = 1
+    padding: int = 0
+    whole: bool = False
+
+
+def pooled(cache: SequenceCache, layers: dict[Span, int], engine: Engine, step_tokens: int) -> tuple[SequenceCache, Pool]:
+    """A stage's cache as the engine pages it, from what its layers keep and how many layers keep each span.
+
+    With `hybrid_groups` layers of a span stand in groups of equal size, the last one padded; a window holds what a step
+    adds to it and a page more (vLLM, SlidingWindowSpec.max_memory_usage_bytes). Without, every layer keeps all tokens.
+    """
+    (stage,) = cache.stages
+    if len(layers) < 2:
+        return cache, Pool()
+    if not engine.hybrid_groups:
+        kept = tuple((ALL if span.kind in ("window", "chunk") else span, n) for span, n in stage)
+        return replace(cache, stages=(kept,)), Pool(whole=kept != stage)
+    counts = sorted(layers.values())
+    size = counts[-1] if counts[-1] < MOSTLY_ALIKE * counts[0] else counts[0]
+    groups = {span: -(-n // size) for span, n in layers.items()}
+    page = cache.mesh.block_size
+
+    def held(span: Span) -> Span:
+        grown = span.size - 1 + step_tokens + page
+        return span._replace(size=grown) if span.kind in ("window", "chunk") else span
+
+    kept = tuple((held(span), -(-n * groups[span] * size // layers[span])) for span, n in stage)
+    total = sum(groups.values())
+    pool = Pool(hybrid=True, group=size, groups=total, padding=total * size - sum(counts))
+    return replace(cache, stages=(kept,)), pool

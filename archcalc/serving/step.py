@@ -1,0 +1,226 @@
+"""What one step of an engine takes beside weights and cache: a forward-liveness fold of the tape, and its kernels' own.
+
+The step is the one that the engine runs before it sizes the pool (vLLM, v1/worker/gpu_model_runner.py, profile_run):
+all the tokens that a step may hold through the layers, then logits and the sampler for max_num_seqs sequences. The
+larger of the two counts; the hidden states of the step, and workspaces that kernels keep, live through both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from archcalc.calc.liveness import forward_peak
+from archcalc.calc.sharding import local_bytes, local_features, local_size, padded_weight
+from archcalc.calc.weights import Scheme
+from archcalc.serving.deployment import Deployment
+from archcalc.serving.engine import Activation, Bounds, Sampler
+from archcalc.tape import Dims, Op, Segment, Storage, Tape, product
+from archcalc.tape.values import ITEM_BYTES
+from archcalc.workload import Workload
+
+
+class Traced(Protocol):
+    """What a model is to this room: something that can be run on paper."""
+
+    def trace(self, workload: Workload, /) -> Tape:
+        """Its tape under a workload."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The largest step of an engine.
+
+    Attributes:
+        tokens: of each data-parallel group [tokens].
+        sequences: most sequences at once.
+        sampler: whose kernels sample.
+        context: the longest sequence [tokens].
+        encoder: whether the vision tower runs in it.
+    """
+
+    tokens: int
+    sequences: int
+    sampler: Sampler
+    context: int
+    encoder: bool
+
+
+class Peak(NamedTuple):
+    """The largest step of one device, by what makes it [bytes]."""
+
+    layers: Bounds
+    sampling: Bounds
+    vision: Bounds
+    kept: Bounds
+
+    @property
+    def bounds(self) -> Bounds:
+        """What it takes in all."""
+        parts = (self.layers, self.sampling, self.vision)
+        return Bounds(max(p.low for p in parts) + self.kept.low, max(p.high for p in parts) + self.kept.high)
+
+
+def step_peak(
+    model: Traced, scheme: Scheme, where: Deployment, step: Step, how: Activation, stage: range, depth: int
+) -> Peak:
+    """The peak of a step on a device of one pipeline stage [bytes]. Raises InputError for what can't be divided."""
+    tape = _step_tape(model, step.tokens)
+    segments = [s for s in tape.segments if s.part == "backbone" and any(i in stage for i in s.indices)]
+    encoded, vision = _encoder(model, tape, where, step) if step.encoder and stage.start == 0 else (0, 0)
+    found = [_layers(segments, scheme, where, step, how, pick) for pick in (0, -1)]
+    layers = Bounds(*(peak + encoded for peak, _ in found))
+    kept = Bounds(*(workspace for _, workspace in found))
+    sampling = Bounds(0, 0)
+    if stage.stop == depth:
+        sampling = _sampling(tape, where, step, how)
+    return Peak(layers, sampling, Bounds(vision, vision), kept)
+
+
+def _step_tape(model: Traced, tokens: int) -> Tape:
+    return model.trace(Workload(phase="prefill", seq=tokens, logits="last"))
+
+
+# -- layers --------------------------------------------------------------------------------------------------------
+
+
+def _layers(
+    segments: Iterable[Segment], scheme: Scheme, where: Deployment, step: Step, how: Activation, pick: int
+) -> tuple[int, int]:
+    """The peak of the layers, and the workspace that stays when they are done [bytes]."""
+    peak, stays = 0, 0
+    for segment in segments:
+        spaces = [_workspace(op, scheme, where, step, how, pick) for op in _grouped(segment)]
+        taken, kept = max((s.taken for s in spaces), default=0), max((s.kept for s in spaces), default=0)
+        routed = {s for op in segment.ops for s in (*op.inputs, *op.outputs) if any(d.axis == "routed" for d in s.rows)}
+
+        def beside(op: Op, taken: int = taken, routed: Set[Storage] = frozenset(routed)) -> int:
+            return taken if any(s in routed for s in (*op.inputs, *op.outputs)) else 0
+
+        entry = 0 if segment.entry is None else local_bytes(segment.entry, where.shards)
+        ran = forward_peak(segment, where.shards, routed, entry=True, beside=beside)
+        peak, stays = max(peak, ran, entry + _latents(segment, where, step, how)), max(stays, kept)
+    return peak, stays
+
+
+class _Space(NamedTuple):
+    """What the kernel of routed experts takes while it runs, and what it keeps for ever [bytes]."""
+
+    taken: int
+    kept: int
+
+
+def _grouped(segment: Segment) -> list[Op]:
+    """The first projections of a segment's routed experts."""
+    return [op for op in segment.ops if op.site == "expert_fc1"]
+
+
+def _workspace(op: Op, scheme: Scheme, where: Deployment, step: Step, how: Activation, pick: int) -> _Space:
+    """The kernel's own memory for rows that all data-parallel groups route here [bytes].
+
+    Each device sees the tokens of all groups (vLLM, naive and allgather_reducescatter all2all): their hidden states are
+    gathered before the experts and their results stand whole before they are scattered. FP8 experts read a copy in FP8,
+    with a scale for 128 of its elements (moe_kernel_quantize_input).
+    """
+    w = op.weights[0]
+    (width, hidden), (rows, *_) = (w.out[-1], w.into[-1]), op.outputs
+    choices = _routed(rows.rows)
+    tokens = step.tokens * where.dp
+    dtype = scheme(w)[0].dtype
+    kinds = how.moe_kernels
+    packed = ITEM_BYTES.get(dtype, 1) == 4 or dtype.startswith(("int", "uint"))
+    names = kinds.packed if packed else kinds.float8 if dtype.startswith("float8") else kinds.unquantized
+    kernel = names[pick]
+    inner = local_size(width, where.shards)
+    chunk = tokens if packed or kernel == "modular" or not kinds.chunk_tokens else min(tokens, kinds.chunk_tokens)
+    item = ITEM_BYTES[rows.dtype]
+    nbytes = chunk * choices * _KERNELS[kernel](inner, hidden.size) * item
+    taken = 2 * tokens * hidden.size * item if where.dp > 1 else 0
+    if dtype.startswith("float8"):
+        taken += tokens * (hidden.size + 4 * -(-hidden.size // 128))
+    return _Space(taken, nbytes) if kernel == "modular" else _Space(taken + nbytes, 0)
+
+
+def _routed(rows: Dims) -> int:
+    """How many experts each token is sent to."""
+    return product(tuple(d for d in rows if d.axis == "routed"))
+
+
+def _separate(inner: int, hidden: int) -> int:
+    return 3 * inner + hidden
+
+
+def _fused(inner: int, hidden: int) -> int:
+    return max(2 * inner, hidden) + inner
+
+
+def _modular(inner: int, hidden: int) -> int:
+    return max(inner, hidden) + max(2 * inner, hidden)
+
+
+_KERNELS = {"separate": _separate, "fused_experts": _fused, "modular": _modular}
+"""Elements for each routed row, by an expert's width on the device and the hidden size; `MoeKernels` has the sources."""
+
+
+def _latents(segment: Segment, where: Deployment, step: Step, how: Activation) -> int:
+    """Keys and values of latents that the engine expands at once (vLLM, MLACommonMetadataBuilder,
+    chunked_prefill_workspace_size): as many tokens as eight contexts, up to the profile's number [bytes]."""
+    tokens = min(how.latent_tokens, 8 * step.context)
+    found = [
+        tokens * local_features(w.out, where.shards) * ITEM_BYTES[op.outputs[0].dtype]
+        for op in segment.ops
+        if op.site == "kv_up"
+        for w in op.weights[:1]
+    ]
+    return max(found, default=0)
+
+
+# -- logits --------------------------------------------------------------------------------------------------------
+
+
+def _sampling(tape: Tape, where: Deployment, step: Step, how: Activation) -> Bounds:
+    """Hidden states of the step, those of the sampled tokens, and the sampler over whole vocabularies [bytes]."""
+    head = next(op for op in tape.ops("backbone") if op.site == "head")
+    vocabulary = padded_weight(head.weights[0], where.shards).out[0].size
+    hidden = product(head.weights[0].into) * ITEM_BYTES[head.inputs[0].dtype]
+    rows = min(step.sequences, step.tokens)
+    states, each = (step.tokens + rows) * hidden, how.sampler.per_logit(step.sampler, rows)
+    return Bounds(states + rows * vocabulary * each.low, states + rows * vocabulary * each.high)
+
+
+# -- vision --------------------------------------------------------------------------------------------------------
+
+_LARGEST_SIDE = 1 << 14
+"""A side that every processor scales down to its own limit [pixels]."""
+
+
+def _encoder(model: Traced, tape: Tape, where: Deployment, step: Step) -> tuple[int, int]:
+    """What the tower's outputs take through the step, and the tower's own peak before it [bytes].
+
+    Engines run it on as many of its largest images as fill a step's tokens, at least one, and keep the outputs (vLLM,
+    multimodal/encoder_budget.py: max(max_num_batched_tokens, tokens of the largest item)). A replicated tower runs each
+    device's share of the images.
+    """
+    one = _image_tokens(model)
+    if not one:
+        return 0, 0
+    images = max(1, min(step.tokens // one, step.sequences))
+    mine = images if where.vision == "sharded" else -(-images // where.tp)
+    seen = _vision_tape(model, mine)
+    parts = [s for s in seen.segments if s.part in ("vision", "projector")]
+    shards = where.shards
+    hidden = next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None)
+    outputs = max(step.tokens, one) * product(hidden.features) * ITEM_BYTES[hidden.dtype]
+    return outputs, outputs + max(forward_peak(s, shards, frozenset(), entry=True) for s in parts)
+
+
+def _vision_tape(model: Traced, images: int) -> Tape:
+    return model.trace(Workload(phase="prefill", seq=1, logits="last", images=((_LARGEST_SIDE, _LARGEST_SIDE),) * images))
+
+
+def _image_tokens(model: Traced) -> int:
+    """Backbone tokens of the largest image; 0 without a tower."""
+    if not any(w.part == "vision" for w in model.trace(Workload()).weights()):
+        return 0
+    return _vision_tape(model, 1).seq - 1
