@@ -17,6 +17,7 @@ from archcalc.serving.deployment import Vision
 FOLDER = "engines"
 Share = Annotated[float, Field(gt=0, le=1)]
 Sampler = Literal["torch", "flashinfer"]
+End = Literal["low", "middle", "high"]
 MoeKernel = Literal["separate", "fused_experts", "modular"]
 
 
@@ -30,6 +31,10 @@ class Bounds(NamedTuple):
     def middle(self) -> int:
         """What a verdict is decided at."""
         return (self.low + self.high) // 2
+
+    def at(self, end: End) -> int:
+        """One of the three."""
+        return {"low": self.low, "middle": self.middle, "high": self.high}[end]
 
     def __add__(self, other: Bounds) -> Bounds:  # type: ignore[override]
         return Bounds(self.low + other.low, self.high + other.high)

@@ -26,9 +26,10 @@ from archcalc.serving.deployment import (
     stage_weights,
     stages,
 )
-from archcalc.serving.engine import Bounds, Engine
-from archcalc.serving.overhead import Load, Served, Term, step_of, terms
+from archcalc.serving.engine import Bounds, End, Engine
+from archcalc.serving.overhead import Load, Served, Term, steps_of, terms
 from archcalc.serving.pools import Pool, pooled
+from archcalc.serving.step import Step
 from archcalc.tape import Span, Tape
 
 Word = Literal["fits", "tight", "does not fit"]
@@ -67,25 +68,19 @@ class Device:
         return sum(w.held for w in self.weights)
 
     @property
-    def overhead(self) -> Bounds:
-        """Everything beside weights and cache [bytes]."""
-        return sum((term.bounds for term in self.terms), Bounds(0, 0))
-
-    @property
     def kv_bytes(self) -> int:
         """The cache of the load's sequences in whole pages [bytes]."""
         return self.sequences * self.sequence_bytes
 
-    def usable(self, end: Literal["low", "middle", "high"] = "middle") -> int:
+    def usable(self, end: End = "middle") -> int:
         """What weights, overhead and cache may take, at one end of what is assumed [bytes]."""
-        at = {term.kind: getattr(term.bounds, end) for term in self.terms}
-        outside = sum(getattr(term.bounds, end) for term in self.terms if term.outside)
-        base = self.visible - (at.get("non_torch", 0) if self.share_of_free else 0)
-        return min(self.visible, int(self.share * base) + outside)
+        outside = sum(term.bounds.at(end) for term in self.terms if term.outside)
+        taken = sum(term.bounds.at(end) for term in self.terms if term.kind == "non_torch")
+        return int(self.share * (self.visible - taken * self.share_of_free)) + outside
 
-    def room(self, end: Literal["low", "middle", "high"] = "middle") -> int:
+    def room(self, end: End = "middle") -> int:
         """What is left for the cache where overhead is at that end; negative where weights don't fit [bytes]."""
-        return self.usable(end) - self.weights_bytes - getattr(self.overhead, end)
+        return self.usable(end) - self.weights_bytes - sum(term.bounds.at(end) for term in self.terms)
 
     @property
     def free(self) -> int:
@@ -134,7 +129,7 @@ class Serving:
     @property
     def overhead_bytes(self) -> int:
         """Everything beside weights and cache on the worst device, at the middle [bytes]."""
-        return self.usable - self.weights_bytes - self.worst.room()
+        return sum(term.bounds.middle for term in self.worst.terms)
 
     @property
     def usable(self) -> int:
@@ -219,14 +214,14 @@ def serve(
     depth = sum(segment.count for segment in tape.segments if segment.part == "backbone" and segment.indices)
     mesh = where.mesh(load.block_size or page_size(tape, engine))
     cache = sequence_cache(tape, load.kv_dtype, mesh, mtp=load.mtp)
-    share = share_of(engine, hardware, where, load)
-    tokens = step_of(engine, hardware, load).tokens
+    largest = steps_of(engine, hardware, load, served.positions)[1]
+    share = share_of(engine, hardware, where, load, largest)
     devices, pool = [], Pool()
     for stage, kept in zip(stages(depth, where), cache.stages, strict=True):
         weights = stage_weights(loaded, tape, stage, depth)
         found = [*terms(served, engine, hardware, where, load, stage, depth)]
         mine = replace(cache, stages=(kept,))
-        mine, pool = pooled(mine, layers_by_span(tape, stage), engine, tokens)
+        mine, pool = pooled(mine, layers_by_span(tape, stage), engine, largest.tokens)
         if draft is not None and stage.stop == depth:
             mine, nbytes = _drafted(mine, draft, where, load)
             found.append(Term("draft", Bounds(nbytes, nbytes)))
@@ -268,14 +263,13 @@ def layers_by_span(tape: Tape, stage: range) -> dict[Span, int]:
     return found
 
 
-def share_of(engine: Engine, hardware: Hardware, where: Deployment, load: Load) -> Fraction:
+def share_of(engine: Engine, hardware: Hardware, where: Deployment, load: Load, step: Step) -> Fraction:
     """The share of the memory that the engine uses: as it is told, or its default."""
     if load.utilization is not None:
         return Fraction(str(load.utilization))
     if engine.reserve is None:
         return Fraction(str(engine.utilization))
     reserve, memory = engine.reserve, hardware.memory_visible_bytes
-    step = step_of(engine, hardware, load)
     left = reserve.fixed + reserve.per_batched_token * step.tokens + reserve.per_sequence * step.sequences
     left += reserve.per_device * where.tp * where.pp
     if memory >= reserve.least_from:

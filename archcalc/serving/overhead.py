@@ -104,20 +104,29 @@ class Load:
                 raise InputError(f"{name.replace('_', ' ')} can't be negative: {size}", value=size)
 
 
-def step_of(engine: Engine, hardware: Hardware, load: Load) -> Step:
-    """The largest step of an engine on a device, under a load."""
+def steps_of(engine: Engine, hardware: Hardware, load: Load, positions: int) -> tuple[Step, Step]:
+    """The least and the largest step of an engine on a device, under a load.
+
+    They differ where a step holds whole prompts: nothing says whether max_model_len is the context or all positions.
+    """
     chosen = engine.device(hardware)
-    tokens = load.batched_tokens or chosen.max_num_batched_tokens
-    whole = engine.whole_prompts and not load.batched_tokens
-    if whole and (engine.chunked_from is None or load.context <= engine.chunked_from):
-        tokens = max(tokens, load.context)
-    return Step(
-        tokens=tokens,
-        sequences=load.max_num_seqs or chosen.max_num_seqs,
-        sampler=load.sampler or engine.activation.sampler.default,
-        context=load.context,
-        encoder=engine.activation.encoder and not load.language_only,
+    tokens = [load.batched_tokens or chosen.max_num_batched_tokens] * 2
+    if engine.whole_prompts and not load.batched_tokens:
+        longest = [
+            n if engine.chunked_from is None or n <= engine.chunked_from else 0 for n in (load.context, positions)
+        ]
+        tokens = sorted(max(tokens[0], n) for n in longest)
+    few, most = (
+        Step(
+            tokens=n,
+            sequences=load.max_num_seqs or chosen.max_num_seqs,
+            sampler=load.sampler or engine.activation.sampler.default,
+            context=load.context,
+            encoder=engine.activation.encoder and not load.language_only,
+        )
+        for n in tokens
     )
+    return few, most
 
 
 def terms(
@@ -127,12 +136,14 @@ def terms(
     kept = [t for t in _beside_weights(served, engine, where, load, stage, depth) if t.bounds.high]
     if load.overhead is not None:
         return (Term("given", Bounds(load.overhead, load.overhead)), *(t for t in kept if t.kind in ("mtp", "lora")))
-    step = step_of(engine, hardware, load)
-    peak = step_peak(served.model, served.scheme, where, step, engine.activation, stage, depth)
+    steps = steps_of(engine, hardware, load, served.positions)
+    low, high = (
+        step_peak(served.model, served.scheme, where, step, engine.activation, stage, depth).bounds for step in steps
+    )
     free = engine.share_of == "free"
-    found = [Term("activation", peak.bounds, outside=free)]
+    found = [Term("activation", Bounds(low.low, high.high), outside=free)]
     if not load.eager:
-        graphs = engine.cuda_graphs.bounds(step.sequences, len(stage))
+        graphs = engine.cuda_graphs.bounds(steps[1].sequences, len(stage))
         found.append(Term("cuda_graphs", graphs, outside=not engine.cuda_graphs.inside_utilization))
     found.append(Term("non_torch", _non_torch(engine, hardware, where, load), outside=free))
     return (*found, *kept)
@@ -188,7 +199,9 @@ def _absorbed(ops: Iterable[tuple[Op, int]], scheme: Scheme, engine: Engine, sha
 def _rotary(ops: Iterable[tuple[Op, int]], positions: int) -> Bounds:
     """Cosines and sines of every position, once for each rotated width: in the model's dtype, or in fp32 (vLLM,
     layers/rotary_embedding, cos_sin_cache) [bytes]."""
-    widths = {op.outputs[0].features[-1].size for op, layers in ops if op.kind == "rope" and layers and op.site != "q_up"}
+    held = [op for op, layers in ops if layers]
+    latent = {c.features[-1].size for op in held for c in op.caches if c.kind == "rope"}
+    widths = latent or {op.outputs[0].features[-1].size for op in held if op.kind == "rope"}
     return Bounds(2 * positions * sum(widths), 4 * positions * sum(widths))
 
 

@@ -33,7 +33,9 @@ class Pool:
     whole: bool = False
 
 
-def pooled(cache: SequenceCache, layers: dict[Span, int], engine: Engine, step_tokens: int) -> tuple[SequenceCache, Pool]:
+def pooled(
+    cache: SequenceCache, layers: dict[Span, int], engine: Engine, step_tokens: int
+) -> tuple[SequenceCache, Pool]:
     """A stage's cache as the engine pages it, from what its layers keep and how many layers keep each span.
 
     With `hybrid_groups` layers of a span stand in groups of equal size, the last one padded; a window holds what a step

@@ -99,9 +99,26 @@ def _layers(
             return taken if any(s in routed for s in (*op.inputs, *op.outputs)) else 0
 
         entry = 0 if segment.entry is None else local_bytes(segment.entry, where.shards)
-        ran = forward_peak(segment, where.shards, routed, entry=True, beside=beside)
+        ran = forward_peak(_as_called(segment), where.shards, routed, entry=True, beside=beside)
         peak, stays = max(peak, ran, entry + _latents(segment, where, step, how)), max(stays, kept)
     return peak, stays
+
+
+def _as_called(segment: Segment) -> Segment:
+    """The segment as an engine's caller runs its experts: their input is there until they are done, and the output of
+    shared experts, which run first (vLLM, layers/fused_moe/layer.py, forward_impl)."""
+    ops = list(segment.ops)
+    sent: tuple[Storage, ...] = ()
+    for i, op in enumerate(ops):
+        if op.exchange == "send":
+            sent = op.inputs
+        elif op.exchange == "return":
+            ops[i] = op._replace(inputs=(*op.inputs, *sent))
+    called = Segment(segment.path, segment.indices, segment.part, segment.entry)
+    shared = [op for op in ops if op.site.startswith("shared_")]
+    first = next((i for i, op in enumerate(ops) if op.exchange == "send"), 0)
+    called.ops = [*ops[:first], *shared, *(op for op in ops[first:] if op not in shared)] if shared else ops
+    return called
 
 
 class _Space(NamedTuple):
@@ -129,7 +146,7 @@ def _workspace(op: Op, scheme: Scheme, where: Deployment, step: Step, how: Activ
     tokens = step.tokens * where.dp
     dtype = scheme(w)[0].dtype
     kinds = how.moe_kernels
-    packed = ITEM_BYTES.get(dtype, 1) == 4 or dtype.startswith(("int", "uint"))
+    packed = dtype.startswith(("int", "uint"))
     names = kinds.packed if packed else kinds.float8 if dtype.startswith("float8") else kinds.unquantized
     kernel = names[pick]
     inner = local_size(width, where.shards)
@@ -216,7 +233,9 @@ def _encoder(model: Traced, tape: Tape, where: Deployment, step: Step) -> tuple[
 
 
 def _vision_tape(model: Traced, images: int) -> Tape:
-    return model.trace(Workload(phase="prefill", seq=1, logits="last", images=((_LARGEST_SIDE, _LARGEST_SIDE),) * images))
+    return model.trace(
+        Workload(phase="prefill", seq=1, logits="last", images=((_LARGEST_SIDE, _LARGEST_SIDE),) * images)
+    )
 
 
 def _image_tokens(model: Traced) -> int:
