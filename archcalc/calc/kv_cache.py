@@ -175,9 +175,8 @@ def sequence_cache(tape: Tape, dtype: str, mesh: Mesh | None = None, *, mtp: boo
     """The cache of one sequence: one copy of it, or what the fullest device of a mesh holds; with `mtp` the
     multi-token-prediction modules' too, on the last stage.
 
-    Heads are divided over TP, key-value heads replicated past their number; layers are divided over PP as `stage_layers`
-    says. Raises InputError where heads and TP don't fit, or for a layout that does
-    not know an entry.
+    Heads are divided over TP, key-value heads replicated past their number; layers are divided over PP as
+    `stage_layers` says. Raises InputError where heads and TP don't fit, or for a layout that does not know an entry.
     """
     mesh = mesh or Mesh()
     shards = Shards(tp=mesh.tp)

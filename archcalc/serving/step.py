@@ -177,7 +177,7 @@ def _modular(inner: int, hidden: int) -> int:
 
 
 _KERNELS = {"separate": _separate, "fused_experts": _fused, "modular": _modular}
-"""Elements for each routed row, by an expert's width on the device and the hidden size; `MoeKernels` has the sources."""
+"""Elements for each routed row, by an expert's width on the device and the hidden size; sources: `MoeKernels`."""
 
 
 def _latents(segment: Segment, where: Deployment, step: Step, how: Activation) -> int:
