@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -28,10 +28,88 @@ Videos = Annotated[
     list[str] | None,
     typer.Option("--video", metavar="FRAMESxHxW", help="A video of each sequence: sampled frames. Repeatable."),
 ]
-KvDtype = Annotated[str, typer.Option("--kv-dtype", metavar="NAME", help="bf16, fp8, fp8_ds_mla or int8.")]
-Tp = Annotated[int, typer.Option("--tp", min=1, metavar="N", help="Tensor parallel devices.")]
-Dcp = Annotated[int, typer.Option("--dcp", min=1, metavar="N", help="Decode context parallel, within tp.")]
-Dp = Annotated[int, typer.Option("--dp", min=1, metavar="N", help="Data parallel replicas of attention.")]
+KvDtype = Annotated[
+    str, typer.Option("--kv-dtype", metavar="NAME", help="bf16, fp8, fp8_ds_mla or int8.", rich_help_panel="Layout")
+]
+LAYOUT, ENGINE = "Layout", "Engine"
+"""Panels of the help: options that `kv`, `serve` and `plot` share."""
+
+
+def _size(name: str, about: str) -> Any:
+    return typer.Option(f"--{name}", min=1, metavar="N", help=about, rich_help_panel=LAYOUT)
+
+
+Tp = Annotated[int | None, _size("tp", "Tensor parallel devices. [default: as many as the other sizes leave, or 1]")]
+Pp = Annotated[int | None, _size("pp", "Pipeline stages.")]
+Dp = Annotated[int | None, _size("dp", "Data parallel replicas of attention.")]
+Dcp = Annotated[int | None, _size("dcp", "Decode context parallel, within tp.")]
+Ep = Annotated[
+    str | None,
+    typer.Option(
+        "--ep",
+        metavar="N",
+        help="Expert parallel: 1 (experts divided like tp), N, or all. [default: 1]",
+        rich_help_panel=LAYOUT,
+    ),
+]
+Gpus = Annotated[
+    str | None,
+    typer.Option(
+        "--gpus",
+        metavar="N",
+        help="GPUs, or auto: the fewest that fit. [default: tp x pp x dp, or auto]",
+        rich_help_panel=LAYOUT,
+    ),
+]
+VisionTower = Annotated[
+    Literal["replicated", "sharded"] | None,
+    typer.Option(
+        "--vision",
+        help="The tower whole on each GPU, or divided by tp. [default: the engine's]",
+        rich_help_panel=LAYOUT,
+    ),
+]
+BlockSize = Annotated[
+    str | None,
+    typer.Option(
+        "--block-size", metavar="N", help="Tokens of a cache page; sequences take whole pages.", rich_help_panel=LAYOUT
+    ),
+]
+
+
+def _engine(name: str, metavar: str, about: str) -> Any:
+    return typer.Option(f"--{name}", metavar=metavar, help=about, rich_help_panel=ENGINE)
+
+
+EngineName = Annotated[str, _engine("engine", "NAME", "vllm, vllm-0.8, vllm-v0, sglang, or a profile's file.")]
+Utilization = Annotated[float | None, _engine("utilization", "SHARE", "Of the memory: 0.9.")]
+Overhead = Annotated[str | None, _engine("overhead", "SIZE", "Instead of activation, CUDA graphs and non-torch: 8GiB.")]
+BatchedTokens = Annotated[str | None, _engine("batched-tokens", "N", "Tokens of one step: 8k. [default: the engine's]")]
+MaxNumSeqs = Annotated[str | None, _engine("max-num-seqs", "N", "Sequences of one step. [default: the engine's]")]
+SamplerName = Annotated[
+    Literal["torch", "flashinfer"] | None,
+    typer.Option(
+        "--sampler",
+        help="Whose kernels sample: torch's sort, or others. [default: the engine's]",
+        rich_help_panel=ENGINE,
+    ),
+]
+Eager = Annotated[bool, typer.Option("--eager", help="No CUDA graphs.", rich_help_panel=ENGINE)]
+LanguageOnly = Annotated[
+    bool, typer.Option("--language-only", help="Load neither vision tower nor projector.", rich_help_panel=ENGINE)
+]
+Draft = Annotated[str | None, _engine("draft", "SPEC", "A smaller model that proposes tokens.")]
+Mtp = Annotated[
+    bool,
+    typer.Option("--mtp", help="The model's own prediction module proposes tokens.", rich_help_panel=ENGINE),
+]
+LoraRank = Annotated[
+    int, typer.Option("--lora-rank", min=0, metavar="N", help="Room for an adapter.", rich_help_panel=ENGINE)
+]
+OffloadExperts = Annotated[
+    str | None,
+    _engine("offload-experts", "N", "Routed experts of N layers in the host's memory, or host: of all."),
+]
 AsName = Annotated[
     str, typer.Option("--as", metavar="NAME", help="released, bf16, fp8, or a bundled spec whose storage to use.")
 ]

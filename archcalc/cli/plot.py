@@ -125,7 +125,7 @@ def kv(
     context: Lengths = None,
     batch: Batches = None,
     kv_dtype: KvDtypes = None,
-    tp: Tp = 1,
+    tp: Tp = None,
     output: Files = None,
     format_name: Numbers = None,
     units: Units = "gib",
@@ -135,7 +135,7 @@ def kv(
     from archcalc.documents.sweep.kv import kv_figure
 
     several = _models(specs, units)
-    figure = kv_figure(_cases(several, batch, kv_dtype), _range(context, *_default(several)), tp)
+    figure = kv_figure(_cases(several, batch, kv_dtype), _range(context, *_default(several)), tp or 1)
     emit_figure(figure, format_name, output, units)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from archcalc.errors import InputError, show_value
-from archcalc.units import parse_memory
+from archcalc.units import parse_context, parse_memory
 
 
 def parse_images(texts: list[str] | None) -> list[tuple[int, int]]:
@@ -46,3 +48,36 @@ def parse_number(text: str, option: str, word: str) -> int | None:
     if not (text.isascii() and text.isdecimal()):
         raise InputError(f"{option} {show_value(text)} is neither a whole number nor {word}", value=text)
     return int(text)
+
+
+_WORDS = {"gpus": "auto", "ep": "all", "offload_experts": "host"}
+"""The word that may stand in a number's place."""
+
+
+def serving_flags(**texts: str | None) -> dict[str, Any]:
+    """Options of a deployment as the functions behind the commands take them. Raises InputError."""
+    found: dict[str, Any] = {}
+    for name, text in texts.items():
+        option = f"--{name.replace('_', '-')}"
+        if text is None:
+            found[name] = None
+        elif name in _WORDS:
+            number = parse_number(text, option, _WORDS[name])
+            found[name] = _WORDS[name] if number is None else number
+        elif name == "overhead":
+            found[name] = parse_device_memory(text)
+        else:
+            found[name] = parse_context(text)
+    return found
+
+
+def parse_prices(texts: list[str] | None) -> dict[str, float]:
+    """Prices by GPU: `h100=2.1`. Raises InputError."""
+    prices: dict[str, float] = {}
+    for text in texts or []:
+        name, equals, price = text.partition("=")
+        digits = price.strip()
+        if not (equals and name.strip() and digits.replace(".", "", 1).isdecimal() and digits.isascii()):
+            raise InputError(f"--price {show_value(text)} names no price", value=text, hint="write --price h100=2.1")
+        prices[name.strip()] = float(digits[:20])
+    return prices

@@ -102,7 +102,7 @@ QUANTITIES: dict[str, Quantity] = {
     "serve.fits": Quantity(
         "bool", "fits", "Whether weights, overhead and the cache of the asked-for sequences fit on each GPU."
     ),
-    "serve.gpus": Quantity("int", "GPUs", "GPUs of the deployment: tp · dp."),
+    "serve.gpus": Quantity("int", "GPUs", "GPUs of the deployment: tp · pp · dp."),
     "serve.weights_bytes": Quantity("bytes", "weights per GPU", "Weights that each GPU holds, as stored."),
     "serve.overhead_bytes": Quantity(
         "bytes", "overhead per GPU", "Activation workspace, CUDA graphs and non-torch memory of each GPU."
@@ -112,6 +112,17 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "serve.kv_budget_bytes": Quantity(
         "bytes", "room for KV cache per GPU", "What weights and overhead leave of the usable memory."
+    ),
+    "serve.kv_bytes_low": Quantity(
+        "bytes", "room for KV cache, at least", "The same where all that is assumed of the overhead is at its most."
+    ),
+    "serve.kv_bytes_high": Quantity(
+        "bytes", "room for KV cache, at most", "The same where all that is assumed of the overhead is at its least."
+    ),
+    "serve.margin_bytes": Quantity(
+        "bytes",
+        "left per GPU",
+        "What is left of the usable memory when the asked-for sequences are cached; negative where they don't fit.",
     ),
     "serve.max_tokens": Quantity(
         "tokens",
@@ -123,6 +134,17 @@ QUANTITIES: dict[str, Quantity] = {
         "tokens",
         "longest context by memory",
         "Tokens of one sequence that the room for the KV cache holds; the model may allow fewer.",
+    ),
+    "serve.host_bytes": Quantity(
+        "bytes", "experts on the host", "Routed experts that stay in the host's memory, all of them once."
+    ),
+    "serve.host_bytes_per_token": Quantity(
+        "bytes", "read a token", "Of the experts on the host, those that one decoded token is sent to."
+    ),
+    "serve.host_tokens_per_second": Quantity(
+        "number",
+        "tokens a second, at most",
+        "What the host's memory bandwidth allows, reading experts alone, for the asked-for sequences.",
     ),
     "serve.context_limit": Quantity("tokens", "the model's context limit", "max_position_embeddings."),
     "serve.max_batch": Quantity(

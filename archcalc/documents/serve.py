@@ -1,91 +1,51 @@
-"""The `serve` report: what a device's memory goes to, and what is left for requests."""
+"""The `serve` report: what each GPU of a deployment holds, whether it fits, and what would make it fit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
-from archcalc.calc.sharding import check_heads
 from archcalc.documents.conventions import ENGINES_PAD, cache_lines, padding_notes
-from archcalc.documents.document import Column, Report, Table
+from archcalc.documents.document import Report, Table, Value
 from archcalc.documents.flops import context_notes
+from archcalc.documents.serve_words import (
+    ALL_COLUMNS,
+    COUNTING,
+    COUNTS,
+    TERMS,
+    assumptions,
+    count_row,
+    host_table,
+    lever_table,
+    notes,
+    overhead_table,
+    term_rows,
+)
 from archcalc.documents.weights import what_if
 from archcalc.errors import InputError
+from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware, hardware_names, load_hardware
-from archcalc.serving import memory
-from archcalc.serving.deployment import Deployment, Spread, Vision
-from archcalc.serving.engine import Engine, load_engine
-from archcalc.serving.memory import Load, Serving, Tried, tried
-from archcalc.tape import Tape
+from archcalc.serving.deployment import Vision
+from archcalc.serving.engine import Sampler, load_engine
+from archcalc.serving.levers import levers
+from archcalc.serving.overhead import Load, Served
+from archcalc.serving.search import Found, Question, Spread, called
 from archcalc.units import format_int
-from archcalc.workload import Workload
-
-COUNTING = (
-    "Usable is utilization x visible memory; the KV cache gets what weights and overhead leave of it.",
-    "Weights: heads, feed-forward width and vocabulary divided by tp; routed experts over all GPUs, as"
-    " whole ones with ep; the rest whole on every GPU.",
-)
-TERMS = (
-    Column("path", "memory of one GPU"),
-    Column("bytes", "bytes", "bytes"),
-    Column("share", "share", "share"),
-    Column("whole", "whole model", "bytes"),
-)
-COUNTS = (
-    Column("gpus", "GPUs", "int"),
-    Column("nodes", "nodes", "int"),
-    Column("tp", "tp", "int"),
-    Column("weights_bytes", "weights per GPU", "bytes"),
-    Column("overhead_bytes", "overhead per GPU", "bytes"),
-    Column("kv_budget_bytes", "room for KV cache", "bytes"),
-    Column("max_tokens", "cached tokens", "tokens"),
-    Column("max_batch", "sequences", "int"),
-    Column("fits", "fits", "bool"),
-)
-OVERHEAD_LABELS = {
-    "activation": "activation workspace",
-    "cuda_graphs": "CUDA graphs",
-    "non_torch": "non-torch (contexts, communication)",
-    "given": "overhead, as given",
-}
-OVERHEAD_KEYS = ("activation.bytes_per_token", "non_torch_bytes", "cuda_graph_bytes")
-"""Profile keys whose assumptions do not matter once the overhead is given."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked of a GPU.
-
-    Attributes:
-        spec: the model.
-        storage: name of how its weights are stored, as in the `weights` report.
-        engine: the serving engine's profile.
-        spread: counts, some of them open.
-        load: what is to be served.
-    """
+class Asked(NamedTuple):
+    """A question with what its report says of it: the spec, how its weights are stored, a price of each GPU."""
 
     spec: Spec
-    storage: str = "released"
-    engine: Engine
-    spread: Spread
-    load: Load
+    storage: str
+    question: Question
+    prices: Mapping[str, float]
 
-    @property
-    def tape(self) -> Tape:
-        """The model's weights and caches."""
-        return self.spec.trace(Workload())
-
-    def on(self, hardware: Hardware) -> Tried:
-        """Every count that was tried on this GPU. Raises InputError where the model can't be divided."""
-        tape, scheme = self.tape, what_if(self.spec, self.storage)
-        if self.spread.tp is not None:
-            check_heads(tape, self.spread.tp)
-        return tried(
-            lambda tp: memory.serve(tape, scheme, hardware, self.engine, self.spread.at(tp), self.load),
-            self.spread.sizes(),
-        )
+    def cost(self, hardware: Hardware, gpus: int) -> float | None:
+        """Of so many GPUs an hour, in the user's own currency."""
+        price = self.prices.get(hardware.name, hardware.price_per_hour)
+        return None if price is None else price * gpus
 
 
 def serve(
@@ -94,96 +54,182 @@ def serve(
     gpu: str | None = None,
     gpus: int | Literal["auto"] | None = None,
     tp: int | None = None,
-    dp: int = 1,
-    ep: int | Literal["all"] = 1,
-    dcp: int = 1,
+    pp: int | None = None,
+    dp: int | None = None,
+    ep: int | Literal["all"] | None = None,
+    dcp: int | None = None,
     context: int | None = None,
     batch: int = 1,
     kv_dtype: str = "bf16",
     as_: str = "released",
-    language_only: bool = False,
-    vision: Vision | None = None,
+    engine: str = "vllm",
     utilization: float | None = None,
     overhead: int | None = None,
     batched_tokens: int | None = None,
+    max_num_seqs: int | None = None,
+    sampler: Sampler | None = None,
+    eager: bool = False,
     block_size: int | None = None,
-    engine: str = "vllm",
+    language_only: bool = False,
+    vision: Vision | None = None,
+    draft: str | None = None,
+    mtp: bool = False,
+    lora_rank: int = 0,
+    offload_experts: int | Literal["host"] | None = None,
+    price: Mapping[str, float] | None = None,
 ) -> Report:
-    """The `serve` command. `gpu` and `engine` are files or bundled names. `overhead` in [bytes]. Raises InputError."""
+    """The `serve` command. `gpu`, `engine` and `draft` are files or bundled names. `overhead` in [bytes]. Raises
+    InputError."""
+    asked = question_of(**locals())
     if gpu is None:
         raise InputError("no GPU is named", hint=f"add --gpu {', '.join(hardware_names())}, a file, or all")
-    profile = load_engine(engine)
-    load = Load(
-        context=spec.backbone.max_position_embeddings if context is None else context,
-        batch=batch,
-        kv_dtype=kv_dtype,
-        utilization=utilization,
-        overhead=overhead,
-        batched_tokens=batched_tokens,
-        block_size=block_size,
-        language_only=language_only,
-    )
-    spread = Spread(
-        gpus=None if gpus == "auto" else gpus,
-        tp=tp,
-        dp=dp,
-        ep=None if ep == "all" else ep,
-        dcp=dcp,
-        vision=vision or profile.tensor_parallel.vision,
-    )
-    asked = Question(spec=spec, storage=as_, engine=profile, spread=spread, load=load)
     if gpu == "all":
         return serve_all_report(asked, [load_hardware(name) for name in hardware_names()])
     return serve_report(asked, load_hardware(gpu))
 
 
-def serve_report(asked: Question, hardware: Hardware) -> Report:
+def question_of(spec: Spec, **flags: Any) -> Asked:
+    """A question from the flags of `serve`, with all of them but `gpu` in use. Raises InputError."""
+    profile, storage = load_engine(flags["engine"]), flags["as_"]
+    limit, offloaded = spec.backbone.max_position_embeddings, flags["offload_experts"]
+    dtypes = ("bf16", "fp8") if flags["kv_dtype"] == "auto" else (flags["kv_dtype"],)
+    load = Load(
+        context=limit if flags["context"] is None else flags["context"],
+        batch=flags["batch"],
+        kv_dtype=dtypes[0],
+        utilization=flags["utilization"],
+        overhead=flags["overhead"],
+        batched_tokens=flags["batched_tokens"],
+        max_num_seqs=flags["max_num_seqs"],
+        sampler=flags["sampler"],
+        eager=flags["eager"],
+        block_size=flags["block_size"],
+        language_only=flags["language_only"],
+        mtp=flags["mtp"],
+        lora_rank=flags["lora_rank"],
+        offloaded=None if offloaded == "host" else offloaded or 0,
+    )
+    spread = Spread(
+        gpus=None if flags["gpus"] == "auto" else flags["gpus"],
+        tp=flags["tp"],
+        pp=flags["pp"],
+        dp=flags["dp"],
+        ep=flags["ep"],
+        dcp=flags["dcp"],
+        vision=flags["vision"] or profile.tensor_parallel.vision,
+        kv_dtypes=dtypes,
+    )
+    served = Served(model=spec, scheme=what_if(spec, storage), positions=limit)
+    draft = None if flags["draft"] is None else _draft(load_spec(flags["draft"]))
+    return Asked(
+        spec,
+        storage,
+        Question(served=served, engine=profile, spread=spread, load=load, draft=draft),
+        flags["price"] or {},
+    )
+
+
+def _draft(spec: Spec) -> Served:
+    return Served(
+        model=spec, scheme=what_if(spec, "released"), positions=spec.backbone.max_position_embeddings, name=spec.name
+    )
+
+
+def serve_report(asked: Asked, hardware: Hardware) -> Report:
     """The answer on one kind of GPU; with counts left open, on the fewest that fit. Raises InputError."""
-    tries = asked.on(hardware)
-    best, several = tries.found[-1], len(asked.spread.sizes()) > 1
-    counts = Table("counts", "GPU counts tried", COUNTS, [_count_row(s, hardware) for s in tries.found])
-    verdict = "fits on" if best.fits else "does not fit even on" if several else "does not fit on"
-    where, load = best.where, asked.load
-    limits = {"serve.max_tokens": best.max_tokens, "serve.max_context": best.max_context}
+    question, limit = asked.question, asked.spec.backbone.max_position_embeddings
+    found = question.on(hardware)
+    best, where = found.best, found.best.where
+    load, bounds = best.load, best.kv_bounds
+    others = [load_hardware(name) for name in hardware_names()]
+    changes = levers(question, hardware, best, others)
+    limits = {
+        "serve.max_tokens": best.max_tokens,
+        "serve.max_context": best.max_context,
+        "serve.max_batch": best.max_batch,
+    }
+    several = len(found.tries) > 1
+    verdict = {"fits": "fits on", "tight": "is tight on", "does not fit": "does not fit on"}[best.word]
+    if best.word == "tight":
+        verdict = f"{'just fits' if best.fits else 'just does not fit'} on"
+    if not best.fits and several:
+        verdict = "does not fit even on"
+    quantities: dict[str, Value] = {
+        "serve.fits": best.fits,
+        "serve.gpus": where.devices,
+        "serve.weights_bytes": best.weights_bytes,
+        "serve.overhead_bytes": best.overhead_bytes,
+        "serve.kv_bytes": best.kv_bytes,
+        "serve.kv_budget_bytes": best.kv_budget,
+        "serve.kv_bytes_low": bounds.low,
+        "serve.kv_bytes_high": bounds.high,
+        "serve.margin_bytes": best.free,
+        **{name: n for name, n in limits.items() if n is not None},
+        "serve.context_limit": limit,
+        **_host_quantities(found, hardware),
+    }
     return Report(
         command="serve",
-        title=f"{asked.spec.title} {verdict} {where.devices} x {hardware.title}: {_sequences(load)}",
+        title=f"{asked.spec.title} {verdict} {where.devices} x {hardware.title}: {_sequences(best.load)}",
         inputs={
             **_inputs(asked),
             "gpu": hardware.name,
             "gpus": where.devices,
             "tp": where.tp,
+            "pp": where.pp,
+            "dp": where.dp,
             "ep": where.ep,
+            "dcp": where.dcp,
+            "kv_dtype": load.kv_dtype,
             "block_size": best.block_size,
         },
-        quantities={
-            "serve.fits": best.fits,
-            "serve.gpus": where.devices,
-            "serve.weights_bytes": best.weights_bytes,
-            "serve.overhead_bytes": best.overhead_bytes,
-            "serve.kv_bytes": best.kv_bytes,
-            "serve.kv_budget_bytes": best.kv_budget,
-            **{name: n for name, n in limits.items() if n is not None},
-            "serve.context_limit": asked.spec.backbone.max_position_embeddings,
-            **({} if best.max_batch is None else {"serve.max_batch": best.max_batch}),
-        },
-        rows=Table("rows", f"each of {where.devices}, {_spread(where)}", TERMS, _terms(best, load)),
-        tables=[counts] if several else [],
-        assumptions=_assumptions(asked, [(hardware, best)]),
-        conventions=(*COUNTING, *cache_lines(asked.tape, "Cache", "dp")),
-        notes=[*_notes(asked, hardware, best), *_refusals(tries), *_unloaded(asked)],
+        quantities=quantities,
+        rows=Table("rows", f"each of {where.devices}, {called(where)}", TERMS, term_rows(best, load)),
+        tables=[
+            *(
+                [Table("counts", "GPU counts tried", COUNTS, [count_row(s, hardware) for s in found.tries])]
+                if several
+                else []
+            ),
+            overhead_table(best, question.engine),
+            *host_table(best, hardware),
+            *lever_table(changes, best),
+        ],
+        assumptions=assumptions(question, [(hardware, best)]),
+        conventions=(*COUNTING, *cache_lines(question.served.tape, "Cache", "dp")),
+        notes=[*notes(asked.spec, question, hardware, best), *_refusals(found), f"Searched: {found.searched}."],
+        extra={"verdict": best.word},
     )
 
 
-def serve_all_report(asked: Question, gpus: list[Hardware]) -> Report:
-    """The answer on every kind of GPU, the smallest memory first. Raises InputError."""
-    ordered = sorted(gpus, key=lambda h: (h.memory_visible_bytes, h.name))
-    best = [(hardware, asked.on(hardware).found[-1]) for hardware in ordered]
-    rows = [{"path": h.name, "title": h.title, **_count_row(s, h)} for h, s in best]
-    count = asked.spread.gpus
+def serve_all_report(asked: Asked, gpus: list[Hardware]) -> Report:
+    """The answer on every kind of GPU: the cheapest first where prices are known, else the fewest. Raises InputError
+    where the model can be divided on none of them."""
+    question, best, refused = asked.question, [], {}
+    for hardware in gpus:
+        try:
+            best.append((hardware, question.on(hardware).best))
+        except InputError as error:
+            refused[hardware.name] = error
+    if not best:
+        raise next(iter(refused.values()))
+    rows = []
+    for hardware, s in best:
+        price = asked.cost(hardware, s.where.devices)
+        row = {"path": hardware.name, "title": hardware.title, **count_row(s, hardware), "price_per_hour": price}
+        rows.append(row)
+
+    def order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        cost = row["price_per_hour"]
+        return (not row["fits"], cost is None, cost or 0, row["gpus"], row["visible_bytes"], row["path"])
+
+    rows.sort(key=order)
+    count, priced = question.spread.fixed, any(row["price_per_hour"] is not None for row in rows)
+    sorting = "the cheapest first" if priced else "the fewest first"
+    columns = [c for c in ALL_COLUMNS if priced or c.key != "price_per_hour"]
     return Report(
         command="serve",
-        title=f"{asked.spec.title} on every GPU: {_sequences(asked.load)}",
+        title=f"{asked.spec.title} on every GPU: {_sequences(question.load)}",
         inputs={**_inputs(asked), "gpu": "all"},
         quantities={
             "serve.fits": any(s.fits for _, s in best),
@@ -191,40 +237,60 @@ def serve_all_report(asked: Question, gpus: list[Hardware]) -> Report:
         },
         rows=Table(
             "rows",
-            "the fewest GPUs that fit" if count is None else f"{count} of each GPU",
-            (Column("path", "GPU"), *COUNTS),
+            f"the fewest GPUs that fit, {sorting}" if count is None else f"{count} of each GPU, {sorting}",
+            tuple(columns),
             rows,
         ),
-        assumptions=_assumptions(asked, best),
-        conventions=(*COUNTING, *cache_lines(asked.tape, "Cache", "dp")),
+        assumptions=assumptions(question, best),
+        conventions=(*COUNTING, *cache_lines(question.served.tape, "Cache", "dp")),
         notes=[
-            *context_notes(asked.spec, asked.load.context),
+            *context_notes(asked.spec, question.load.context),
             *padding_notes((each for _, s in best for each in s.padded), ENGINES_PAD),
-            *_unloaded(asked),
+            *(f"{name} was left out: {error.message}." for name, error in refused.items()),
         ],
     )
 
 
-def _inputs(asked: Question) -> dict[str, Any]:
-    load, spread, engine = asked.load, asked.spread, asked.engine
+def _host_quantities(found: Found, hardware: Hardware) -> dict[str, Value]:
+    """What experts in the host's memory take there, and the speed that reading them allows."""
+    host = found.best.host
+    if host is None:
+        return {}
+    read: dict[str, Value] = {"serve.host_bytes": host.nbytes, "serve.host_bytes_per_token": host.token_bytes}
+    if hardware.host is not None:
+        read["serve.host_tokens_per_second"] = float(host.tokens_per_second(hardware.host.memory_bandwidth))
+    return read
+
+
+def _inputs(asked: Asked) -> dict[str, Any]:
+    question, load, spread, engine = asked.question, asked.question.load, asked.question.spread, asked.question.engine
     return {
         "spec": asked.spec.name,
         "as": asked.storage,
         "engine": engine.name,
         "gpus": "auto" if spread.gpus is None else spread.gpus,
         "tp": spread.tp,
+        "pp": spread.pp,
         "dp": spread.dp,
-        "ep": "all" if spread.ep is None else spread.ep,
+        "ep": spread.ep,
         "dcp": spread.dcp,
         "vision": None if load.language_only or asked.spec.vision is None else spread.vision,
         "language_only": load.language_only,
-        "kv_dtype": load.kv_dtype,
+        "kv_dtype": load.kv_dtype if len(spread.kv_dtypes) == 1 else "auto",
         "context": load.context,
         "batch": load.batch,
-        "utilization": engine.utilization if load.utilization is None else load.utilization,
+        "utilization": load.utilization if load.utilization is not None else engine.utilization,
         "overhead": load.overhead,
         "batched_tokens": load.batched_tokens,
+        "max_num_seqs": load.max_num_seqs,
+        "sampler": load.sampler,
+        "eager": load.eager,
         "block_size": load.block_size,
+        "draft": None if question.draft is None else question.draft.name,
+        "mtp": load.mtp,
+        "lora_rank": load.lora_rank,
+        "offload_experts": "host" if load.offloaded is None else load.offloaded or None,
+        "price": dict(asked.prices) or None,
     }
 
 
@@ -232,135 +298,11 @@ def _sequences(load: Load) -> str:
     return f"{load.batch} x {format_int(load.context)} tokens in {load.kv_dtype}"
 
 
-def _spread(where: Deployment) -> str:
-    more = [f"{name} {n}" for name, n in (("dp", where.dp), ("ep", where.ep), ("dcp", where.dcp)) if n > 1]
-    return ", ".join([f"tp {where.tp}", *more])
-
-
-def _count_row(s: Serving, hardware: Hardware) -> dict[str, Any]:
-    return {
-        "gpus": s.where.devices,
-        "nodes": -(-s.where.devices // hardware.devices_per_node),
-        "tp": s.where.tp,
-        "weights_bytes": s.weights_bytes,
-        "overhead_bytes": s.overhead_bytes,
-        "kv_bytes": s.kv_bytes,
-        "kv_budget_bytes": s.kv_budget,
-        "max_tokens": s.max_tokens,
-        "max_context": s.max_context,
-        "max_batch": s.max_batch,
-        "fits": s.fits,
-    }
-
-
-def _terms(s: Serving, load: Load) -> list[dict[str, Any]]:
-    """Everything that a device's visible memory goes to; the rows without indent add up to it."""
-    rows = [_term("weights", "weights", s.weights_bytes, s, whole=sum(w.whole for w in s.weights))]
-    for role in dict.fromkeys(w.weight.role for w in s.weights):
-        members = [w for w in s.weights if w.weight.role == role]
-        held, whole = sum(w.held for w in members), sum(w.whole for w in members)
-        rows.append(_term(f"weights.{role}", role.replace("_", " "), held, s, whole=whole, depth=1))
-    rows += [_term(term.kind, OVERHEAD_LABELS[term.kind], term.nbytes, s) for term in s.overhead]
-    rows += [
-        _term("kv", f"KV cache of {load.batch} x {format_int(load.context)} tokens", s.kv_bytes, s),
-        _term("free", "free for more KV cache" if s.fits else "missing", s.free, s),
-        _term("kept_back", "not used (utilization)", s.visible - s.usable, s),
-        _term("visible", "visible memory", s.visible, s),
-    ]
-    total = sum(row["bytes"] for row in rows[:-1] if not row["depth"])
-    if total != s.visible:
-        raise AssertionError(f"terms add up to {total}, not to {s.visible}")
-    return rows
-
-
-def _term(
-    path: str, label: str, nbytes: int, s: Serving, *, whole: int | None = None, depth: int = 0
-) -> dict[str, Any]:
-    return {
-        "path": path,
-        "label": label,
-        "bytes": nbytes,
-        "share": nbytes / s.visible,
-        "whole": whole,
-        "depth": depth,
-    }
-
-
-def _assumptions(asked: Question, best: Sequence[tuple[Hardware, Serving]]) -> list[str]:
-    """The constants that the answers rest on, then what the files say of them."""
-    engine, load = asked.engine, asked.load
-    constants: dict[str, list[str]] = {}
-    for hardware, s in best:
-        for line in _constants(engine, hardware, s, load):
-            constants.setdefault(line, []).append(hardware.name)
-    lines = [
-        f"{engine.name}: {line}" + ("" if len(names) == len(best) else f" ({', '.join(names)})")
-        for line, names in constants.items()
-    ]
-    kept = [line for line in engine.assumed if load.overhead is None or not line.startswith(OVERHEAD_KEYS)]
-    about = [f"{h.name}: {line}" for h, _ in best for line in h.assumptions if line.startswith("memory_")]
-    about += [f"{h.name}: {line}" for h, s in best for line in h.defaults if "devices" in line and s.where.devices > 1]
-    return [*lines, *(f"{engine.name}: {line}" for line in kept), *about]
-
-
-def _constants(engine: Engine, hardware: Hardware, s: Serving, load: Load) -> list[str]:
-    lines = []
-    if load.utilization is None:
-        lines.append(f"utilization {engine.utilization} of the visible memory")
-    if load.block_size is None:
-        lines.append(f"cache pages of {s.block_size} tokens")
-    if load.overhead is not None:
-        return lines
-    per_token = format_int(engine.activation.bytes_per_token)
-    tokens = load.batched_tokens or engine.activation.batched_tokens(hardware)
-    amounts = {term.kind: format_int(term.nbytes) for term in s.overhead}
-    count = "one GPU" if s.where.devices == 1 else "several GPUs"
-    return [
-        *lines,
-        f"activation workspace of {per_token} bytes x {format_int(tokens)} tokens a step",
-        f"CUDA graphs of {amounts['cuda_graphs']} bytes",
-        f"non-torch memory of {amounts['non_torch']} bytes with {count}",
-    ]
-
-
-def _notes(asked: Question, hardware: Hardware, s: Serving) -> list[str]:
-    notes = context_notes(asked.spec, asked.load.context)
-    where, limit = s.where, asked.spec.backbone.max_position_embeddings
-    if not s.fits:
-        notes.append(f"Each GPU is {format_int(-s.free)} bytes short.")
-    notes += padding_notes(s.padded, ENGINES_PAD)
-    if s.max_context is None:
-        notes.append("What a sequence caches has an end, and fits: serve.max_context and max_tokens have no limit.")
-    elif s.max_context > limit:
-        notes.append(f"Memory would hold a longer sequence than the model's limit of {format_int(limit)} tokens.")
-    nodes = -(-where.devices // hardware.devices_per_node)
-    if nodes > 1:
-        notes.append(f"{where.devices} GPUs are {nodes} nodes of {hardware.devices_per_node}.")
-    most = asked.engine.activation.sequences(hardware) * where.dp
-    if asked.load.batch > most:
-        notes.append(f"{asked.engine.name} runs at most {format_int(most)} sequences at once by default; others wait.")
-    if 1 < where.ep < where.devices:
-        notes.append("ep below tp x dp: each expert is divided further. vLLM has ep 1 and tp x dp only.")
-    if where.ep > 1 and where.tp > 1 and where.dp > 1:
-        notes.append("Shared experts are divided by tp; with tp, dp and ep together vLLM may keep them whole.")
-    return notes
-
-
-def _refusals(tries: Tried) -> list[str]:
-    """Why sizes were left out, where one of them might have fitted."""
-    if tries.found[-1].fits:
+def _refusals(found: Found) -> list[str]:
+    """Why layouts were left out, where one of them might have fitted."""
+    if found.best.fits:
         return []
     return [
-        f"tp {tp} was left out: {error.message}{f' ({error.hint})' if error.hint else ''}."
-        for tp, error in tries.refused.items()
-        if tp > tries.found[-1].where.tp
+        f"{name} was left out: {error.message}{f' ({error.hint})' if error.hint else ''}."
+        for name, error in list(found.refused.items())[:4]
     ]
-
-
-def _unloaded(asked: Question) -> list[str]:
-    notes = []
-    if asked.load.language_only and asked.spec.vision is not None:
-        notes.append("Vision tower and projector are not loaded.")
-    if asked.spec.backbone.num_nextn_predict_layers:
-        notes.append("The multi-token-prediction module is not loaded: speculative decoding with it takes more memory.")
-    return notes

@@ -27,6 +27,7 @@ from archcalc.serving.deployment import (
     stages,
 )
 from archcalc.serving.engine import Bounds, End, Engine
+from archcalc.serving.offload import Host, offloaded
 from archcalc.serving.overhead import Load, Served, Term, steps_of, terms
 from archcalc.serving.pools import Pool, pooled
 from archcalc.serving.step import Step
@@ -103,6 +104,7 @@ class Serving:
         load: what is served.
         pool: how pages are shared between layers.
         padded: sizes that the engine pads so that they divide.
+        host: what stays in the host's memory.
     """
 
     where: Deployment
@@ -110,6 +112,7 @@ class Serving:
     load: Load
     pool: Pool
     padded: tuple[Padding, ...]
+    host: Host | None = None
 
     @property
     def worst(self) -> Device:
@@ -211,6 +214,9 @@ def serve(
     check_heads(tape, where.tp)
     loaded = loaded_weights(tape, scheme, language_only=load.language_only)
     check_experts(loaded, where)
+    host = None if load.offloaded == 0 else offloaded(loaded, scheme, load)
+    if host is not None:
+        loaded = [w for w in map(host.left, loaded) if w is not None]
     depth = sum(segment.count for segment in tape.segments if segment.part == "backbone" and segment.indices)
     mesh = where.mesh(load.block_size or page_size(tape, engine))
     cache = sequence_cache(tape, load.kv_dtype, mesh, mtp=load.mtp)
@@ -239,7 +245,7 @@ def serve(
             )
         )
     padded = paddings((w.weight for d in devices for w in d.weights), where.shards)
-    return Serving(where=where, devices=tuple(devices), load=load, pool=pool, padded=tuple(padded))
+    return Serving(where=where, devices=tuple(devices), load=load, pool=pool, padded=tuple(padded), host=host)
 
 
 def _drafted(cache: SequenceCache, draft: Served, where: Deployment, load: Load) -> tuple[SequenceCache, int]:

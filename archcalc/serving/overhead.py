@@ -17,9 +17,7 @@ from archcalc.tape import Op, Tape, Weight
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.workload import Workload
 
-Kind = Literal[
-    "activation", "cuda_graphs", "non_torch", "absorbed", "rotary", "draft", "mtp", "lora", "offload_buffer", "given"
-]
+Kind = Literal["activation", "cuda_graphs", "non_torch", "absorbed", "rotary", "draft", "mtp", "lora", "given"]
 
 
 class Term(NamedTuple):
@@ -38,11 +36,13 @@ class Served:
         model: what can be run on paper.
         scheme: how its weights are stored.
         positions: rows of its rotary tables [tokens].
+        name: what reports call it, where it is a draft.
     """
 
     model: Traced
     scheme: Scheme
     positions: int
+    name: str = ""
 
     @property
     def tape(self) -> Tape:

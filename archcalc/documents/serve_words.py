@@ -1,0 +1,322 @@
+"""Rows and sentences of the `serve` report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from archcalc.documents.conventions import ENGINES_PAD, padding_notes
+from archcalc.documents.document import Column, Table
+from archcalc.documents.flops import context_notes
+from archcalc.files.model import Spec
+from archcalc.hardware import Hardware
+from archcalc.serving.engine import Engine
+from archcalc.serving.levers import Lever
+from archcalc.serving.memory import Serving
+from archcalc.serving.overhead import Load, steps_of
+from archcalc.serving.search import Question, called
+from archcalc.units import format_bytes, format_int
+
+COUNTING = (
+    "Usable is the engine's share of the memory; the KV cache gets what weights and overhead leave of it.",
+    "Weights: heads, feed-forward width and vocabulary divided by tp; layers by pp; routed experts over tp x dp, as"
+    " whole ones with ep; the rest whole on every GPU.",
+    "Each assumed term has a range; the verdict is that of the middle, tight where the ends disagree.",
+    "Not modelled: KV cache in the host's memory, and prefixes that sequences share.",
+)
+TERMS = (
+    Column("path", "memory of one GPU"),
+    Column("bytes", "bytes", "bytes"),
+    Column("share", "share", "share"),
+    Column("whole", "whole model", "bytes"),
+)
+COUNTS = (
+    Column("gpus", "GPUs", "int"),
+    Column("nodes", "nodes", "int"),
+    Column("layout", "layout"),
+    Column("weights_bytes", "weights per GPU", "bytes"),
+    Column("overhead_bytes", "overhead per GPU", "bytes"),
+    Column("kv_budget_bytes", "room for KV cache", "bytes"),
+    Column("max_tokens", "cached tokens", "tokens"),
+    Column("max_batch", "sequences", "int"),
+    Column("verdict", "verdict", keep=True),
+)
+ALL_COLUMNS = (Column("path", "GPU"), *COUNTS[:-1], Column("price_per_hour", "an hour", "number"), COUNTS[-1])
+LEVERS = (
+    Column("path", "change"),
+    Column("flags", "flags"),
+    Column("verdict", "verdict"),
+    Column("margin_bytes", "left per GPU", "bytes"),
+    Column("max_tokens", "cached tokens", "tokens"),
+    Column("max_batch", "sequences", "int"),
+)
+OVERHEAD = (
+    Column("path", "term"),
+    Column("low", "from", "bytes"),
+    Column("bytes", "middle", "bytes"),
+    Column("high", "to", "bytes"),
+    Column("counted", "counted"),
+)
+OVERHEAD_LABELS = {
+    "activation": "activation of one step",
+    "cuda_graphs": "CUDA graphs",
+    "non_torch": "non-torch (contexts, communication)",
+    "absorbed": "second copy of MLA's up-projection",
+    "rotary": "rotary tables",
+    "draft": "draft model",
+    "mtp": "multi-token-prediction module",
+    "lora": "LoRA buffers",
+    "given": "overhead, as given",
+}
+OVERHEAD_KEYS = ("activation", "non_torch_bytes", "cuda_graphs", "max_model_len")
+"""Profile keys whose assumptions do not matter once the overhead is given."""
+
+
+def count_row(s: Serving, hardware: Hardware) -> dict[str, Any]:
+    """One number of GPUs."""
+    where = s.where
+    return {
+        "gpus": where.devices,
+        "nodes": -(-where.devices // hardware.devices_per_node),
+        "layout": called(where) + ("" if s.load.kv_dtype == "bf16" else f", {s.load.kv_dtype}"),
+        **{name: getattr(where, name) for name in ("tp", "pp", "dp", "ep", "dcp")},
+        "weights_bytes": s.weights_bytes,
+        "overhead_bytes": s.overhead_bytes,
+        "kv_bytes": s.kv_bytes,
+        "kv_budget_bytes": s.kv_budget,
+        "kv_bytes_low": s.kv_bounds.low,
+        "kv_bytes_high": s.kv_bounds.high,
+        "margin_bytes": s.free,
+        "max_tokens": s.max_tokens,
+        "max_context": s.max_context,
+        "max_batch": s.max_batch,
+        "visible_bytes": s.visible,
+        "fits": s.fits,
+        "verdict": verdict(s),
+    }
+
+
+def verdict(s: Serving) -> str:
+    """In a word, and how a tight one was decided."""
+    return s.word if s.word != "tight" else f"tight ({'fits' if s.fits else 'does not fit'})"
+
+
+def term_rows(s: Serving, load: Load) -> list[dict[str, Any]]:
+    """Everything that a device's visible memory goes to; the rows without indent add up to it."""
+    worst = s.worst
+    rows = [_term("weights", "weights", s.weights_bytes, s, whole=sum(w.whole for w in worst.weights))]
+    for role in dict.fromkeys(w.weight.role for w in worst.weights):
+        members = [w for w in worst.weights if w.weight.role == role]
+        held, whole = sum(w.held for w in members), sum(w.whole for w in members)
+        rows.append(_term(f"weights.{role}", role.replace("_", " "), held, s, whole=whole, depth=1))
+    for term in worst.terms:
+        row = _term(term.kind, OVERHEAD_LABELS[term.kind], term.bounds.middle, s)
+        ends = {} if term.bounds.low == term.bounds.high else {"low": term.bounds.low, "high": term.bounds.high}
+        rows.append({**row, **ends})
+    unused = s.visible - s.usable
+    margins = worst.margins
+    free = _term("free", "free for more KV cache" if s.fits else "missing", s.free, s)
+    rows += [
+        _term("kv", f"KV cache of {load.batch} x {format_int(load.context)} tokens", s.kv_bytes, s),
+        {**free, "low": margins.low, "high": margins.high},
+        _term("kept_back", "not used (utilization)" if unused >= 0 else "beyond what is visible", unused, s),
+        _term("visible", "visible memory", s.visible, s),
+    ]
+    total = sum(row["bytes"] for row in rows[:-1] if not row["depth"])
+    if total != s.visible:
+        raise AssertionError(f"terms add up to {total}, not to {s.visible}")
+    return rows
+
+
+def _term(
+    path: str, label: str, nbytes: int, s: Serving, *, whole: int | None = None, depth: int = 0
+) -> dict[str, Any]:
+    return {
+        "path": path,
+        "label": label,
+        "bytes": nbytes,
+        "low": None,
+        "high": None,
+        "share": nbytes / s.visible,
+        "whole": whole,
+        "depth": depth,
+    }
+
+
+def overhead_table(s: Serving, engine: Engine) -> Table:
+    """What stands beside weights and cache, with the range of each term."""
+    rows = [
+        {
+            "path": term.kind,
+            "label": OVERHEAD_LABELS[term.kind],
+            "low": term.bounds.low,
+            "bytes": term.bounds.middle,
+            "high": term.bounds.high,
+            "counted": "on top of the share" if term.outside else "inside the share",
+        }
+        for term in s.worst.terms
+    ]
+    return Table("overhead", f"overhead by {engine.title}", OVERHEAD, rows)
+
+
+def lever_table(changes: Sequence[Lever], s: Serving) -> list[Table]:
+    """Each change with what it leads to; none where there is nothing to change."""
+    if not changes:
+        return []
+    rows = []
+    for change in changes:
+        got = change.serving
+        rows.append(
+            {
+                "path": change.name,
+                "flags": change.flags,
+                "verdict": f"refused: {change.refused}" if got is None else verdict(got),
+                "fits": None if got is None else got.fits,
+                "gpus": None if got is None else got.where.devices,
+                "gpu": change.hardware.name,
+                "margin_bytes": None if got is None else got.free,
+                "max_tokens": None if got is None else got.max_tokens,
+                "max_batch": None if got is None else got.max_batch,
+            }
+        )
+    return [Table("levers", "what each change would buy" if s.fits else "what would make it fit", LEVERS, rows)]
+
+
+def host_table(s: Serving, hardware: Hardware) -> list[Table]:
+    """Experts in the host's memory: what they take, and the tokens a second that reading them allows."""
+    host = s.host
+    if host is None:
+        return []
+    rows: list[dict[str, Any]] = [
+        {"path": f"experts of {len(host.layers)} layers in the host's memory", "bytes": host.nbytes},
+        {"path": "read for one decoded token", "bytes": host.token_bytes},
+        {"path": f"read for a step of {host.sequences} sequences", "bytes": host.step_bytes},
+    ]
+    links = {}
+    if hardware.links is not None:
+        links["over PCIe to the GPUs"] = hardware.links.pcie_bytes_per_s * s.where.devices
+    if hardware.host is not None:
+        links["by the host's processors, from its memory"] = hardware.host.memory_bandwidth
+    for way, bandwidth in links.items():
+        speed = float(host.tokens_per_second(bandwidth))
+        rows.append({"path": f"at most, read {way}", "bytes": None, "tokens_per_second": speed})
+    columns = (
+        Column("path", "experts on the host"),
+        Column("bytes", "bytes", "bytes"),
+        Column("tokens_per_second", "tokens/s", "number"),
+    )
+    return [Table("host", "experts in the host's memory", columns, rows)]
+
+
+def assumptions(question: Question, best: Sequence[tuple[Hardware, Serving]]) -> list[str]:
+    """The constants that the answers rest on, then what the files say of them."""
+    engine, load = question.engine, question.load
+    constants: dict[str, list[str]] = {}
+    for hardware, s in best:
+        for line in _constants(question, hardware, s):
+            constants.setdefault(line, []).append(hardware.name)
+    lines = [
+        f"{engine.name}: {line}" + ("" if len(names) == len(best) else f" ({', '.join(names)})")
+        for line, names in constants.items()
+    ]
+    kept = [line for line in engine.assumed if load.overhead is None or not line.startswith(OVERHEAD_KEYS)]
+    about = [f"{h.name}: {line}" for h, _ in best for line in h.assumptions if line.startswith("memory_")]
+    nodes = [
+        f"{h.name}: {line}"
+        for h, s in best
+        for line in h.defaults
+        if line.startswith("devices") and s.where.devices > 8
+    ]
+    return [*lines, *(f"{engine.name}: {line}" for line in kept), *about, *nodes]
+
+
+def _constants(question: Question, hardware: Hardware, s: Serving) -> list[str]:
+    engine, load = question.engine, question.load
+    lines = []
+    if load.utilization is None:
+        of = "the visible memory" if engine.share_of == "visible" else "what is free before weights are loaded"
+        lines.append(f"utilization {float(s.worst.share):g} of {of}")
+    if load.block_size is None:
+        lines.append(f"cache pages of {s.block_size} tokens")
+    if load.overhead is not None:
+        return lines
+    few, most = steps_of(engine, hardware, load, question.served.positions)
+    if load.batched_tokens is None:
+        tokens = format_int(most.tokens) if few == most else f"{format_int(few.tokens)} to {format_int(most.tokens)}"
+        lines.append(f"steps of {tokens} tokens (max_num_batched_tokens)")
+    if load.max_num_seqs is None:
+        lines.append(f"at most {format_int(most.sequences)} sequences at once (max_num_seqs)")
+    if load.sampler is None:
+        lines.append(f"sampler {most.sampler}")
+    for term in s.worst.terms:
+        if term.kind in ("activation", "cuda_graphs", "non_torch"):
+            low, high = (format_bytes(n) for n in term.bounds)
+            lines.append(f"{OVERHEAD_LABELS[term.kind]}: {low if low == high else f'{low} to {high}'}")
+    return lines
+
+
+def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> list[str]:
+    """Warnings, and what a reader should know of the layout."""
+    load, where, limit = s.load, s.where, spec.backbone.max_position_embeddings
+    said = context_notes(spec, load.context)
+    if not s.fits:
+        said.append(f"Each GPU is {format_int(-s.free)} bytes short.")
+    if s.word == "tight":
+        margins = s.worst.margins
+        said.append(
+            f"Tight: between {format_bytes(margins.low)} and {format_bytes(margins.high)} are left, by what is assumed"
+            f" of {question.engine.name}'s overhead. A log of yours narrows it: --log FILE."
+        )
+    said += padding_notes(s.padded, ENGINES_PAD)
+    said += _beyond(s)
+    said += _pages(s)
+    if s.max_context is None:
+        said.append("What a sequence caches has an end, and fits: serve.max_context and max_tokens have no limit.")
+    elif s.max_context > limit:
+        said.append(f"Memory would hold a longer sequence than the model's limit of {format_int(limit)} tokens.")
+    nodes = -(-where.devices // hardware.devices_per_node)
+    if nodes > 1:
+        said.append(f"{where.devices} GPUs are {nodes} nodes of {hardware.devices_per_node}.")
+    most = steps_of(question.engine, hardware, load, question.served.positions)[1].sequences * where.dp
+    if load.batch > most:
+        said.append(f"{question.engine.name} runs at most {format_int(most)} sequences at once; others wait.")
+    if where.pp > 1:
+        said.append(f"Figures are those of the fullest stage, with {len(s.worst.stage)} layers.")
+    if 1 < where.ep < where.group:
+        said.append("ep below tp x dp: each expert is divided further. vLLM has ep 1 and tp x dp only.")
+    if where.ep > 1 and where.tp > 1 and where.dp > 1:
+        said.append("Shared experts are divided by tp; with tp, dp and ep together vLLM may keep them whole.")
+    return [*said, *_unloaded(spec, load)]
+
+
+def _beyond(s: Serving) -> list[str]:
+    """Where what an engine does not count against its share has no room beside it."""
+    if s.usable <= s.visible:
+        return []
+    over = format_bytes(s.usable - s.visible)
+    return [
+        f"warning: what is taken on top of the engine's share passes the visible memory by {over}: lower --utilization."
+    ]
+
+
+def _pages(s: Serving) -> list[str]:
+    """How layers that cache by different spans share pages."""
+    pool = s.pool
+    if pool.whole:
+        return ["This engine keeps windows as if they were whole sequences."]
+    if not pool.hybrid:
+        return []
+    layers = len(s.worst.stage)
+    return [
+        f"Pages are shared by {pool.groups} groups of {pool.group} layers: {pool.padding} of"
+        f" {layers + pool.padding} are padding, and a window keeps a step's tokens and a page more."
+    ]
+
+
+def _unloaded(spec: Spec, load: Load) -> list[str]:
+    said = []
+    if load.language_only and spec.vision is not None:
+        said.append("Vision tower and projector are not loaded.")
+    if spec.backbone.num_nextn_predict_layers and not load.mtp:
+        said.append("The multi-token-prediction module is not loaded: --mtp adds it.")
+    return said
