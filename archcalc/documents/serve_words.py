@@ -104,11 +104,14 @@ def verdict(s: Serving) -> str:
 def term_rows(s: Serving, load: Load) -> list[dict[str, Any]]:
     """Everything that a device's visible memory goes to; the rows without indent add up to it."""
     worst = s.worst
-    rows = [_term("weights", "weights", s.weights_bytes, s, whole=sum(w.whole for w in worst.weights))]
+    whole: dict[str, int] = {}
+    for device in s.devices:
+        for w in device.weights:
+            whole[w.weight.role] = whole.get(w.weight.role, 0) + w.whole
+    rows = [_term("weights", "weights", s.weights_bytes, s, whole=sum(whole.values()))]
     for role in dict.fromkeys(w.weight.role for w in worst.weights):
-        members = [w for w in worst.weights if w.weight.role == role]
-        held, whole = sum(w.held for w in members), sum(w.whole for w in members)
-        rows.append(_term(f"weights.{role}", role.replace("_", " "), held, s, whole=whole, depth=1))
+        held = sum(w.held for w in worst.weights if w.weight.role == role)
+        rows.append(_term(f"weights.{role}", role.replace("_", " "), held, s, whole=whole[role], depth=1))
     for term in worst.terms:
         row = _term(term.kind, OVERHEAD_LABELS[term.kind], term.bounds.middle, s)
         ends = {} if term.bounds.low == term.bounds.high else {"low": term.bounds.low, "high": term.bounds.high}
@@ -213,7 +216,7 @@ def assumptions(question: Question, best: Sequence[tuple[Hardware, Serving]]) ->
     engine, load = question.engine, question.load
     constants: dict[str, list[str]] = {}
     for hardware, s in best:
-        for line in _constants(question, hardware, s):
+        for line in _constants(question, hardware, s, alone=len(best) == 1):
             constants.setdefault(line, []).append(hardware.name)
     lines = [
         f"{engine.name}: {line}" + ("" if len(names) == len(best) else f" ({', '.join(names)})")
@@ -230,7 +233,7 @@ def assumptions(question: Question, best: Sequence[tuple[Hardware, Serving]]) ->
     return [*lines, *(f"{engine.name}: {line}" for line in kept), *about, *nodes]
 
 
-def _constants(question: Question, hardware: Hardware, s: Serving) -> list[str]:
+def _constants(question: Question, hardware: Hardware, s: Serving, *, alone: bool) -> list[str]:
     engine, load = question.engine, question.load
     lines = []
     if load.utilization is None:
@@ -248,7 +251,7 @@ def _constants(question: Question, hardware: Hardware, s: Serving) -> list[str]:
         lines.append(f"at most {format_int(most.sequences)} sequences at once (max_num_seqs)")
     if load.sampler is None:
         lines.append(f"sampler {most.sampler}")
-    for term in s.worst.terms:
+    for term in s.worst.terms if alone else ():
         if term.kind in ("activation", "cuda_graphs", "non_torch"):
             low, high = (format_bytes(n) for n in term.bounds)
             lines.append(f"{OVERHEAD_LABELS[term.kind]}: {low if low == high else f'{low} to {high}'}")

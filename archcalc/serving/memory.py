@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Literal
 
 from archcalc.calc.kv_cache import SequenceCache, cache_rows, sequence_cache
@@ -31,7 +32,7 @@ from archcalc.serving.offload import Host, offloaded
 from archcalc.serving.overhead import Load, Served, Term, steps_of, terms
 from archcalc.serving.pools import Pool, pooled
 from archcalc.serving.step import Step
-from archcalc.tape import Span, Tape
+from archcalc.tape import Span, Tape, Weight
 
 Word = Literal["fits", "tight", "does not fit"]
 """`tight`: zero lies between the margins at the two ends of what is assumed."""
@@ -224,7 +225,8 @@ def serve(
     share = share_of(engine, hardware, where, load, largest)
     devices, pool = [], Pool()
     for stage, kept in zip(stages(depth, where), cache.stages, strict=True):
-        weights = stage_weights(loaded, tape, stage, depth)
+        key = ("held", where, stage, load.language_only, load.offloaded)
+        weights = served.once(key, partial(_held, loaded, served, where, stage, depth))
         found = [*terms(served, engine, hardware, where, load, stage, depth)]
         mine = replace(cache, stages=(kept,))
         mine, pool = pooled(mine, layers_by_span(tape, stage), engine, largest.tokens)
@@ -234,7 +236,7 @@ def serve(
         devices.append(
             Device(
                 stage=stage,
-                weights=tuple(held_weights(weights, scheme, where)),
+                weights=weights,
                 terms=tuple(found),
                 visible=hardware.memory_visible_bytes,
                 share=share,
@@ -246,6 +248,11 @@ def serve(
         )
     padded = paddings((w.weight for d in devices for w in d.weights), where.shards)
     return Serving(where=where, devices=tuple(devices), load=load, pool=pool, padded=tuple(padded), host=host)
+
+
+def _held(loaded: list[Weight], served: Served, where: Deployment, stage: range, depth: int) -> tuple[HeldWeight, ...]:
+    """What a device of a stage holds of the loaded weights."""
+    return tuple(held_weights(stage_weights(loaded, served.tape, stage, depth), served.scheme, where))
 
 
 def _drafted(cache: SequenceCache, draft: Served, where: Deployment, load: Load) -> tuple[SequenceCache, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from archcalc.calc.sharding import Shards, local_features
 from archcalc.calc.weights import Scheme
@@ -17,6 +18,7 @@ from archcalc.tape import Op, Tape, Weight
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.workload import Workload
 
+T = TypeVar("T")
 Kind = Literal["activation", "cuda_graphs", "non_torch", "absorbed", "rotary", "draft", "mtp", "lora", "given"]
 
 
@@ -43,6 +45,14 @@ class Served:
     scheme: Scheme
     positions: int
     name: str = ""
+    _known: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes, made once for a key: a search asks the same of many devices."""
+        if key not in self._known:
+            self._known[key] = make()
+        found: T = self._known[key]
+        return found
 
     @property
     def tape(self) -> Tape:
@@ -137,9 +147,7 @@ def terms(
     if load.overhead is not None:
         return (Term("given", Bounds(load.overhead, load.overhead)), *(t for t in kept if t.kind in ("mtp", "lora")))
     steps = steps_of(engine, hardware, load, served.positions)
-    low, high = (
-        step_peak(served.model, served.scheme, where, step, engine.activation, stage, depth).bounds for step in steps
-    )
+    low, high = (_peak(served, engine, where, step, stage, depth) for step in steps)
     free = engine.share_of == "free"
     found = [Term("activation", Bounds(low.low, high.high), outside=free)]
     if not load.eager:
@@ -147,6 +155,13 @@ def terms(
         found.append(Term("cuda_graphs", graphs, outside=not engine.cuda_graphs.inside_utilization))
     found.append(Term("non_torch", _non_torch(engine, hardware, where, load), outside=free))
     return (*found, *kept)
+
+
+def _peak(served: Served, engine: Engine, where: Deployment, step: Step, stage: range, depth: int) -> Bounds:
+    """The peak of a step, worked out once for devices alike."""
+    key = ("step", engine.name, where, step, stage)
+    make = partial(step_peak, served.model, served.scheme, where, step, engine.activation, stage, depth)
+    return served.once(key, make).bounds
 
 
 def _non_torch(engine: Engine, hardware: Hardware, where: Deployment, load: Load) -> Bounds:
