@@ -37,6 +37,7 @@ class Shards:
         etp: tensor parallelism of routed experts; each of its ranks sees all tokens of the group, so rows
             multiply by it.
         etp_name: what that is called where it is made from other sizes.
+        uneven_experts: where `ep` does not divide the experts, some devices hold one more.
         tower: devices that divide a vision tower.
         vocab_multiple: what a vocabulary that `tp` does not divide is padded to a multiple of; 0: it may not be padded.
         imbalance: routed rows of this device over the mean of its group.
@@ -50,6 +51,7 @@ class Shards:
     ep: int = 1
     etp: int = 1
     etp_name: str = "etp"
+    uneven_experts: bool = False
     tower: int = 1
     vocab_multiple: int = 0
     imbalance: Fraction = Fraction(1)
@@ -81,12 +83,14 @@ def padded(d: Dim, shards: Shards) -> int:
 
 
 def local_size(d: Dim, shards: Shards) -> int:
-    """A feature dim on one device; key-value heads are replicated past their number. Raises Indivisible."""
+    """A feature dim on the fullest device; key-value heads are replicated past their number. Raises Indivisible."""
     option, parts = shards.way(d.axis)
     if parts == 1:
         return d.size
     if d.axis == "kv_heads" and parts > d.size and parts % d.size == 0:
         return 1
+    if d.axis == "experts" and shards.uneven_experts:
+        return -(-d.size // parts)
     size = padded(d, shards)
     if size % parts:
         how = "can be neither divided nor replicated" if d.axis == "kv_heads" else "can't be divided"

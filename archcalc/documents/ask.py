@@ -19,7 +19,7 @@ COMMANDS = ("params", "claims", "flops", "kv", "weights", "serve", "train", "rep
 """Commands about one spec. Each is a module beside this one, with a function that has the module's name and takes the
 spec and the command's flags by name."""
 
-FILES = {"plan": "plans", "gpu": "hardware", "engine": "engines"}
+FILES = {"plan": "plans", "gpu": "hardware", "engine": "engines", "draft": ""}
 """Flags that name a file, and the folder of the bundled ones."""
 
 AGAIN = tuple(name for name in COMMANDS if name != "train")

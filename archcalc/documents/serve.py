@@ -197,7 +197,11 @@ def serve_report(asked: Asked, hardware: Hardware) -> Report:
         ],
         assumptions=assumptions(question, [(hardware, best)]),
         conventions=(*COUNTING, *cache_lines(question.served.tape, "Cache", "dp")),
-        notes=[*notes(asked.spec, question, hardware, best), *_refusals(found), f"Searched: {found.searched}."],
+        notes=[
+            *notes(asked.spec, question, hardware, best),
+            *_refusals(found),
+            *([f"Searched: {found.searched}."] if found.searched else []),
+        ],
         extra={"verdict": best.word},
     )
 

@@ -173,7 +173,8 @@ def lever_table(changes: Sequence[Lever], s: Serving) -> list[Table]:
             {
                 "path": change.name,
                 "flags": change.flags,
-                "verdict": f"refused: {change.refused}" if got is None else verdict(got),
+                "verdict": "refused" if got is None else verdict(got),
+                "refused": change.refused or None,
                 "fits": None if got is None else got.fits,
                 "gpus": None if got is None else got.where.devices,
                 "gpu": change.hardware.name,
@@ -182,7 +183,9 @@ def lever_table(changes: Sequence[Lever], s: Serving) -> list[Table]:
                 "max_batch": None if got is None else got.max_batch,
             }
         )
-    return [Table("levers", "what each change would buy" if s.fits else "what would make it fit", LEVERS, rows)]
+    title = "what each change would buy" if s.fits else "what would make it fit"
+    refused = [f"{change.flags} is refused: {change.refused}." for change in changes if change.refused]
+    return [Table("levers", title, LEVERS, rows, note=" ".join(refused))]
 
 
 def host_table(s: Serving, hardware: Hardware) -> list[Table]:

@@ -46,6 +46,7 @@ class Deployment:
             ep is tp · dp, else the (tp · dp / ep)-th part of each. vLLM has 1 and tp · dp only.
         dcp: decode context parallel, within tp.
         vision: the tower divided by tp, or whole on every device.
+        uneven_experts: whether some devices hold one expert more where ep does not divide them.
     """
 
     tp: int = 1
@@ -54,6 +55,7 @@ class Deployment:
     ep: int = 1
     dcp: int = 1
     vision: Vision = "sharded"
+    uneven_experts: bool = False
 
     def __post_init__(self) -> None:
         self.mesh(1)  # refuses what is below 1, and a dcp that does not divide tp
@@ -88,6 +90,7 @@ class Deployment:
             ep=self.ep,
             etp=self.group // self.ep,
             etp_name="tp x dp" if self.ep == 1 else "tp x dp / ep",
+            uneven_experts=self.uneven_experts,
             tower=self.tp if self.vision == "sharded" else 1,
             vocab_multiple=VOCAB_PADDING,
         )

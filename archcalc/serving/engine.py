@@ -265,6 +265,7 @@ class Engine(Section):
         whole_prompts: whether a step holds a prompt of the whole context where that is longer than its tokens, up to
             `chunked_from` tokens of context (V0 without chunked prefill).
         chunked_from: context above which prompts are cut into steps.
+        uneven_experts: whether devices may hold different numbers of experts.
         absorbed_copies: whether MLA's up-projection is kept a second time: `always`, where it is stored `quantized`, or
             `never`.
         non_torch_bytes: by how devices are linked.
@@ -296,6 +297,7 @@ class Engine(Section):
     devices: Annotated[list[DeviceClass], Field(min_length=1)]
     whole_prompts: bool = False
     chunked_from: Size | None = None
+    uneven_experts: bool
     absorbed_copies: Literal["always", "quantized", "never"]
     non_torch_bytes: NonTorch
     cuda_graphs: CudaGraphs

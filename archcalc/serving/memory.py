@@ -212,6 +212,7 @@ def serve(
         InputError: what can't be divided over the devices, or a cache dtype that does not fit.
     """
     tape, scheme = served.tape, served.scheme
+    where = replace(where, uneven_experts=engine.uneven_experts)
     check_heads(tape, where.tp)
     loaded = loaded_weights(tape, scheme, language_only=load.language_only)
     check_experts(loaded, where)

@@ -166,8 +166,8 @@ class Question:
         across = [(inside, 1, copies), (inside, copies, 1)]
         if copies > 1 and not self._fits_on_a_node(hardware, inside, copies):
             across.reverse()
-        plain = [*across, (count, 1, 1)]
-        if spread.fixed is None or not _divides(tape, inside):
+        plain = [sizes for sizes in (*across, (count, 1, 1)) if prod(sizes) == count]
+        if spread.fixed is None or not any(_divides(tape, tp) for tp, _, _ in plain):
             fewer = [tp for tp in range(inside - 1, 0, -1) if count % tp == 0]
             plain += [(tp, 1, count // tp) for tp in fewer]
             plain += [(tp, count // tp, 1) for tp in fewer]
@@ -197,8 +197,10 @@ def called(where: Deployment) -> str:
 
 
 def _searched(counts: list[int], last: int, layouts: int, fixed: int | None) -> str:
+    if layouts == 1:
+        return ""
     if fixed is not None:
-        return f"{layouts} layout{'s' * (layouts != 1)} of {fixed} GPUs"
+        return f"{layouts} layouts of {fixed} GPUs"
     ended = "the first number that fits" if last != counts[-1] else "the largest number that is tried"
     return f"{layouts} layouts (tp within a node, then dp, dcp, pp) of {counts[0]} to {last} GPUs, {ended}"
 
