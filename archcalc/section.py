@@ -16,20 +16,21 @@ def _bytes(value: Any) -> Any:
     return parse_memory(value) if isinstance(value, str) else value
 
 
-def _memory(least: int) -> Any:
-    integer = {"type": "integer", "minimum": least, "maximum": 1 << 60}
+def _memory(**least: int) -> Any:
+    bound = {"exclusiveMinimum" if name == "gt" else "minimum": n for name, n in least.items()}
+    integer = {"type": "integer", **bound, "maximum": 1 << 60}
     text = r"^\s*[0-9][0-9_]*(\.[0-9]+)?\s*(([kKmMgGtTpP][iI]?)?[bB])?\s*$"
     return (
-        Field(ge=least, le=1 << 60),
+        Field(**least, le=1 << 60),
         BeforeValidator(_bytes),
         WithJsonSchema({"anyOf": [integer, {"type": "string", "pattern": text}]}),
     )
 
 
-Memory = Annotated[int, *_memory(1)]
+Memory = Annotated[int, *_memory(gt=0)]
 """Bytes, or text such as 96GB or 94.97GiB."""
 
-Amount = Annotated[int, *_memory(0)]
+Amount = Annotated[int, *_memory(ge=0)]
 """The same, or nothing."""
 
 

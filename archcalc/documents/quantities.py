@@ -135,6 +135,7 @@ QUANTITIES: dict[str, Quantity] = {
         "longest context by memory",
         "Tokens of one sequence that the room for the KV cache holds; the model may allow fewer.",
     ),
+    "serve.price_per_hour": Quantity("number", "price an hour", "Of all GPUs, at the price that you gave."),
     "serve.host_bytes": Quantity(
         "bytes", "experts on the host", "Routed experts that stay in the host's memory, all of them once."
     ),

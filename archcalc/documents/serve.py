@@ -168,6 +168,9 @@ def serve_report(asked: Asked, hardware: Hardware) -> Report:
         "serve.context_limit": limit,
         **_host_quantities(found, hardware),
     }
+    price = asked.cost(hardware, where.devices)
+    if price is not None:
+        quantities["serve.price_per_hour"] = price
     return Report(
         command="serve",
         title=f"{asked.spec.title} {verdict} {where.devices} x {hardware.title}: {_sequences(best.load)}",

@@ -231,7 +231,7 @@ def assumptions(question: Question, best: Sequence[tuple[Hardware, Serving]]) ->
         f"{h.name}: {line}"
         for h, s in best
         for line in h.defaults
-        if line.startswith("devices") and s.where.devices > 8
+        if line.startswith("devices") and s.where.devices > 1
     ]
     return [*lines, *(f"{engine.name}: {line}" for line in kept), *about, *nodes]
 
