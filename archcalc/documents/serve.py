@@ -163,7 +163,7 @@ def serve_report(asked: Asked, hardware: Hardware) -> Report:
         "serve.kv_budget_bytes": best.kv_budget,
         "serve.kv_bytes_low": bounds.low,
         "serve.kv_bytes_high": bounds.high,
-        "serve.margin_bytes": best.free,
+        "serve.margin_bytes": best.margin,
         **{name: n for name, n in limits.items() if n is not None},
         "serve.context_limit": limit,
         **_host_quantities(found, hardware),

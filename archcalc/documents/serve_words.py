@@ -86,7 +86,7 @@ def count_row(s: Serving, hardware: Hardware) -> dict[str, Any]:
         "kv_budget_bytes": s.kv_budget,
         "kv_bytes_low": s.kv_bounds.low,
         "kv_bytes_high": s.kv_bounds.high,
-        "margin_bytes": s.free,
+        "margin_bytes": s.margin,
         "max_tokens": s.max_tokens,
         "max_context": s.max_context,
         "max_batch": s.max_batch,
@@ -117,11 +117,10 @@ def term_rows(s: Serving, load: Load) -> list[dict[str, Any]]:
         ends = {} if term.bounds.low == term.bounds.high else {"low": term.bounds.low, "high": term.bounds.high}
         rows.append({**row, **ends})
     unused = s.visible - s.usable
-    margins = worst.margins
-    free = _term("free", "free for more KV cache" if s.fits else "missing", s.free, s)
+    free = _term("free", "free for more KV cache" if s.free >= 0 else "missing", s.free, s)
     rows += [
         _term("kv", f"KV cache of {load.batch} x {format_int(load.context)} tokens", s.kv_bytes, s),
-        {**free, "low": margins.low, "high": margins.high},
+        {**free, "low": worst.room("high") - s.kv_bytes, "high": worst.room("low") - s.kv_bytes},
         _term("kept_back", "not used (utilization)" if unused >= 0 else "beyond what is visible", unused, s),
         _term("visible", "visible memory", s.visible, s),
     ]
@@ -178,7 +177,7 @@ def lever_table(changes: Sequence[Lever], s: Serving) -> list[Table]:
                 "fits": None if got is None else got.fits,
                 "gpus": None if got is None else got.where.devices,
                 "gpu": change.hardware.name,
-                "margin_bytes": None if got is None else got.free,
+                "margin_bytes": None if got is None else got.margin,
                 "max_tokens": None if got is None else got.max_tokens,
                 "max_batch": None if got is None else got.max_batch,
             }
@@ -266,9 +265,9 @@ def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> lis
     load, where, limit = s.load, s.where, spec.backbone.max_position_embeddings
     said = context_notes(spec, load.context)
     if not s.fits:
-        said.append(f"Each GPU is {format_int(-s.free)} bytes short.")
+        said.append(f"Each GPU is {format_int(-s.margin)} bytes short.")
     if s.word == "tight":
-        margins = s.worst.margins
+        margins = s.margins
         said.append(
             f"Tight: between {format_bytes(margins.low)} and {format_bytes(margins.high)} are left, by what is assumed"
             f" of {question.engine.name}'s overhead. A log of yours narrows it: --log FILE."
@@ -296,12 +295,13 @@ def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> lis
 
 
 def _beyond(s: Serving) -> list[str]:
-    """Where what an engine does not count against its share has no room beside it."""
-    if s.usable <= s.visible:
+    """Where what an engine does not count against its share may have no room beside it."""
+    over = s.worst.beyond("high")
+    if over <= 0:
         return []
-    over = format_bytes(s.usable - s.visible)
+    most = f"up to {format_bytes(over)}" if s.worst.beyond("low") <= 0 else format_bytes(s.worst.beyond("low"))
     return [
-        f"warning: what is taken on top of the engine's share passes the visible memory by {over}: lower --utilization."
+        f"warning: what the engine takes on top of its share passes the visible memory by {most}: lower --utilization."
     ]
 
 

@@ -86,13 +86,22 @@ class Device:
 
     @property
     def free(self) -> int:
-        """What is left when the load is cached; negative where it does not fit [bytes]."""
+        """What is left of the pool when the load is cached [bytes]."""
         return self.room() - self.kv_bytes
 
-    @property
-    def margins(self) -> Bounds:
-        """The same at the two ends: where all that is assumed is at its most, and at its least [bytes]."""
-        return Bounds(self.room("high") - self.kv_bytes, self.room("low") - self.kv_bytes)
+    def beyond(self, end: End) -> int:
+        """By how much the engine's share and what it does not count against it pass what is there [bytes]."""
+        return self.usable(end) - self.visible
+
+    def margin(self, end: End = "middle") -> int:
+        """What is left where overhead is at that end; negative where the load does not fit [bytes].
+
+        Engines size the pool before they know whether what is outside their share has room: that is a matter of its
+        least in the verdict, of its most at the high end.
+        """
+        beyond = self.beyond("high" if end == "high" else "low")
+        left = self.room(end) - self.kv_bytes
+        return min(left, -beyond) if beyond > 0 else left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +127,7 @@ class Serving:
     @property
     def worst(self) -> Device:
         """The device with the least left."""
-        return min(self.devices, key=lambda device: device.free)
+        return min(self.devices, key=lambda device: device.margin())
 
     @property
     def block_size(self) -> int:
@@ -166,15 +175,24 @@ class Serving:
         return self.worst.free
 
     @property
+    def margin(self) -> int:
+        """What is left on the worst device, or what is missing, in the verdict [bytes]."""
+        return self.worst.margin()
+
+    @property
+    def margins(self) -> Bounds:
+        """The same where all that is assumed is at its most, and at its least [bytes]."""
+        return Bounds(min(d.margin("high") for d in self.devices), min(d.margin("low") for d in self.devices))
+
+    @property
     def fits(self) -> bool:
         """Whether weights, overhead and the load's cache fit, at the middle of what is assumed."""
-        return self.free >= 0
+        return self.margin >= 0
 
     @property
     def word(self) -> Word:
         """The verdict with what the assumptions can change about it."""
-        low = min(device.margins.low for device in self.devices)
-        high = min(device.margins.high for device in self.devices)
+        low, high = self.margins
         return "tight" if low < 0 <= high else "fits" if self.fits else "does not fit"
 
     @property

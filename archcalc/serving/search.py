@@ -127,7 +127,7 @@ class Question:
                 if found[-1].fits or hopeless:
                     break
             if found:
-                tries.append(found[-1] if found[-1].fits else max(found, key=lambda s: s.free))
+                tries.append(found[-1] if found[-1].fits else max(found, key=lambda s: s.margin))
                 if tries[-1].fits:
                     break
         if not tries:
