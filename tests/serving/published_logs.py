@@ -247,7 +247,7 @@ class Summary:
         return [(row.log[key], row.term(kind)) for row in self.rows if row.log.get(key) is not None]
 
 
-def mape(pairs: Sequence[tuple[float, float]]) -> float:
+def relative_error(pairs: Sequence[tuple[float, float]]) -> float:
     """Mean absolute error of predictions, as a share of what was printed."""
     return mean(abs(ours / theirs - 1) for theirs, ours in pairs)
 
@@ -360,12 +360,20 @@ def _mapes(every: Sequence[Row]) -> str:
         cells = []
         for term in TERMS:
             pairs = Summary(some).errors(term)
-            cells += [str(len(pairs)), f"{100 * mape(pairs):.0f} %", f"{mae(pairs):.2f}"] if pairs else ["", "", ""]
+            cells += (
+                [str(len(pairs)), f"{100 * relative_error(pairs):.0f} %", f"{mae(pairs):.2f}"]
+                if pairs
+                else ["", "", ""]
+            )
         if any(cells):
             lines.append((name, *cells))
-    heads = ("rows", *(head for term in TERMS for head in (f"{term}: logs", "MAPE", "GiB")))
+    heads = ("rows", *(head for term in TERMS for head in (f"{term}: logs", "mean error", "GiB")))
     return "\n".join(
-        ("Terms, each against what logs print of it, at the middle of its range:", "", _table(heads, lines, 1))
+        (
+            "Terms at their middle against what logs print of them, by mean absolute error (relative, and in GiB):",
+            "",
+            _table(heads, lines, 1),
+        )
     )
 
 
