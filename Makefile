@@ -43,9 +43,10 @@ format: $(VENV)/.installed-dev ## rewrite the code as ruff wants it
 golden: $(VENV)/.installed-dev ## rewrite the golden files; read the diff before you commit it
 	@$(BIN)/python -m pytest -k golden --snapshot-update
 
-schema: $(VENV)/.installed-base ## rewrite schema/ from the types, docs/glossary.md from the quantities
+schema: $(VENV)/.installed-base ## rewrite schema/ from the types, docs/glossary.md from the quantities, the tables of docs/validation.md
 	@for kind in spec plan hardware engine books; do $(BIN)/archcalc schema $$kind -o schema/$$kind.schema.json; done
 	@$(BIN)/python -m archcalc.documents.glossary >docs/glossary.md
+	@$(BIN)/python -m tests.serving.published_logs
 
 reports: $(VENV)/.installed-dev ## rewrite reports/ for every bundled spec, with a cross-check where it is not current
 	@$(BIN)/archcalc report $(SPECS) --dir reports
