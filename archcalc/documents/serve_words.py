@@ -13,7 +13,7 @@ from archcalc.hardware import Hardware
 from archcalc.serving.engine import Engine
 from archcalc.serving.levers import Lever
 from archcalc.serving.memory import Serving
-from archcalc.serving.overhead import Load, steps_of
+from archcalc.serving.overhead import Load, step_of
 from archcalc.serving.search import Question, called
 from archcalc.units import format_bytes, format_int
 
@@ -245,14 +245,13 @@ def _constants(question: Question, hardware: Hardware, s: Serving, *, alone: boo
         lines.append(f"cache pages of {s.block_size} tokens")
     if load.overhead is not None:
         return lines
-    few, most = steps_of(engine, hardware, load, question.served.positions)
+    step = step_of(engine, hardware, load)
     if load.batched_tokens is None:
-        tokens = format_int(most.tokens) if few == most else f"{format_int(few.tokens)} to {format_int(most.tokens)}"
-        lines.append(f"steps of {tokens} tokens (max_num_batched_tokens)")
+        lines.append(f"steps of {format_int(step.tokens)} tokens (max_num_batched_tokens)")
     if load.max_num_seqs is None:
-        lines.append(f"at most {format_int(most.sequences)} sequences at once (max_num_seqs)")
+        lines.append(f"at most {format_int(step.sequences)} sequences at once (max_num_seqs)")
     if load.sampler is None:
-        lines.append(f"sampler {most.sampler}")
+        lines.append(f"sampler {step.sampler}")
     for term in s.worst.terms if alone else ():
         if term.kind in ("activation", "cuda_graphs", "non_torch"):
             low, high = (format_bytes(n) for n in term.bounds)
@@ -282,7 +281,7 @@ def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> lis
     nodes = -(-where.devices // hardware.devices_per_node)
     if nodes > 1:
         said.append(f"{where.devices} GPUs are {nodes} nodes of {hardware.devices_per_node}.")
-    most = steps_of(question.engine, hardware, load, question.served.positions)[1].sequences * where.dp
+    most = step_of(question.engine, hardware, load).sequences * where.dp
     if load.batch > most:
         said.append(f"{question.engine.name} runs at most {format_int(most)} sequences at once; others wait.")
     if where.pp > 1:

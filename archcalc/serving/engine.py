@@ -193,6 +193,7 @@ class CudaGraphs(Section):
         bytes_per_layer: of one captured size and one layer [bytes].
         largest: the largest size that is captured [sequences]; above 16 every 8th, above 256 every 16th.
         twice: whether sizes that hold max_num_seqs sequences are captured a second time, attention included.
+        none_of_dense: whether some versions count none of a model without experts.
     """
 
     inside_utilization: bool
@@ -200,6 +201,7 @@ class CudaGraphs(Section):
     bytes_per_layer: MemoryPair
     largest: Size
     twice: bool
+    none_of_dense: bool
 
     @field_validator("fixed_bytes", "bytes_per_layer")
     @classmethod
@@ -214,10 +216,11 @@ class CudaGraphs(Section):
         held = [size for size in sizes if size <= most]
         return len(held) + (sum(size <= sequences for size in held) if self.twice else 0)
 
-    def bounds(self, sequences: int, layers: int) -> Bounds:
+    def bounds(self, sequences: int, layers: int, *, dense: bool) -> Bounds:
         """Graphs of a model's layers [bytes]."""
         count = self.captured(sequences) * layers
-        return Bounds(*(f + count * n for f, n in zip(self.fixed_bytes, self.bytes_per_layer, strict=True)))
+        low, high = (f + count * n for f, n in zip(self.fixed_bytes, self.bytes_per_layer, strict=True))
+        return Bounds(0 if dense and self.none_of_dense else low, high)
 
 
 class Reserve(Section):

@@ -9,7 +9,7 @@ from itertools import combinations
 from archcalc.errors import InputError
 from archcalc.hardware import Hardware
 from archcalc.serving.memory import Serving
-from archcalc.serving.overhead import steps_of
+from archcalc.serving.overhead import step_of
 from archcalc.serving.search import Question, contexts
 
 FEW_SEQUENCES = 64
@@ -83,7 +83,7 @@ def _changes(asked: Question, hardware: Hardware, serving: Serving) -> Iterator[
     for dcp in contexts(tape, where.tp):
         if dcp > where.dcp:
             yield _spread("context over the tp group", f"--dcp {dcp}", dcp=dcp)
-    step = steps_of(asked.engine, hardware, load, asked.served.positions)[1]
+    step = step_of(asked.engine, hardware, load)
     if step.sequences > FEW_SEQUENCES and load.overhead is None:
         yield _load("fewer sequences a step", f"--max-num-seqs {FEW_SEQUENCES}", max_num_seqs=FEW_SEQUENCES)
     if step.tokens > FEW_TOKENS and load.overhead is None:

@@ -29,7 +29,7 @@ from archcalc.serving.deployment import (
 )
 from archcalc.serving.engine import Bounds, End, Engine
 from archcalc.serving.offload import Host, offloaded
-from archcalc.serving.overhead import Load, Served, Term, steps_of, terms
+from archcalc.serving.overhead import Load, Served, Term, step_of, terms
 from archcalc.serving.pools import Pool, pooled
 from archcalc.serving.step import Step
 from archcalc.tape import Span, Tape, Weight
@@ -240,7 +240,7 @@ def serve(
     depth = sum(segment.count for segment in tape.segments if segment.part == "backbone" and segment.indices)
     mesh = where.mesh(load.block_size or page_size(tape, engine))
     cache = sequence_cache(tape, load.kv_dtype, mesh, mtp=load.mtp)
-    largest = steps_of(engine, hardware, load, served.positions)[1]
+    largest = step_of(engine, hardware, load)
     share = share_of(engine, hardware, where, load, largest)
     devices, pool = [], Pool()
     for stage, kept in zip(stages(depth, where), cache.stages, strict=True):

@@ -114,29 +114,21 @@ class Load:
                 raise InputError(f"{name.replace('_', ' ')} can't be negative: {size}", value=size)
 
 
-def steps_of(engine: Engine, hardware: Hardware, load: Load, positions: int) -> tuple[Step, Step]:
-    """The least and the largest step of an engine on a device, under a load.
-
-    They differ where a step holds whole prompts: nothing says whether max_model_len is the context or all positions.
-    """
+def step_of(engine: Engine, hardware: Hardware, load: Load) -> Step:
+    """The largest step of an engine on a device, under a load. Where steps hold whole prompts the context is
+    max_model_len: an engine whose pool holds no sequence of the longest it allows does not start."""
     chosen = engine.device(hardware)
-    tokens = [load.batched_tokens or chosen.max_num_batched_tokens] * 2
-    if engine.whole_prompts and not load.batched_tokens:
-        longest = [
-            n if engine.chunked_from is None or n <= engine.chunked_from else 0 for n in (load.context, positions)
-        ]
-        tokens = sorted(max(tokens[0], n) for n in longest)
-    few, most = (
-        Step(
-            tokens=n,
-            sequences=load.max_num_seqs or chosen.max_num_seqs,
-            sampler=load.sampler or engine.activation.sampler.default,
-            context=load.context,
-            encoder=engine.activation.encoder and not load.language_only,
-        )
-        for n in tokens
+    tokens = load.batched_tokens or chosen.max_num_batched_tokens
+    whole = engine.whole_prompts and (engine.chunked_from is None or load.context <= engine.chunked_from)
+    if whole and not load.batched_tokens:
+        tokens = max(tokens, load.context)
+    return Step(
+        tokens=tokens,
+        sequences=load.max_num_seqs or chosen.max_num_seqs,
+        sampler=load.sampler or engine.activation.sampler.default,
+        context=load.context,
+        encoder=engine.activation.encoder and not load.language_only,
     )
-    return few, most
 
 
 def terms(
@@ -146,12 +138,12 @@ def terms(
     kept = [t for t in _beside_weights(served, engine, where, load, stage, depth) if t.bounds.high]
     if load.overhead is not None:
         return (Term("given", Bounds(load.overhead, load.overhead)), *(t for t in kept if t.kind in ("mtp", "lora")))
-    steps = steps_of(engine, hardware, load, served.positions)
-    low, high = (_peak(served, engine, where, step, stage, depth) for step in steps)
+    step = step_of(engine, hardware, load)
     free = engine.share_of == "free"
-    found = [Term("activation", Bounds(low.low, high.high), outside=free)]
+    found = [Term("activation", _peak(served, engine, where, step, stage, depth), outside=free)]
     if not load.eager:
-        graphs = engine.cuda_graphs.bounds(steps[1].sequences, len(stage))
+        dense = not any(d.axis == "experts" for w in served.tape.weights() for d in w.stack)
+        graphs = engine.cuda_graphs.bounds(step.sequences, len(stage), dense=dense)
         found.append(Term("cuda_graphs", graphs, outside=not engine.cuda_graphs.inside_utilization))
     found.append(Term("non_torch", _non_torch(engine, hardware, where, load), outside=free))
     return (*found, *kept)
@@ -216,7 +208,7 @@ def _rotary(ops: Iterable[tuple[Op, int]], positions: int) -> Bounds:
     layers/rotary_embedding, cos_sin_cache) [bytes]."""
     held = [op for op, layers in ops if layers]
     latent = {c.features[-1].size for op in held for c in op.caches if c.kind == "rope"}
-    widths = latent or {op.outputs[0].features[-1].size for op in held if op.kind == "rope"}
+    widths = latent or {op.outputs[0].features[-1].size for op in held if op.site == "rope"}
     return Bounds(2 * positions * sum(widths), 4 * positions * sum(widths))
 
 

@@ -65,12 +65,14 @@ class Peak(NamedTuple):
 def step_peak(
     model: Traced, scheme: Scheme, where: Deployment, step: Step, how: Activation, stage: range, depth: int
 ) -> Peak:
-    """The peak of a step on a device of one pipeline stage [bytes]. Raises InputError for what can't be divided."""
+    """The peak of a step on a device of one pipeline stage, which receives or sends two tensors of hidden states where
+    there are several [bytes]. Raises InputError for what can't be divided."""
     tape = _step_tape(model, step.tokens)
     segments = [s for s in tape.segments if s.part == "backbone" and any(i in stage for i in s.indices)]
     encoded, vision = _encoder(model, tape, where, step) if step.encoder and stage.start == 0 else (0, 0)
     found = [_layers(segments, scheme, where, step, how, pick) for pick in (0, -1)]
-    layers = Bounds(*(peak + encoded for peak, _ in found))
+    received = 2 * _states(tape, step.tokens) if where.pp > 1 else 0
+    layers = Bounds(*(peak + encoded + received for peak, _ in found))
     kept = Bounds(*(workspace for _, workspace in found))
     sampling = Bounds(0, 0)
     if stage.stop == depth:
@@ -80,6 +82,12 @@ def step_peak(
 
 def _step_tape(model: Traced, tokens: int) -> Tape:
     return model.trace(Workload(phase="prefill", seq=tokens, logits="last"))
+
+
+def _states(tape: Tape, tokens: int) -> int:
+    """The hidden states of so many tokens, which every device holds whole [bytes]."""
+    hidden = next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None)
+    return tokens * product(hidden.features) * ITEM_BYTES[hidden.dtype]
 
 
 # -- layers --------------------------------------------------------------------------------------------------------
@@ -105,19 +113,27 @@ def _layers(
 
 
 def _as_called(segment: Segment) -> Segment:
-    """The segment as an engine's caller runs its experts: their input is there until they are done, and the output of
-    shared experts, which run first (vLLM, layers/fused_moe/layer.py, forward_impl)."""
-    ops = list(segment.ops)
-    sent: tuple[Storage, ...] = ()
+    """The segment as an engine's code calls it: a caller holds what it passes on until the call returns.
+
+    The layer's input is there until the layer is done, the input of attention, feed-forward or experts until their
+    output is added (vLLM, models/llama.py, LlamaModel and LlamaDecoderLayer), and the output of shared experts, which
+    run first, through the routed ones (layers/fused_moe/layer.py, forward_impl).
+    """
+    shared = [op for op in segment.ops if op.site.startswith("shared_")]
+    rest = [op for op in segment.ops if not op.site.startswith("shared_")]
+    first = next((i for i, op in enumerate(rest) if op.exchange == "send"), len(rest))
+    ops = [*rest[:first], *shared, *rest[first:]]
+    passed: tuple[Storage, ...] = ()
     for i, op in enumerate(ops):
-        if op.exchange == "send":
-            sent = op.inputs
-        elif op.exchange == "return":
-            ops[i] = op._replace(inputs=(*op.inputs, *sent))
+        if op.sums and op.site == "residual":
+            ops[i] = op._replace(inputs=(*op.inputs, *passed))
+            passed = ()
+        elif not passed:
+            passed = op.outputs[:1]
+    if segment.entry is not None and ops:
+        ops[-1] = ops[-1]._replace(inputs=(*ops[-1].inputs, segment.entry))
     called = Segment(segment.path, segment.indices, segment.part, segment.entry)
-    shared = [op for op in ops if op.site.startswith("shared_")]
-    first = next((i for i, op in enumerate(ops) if op.exchange == "send"), 0)
-    called.ops = [*ops[:first], *shared, *(op for op in ops[first:] if op not in shared)] if shared else ops
+    called.ops = ops
     return called
 
 
@@ -227,8 +243,7 @@ def _encoder(model: Traced, tape: Tape, where: Deployment, step: Step) -> tuple[
     seen = _vision_tape(model, mine)
     parts = [s for s in seen.segments if s.part in ("vision", "projector")]
     shards = where.shards
-    hidden = next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None)
-    outputs = max(step.tokens, one) * product(hidden.features) * ITEM_BYTES[hidden.dtype]
+    outputs = _states(tape, max(step.tokens, one))
     return outputs, outputs + max(forward_peak(s, shards, frozenset(), entry=True) for s in parts)
 
 
