@@ -102,13 +102,12 @@ class _Start:
     @property
     def engine(self) -> EngineName | None:
         """The engine whose lines are more, or None where nothing is said of memory."""
-        lines = {"vllm": 0, "sglang": 0}
-        for rule, seen in self.seen.items():
-            if rule.term in (*MEASURED, "blocks", "before_bytes", "after_bytes"):
-                lines[rule.engine] += len(seen)
-        if not any(lines.values()):
-            return None
-        return "vllm" if lines["vllm"] >= lines["sglang"] else "sglang"
+        lines: dict[EngineName, int] = {}
+        for engine in ("sglang", "vllm"):
+            seen = {rule.term: len(found) for rule, found in self.seen.items() if rule.engine == engine}
+            if not seen.keys().isdisjoint((*MEASURED, "blocks")) or {"before_bytes", "after_bytes"} <= seen.keys():
+                lines[engine] = sum(seen.values())
+        return max(lines, key=lines.__getitem__, default=None)
 
 
 class _Found:
