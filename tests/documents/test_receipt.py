@@ -107,10 +107,16 @@ def test_without_a_limit_nothing_is_checked_but_ranges_are() -> None:
 
 
 def test_a_figure_outside_our_range_is_said_and_fails_nothing() -> None:
-    logged = replace(read_log(LOG), non_torch_bytes=30 * GIB)
-    found, _, beyond = receipt(answer(), logged, FIVE)
-    assert rows(found)["non_torch_bytes"]["within"] is False
-    assert beyond == []
+    for theirs in (0, 30 * GIB):
+        found, _, beyond = receipt(answer(), replace(read_log(LOG), non_torch_bytes=theirs), FIVE)
+        assert rows(found)["non_torch_bytes"]["within"] is False
+        assert beyond == []
+
+
+def test_of_nothing_there_is_no_percentage() -> None:
+    found, _, beyond = receipt(answer(), read_log("GPU KV cache size: 0 tokens"), FIVE)
+    assert rows(found)["tokens"]["percent"] is None
+    assert beyond == ["tokens"]
 
 
 def test_terms_that_the_log_does_not_print_are_left_out() -> None:
@@ -132,9 +138,10 @@ def test_tokens_are_those_of_one_engine() -> None:
 
 
 def test_with_stages_weights_are_those_of_the_heaviest_and_cache_that_of_the_worst() -> None:
-    serving = answer("released", name="gemma-3-27b", pp=2)
+    serving = answer("released", name="gemma-3-27b", pp=3)  # the first stage has the embedding, the last the logits
     found = rows(receipt(serving, read_log(LOG), None)[0])
     assert found["weights_bytes"]["ours"] >= max(device.weights_bytes for device in serving.devices)
+    assert serving.worst.weights_bytes < max(device.weights_bytes for device in serving.devices)
     assert found["kv_bytes"]["ours"] == serving.worst.room()
 
 

@@ -135,6 +135,7 @@ def test_every_term_of_an_sglang_log() -> None:
         ("Model loading took 72.02 GiB memory and 95.1 seconds", "weights_bytes", gib("72.02")),
         ("Model loading took 14.9888 GiB and 2.0 seconds", "weights_bytes", gib("14.9888")),
         ("Model loading took 14.9888 GB", "weights_bytes", gib("14.9888")),
+        ("Available KV cache memory: \x1b[1;36m0.64\x1b[0m GiB", "kv_bytes", gib("0.64")),
         ("Actual usage is 14.99 GiB for weight, 1.89 GiB for peak activation", "weights_bytes", gib("14.99")),
         ("and 0.0 GiB for CUDAGraph memory.", "cuda_graphs_bytes", 0),
         ("Estimated CUDA graph memory: 1.22 GiB total", "cuda_graphs_bytes", gib("1.22")),
@@ -212,7 +213,7 @@ def test_pages_of_another_size() -> None:
         ("args: Namespace(model='m', gpu_memory_utilization=0.85, dtype='auto')", "0.85"),
         ("vllm serve m --gpu-memory-utilization 0.7", "0.7"),
         (
-            "The current --gpu-memory-utilization=0.8500 is equivalent to --gpu-memory-utilization=0.6026 without",
+            "The current --gpu-memory-utilization=0.8500 is equivalent to 0.6: set --gpu-memory-utilization=0.9",
             "0.85",
         ),
     ],
@@ -277,6 +278,12 @@ def test_the_last_start_is_read() -> None:
     found = read_log(first + second)
     assert (found.weights_bytes, found.version, found.starts, found.spans) == (gib("14.99"), "0.11.0", 2, {})
     assert read_log(first + second + "vLLM API server version 0.11.0\nexiting\n").weights_bytes == gib("14.99")
+
+
+def test_servers_that_say_their_version_together_are_one_start() -> None:
+    said = "vLLM API server version 0.11.0\nnon-default args: {'gpu_memory_utilization': 0.8}\n"
+    found = read_log(said + "vLLM API server version 0.11.0\nModel loading took 14.99 GiB memory\n")
+    assert (found.starts, found.utilization) == (1, Fraction(4, 5))
 
 
 def test_lines_of_a_container_are_read_inside_its_json() -> None:
