@@ -40,7 +40,7 @@ Desired GPU memory utilization is (0.95, 75.23 GiB). Actual usage is 16.96 GiB f
 activation, 2.21 GiB for non-torch memory, and 1.66 GiB for CUDAGraph memory.
 """
 
-# A 10B model on an RTX 4090, vLLM 0.6.6: UI-TARS, log of 2025-04-02
+# UI-TARS 7B on a card of 24 GB, vLLM 0.6.6: memory lines of a public log of 2025-04-02
 VLLM_V0 = """\
 INFO 04-02 21:42:00 llm_engine.py:234] Initializing an LLM engine (v0.6.6) with config: model='m', max_seq_len=8192
 INFO 04-02 21:42:59 model_runner.py:1099] Loading model weights took 15.5083 GB
@@ -53,7 +53,8 @@ INFO 04-02 21:43:03 gpu_executor.py:80] Maximum concurrency for 8192 tokens per 
 INFO 04-02 21:43:24 model_runner.py:1523] Graph capturing finished in 19 secs, took 1.92 GiB
 """
 
-# Grok-1 on eight H100: 2025-09-11, SGLang 0.5.1; the ranks' own numbers
+# Grok-1 in fp8 on eight H100: memory lines of a public log of 2025-09-11. The fraction is the one that they imply; times
+# and the last free memory are made up.
 SGLANG = """\
 [2025-09-11 10:23:10] server_args=ServerArgs(model_path='/grok', mem_fraction_static=0.831, max_total_tokens=None)
 [2025-09-11 10:24:10 TP0] Load weight begin. avail mem=77.43 GB
@@ -261,7 +262,7 @@ def test_of_several_ranks_the_most_weights_and_the_least_cache_are_taken() -> No
 
 
 def test_a_draft_adds_to_the_model_and_the_pools_of_a_rank_add_up() -> None:
-    # DeepSeek-V4 with its draft on GB10: 94.00 and 2.80 GB
+    # weights of DeepSeek-V4 and its draft on GB10; pools of another public log of a model with a draft
     found = read_log(
         "[2026-09-01 10:00:00 TP0] Load weight end. avail mem=17.47 GB, mem usage=94.00 GB.\n"
         "[2026-09-01 10:00:09 TP0] Load weight end. avail mem=14.74 GB, mem usage=2.80 GB.\n"
