@@ -53,8 +53,8 @@ INFO 04-02 21:43:03 gpu_executor.py:80] Maximum concurrency for 8192 tokens per 
 INFO 04-02 21:43:24 model_runner.py:1523] Graph capturing finished in 19 secs, took 1.92 GiB
 """
 
-# Grok-1 in fp8 on eight H100: memory lines of a public log of 2025-09-11. The fraction is the one that they imply; times
-# and the last free memory are made up.
+# Grok-1 in fp8 on eight H100: memory lines of a public log of 2025-09-11. The fraction is the one that they imply;
+# times and the last free memory are made up.
 SGLANG = """\
 [2025-09-11 10:23:10] server_args=ServerArgs(model_path='/grok', mem_fraction_static=0.831, max_total_tokens=None)
 [2025-09-11 10:24:10 TP0] Load weight begin. avail mem=77.43 GB
