@@ -13,7 +13,8 @@ FORMAT_VERSION = 1
 Value = int | float | bool | Fraction
 """What a quantity may be; a fraction is exact where no whole number is (one cached entry for several tokens)."""
 
-Unit = Literal["text", "prose", "count", "bytes", "flops", "share", "int", "number", "bool", "tokens"]
+Unit = Literal["text", "prose", "count", "bytes", "flops", "share", "int", "number", "bool", "tokens", "own"]
+"""`own`: numbers in the unit that each row names under `unit`."""
 
 
 class Column(NamedTuple):

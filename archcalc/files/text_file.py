@@ -12,16 +12,21 @@ MAX_BYTES = 1 << 20
 
 def read(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a text file, at most 1 MiB of UTF-8. Raises InputError that says what is in the way."""
+    raw = contents(path, MAX_BYTES + 1)
+    decode(raw, os.fsdecode(path))
+    return raw
+
+
+def contents(path: str | os.PathLike[str], most: int, wanted: str = "a YAML file") -> bytes:
+    """The first bytes of a file, at most `most` of them. Raises InputError that says what is in the way."""
     source = os.fsdecode(path)
     try:
         with open(path, "rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+            return file.read(most)
     except FileNotFoundError:
         raise InputError("no such file", source=source, value=source, hint="check the path") from None
     except IsADirectoryError:
-        raise InputError(
-            "this is a directory", source=source, value=source, hint="name a YAML file inside it"
-        ) from None
+        raise InputError("this is a directory", source=source, value=source, hint=f"name {wanted} inside it") from None
     except PermissionError:
         raise InputError(
             "no permission to read this file", source=source, value=source, hint="check its access rights"
@@ -31,8 +36,6 @@ def read(path: str | os.PathLike[str]) -> bytes:
         raise InputError(
             f"can't read this file: {reason}", source=source, value=source, hint="check the path"
         ) from None
-    decode(raw, source)
-    return raw
 
 
 def decode(text: str | bytes, source: str) -> str:

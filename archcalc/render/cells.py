@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from archcalc.documents.document import Report, Unit
+from archcalc.documents.document import Column, Report, Unit
 from archcalc.documents.quantities import quantity
 from archcalc.errors import harmless
 from archcalc.units import format_bytes, format_count, format_flops, format_int, format_share
@@ -30,6 +31,11 @@ def cell(value: Any, unit: Unit, units: str) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}"
     return format_int(int(value))
+
+
+def cell_of(row: Mapping[str, Any], column: Column, units: str) -> str:
+    """A row's value in a column, in the column's unit or the row's own."""
+    return cell(row.get(column.key), row["unit"] if column.unit == "own" else column.unit, units)
 
 
 def quantity_lines(report: Report, units: str) -> list[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import harmless
-from archcalc.render.cells import cell, quantity_lines
+from archcalc.render.cells import cell_of, quantity_lines
 from archcalc.render.markdown import escape
 
 LIMIT = 60_000
@@ -89,7 +89,7 @@ def _table(table: Table, units: str, most: int, *, folded: bool) -> str:
 def _text(row: Mapping[str, Any], column: Column, position: int, units: str) -> str:
     if position == 0 and "label" in row:
         return "· " * min(int(row.get("depth", 0)), 9) + harmless(str(row["label"]))
-    return cell(row.get(column.key), column.unit, units)
+    return cell_of(row, column, units)
 
 
 def _cut(rows: list[list[str]], most: int, width: int, total: int | None = None) -> list[list[str]]:

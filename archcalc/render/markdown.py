@@ -7,10 +7,10 @@ from typing import Any
 
 from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import harmless
-from archcalc.render.cells import cell, quantity_lines
+from archcalc.render.cells import cell_of, quantity_lines
 
 _ESCAPES = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
-_NUMERIC = ("count", "bytes", "flops", "share", "int", "number", "tokens")
+_NUMERIC = ("count", "bytes", "flops", "share", "int", "number", "tokens", "own")
 
 
 def render(report: Report, units: str) -> str:
@@ -57,7 +57,7 @@ def escape(text: str) -> str:
 def _indented(row: Mapping[str, Any], column: Column, position: int, units: str) -> str:
     if position == 0 and "label" in row:
         return "&emsp;" * int(row.get("depth", 0)) + escape(str(row["label"]))
-    return escape(cell(row.get(column.key), column.unit, units))
+    return escape(cell_of(row, column, units))
 
 
 def pipes(head: Sequence[str], marks: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import harmless
-from archcalc.render.cells import cell, quantity_lines
+from archcalc.render.cells import cell_of, quantity_lines
 from archcalc.render.fit import GAP, fitted, padded, width_of, wrapped
 
 Paint = Callable[[str, str], str]
@@ -88,7 +88,7 @@ def _table(table: Table, units: str, width: int | None, paint: Paint) -> Iterato
         styles = [cells[i] if c.key in ("verdict", "result") else "" for i, c in enumerate(columns)]
         yield from line_up(cells, styles)
         for column in prose:
-            text = cell(row.get(column.key), column.unit, units)
+            text = cell_of(row, column, units)
             if text:
                 yield from wrapped(f"    {harmless(column.title)}: {text}", width, 2)
     if len(shown) < len(columns):
@@ -102,7 +102,7 @@ def _cell(row: Mapping[str, Any], column: Column, position: int, units: str) -> 
     """One cell; a row's label stands in its first column, indented by its depth."""
     if position == 0 and "label" in row:
         return "  " * int(row.get("depth", 0)) + harmless(str(row["label"]))
-    return cell(row.get(column.key), column.unit, units)
+    return cell_of(row, column, units)
 
 
 def _list(title: str, sentences: Sequence[str], width: int | None, paint: Paint) -> Iterator[str]:
