@@ -75,6 +75,16 @@ def command(
         list[str] | None,
         typer.Option("--price", metavar="NAME=X", help="Of one GPU an hour: h100=2.1. Sorts --gpu all. Repeatable."),
     ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option("--log", metavar="FILE", help="What vLLM or SGLang printed: each term of it beside ours."),
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            "--within", metavar="P%", help="Exit 1 where weights, cache or tokens of the log are further off."
+        ),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 if it does not fit.")] = False,
     format_name: Format = None,
     output: Output = None,
@@ -118,8 +128,12 @@ def command(
         mtp=mtp,
         lora_rank=lora_rank,
         price=parse_prices(price),
+        log=log,
+        within=within,
         **flags,
     )
     emit(report, format_name, output, units)
+    if beyond := report.extra.get("beyond"):
+        raise CheckFailed(f"further than {within} from the log: {', '.join(beyond)}")
     if check and not report.quantities["serve.fits"]:
         raise CheckFailed(report.title if gpu != "all" else f"{loaded.title} fits on no GPU")

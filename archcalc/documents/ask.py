@@ -73,7 +73,7 @@ def again(command: str, spec: Spec, inputs: Mapping[str, Any]) -> Report:
     choices = inputs.get("choices", {})  # an earlier version's place of `mla`
     if not isinstance(choices, Mapping) or not choices.keys() <= {"mla"}:
         raise unusable
-    if any(isinstance(value, list) and len(value) > MOST_VALUES for value in given.values()):
+    if "log" in given or any(isinstance(value, list) and len(value) > MOST_VALUES for value in given.values()):
         raise unusable
     given |= choices
     for name, folder in FILES.items():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 from archcalc.documents.conventions import ENGINES_PAD, cache_lines, padding_notes
 from archcalc.documents.document import Report, Table, Value
 from archcalc.documents.flops import context_notes
+from archcalc.documents.receipt import parse_within, receipt
 from archcalc.documents.serve_words import (
     ALL_COLUMNS,
     COUNTING,
@@ -29,6 +31,8 @@ from archcalc.hardware import Hardware, hardware_names, load_hardware
 from archcalc.serving.deployment import Vision
 from archcalc.serving.engine import Sampler, load_engine
 from archcalc.serving.levers import levers
+from archcalc.serving.log import Logged, load_log
+from archcalc.serving.memory import Serving
 from archcalc.serving.overhead import Load, Served
 from archcalc.serving.search import Found, Question, Spread, called
 from archcalc.units import format_int
@@ -77,15 +81,22 @@ def serve(
     lora_rank: int = 0,
     offload_experts: int | Literal["host"] | None = None,
     price: Mapping[str, float] | None = None,
+    log: str | None = None,
+    within: str | None = None,
 ) -> Report:
-    """The `serve` command. `gpu`, `engine` and `draft` are files or bundled names. `overhead` in [bytes]. Raises
-    InputError."""
+    """The `serve` command. `gpu`, `engine` and `draft` are files or bundled names, `log` is a file. `overhead` in
+    [bytes]. Raises InputError."""
     asked = question_of(**locals())
+    if within is not None and log is None:
+        raise InputError("--within says how far a log may be off", value=within, hint="add --log FILE")
+    if log is not None and gpu == "all":
+        raise InputError("a log is of one kind of GPU", value=log, hint="name it with --gpu")
     if gpu is None:
         raise InputError("no GPU is named", hint=f"add --gpu {', '.join(hardware_names())}, a file, or all")
     if gpu == "all":
         return serve_all_report(asked, [load_hardware(name) for name in hardware_names()])
-    return serve_report(asked, load_hardware(gpu))
+    share = None if within is None else parse_within(within)
+    return serve_report(asked, load_hardware(gpu), None if log is None else load_log(log), share)
 
 
 def question_of(spec: Spec, **flags: Any) -> Asked:
@@ -135,8 +146,11 @@ def _draft(spec: Spec) -> Served:
     )
 
 
-def serve_report(asked: Asked, hardware: Hardware) -> Report:
-    """The answer on one kind of GPU; with counts left open, on the fewest that fit. Raises InputError."""
+def serve_report(
+    asked: Asked, hardware: Hardware, logged: Logged | None = None, within: Fraction | None = None
+) -> Report:
+    """The answer on one kind of GPU; with counts left open, on the fewest that fit; beside what an engine `logged`,
+    whose terms may be off by a share of `within`. Raises InputError."""
     question, limit = asked.question, asked.spec.backbone.max_position_embeddings
     found = question.on(hardware)
     best, where = found.best, found.best.where
@@ -168,6 +182,7 @@ def serve_report(asked: Asked, hardware: Hardware) -> Report:
         "serve.context_limit": limit,
         **_host_quantities(found, hardware),
     }
+    beside, said, beyond = ([], [], []) if logged is None else _beside(best, logged, within)
     price = asked.cost(hardware, where.devices)
     if price is not None:
         quantities["serve.price_per_hour"] = price
@@ -189,6 +204,7 @@ def serve_report(asked: Asked, hardware: Hardware) -> Report:
         quantities=quantities,
         rows=Table("rows", f"each of {where.devices}, {called(where)}", TERMS, term_rows(best, load)),
         tables=[
+            *beside,
             *(
                 [Table("counts", "GPU counts tried", COUNTS, [count_row(s, hardware) for s in found.tries])]
                 if several
@@ -201,11 +217,12 @@ def serve_report(asked: Asked, hardware: Hardware) -> Report:
         assumptions=assumptions(question, [(hardware, best)]),
         conventions=(*COUNTING, *cache_lines(question.served.tape, "Cache", "dp")),
         notes=[
+            *said,
             *notes(asked.spec, question, hardware, best),
             *_refusals(found),
             *([f"Searched: {found.searched}."] if found.searched else []),
         ],
-        extra={"verdict": best.word},
+        extra={"verdict": best.word, **({"beyond": beyond} if within is not None else {})},
     )
 
 
@@ -256,6 +273,12 @@ def serve_all_report(asked: Asked, gpus: list[Hardware]) -> Report:
             *(f"{name} was left out: {error.message}." for name, error in refused.items()),
         ],
     )
+
+
+def _beside(best: Serving, logged: Logged, within: Fraction | None) -> tuple[list[Table], list[str], list[str]]:
+    """The receipt, what to know of it, and the terms that are further off than they may be."""
+    table, said, beyond = receipt(best, logged, within)
+    return [table._replace(leads=True)], said, beyond
 
 
 def _host_quantities(found: Found, hardware: Hardware) -> dict[str, Value]:
