@@ -227,7 +227,13 @@ def staged(name: str, pp: int, **how: Any) -> list[set[str]]:
     found = []
     for stage in stages(depth, Deployment(pp=pp)):
         mine = stage_weights(loaded, of.tape, stage, depth)
-        found.append({f"{w.path.replace('{i}', str(i))}.{w.suffix}" for w in mine for i in (w.indices or (0,))})
+        found.append(
+            {
+                f"{w.path.replace('{i}', str(i)).removeprefix('language_model.')}.{w.suffix}"
+                for w in mine
+                for i in (w.indices or (0,))
+            }
+        )
     return found
 
 
