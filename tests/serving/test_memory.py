@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from archcalc.errors import InputError
@@ -194,6 +194,8 @@ def test_no_room_is_zero_and_not_negative() -> None:
 def test_a_longer_context_or_a_larger_batch_never_fits_better(
     name: str, by: str, context: int, more: int, batch: int, tp: int
 ) -> None:
+    # V0 cuts prompts into short steps where the context is above this, and takes less for them than for whole ones
+    assume(by != "vllm-v0" or (context <= 32_768) == (context + more <= 32_768))
     few = served(name, by=by, load=Load(context=context, batch=batch), tp=tp)
     longer = served(name, by=by, load=Load(context=context + more, batch=batch), tp=tp)
     larger = served(name, by=by, load=Load(context=context, batch=batch + 1), tp=tp)

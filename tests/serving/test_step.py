@@ -106,6 +106,26 @@ def test_the_kernel_of_packed_experts_holds_caches_for_eight_rows_a_token(kernel
     assert found.kept == exactly(0)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "taken", "kept"),
+    [
+        ("fused_experts", 24 + 12, 0),  # max(2·12, 8) and 12
+        ("separate", 24 + 12 + 8, 0),
+        ("modular", 0, 12 + 24),  # max(12, 8) and max(2·12, 8)
+    ],
+)
+def test_experts_wider_than_the_model_count_by_their_width(kernel: MoeKernel, taken: int, kept: int) -> None:
+    # H = 8, I = 12, two experts a token
+    content = tiny()
+    content["backbone"]["ffn"]["moe"] |= {"moe_intermediate_size": 12, "n_shared_experts": 0}
+    content["backbone"]["ffn"]["dense"]["intermediate_size"] = 4
+    found = peak(spec_of(content), 100, by=how(kernel), sequences=1)
+    # without a shared expert: the residual, the experts' input and their sum
+    assert found.kept == exactly(2 * 100 * 2 * kept)
+    if taken:
+        assert found.layers == exactly(2 * 100 * (3 * 8 + 2 * taken))
+
+
 def test_two_names_of_a_kernel_are_the_two_ends() -> None:
     # until 0.21 by marlin_moe.py: 8192·8·(max(2·256, 7168) + 256)·2 B; then two workspaces of 7168 that stay
     found = peak("k25", by=engine().activation.model_copy(update={"latent_tokens": 0}), tp=8)
