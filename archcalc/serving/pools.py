@@ -38,8 +38,9 @@ def pooled(
 ) -> tuple[SequenceCache, Pool]:
     """A stage's cache as the engine pages it, from what its layers keep and how many layers keep each span.
 
-    With `hybrid_groups` layers of a span stand in groups of equal size, the last one padded; a window holds what a step
-    adds to it and a page more (vLLM, SlidingWindowSpec.max_memory_usage_bytes). Without, every layer keeps all tokens.
+    With `hybrid_groups` layers of a span stand in groups of equal size, the last one padded; windows and chunks hold
+    what a step adds to them, a window a page more (vLLM, v1/kv_cache_interface.py, max_memory_usage_bytes of
+    SlidingWindowSpec and ChunkedLocalAttentionSpec). Without, every layer keeps all tokens.
     """
     (stage,) = cache.stages
     if len(layers) < 2:
@@ -53,8 +54,8 @@ def pooled(
     page = cache.mesh.block_size
 
     def held(span: Span) -> Span:
-        grown = span.size - 1 + step_tokens + page
-        return span._replace(size=grown) if span.kind in ("window", "chunk") else span
+        grown = {"window": span.size - 1 + step_tokens + page, "chunk": span.size + step_tokens}
+        return span._replace(size=grown.get(span.kind, span.size))
 
     kept = tuple((held(span), -(-n * groups[span] * size // layers[span])) for span, n in stage)
     total = sum(groups.values())

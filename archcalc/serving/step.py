@@ -2,7 +2,8 @@
 
 The step is the one that the engine runs before it sizes the pool (vLLM, v1/worker/gpu_model_runner.py, profile_run):
 all the tokens that a step may hold through the layers, then logits and the sampler for max_num_seqs sequences. The
-larger of the two counts; the hidden states of the step, and workspaces that kernels keep, live through both.
+larger of the two counts; the hidden states of the step, what a vision tower made for it, and workspaces that kernels
+keep live through both.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def step_peak(
     kept = Bounds(*(workspace for _, workspace in found))
     sampling = Bounds(0, 0)
     if stage.stop == depth:
-        sampling = _sampling(tape, where, step, how)
+        sampling = _sampling(tape, where, step, how) + Bounds(encoded, encoded)
     return Peak(layers, sampling, Bounds(vision, vision), kept)
 
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archcalc.calc.kv_cache import Mesh, SequenceCache, cache_rows, sequence_cache
+from archcalc.calc.kv_cache import Mesh, SequenceCache, cache_rows, sequence_cache, stage_layers
 from archcalc.calc.sharding import check_heads
 from archcalc.documents.kv import kv_report
 from archcalc.errors import InputError
@@ -131,6 +131,55 @@ def test_context_parallelism_divides_copies_of_key_value_heads_and_no_more() -> 
     assert two == 40_960
     with pytest.raises(InputError, match="dcp 4 is more than the 2 copies"):
         token("llama-3.1-70b", "bf16", Mesh(tp=16, dcp=4))
+
+
+# ------------------------------------------------------------------------------------------------- stages
+
+
+@pytest.mark.parametrize(
+    ("depth", "pp", "sizes"),
+    [
+        # vLLM, get_pp_indices: 61 = 8·7 + 5, and the five go to the stages before the last, from there backwards
+        (61, 8, [7, 7, 8, 8, 8, 8, 8, 7]),
+        (61, 2, [31, 30]),
+        (61, 4, [15, 15, 16, 15]),
+        (7, 4, [2, 2, 2, 1]),  # all but the last
+        (80, 8, [10] * 8),
+        (62, 4, [15, 16, 16, 15]),
+        (3, 3, [1, 1, 1]),
+        (5, 1, [5]),
+    ],
+)
+def test_layers_that_do_not_divide_go_to_the_stages_before_the_last(depth: int, pp: int, sizes: list[int]) -> None:
+    found = stage_layers(depth, pp)
+    assert [end - first for first, end in found] == sizes
+    assert [first for first, _ in found] == [sum(sizes[:n]) for n in range(pp)]
+
+
+def test_there_are_no_more_stages_than_layers() -> None:
+    with pytest.raises(InputError, match="pp 4 is more than the 3 layers"):
+        stage_layers(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("pp", "layers"),
+    [
+        (1, 62),  # 61, and the module's one
+        (8, 8),  # the last stage has 7 and the module's, as many as five of the others
+        (61, 2),
+    ],
+)
+def test_a_prediction_modules_layer_is_cached_on_the_last_stage(pp: int, layers: int) -> None:
+    found = sequence_cache(tape("deepseek-v3"), "bf16", Mesh(pp=pp), mtp=True)
+    assert found.at(1) == layers * 1152
+    ends = stage_layers(61, pp)
+    sizes = [end - first for first, end in ends[:-1]] + [ends[-1][1] - ends[-1][0] + 1]
+    assert [sum(n for _, n in stage) for stage in found.stages] == [1152 * n for n in sizes]
+
+
+def test_without_it_or_without_modules_nothing_more_is_cached() -> None:
+    assert sequence_cache(tape("deepseek-v3"), "bf16").at(1) == 61 * 1152
+    assert sequence_cache(tape("k25"), "bf16", mtp=True).at(1) == 61 * 1152
 
 
 # -------------------------------------------------------------------------------------------------- pages

@@ -139,3 +139,59 @@ def test_a_forward_holds_what_sequence_parallel_linears_gather_and_have_yet_to_s
     assert forward_peak(traced(mlp), SP, set()) == F // 2 + H
     # tensor parallelism alone: up's output is all
     assert forward_peak(traced(mlp), Shards(tp=2), set()) == F // 2
+
+
+# ----------------------------------------------------------------------- what comes in, and what kernels take beside
+
+
+def test_the_entry_lives_until_its_last_use_where_it_is_counted() -> None:
+    def residual(tape: Tape, x: Tensor) -> None:
+        middle = copied(tape, x, "in", SMALL)
+        tape.add(x, copied(tape, middle, "out"), "sum", site="residual")
+
+    segment = traced(residual)
+    # without it `out` beside `in`; `sum` is used by nobody
+    assert forward_peak(segment, Shards(), set()) == H + S
+    # x and `in`; x, `in` and `out`; x and `out`
+    assert forward_peak(segment, Shards(), set(), entry=True) == 2 * H + S
+
+
+def test_an_entry_that_is_used_once_is_gone_after_it() -> None:
+    def chain(tape: Tape, x: Tensor) -> None:
+        copied(tape, copied(tape, copied(tape, x, "a", SMALL), "b", SMALL), "c", SMALL)
+
+    segment = traced(chain)
+    assert forward_peak(segment, Shards(), set(), entry=True) == H + S  # x and a; then b beside a
+    assert forward_peak(segment, Shards(), set()) == 2 * S
+    assert segment.entry is not None
+    assert forward_peak(segment, Shards(), {segment.entry}, entry=True) == 2 * S  # counted where it is kept
+
+
+def test_an_entry_that_nothing_reads_is_there_when_the_first_operation_runs() -> None:
+    tape = Tape(Workload(phase="train"))
+    with tape.segment("layer", "backbone", Tensor(ROWS, (HIDDEN,), Storage(ROWS, (HIDDEN,), "bfloat16"))):
+        other = Tensor(ROWS, (SMALL,), Storage(ROWS, (SMALL,), "bfloat16"))
+        copied(tape, copied(tape, other, "a", SMALL), "b", SMALL)
+    assert forward_peak(tape.segments[0], Shards(), set(), entry=True) == H + S
+
+
+def test_the_entry_is_divided_as_everything_else_is() -> None:
+    segment = traced(lambda tape, x: copied(tape, copied(tape, x, "a", FFN), "b", SMALL), FFN)
+    assert forward_peak(segment, Shards(tp=2), set(), entry=True) == F // 2 + F // 2
+
+
+def test_a_kernel_takes_its_own_memory_beside_what_is_alive_while_it_runs() -> None:
+    def chain(tape: Tape, x: Tensor) -> None:
+        for name, features in (("a", HIDDEN), ("b", SMALL), ("c", HIDDEN), ("d", HIDDEN)):
+            x = copied(tape, x, name, features)
+
+    segment = traced(chain)
+
+    def while_at(name: str, nbytes: int) -> int:
+        return forward_peak(segment, Shards(), set(), beside=lambda op: nbytes if op.path.endswith(name) else 0)
+
+    # alive at a: H; at b: H + S; at c: S + H; at d, whose result nobody uses: H
+    peaks = {name: while_at(name, 1000) for name in ("a", "b", "c", "d")}
+    assert peaks == {"a": 1000 + H, "b": 1000 + H + S, "c": 1000 + H + S, "d": 1000 + H}
+    # one that is small next to what is alive elsewhere changes nothing
+    assert while_at("d", S) == H + S

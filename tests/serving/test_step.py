@@ -1,0 +1,374 @@
+"""One step of an engine: every number by hand, in elements a token where a sum is short.
+
+T tokens of a step, in bf16: a tensor of n features takes 2·n·T bytes. H hidden, F feed-forward width, I an expert's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archcalc.files.model import Spec
+from archcalc.serving.deployment import Deployment
+from archcalc.serving.engine import Activation, Bounds, MoeKernel, MoeKernels, Sampler
+from archcalc.serving.overhead import Load, steps_of
+from archcalc.serving.step import Peak, Step, step_peak
+from tests.serving.deployed import engine, gpu, model
+from tests.support import spec_of, tiny
+
+T = 8192
+
+
+def how(kernel: MoeKernel | None = None, *, chunk: int | None = None, latents: int = 0) -> Activation:
+    """vLLM's activation with one kernel for all experts, and so many latents expanded at once."""
+    kinds = engine().activation.moe_kernels
+    if kernel is not None:
+        kinds = MoeKernels(unquantized=[kernel], float8=[kernel], packed=[kernel], chunk_tokens=chunk)
+    return engine().activation.model_copy(update={"moe_kernels": kinds, "latent_tokens": latents})
+
+
+def peak(
+    of: Spec | str,
+    tokens: int = T,
+    *,
+    by: Activation | None = None,
+    stage: range | None = None,
+    sequences: int = 1024,
+    sampler: Sampler = "torch",
+    context: int = 131_072,
+    encoder: bool = False,
+    **where: Any,
+) -> Peak:
+    served = model(of)
+    depth = sum(s.count for s in served.tape.segments if s.part == "backbone" and s.indices)
+    step = Step(tokens=tokens, sequences=sequences, sampler=sampler, context=context, encoder=encoder)
+    return step_peak(served.model, served.scheme, Deployment(**where), step, by or how(), stage or range(depth), depth)
+
+
+def exactly(nbytes: int) -> Bounds:
+    return Bounds(nbytes, nbytes)
+
+
+# ---------------------------------------------------------------------------------------------- dense layers
+
+
+@pytest.mark.parametrize(
+    ("tp", "elements"),
+    [
+        # the product of gate and up, F, beside both, 2·F, and the residual H: 3·28,672 + 8192
+        (1, 94_208),
+        (2, 51_200),  # 3·14,336 + 8192
+        # gate and up, 2·F/4 = 14,336, beside the residual and its norm: 2·8192 more
+        (4, 30_720),
+        # the sum, H, beside its two terms: 3·8192 (2·F/8 + 2·H = 23,552 are less)
+        (8, 24_576),
+    ],
+)
+def test_a_dense_layer_holds_its_residual_and_what_its_feed_forward_makes(tp: int, elements: int) -> None:
+    assert peak("llama-3.1-70b", tp=tp).layers == exactly(2 * elements * T)
+
+
+def test_two_key_value_heads_are_copied_on_sixteen_devices() -> None:
+    # a wide attention: residual 8, its norm 8, queries 256, keys and values 8 heads of 64; queries and keys rotated
+    content = tiny()
+    content["backbone"]["layers"] = [{"count": 3, "attention": "gqa", "ffn": "dense"}]
+    content["backbone"]["ffn"].pop("moe")
+    content["backbone"]["ffn"]["dense"]["intermediate_size"] = 16
+    content["backbone"]["attention"]["gqa"] |= {"num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 64}
+    wide = spec_of(content)
+    # the core: residual 8; rotated query, rotated key and value of one head each; its result
+    assert peak(wide, 100, tp=16).layers == exactly(2 * (8 + 4 * 64) * 100)
+    # rotating the queries of 16 heads over one device: residual, two of 1024, keys and values 2·128 - and the core
+    # reads 1024 + 2·128 and writes 1024
+    assert peak(wide, 100).layers == exactly(2 * (8 + 2 * 1024 + 2 * 128) * 100)
+
+
+# ------------------------------------------------------------------------------------------------- experts
+
+K25_SIDE = 4 * 7168  # residual, the experts' input, the shared expert's output and the sum of the routed ones
+INT4 = 2 * T * K25_SIDE
+
+
+@pytest.mark.parametrize(
+    ("kernel", "elements"),
+    [
+        # I = 2048 / 8; caches 1 and 3 share the larger of 2·256 and 7168, cache 2 holds 256
+        ("fused_experts", 7168 + 256),
+        ("separate", 512 + 256 + 7168),
+    ],
+)
+def test_the_kernel_of_packed_experts_holds_caches_for_eight_rows_a_token(kernel: MoeKernel, elements: int) -> None:
+    found = peak("k25", by=how(kernel), tp=8)
+    assert found.layers == exactly(INT4 + T * 8 * elements * 2)
+    assert found.kept == exactly(0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "taken", "kept"),
+    [
+        ("fused_experts", 24 + 12, 0),  # max(2·12, 8) and 12
+        ("separate", 24 + 12 + 8, 0),
+        ("modular", 0, 12 + 24),  # max(12, 8) and max(2·12, 8)
+    ],
+)
+def test_experts_wider_than_the_model_count_by_their_width(kernel: MoeKernel, taken: int, kept: int) -> None:
+    # H = 8, I = 12, two experts a token
+    content = tiny()
+    content["backbone"]["ffn"]["moe"] |= {"moe_intermediate_size": 12, "n_shared_experts": 0}
+    content["backbone"]["ffn"]["dense"]["intermediate_size"] = 4
+    found = peak(spec_of(content), 100, by=how(kernel), sequences=1)
+    # without a shared expert: the residual, the experts' input and their sum
+    assert found.kept == exactly(2 * 100 * 2 * kept)
+    if taken:
+        assert found.layers == exactly(2 * 100 * (3 * 8 + 2 * taken))
+
+
+def test_two_names_of_a_kernel_are_the_two_ends() -> None:
+    # until 0.21 by marlin_moe.py: 8192·8·(max(2·256, 7168) + 256)·2 B; then two workspaces of 7168 that stay
+    found = peak("k25", by=engine().activation.model_copy(update={"latent_tokens": 0}), tp=8)
+    assert found.layers == Bounds(INT4 + 973_078_528, INT4)
+    assert found.kept == Bounds(0, 8192 * 8 * (7168 + 7168) * 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        # released in FP8: a copy of the input in FP8, with an fp32 scale for 128 elements
+        ("kimi-k2", T * (7168 + 4 * 56)),
+        ("k25", 0),
+    ],
+)
+def test_fp8_experts_read_a_copy_of_their_input(name: str, more: int) -> None:
+    found = peak(name, by=how("fused_experts"), tp=8)
+    assert found.layers == exactly(INT4 + 973_078_528 + more)
+
+
+def test_whole_experts_of_an_expert_parallel_device_are_as_wide_as_they_are() -> None:
+    # I = 2048: max(4096, 7168) + 2048
+    found = peak("k25", by=how("fused_experts"), tp=8, ep=8)
+    assert found.layers == exactly(INT4 + T * 8 * (7168 + 2048) * 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "chunk"),
+    [
+        ("kimi-k2", 65_536, 32_768),  # FP8: 32,768 tokens at a time
+        ("kimi-k2", 32_768, 32_768),
+        ("kimi-k2", 1000, 1000),
+        ("k25", 65_536, 65_536),  # packed: the Marlin kernel takes all of them
+    ],
+)
+def test_triton_kernels_take_32768_tokens_at_a_time(name: str, tokens: int, chunk: int) -> None:
+    fp8 = tokens * (7168 + 4 * 56) if name == "kimi-k2" else 0
+    found = peak(name, tokens, by=how("fused_experts", chunk=32_768), tp=8)
+    assert found.layers == exactly(2 * tokens * K25_SIDE + fp8 + chunk * 8 * (7168 + 256) * 2)
+
+
+def test_the_modular_kernel_takes_all_tokens_at_once() -> None:
+    assert peak("kimi-k2", 65_536, by=how("modular", chunk=32_768), tp=8).kept == exactly(65_536 * 8 * 14_336 * 2)
+
+
+def test_a_device_sees_the_tokens_of_all_data_parallel_groups_and_holds_them_twice() -> None:
+    # 1024 tokens each of 8 groups: their hidden states gathered and the results before they are scattered,
+    # 2·8192·7168; experts are whole: 8192·8·(7168 + 2048)
+    gathered = 2 * 8192 * 7168 * 2
+    found = peak("k25", 1024, by=how("fused_experts"), dp=8, ep=8)
+    assert found.layers == exactly(2 * 1024 * K25_SIDE + gathered + 8192 * 8 * (7168 + 2048) * 2)
+    kept = peak("k25", 1024, by=how("modular"), dp=8, ep=8).kept
+    assert kept == exactly(8192 * 8 * (7168 + 7168) * 2)
+
+
+def test_a_workspace_that_is_kept_lives_through_layers_and_sampler() -> None:
+    found = peak("k25", by=how("modular"), tp=8)
+    assert found.sampling.high > found.layers.high
+    assert found.bounds.high == found.sampling.high + found.kept.high
+    few = peak("k25", by=how("modular"), tp=8, sequences=1)
+    assert few.bounds.high == few.layers.high + few.kept.high
+
+
+def test_a_stage_without_experts_has_no_workspace() -> None:
+    # k25's first layer is dense: its product, 18,432 / 8, and gate and up beside residual: less than 3 hidden states
+    found = peak("k25", by=how("modular"), stage=range(1), tp=8)
+    assert found == Peak(exactly(2 * 3 * 7168 * T), exactly(0), exactly(0), exactly(0))
+
+
+# ------------------------------------------------------------------------------------------------- latents
+
+
+@pytest.mark.parametrize(
+    ("context", "tokens"),
+    [
+        (131_072, 65_536),
+        (8192, 65_536),  # eight contexts
+        (1000, 8000),
+    ],
+)
+@pytest.mark.parametrize(("tp", "heads"), [(8, 8), (1, 64)])
+def test_latents_are_expanded_for_65536_tokens_or_eight_contexts(
+    context: int, tokens: int, tp: int, heads: int
+) -> None:
+    # heads · (128 position-free key features + 128 value features), beside the residual of 16 tokens
+    found = peak("k25", 16, by=how("fused_experts", latents=65_536), context=context, tp=tp)
+    assert found.layers == exactly(16 * 7168 * 2 + tokens * heads * (128 + 128) * 2)
+
+
+def test_attention_without_latents_expands_none() -> None:
+    assert peak("llama-3.1-70b", by=how(latents=65_536)) == peak("llama-3.1-70b", by=how())
+
+
+# ------------------------------------------------------------------------------------------------- sampler
+
+
+@pytest.mark.parametrize(
+    ("sequences", "tokens", "rows", "each"),
+    [
+        (1024, T, 1024, Bounds(38, 39)),
+        (128, T, 128, Bounds(38, 39)),
+        (127, T, 127, Bounds(50, 51)),
+        (1024, 64, 64, Bounds(50, 51)),  # no step has more sequences than tokens
+    ],
+)
+@pytest.mark.parametrize("tp", [1, 8])
+def test_torch_sorts_whole_vocabularies_on_every_device(
+    sequences: int, tokens: int, rows: int, each: Bounds, tp: int
+) -> None:
+    # beside the step's hidden states and those of the sampled tokens
+    states = 2 * 8192 * (tokens + rows)
+    found = peak("llama-3.1-70b", tokens, sequences=sequences, tp=tp).sampling
+    assert found == Bounds(*(states + rows * 128_256 * n for n in each))
+
+
+def test_kernels_that_do_not_sort_take_6_to_14_bytes_a_logit() -> None:
+    found = peak("llama-3.1-70b", sampler="flashinfer", tp=8).sampling
+    states = 2 * 8192 * (T + 1024)
+    assert found == Bounds(states + 1024 * 128_256 * 6, states + 1024 * 128_256 * 14)
+
+
+def test_logits_are_as_wide_as_the_padded_vocabulary() -> None:
+    # 32 words over 3 devices: 192
+    content = tiny()
+    content["backbone"]["attention"]["gqa"] |= {"num_attention_heads": 6, "num_key_value_heads": 3}
+    content["backbone"]["ffn"]["dense"]["intermediate_size"] = 12
+    content["backbone"]["ffn"]["moe"]["moe_intermediate_size"] = 12
+    found = peak(spec_of(content), 500, sequences=200, tp=3).sampling
+    assert found.low == 2 * 8 * 700 + 200 * 192 * 38
+    assert peak(spec_of(content), 500, sequences=200).sampling.low == 2 * 8 * 700 + 200 * 32 * 38
+
+
+def test_only_the_last_stage_samples() -> None:
+    assert peak("llama-3.1-70b", stage=range(40)).sampling == exactly(0)
+    assert peak("llama-3.1-70b", stage=range(40, 80)).sampling == peak("llama-3.1-70b").sampling
+
+
+# -------------------------------------------------------------------------------------------------- vision
+# k25's largest image: 16,384 x 16,384 pixels are 1170 x 1170 patches of 14, scaled down to 16,384 of them, 128 x 128;
+# merged 2 x 2 they are 4096 tokens. A step of 8192 tokens holds two.
+
+OUTPUTS = 2 * 7168 * T
+
+
+def test_what_the_tower_makes_is_there_through_layers_and_sampler() -> None:
+    seeing, blind = (peak("k25", by=how("fused_experts"), encoder=encoder, tp=8) for encoder in (True, False))
+    assert seeing.layers.low - blind.layers.low == OUTPUTS
+    assert seeing.sampling.low - blind.sampling.low == OUTPUTS  # the runner clears its cache when it has sampled
+    assert blind.vision == exactly(0)
+
+
+def test_a_divided_tower_runs_all_images_and_a_whole_one_its_share_of_them() -> None:
+    # the residual's sum beside its terms, 3·1152, of 32,768 patches: qkv and fc0 are divided by 8
+    assert peak("k25", encoder=True, tp=8).vision == exactly(OUTPUTS + 2 * 3 * 1152 * 32_768)
+    # residual, the feed-forward's 4304 and its activation, of one image's 16,384 patches
+    whole = peak("k25", encoder=True, tp=8, vision="replicated").vision
+    assert whole == exactly(OUTPUTS + 2 * (1152 + 2 * 4304) * 16_384)
+
+
+def test_a_step_shorter_than_an_image_holds_one_all_the_same() -> None:
+    # the projector's second linear: 4608 in, 7168 out for 4096 tokens, 48.2 million elements; the tower's sum
+    # 3·1152·16,384, 56.6 million
+    found = peak("k25", 1000, encoder=True, tp=8)
+    assert found.vision == exactly(2 * 7168 * 4096 + 2 * 3 * 1152 * 16_384)
+
+
+def test_an_engine_runs_no_more_images_than_sequences() -> None:
+    one, two = (peak("k25", sequences=n, encoder=True, tp=8).vision.low for n in (1, 2))
+    assert (one, two) == (OUTPUTS + 2 * 3 * 1152 * 16_384, OUTPUTS + 2 * 3 * 1152 * 32_768)
+
+
+def test_later_stages_see_no_images() -> None:
+    seeing, blind = (peak("k25", stage=range(30, 61), encoder=encoder, tp=8) for encoder in (True, False))
+    assert seeing == blind
+
+
+def test_a_model_without_a_tower_runs_none() -> None:
+    assert peak("llama-3.1-70b", encoder=True) == peak("llama-3.1-70b")
+
+
+# ------------------------------------------------------------------------------------------- which step it is
+
+
+@pytest.mark.parametrize(
+    ("load", "positions", "tokens"),
+    [
+        # V0 holds the whole prompt: of the context, or of all positions
+        (Load(context=16_384), 20_000, (16_384, 20_000)),
+        (Load(context=1024), 1024, (2048, 2048)),
+        # above 32,768 it cuts prompts into steps of 2048
+        (Load(context=16_384), 131_072, (2048, 16_384)),
+        (Load(context=40_000), 131_072, (2048, 2048)),
+        (Load(context=32_768), 32_768, (32_768, 32_768)),
+        (Load(context=16_384, batched_tokens=512), 20_000, (512, 512)),
+    ],
+)
+def test_a_step_of_v0_holds_a_whole_prompt(load: Load, positions: int, tokens: tuple[int, int]) -> None:
+    found = steps_of(engine("vllm-v0"), gpu("h100"), load, positions)
+    assert tuple(step.tokens for step in found) == tokens
+
+
+def test_v0_takes_the_lesser_step_at_one_end_and_the_larger_at_the_other() -> None:
+    v0, h100 = engine("vllm-v0"), gpu("h100")
+    few, most = steps_of(v0, h100, Load(context=1024), 32_768)
+    low, high = (peak("llama-3.1-70b", s.tokens, by=v0.activation, sequences=256, tp=8).bounds for s in (few, most))
+    assert (few.tokens, most.tokens) == (2048, 32_768)
+    assert low.low < high.high
+
+
+def test_a_step_is_what_the_load_says_or_the_device() -> None:
+    few, most = steps_of(engine(), gpu("h100"), Load(context=1), 131_072)
+    assert few == most == Step(tokens=8192, sequences=1024, sampler="flashinfer", context=1, encoder=True)
+    told = Load(context=1, batched_tokens=100, max_num_seqs=3, sampler="torch", language_only=True)
+    found = steps_of(engine(), gpu("h100"), told, 131_072)[1]
+    assert found == Step(tokens=100, sequences=3, sampler="torch", context=1, encoder=False)
+
+
+# ---------------------------------------------------------------------------------------------- whatever it is
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(["k25", "kimi-k2", "llama-3.1-70b", "gemma-3-27b"]),
+    tokens=st.integers(1, 70_000),
+    more=st.integers(0, 70_000),
+    by=st.sampled_from(["vllm", "vllm-0.8", "vllm-v0", "sglang"]),
+    tp=st.sampled_from([1, 8]),
+)
+def test_more_tokens_never_take_less(name: str, tokens: int, more: int, by: str, tp: int) -> None:
+    profile = engine(by).activation
+    few, many = (peak(name, n, by=profile, encoder=True, tp=tp).bounds for n in (tokens, tokens + more))
+    assert few.low <= few.high
+    assert few.low <= many.low
+    assert few.high <= many.high
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    name=st.sampled_from(["k25", "llama-3.1-70b"]),
+    tokens=st.integers(1, 20_000),
+    tp=st.sampled_from([1, 2, 4, 8]),
+)
+def test_a_device_of_a_larger_group_never_holds_more(name: str, tokens: int, tp: int) -> None:
+    few, many = (peak(name, tokens, encoder=True, tp=n).bounds for n in (tp, 2 * tp))
+    assert many.low <= few.low
+    assert many.high <= few.high
