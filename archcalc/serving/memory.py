@@ -75,11 +75,10 @@ class Device:
         return self.sequences * self.sequence_bytes
 
     def usable(self, end: End = "middle") -> int:
-        """What weights, overhead and cache may take, at one end of what is assumed; never more than there is: what the
-        engine counts outside its share has to go somewhere [bytes]."""
+        """What weights, overhead and cache may take, at one end of what is assumed [bytes]."""
         outside = sum(term.bounds.at(end) for term in self.terms if term.outside)
         taken = sum(term.bounds.at(end) for term in self.terms if term.kind == "non_torch")
-        return min(self.visible, int(self.share * (self.visible - taken * self.share_of_free)) + outside)
+        return int(self.share * (self.visible - taken * self.share_of_free)) + outside
 
     def room(self, end: End = "middle") -> int:
         """What is left for the cache where overhead is at that end; negative where weights don't fit [bytes]."""

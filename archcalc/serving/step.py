@@ -154,8 +154,8 @@ def _workspace(op: Op, scheme: Scheme, where: Deployment, step: Step, how: Activ
     """The kernel's own memory for rows that all data-parallel groups route here [bytes].
 
     Each device sees the tokens of all groups (vLLM, naive and allgather_reducescatter all2all): their hidden states are
-    gathered before the experts and their results stand whole before they are scattered. FP8 experts read a copy in FP8,
-    with a scale for 128 of its elements (moe_kernel_quantize_input).
+    gathered before the experts and their results stand whole before they are scattered. FP8 experts read copies of both
+    operands in FP8 (moe_kernel_quantize_input); `modular` kernels hold the second one in their workspaces.
     """
     w = op.weights[0]
     (width, hidden), (rows, *_) = (w.out[-1], w.into[-1]), op.outputs
@@ -170,10 +170,17 @@ def _workspace(op: Op, scheme: Scheme, where: Deployment, step: Step, how: Activ
     chunk = tokens if packed or kernel == "modular" or not kinds.chunk_tokens else min(tokens, kinds.chunk_tokens)
     item = ITEM_BYTES[rows.dtype]
     nbytes = chunk * choices * _KERNELS[kernel](inner, hidden.size) * item
+    if dtype.startswith("float8") and kernel != "modular":
+        nbytes += chunk * choices * _in_fp8(inner)
     taken = 2 * tokens * hidden.size * item if where.dp > 1 else 0
     if dtype.startswith("float8"):
-        taken += tokens * (hidden.size + 4 * -(-hidden.size // 128))
+        taken += tokens * _in_fp8(hidden.size)
     return _Space(taken, nbytes) if kernel == "modular" else _Space(taken + nbytes, 0)
+
+
+def _in_fp8(elements: int) -> int:
+    """A row in FP8, with an fp32 scale for 128 of its elements [bytes]."""
+    return elements + 4 * -(-elements // 128)
 
 
 def _routed(rows: Dims) -> int:
