@@ -129,6 +129,7 @@ def question_of(spec: Spec, **flags: Any) -> Asked:
         dcp=flags["dcp"],
         vision=flags["vision"] or profile.tensor_parallel.vision,
         kv_dtypes=dtypes,
+        auto=flags["gpus"] == "auto",
     )
     served = Served(model=spec, scheme=what_if(spec, storage), positions=limit)
     draft = None if flags["draft"] is None else _draft(load_spec(flags["draft"]))

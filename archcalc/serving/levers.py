@@ -58,6 +58,7 @@ def levers(question: Question, hardware: Hardware, serving: Serving, others: lis
     found += _shorter(asked, hardware, serving)
     found += _more(question, hardware, serving)
     found += _instead(asked, serving, hardware, others)
+    found += _on_the_host(asked, serving, hardware)
     return found
 
 
@@ -165,6 +166,16 @@ def _more(question: Question, hardware: Hardware, serving: Serving) -> list[Leve
     flags = " ".join(f"--{n} {getattr(where, n)}" for n in ("tp", "pp", "dp", "ep", "dcp") if getattr(where, n) > 1)
     name = "more devices" if where.devices > serving.where.devices else "another layout"
     return [Lever(name=name, flags=flags or "--gpus 1", serving=best, hardware=hardware)]
+
+
+def _on_the_host(asked: Question, serving: Serving, hardware: Hardware) -> list[Lever]:
+    """Routed experts in the host's memory: slow, and so the last resort."""
+    tape = asked.served.tape
+    experts = any(d.axis == "experts" for w in tape.weights() for d in w.stack)
+    if serving.fits or not experts or asked.load.offloaded != 0 or serving.where.ep > 1:
+        return []
+    change = _load("experts in the host's memory (slow)", "--offload-experts host", offloaded=None)
+    return [_tried([change], asked, hardware)]
 
 
 def _instead(asked: Question, serving: Serving, hardware: Hardware, others: list[Hardware]) -> list[Lever]:

@@ -31,6 +31,7 @@ class Spread:
         ep: as in Deployment; `all`: every device of a stage.
         vision: as in Deployment.
         kv_dtypes: cache layouts to try, the first one first.
+        auto: whether the fewest devices are looked for whatever sizes are given.
     """
 
     gpus: int | None = None
@@ -41,6 +42,7 @@ class Spread:
     dcp: int | None = None
     vision: Vision = "sharded"
     kv_dtypes: tuple[str, ...] = ("bf16",)
+    auto: bool = False
 
     def __post_init__(self) -> None:
         for name in ("gpus", "tp", "pp", "dp", "ep", "dcp"):
@@ -62,7 +64,7 @@ class Spread:
         """Devices, where counts say how many."""
         if self.gpus is not None:
             return self.gpus
-        if self.tp is None:
+        if self.auto or self.tp is None:
             return None
         return self.tp * (self.pp or 1) * (self.dp or 1)
 
@@ -130,6 +132,9 @@ class Question:
                 tries.append(found[-1] if found[-1].fits else max(found, key=lambda s: s.margin))
                 if tries[-1].fits:
                     break
+        if not tries and not refused:
+            tried = ", ".join(map(str, counts))
+            raise InputError(f"no number of GPUs that is tried ({tried}) is made of these sizes", hint="give --gpus")
         if not tries:
             raise next(iter(refused.values()))
         return Found(tries[-1], tries, refused, _searched(counts, count, layouts, fixed))
@@ -174,7 +179,8 @@ class Question:
         seen = set()
         for sizes in [*_given(spread, count), *plain]:
             asked = zip(sizes, (spread.tp, spread.pp, spread.dp), strict=True)
-            if sizes not in seen and all(want is None or size == want for size, want in asked):
+            fits = prod(sizes) == count and all(want is None or size == want for size, want in asked)
+            if fits and sizes not in seen:
                 seen.add(sizes)
                 yield sizes
 
