@@ -19,8 +19,6 @@ from archcalc.serving.memory import Serving
 from archcalc.serving.search import Found, Question, called
 from archcalc.units import format_int
 
-DEFAULTS = {name: flag.default for name, flag in signature(serve).parameters.items() if name != "spec"}
-"""The flags of `serve`."""
 OF_EACH = ("spec", "context", "batch", "kv_dtype", "price")
 """Inputs of `serve` that a plot has several of, or none."""
 
@@ -140,9 +138,8 @@ class Placed:
     def notes(self) -> list[str]:
         """How its layout was found, where it was left open."""
         spread, where = self.question.spread, self.where
-        asked = {"gpus": where.devices, "tp": where.tp, "pp": 1, "dp": 1}
-        given = {name: getattr(spread, name) or n for name, n in asked.items()}
-        if self.gpu is None or (spread.tp and given["tp"] * given["pp"] * given["dp"] == where.devices):
+        counted = spread.tp is not None and spread.tp * (spread.pp or 1) * (spread.dp or 1) == where.devices
+        if self.gpu is None or (counted and (spread.ep is not None or where.dp == 1)):
             return []
         tokens = format_int(self.question.load.context)
         return [f"{self.words}: layout found for {tokens} tokens; searched: {self.found.searched}."]
@@ -159,7 +156,9 @@ def placed(found: Sequence[Case], gpu: Sequence[str], longest: int, most: int, *
 
     def place(case: Case) -> list[Placed]:
         own = {"context": longest, "batch": case.batch, "kv_dtype": case.kv_dtype}
-        asked = question_of(case.model.spec, **{**DEFAULTS, **flags, **own})
+        bound = signature(serve).bind(case.model.spec, **own, **flags)
+        bound.apply_defaults()
+        asked = question_of(**bound.arguments)
         inputs = {name: value for name, value in inputs_of(asked).items() if name not in OF_EACH}
         made = []
         for each in several:
@@ -179,7 +178,7 @@ def assumed(several: Sequence[Placed]) -> list[str]:
     lines: dict[str, list[Model]] = {}
     for model in models_of(several):
         own = [each for each in several if each.model.key == model.key]
-        pairs = {each.hardware.name: (each.hardware, each.found.best) for each in own}
+        pairs = {each.cells.get("gpu"): (each.hardware, each.found.best) for each in own}
         for line in assumptions(own[0].question, list(pairs.values())):
             lines.setdefault(line, []).append(model)
     count = len(models_of(several))
