@@ -280,6 +280,17 @@ def test_whole_prompts_that_do_not_fit_are_told_though_longer_ones_do() -> None:
     assert "not at every length before" in figure.panels[0].verdict
 
 
+def test_a_limit_that_depends_on_the_fullest_stage_is_told() -> None:
+    # SGLang's graphs come on top of its share, and stages of 10 and 11 layers have graphs of their own sizes.
+    found = cases(models(["gemma-3-27b"]), ["bf16"], [8])
+    figure = memory_figure(found, Range(4096, 131_072), ["rtx4090"], engine="sglang", tp=8, pp=6)
+    limits = [row["limit_bytes"] for row in rows(figure)]
+    assert len(set(limits)) == 2
+    assert figure.panels[0].limit is not None
+    assert figure.panels[0].limit.value == limits[-1]
+    assert [note for note in figure.report.notes if "depends on the fullest stage" in note]
+
+
 def test_devices_of_any_size_take_their_layout_from_the_flags() -> None:
     found = cases(models(["llama-3.1-405b"]), ["bf16"], [4])
     for flags, layout in (

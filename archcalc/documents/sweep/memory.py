@@ -58,10 +58,17 @@ def memory_figure(found: Sequence[Case], over: Range, gpu: Sequence[str] = (), *
     for each in held:  # the tower's place is known where there is one
         inputs |= {name: value for name, value in each.inputs.items() if value is not None or name not in inputs}
     judged = "; the verdict is that of the middle, tight where the ends disagree" if gpu else ""
+    drawn = [_series(each, over, lines=lines, several=len(gpu) > 1) for each in held]
+    notes = [note for each in held for note in each.notes()]
+    if any(len({row.get("limit_bytes") for row in each.rows.values()}) > 1 for each in drawn):
+        notes.append(
+            "What is usable depends on the fullest stage or on the context; the line is the longest context's."
+        )
+    notes += padding_notes((size for each in held for size in each.found.best.padded), ENGINES_PAD)
     return Figure(
         kind="memory",
         text=f"memory of {subject} against context",
-        series=[_series(each, over, lines=lines, several=len(gpu) > 1) for each in held],
+        series=drawn,
         over=over,
         shape="lines" if lines else "areas",
         across=CONTEXT,
@@ -74,14 +81,7 @@ def memory_figure(found: Sequence[Case], over: Range, gpu: Sequence[str] = (), *
         crossings=CROSSINGS,
         assumptions=assumed(held),
         conventions=(f"{COUNTING}: of the device with the least left at each context{judged}.",),
-        notes=list(
-            dict.fromkeys(
-                [
-                    *(note for each in held for note in each.notes()),
-                    *padding_notes((size for each in held for size in each.found.best.padded), ENGINES_PAD),
-                ]
-            )
-        ),
+        notes=list(dict.fromkeys(notes)),
     )
 
 
