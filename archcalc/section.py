@@ -16,7 +16,7 @@ def _bytes(value: Any) -> Any:
     return parse_memory(value) if isinstance(value, str) else value
 
 
-def _memory(**least: int) -> Any:
+def _memory(**least: Any) -> Any:
     bound = {"exclusiveMinimum" if name == "gt" else "minimum": n for name, n in least.items()}
     integer = {"type": "integer", **bound, "maximum": 1 << 60}
     text = r"^\s*[0-9][0-9_]*(\.[0-9]+)?\s*(([kKmMgGtTpP][iI]?)?[bB])?\s*$"

@@ -8,7 +8,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from archcalc.cli.options import Overrides, SpecArguments, Tp, Units
+from archcalc.cli.options import (
+    LAYOUT,
+    AsName,
+    BatchedTokens,
+    BlockSize,
+    Dcp,
+    Dp,
+    Draft,
+    Eager,
+    EngineName,
+    Ep,
+    Gpus,
+    LanguageOnly,
+    LoraRank,
+    MaxNumSeqs,
+    Mtp,
+    OffloadExperts,
+    Overhead,
+    Overrides,
+    Pp,
+    SamplerName,
+    SpecArguments,
+    Tp,
+    Units,
+    Utilization,
+    VisionTower,
+)
 
 if TYPE_CHECKING:
     from archcalc.documents.sweep.cases import Case, Model, Range
@@ -20,7 +46,10 @@ Lengths = Annotated[
 ]
 Batches = Annotated[str | None, typer.Option("--batch", metavar="B,...", help="Sequences: 1,8. [default: 1]")]
 KvDtypes = Annotated[
-    str | None, typer.Option("--kv-dtype", metavar="NAME,...", help="Cache dtypes: bf16,fp8. [default: bf16]")
+    str | None,
+    typer.Option(
+        "--kv-dtype", metavar="NAME,...", help="Cache dtypes: bf16,fp8. [default: bf16]", rich_help_panel=LAYOUT
+    ),
 ]
 PLAN_OPTION = typer.Option("--plan", metavar="PLAN", help="A plan file, or a bundled plan. Repeatable.")
 Files = Annotated[
@@ -70,6 +99,7 @@ command = typer.Typer(
 
 @command.command()
 def memory(
+    ctx: typer.Context,
     specs: SpecArguments,
     context: Annotated[
         str | None,
@@ -80,17 +110,34 @@ def memory(
         ),
     ] = None,
     batch: Batches = None,
-    kv_dtype: KvDtypes = None,
     gpu: Annotated[
-        str | None,
-        typer.Option("--gpu", metavar="NAME", help="A bundled GPU or hardware file, whose memory is the limit."),
+        list[str] | None,
+        typer.Option(
+            "--gpu", metavar="NAME", help="A bundled GPU or hardware file, whose memory is the limit. Repeatable."
+        ),
     ] = None,
-    gpus: Annotated[
-        int | None, typer.Option("--gpus", min=1, metavar="N", help="Devices. [default: one server of --gpu, or 1]")
-    ] = None,
-    tp: Annotated[
-        int | None, typer.Option("--tp", min=1, metavar="N", help="Tensor parallel. [default: all devices]")
-    ] = None,
+    as_name: AsName = "released",
+    gpus: Gpus = None,
+    tp: Tp = None,
+    pp: Pp = None,
+    dp: Dp = None,
+    ep: Ep = None,
+    dcp: Dcp = None,
+    kv_dtype: KvDtypes = None,
+    block_size: BlockSize = None,
+    vision: VisionTower = None,
+    engine: EngineName = "vllm",
+    utilization: Utilization = None,
+    batched_tokens: BatchedTokens = None,
+    max_num_seqs: MaxNumSeqs = None,
+    sampler: SamplerName = None,
+    eager: Eager = False,
+    language_only: LanguageOnly = False,
+    draft: Draft = None,
+    mtp: Mtp = False,
+    lora_rank: LoraRank = 0,
+    offload_experts: OffloadExperts = None,
+    overhead: Overhead = None,
     plan: Annotated[list[str] | None, PLAN_OPTION] = None,
     override: Overrides = None,
     output: Files = None,
@@ -99,10 +146,11 @@ def memory(
 ) -> None:
     """Serving memory of each device against context; with --plan, training memory against sequence length."""
     from archcalc.cli.output import emit_figure
+    from archcalc.cli.sizes import serving_flags
     from archcalc.errors import InputError
 
-    served = {"--batch": batch, "--kv-dtype": kv_dtype, "--gpu": gpu, "--gpus": gpus, "--tp": tp}
-    extra = ", ".join(name for name, value in served.items() if value is not None)
+    given = [p for p in ctx.command.params if p.name and _is_given(ctx, p.name)]
+    extra = ", ".join(param.opts[0] for param in given if param.name not in _TRAINED)
     if plan and extra:
         hint = f"leave out --plan, or {extra}"
         raise InputError(f"plot memory --plan draws training memory, and does not look at {extra}", hint=hint)
@@ -112,10 +160,36 @@ def memory(
     if plan:
         figure = _trained(several, plan, override, context)
     else:
-        from archcalc.documents.sweep.memory import memory_figure, setup_of
+        from archcalc.documents.sweep.memory import memory_figure
 
-        found = _cases(several, batch, kv_dtype)
-        figure = memory_figure(found, _range(context, *_default(several)), setup_of(gpu, gpus, tp))
+        figure = memory_figure(
+            _cases(several, batch, kv_dtype),
+            _range(context, *_default(several)),
+            gpu or [],
+            tp=tp,
+            pp=pp,
+            dp=dp,
+            dcp=dcp,
+            as_=as_name,
+            language_only=language_only,
+            vision=vision,
+            utilization=utilization,
+            sampler=sampler,
+            eager=eager,
+            engine=engine,
+            draft=draft,
+            mtp=mtp,
+            lora_rank=lora_rank,
+            **serving_flags(
+                gpus=gpus,
+                ep=ep,
+                overhead=overhead,
+                batched_tokens=batched_tokens,
+                max_num_seqs=max_num_seqs,
+                block_size=block_size,
+                offload_experts=offload_experts,
+            ),
+        )
     emit_figure(figure, format_name, output, units)
 
 
@@ -124,18 +198,25 @@ def kv(
     specs: SpecArguments,
     context: Lengths = None,
     batch: Batches = None,
-    kv_dtype: KvDtypes = None,
     tp: Tp = None,
+    pp: Pp = None,
+    dp: Dp = None,
+    dcp: Dcp = None,
+    kv_dtype: KvDtypes = None,
+    block_size: BlockSize = None,
     output: Files = None,
     format_name: Numbers = None,
     units: Units = "gib",
 ) -> None:
     """KV cache against context."""
+    from archcalc.calc.kv_cache import Mesh
     from archcalc.cli.output import emit_figure
     from archcalc.documents.sweep.kv import kv_figure
+    from archcalc.units import parse_context
 
-    several = _models(specs, units)
-    figure = kv_figure(_cases(several, batch, kv_dtype), _range(context, *_default(several)), tp or 1)
+    several, page = _models(specs, units), 1 if block_size is None else parse_context(block_size)
+    mesh = Mesh(tp=tp or 1, pp=pp or 1, dp=dp or 1, dcp=dcp or 1, block_size=page)
+    figure = kv_figure(_cases(several, batch, kv_dtype), _range(context, *_default(several)), mesh)
     emit_figure(figure, format_name, output, units)
 
 
@@ -172,6 +253,16 @@ def train(
 
     figure = train_figure(trainings(_models(specs, units), plan, tuple(override or ())))
     emit_figure(figure, format_name, output, units)
+
+
+_TRAINED = {"specs", "context", "plan", "override", "output", "format_name", "units"}
+"""What `plot memory --plan` looks at."""
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, whatever its value."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _models(specs: list[str], units: str) -> list[Model]:

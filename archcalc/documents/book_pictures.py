@@ -12,7 +12,7 @@ from archcalc.documents.sweep.cases import Model, Range, cases, named, span
 from archcalc.documents.sweep.figure import Figure
 from archcalc.documents.sweep.flops import flops_figure
 from archcalc.documents.sweep.kv import kv_figure
-from archcalc.documents.sweep.memory import memory_figure, setup_of
+from archcalc.documents.sweep.memory import memory_figure
 from archcalc.documents.sweep.training import train_figure, trainings
 from archcalc.files.model import Spec
 from archcalc.units import parse_range
@@ -44,8 +44,8 @@ def _kv(spec: Spec, *, context: str, kv_dtype: str) -> Figure:
     return kv_figure(cases(_models(spec), kv_dtype.split(","), [1]), _range(context))
 
 
-def _memory(spec: Spec, *, context: str, gpu: str, gpus: int) -> Figure:
-    return memory_figure(cases(_models(spec), ["bf16"], [1]), _range(context), setup_of(gpu, gpus))
+def _memory(spec: Spec, *, context: str, gpu: str) -> Figure:
+    return memory_figure(cases(_models(spec), ["bf16"], [1]), _range(context), [gpu])
 
 
 def _train(spec: Spec, *, plan: str) -> Figure:

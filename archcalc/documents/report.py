@@ -112,7 +112,7 @@ def _serve(source: Source, named: dict[str, str]) -> Iterator[Section]:
         asked = source.ask("", "serve", gpu=gpu)
         gpus, file = asked.report.quantities["serve.gpus"], f"memory-{name}" if n else "memory"
         caption = f"Memory of each of {gpus} x {load_hardware(gpu).title} against the context"
-        curve = (drawn(source, file, "memory", caption, context=over, gpu=gpu, gpus=gpus) for over in _over(source))
+        curve = (drawn(source, file, "memory", caption, context=over, gpu=gpu) for over in _over(source))
         yield Section(name=f"serve-{name}", title=f"Serving on {name}", asked=(asked,), pictures=tuple(curve))
 
 

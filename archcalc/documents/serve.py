@@ -191,7 +191,7 @@ def serve_report(
         command="serve",
         title=f"{asked.spec.title} {verdict} {where.devices} x {hardware.title}: {_sequences(best.load)}",
         inputs={
-            **_inputs(asked),
+            **inputs_of(asked),
             "gpu": hardware.name,
             "gpus": where.devices,
             "tp": where.tp,
@@ -255,7 +255,7 @@ def serve_all_report(asked: Asked, gpus: list[Hardware]) -> Report:
     return Report(
         command="serve",
         title=f"{asked.spec.title} on every GPU: {_sequences(question.load)}",
-        inputs={**_inputs(asked), "gpu": "all"},
+        inputs={**inputs_of(asked), "gpu": "all"},
         quantities={
             "serve.fits": any(s.fits for _, s in best),
             "serve.context_limit": asked.spec.backbone.max_position_embeddings,
@@ -293,7 +293,8 @@ def _host_quantities(found: Found, hardware: Hardware) -> dict[str, Value]:
     return read
 
 
-def _inputs(asked: Asked) -> dict[str, Any]:
+def inputs_of(asked: Asked) -> dict[str, Any]:
+    """What was asked, as a document records it."""
     question, load, spread, engine = asked.question, asked.question.load, asked.question.spread, asked.question.engine
     return {
         "spec": asked.spec.name,

@@ -41,7 +41,7 @@ def heights(figure: Figure) -> tuple[int, int]:
             values += [value for curve in panel.curves for value in curve.values]
         else:
             values += panel.totals()
-    limits = [panel.limit.value for panel in figure.panels if panel.limit]
+    limits = [limit.value for panel in figure.panels for limit in panel.limits]
     low, high = max(1, min(values)), max(1, *values, *limits)
     return (max(1, low // 2), 2 * high) if low == high and figure.shape == "lines" else (low, high)
 

@@ -31,7 +31,7 @@ def curve_entries(figure: Figure) -> Iterator[Entry]:
 
 def guide_entries(figure: Figure, units: str) -> Iterator[Entry]:
     """The limit, and what the signs mean."""
-    for limit in sorted({panel.limit for panel in figure.panels if panel.limit}):
+    for limit in sorted({limit for panel in figure.panels for limit in panel.limits}):
         yield Entry(look.LIMIT, False, f"{value_text(limit.value, figure.y_unit, units)} {limit.label}")
     if any(panel.edge for panel in figure.panels):
         yield Entry(look.EDGE, False, "the model's own context limit")

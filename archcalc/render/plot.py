@@ -232,8 +232,8 @@ _SHAPES: dict[str, Callable[[Axes, Panel], None]] = {"areas": _areas, "bars": _b
 
 def _edges(axes: Axes, panel: Panel, *, bars: bool) -> None:
     """The limit, the model's own context limit, and the marks."""
-    if panel.limit:
-        axes.axhline(panel.limit.value, zorder=4, **look.LIMIT)
+    for limit in panel.limits:
+        axes.axhline(limit.value, zorder=4, **look.LIMIT)
     if panel.edge:
         axes.axvline(panel.edge, zorder=3.5, **look.EDGE)
     for mark in panel.marks:

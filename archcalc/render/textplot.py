@@ -132,7 +132,7 @@ def _ruler(ticks: Sequence[Tick], top: int, size: int, margin: int, unit: str) -
 def _keys(figure: Figure, units: str, paint: Paint) -> Iterator[str]:
     """What the blocks, the stroke and the sign mean."""
     keys = [(BLOCKS[c.hue], c.label, _COLORS[c.hue]) for c in figure.panels[0].curves]
-    for limit in sorted({panel.limit for panel in figure.panels if panel.limit}):
+    for limit in sorted({limit for panel in figure.panels for limit in panel.limits}):
         keys.append(("│", f"{value_text(limit.value, figure.y_unit, units)} {limit.label}", "1"))
     if any(p.over(total) for p in figure.panels for total in p.totals()):
         keys.append(("×", "does not fit", ""))
@@ -170,8 +170,8 @@ def _grid(figure: Figure, panel: Panel, units: str, paint: Paint) -> Iterator[st
             yield (paint(letter, _COLORS[curve.hue % len(_COLORS)]) if i == 0 else " ") + f" {line}"
     if any(char == "*" for row in cells for char, _ in row):
         yield "* several"
-    if panel.limit:
-        yield from _wrapped(f"─ {value_text(panel.limit.value, figure.y_unit, units)} {panel.limit.label}")
+    for limit in panel.limits:
+        yield from _wrapped(f"─ {value_text(limit.value, figure.y_unit, units)} {limit.label}")
 
 
 def _row(value: int, low: int, high: int) -> int:
@@ -182,8 +182,8 @@ def _row(value: int, low: int, high: int) -> int:
 def _plotted(panel: Panel, low: int, high: int, size: int) -> list[list[tuple[str, str]]]:
     """The grid's cells with their colours, from the top row down."""
     cells = [[(" ", "")] * size for _ in range(HEIGHT)]
-    if panel.limit:
-        cells[HEIGHT - 1 - _row(panel.limit.value, low, high)] = [("─", "2")] * size
+    for limit in panel.limits:
+        cells[HEIGHT - 1 - _row(limit.value, low, high)] = [("─", "2")] * size
     first, last = panel.xs[0], panel.xs[-1]
     for curve in panel.curves:
         code = _COLORS[curve.hue % len(_COLORS)]

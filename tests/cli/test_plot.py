@@ -48,19 +48,28 @@ def test_json_is_a_report_with_the_question_in_it() -> None:
     ran = run("plot", "memory", "k25", "--gpu", "h200", "--context", "4k..8k", "--format", "json")
     document = json.loads(ran.out)
     assert document["command"] == "plot"
-    # A server of H200 has 8 of them (specs/hardware/h200.yaml), and all of them divide the model.
     assert document["inputs"] == {
         "kind": "memory",
         "specs": ["k25"],
         "context": [4096, 8192],
         "batch": [1],
         "kv_dtype": ["bf16"],
-        "gpu": "h200",
-        "gpus": 8,
-        "tp": 8,
+        "gpu": ["h200"],
+        # What `serve` was asked: layout and overhead are its own to find.
+        "as": "released",
         "engine": "vllm",
+        "gpus": "auto",
+        **dict.fromkeys(["tp", "pp", "dp", "ep", "dcp"]),
+        "vision": "sharded",
+        "language_only": False,
+        "utilization": 0.92,
+        **dict.fromkeys(["overhead", "batched_tokens", "max_num_seqs", "sampler", "block_size", "draft"]),
+        "eager": False,
+        "mtp": False,
+        "lora_rank": 0,
+        "offload_experts": None,
     }
-    assert [row["fits"] for row in document["rows"]] == [True, True]
+    assert [(row["fits"], row["gpus"], row["layout"]) for row in document["rows"]] == [(True, 8, "tp 8")] * 2
     assert document["tables"]["crossings"][0]["spec"] == "k25"
 
 
@@ -75,6 +84,84 @@ def test_a_short_model_gets_a_shorter_range(tmp_path: Path) -> None:
     assert [int(row["context"]) for row in table("plot", "kv", spec)] == [4, 8, 16, 32, 64]
 
 
+CHANGES = {
+    "--as": "bf16",
+    "--gpus": "16",
+    "--tp": "4",
+    "--pp": "2",
+    "--dp": "2",
+    "--ep": "all",
+    "--dcp": "8",
+    "--kv-dtype": "fp8",
+    "--block-size": "1k",
+    "--vision": "replicated",
+    "--engine": "vllm-0.8",
+    "--utilization": "0.5",
+    "--batched-tokens": "32k",
+    "--max-num-seqs": "2k",
+    "--sampler": "torch",
+    "--eager": "",
+    "--language-only": "",
+    "--draft": "llama-3.1-70b",
+    "--mtp": "",
+    "--lora-rank": "64",
+    "--offload-experts": "9",
+    "--overhead": "1GiB",
+}
+"""A value of each flag of `serve`, other than its own."""
+
+
+@pytest.mark.parametrize("flag", CHANGES)
+def test_every_flag_of_serve_changes_what_is_drawn(flag: str) -> None:
+    spec = "deepseek-v3" if flag == "--mtp" else "k25"
+    asked = ["plot", "memory", spec, "--gpu", "h200", "--context", "5000..6000", "--batch", "9"]
+    given = {"--tp": "8", **({"--dp": "2"} if flag == "--ep" else {})}
+    if flag == "--gpus":
+        given = {"--gpus": "8"}
+    before, after = (
+        table(*asked, *(word for pair in flags.items() for word in pair if word))
+        for flags in (given, {**given, flag: CHANGES[flag]})
+    )
+    drawn = ("weights_bytes", "overhead_bytes", "kv_bytes", "limit_bytes")
+    for old, new in zip(before, after, strict=True):
+        assert [old[key] for key in drawn] != [new[key] for key in drawn]
+
+
+def test_every_flag_of_serve_is_tried() -> None:
+    described = run("serve", "--help").out.partition("Options:")[2]
+    beside = {"--gpu", "--context", "--batch", "--price", "--check", "--format", "--units", "--help"}
+    assert set(re.findall(r"^  (--[a-z-]+)", described, re.MULTILINE)) - beside == set(CHANGES)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "part"), [("--tp", "8", 8), ("--pp", "5", 5), ("--dp", "2", 2), ("--dcp", "4", 4)]
+)
+def test_every_flag_of_a_layout_divides_the_cache(flag: str, value: str, part: int) -> None:
+    # Llama 3.1 405B: 8 key-value heads; 126 layers, of which the fullest of 5 stages has 26.
+    spec = "k25" if flag == "--dcp" else "llama-3.1-405b"
+    more = ("--tp", "4") if flag == "--dcp" else ()
+    for row in table("plot", "kv", spec, "--context", "4k..8k", "--batch", "8", flag, value, *more):
+        whole, device = int(row["total_bytes"]), int(row["bytes_per_device"])
+        assert device == (whole * 26 // 126 if flag == "--pp" else whole // part)
+
+
+def test_pages_are_whole_in_the_copy_and_on_each_device() -> None:
+    (first, second) = table("plot", "kv", "k25", "--context", "4097..5000", "--block-size", "4k")
+    assert first["total_bytes"] == second["total_bytes"] == str(70_272 * 8192)
+    assert first["bytes_per_device"] == first["total_bytes"]
+
+
+def test_each_gpu_is_drawn_once_with_its_own_limit(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("kind: hardware\nname: h200\ntitle: Mine\nmemory_visible_bytes: 100GiB\n")
+    gpus = ["h200", str(mine), "b200", "h200"]
+    rows = table("plot", "memory", "k25", "--tp", "8", "--context", "4k..8k", *(w for g in gpus for w in ("--gpu", g)))
+    # Two files of one name are told apart by what they were asked for as.
+    assert [row["gpu"] for row in rows[::2]] == ["h200", str(mine), "b200"]
+    assert len({row["limit_bytes"] for row in rows}) == 3
+    assert len({row["path"] for row in rows}) == len(rows)
+
+
 def test_devices_beyond_tp_hold_other_sequences() -> None:
     ours = {"context": "4k..8k", "batch": "8", "gpu": "h200"}
     flags = [word for name, value in ours.items() for word in (f"--{name}", value)]
@@ -86,7 +173,8 @@ def test_devices_beyond_tp_hold_other_sequences() -> None:
 
 def test_without_a_file_the_plot_is_text_of_72_columns_and_nothing_else() -> None:
     ran = run("plot", "memory", "k25", "--gpu", "h200", "--batch", "8")
-    assert (ran.code, ran.err) == (0, "")
+    assert (ran.code, ran.err.count("\n")) == (0, 1)
+    assert "layout found for 262,144 tokens" in ran.err
     assert max(map(len, ran.out.splitlines())) <= 72
     assert "\x1b" not in ran.out
     assert "█ weights" in ran.out
@@ -181,7 +269,7 @@ def test_an_encoding_without_blocks_gets_plain_characters() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "# weights  o workspace" in done.stdout
+    assert "# weights  o overhead" in done.stdout
     assert "\\u" not in done.stdout
 
 
@@ -192,9 +280,11 @@ def test_the_help_lists_the_kinds_and_of_each_the_options_that_it_takes() -> Non
     listed = run("plot", "--help").out.partition("Commands:")[2]
     assert [line.split()[0] for line in listed.splitlines() if line.strip()] == ["memory", "kv", "flops", "train"]
     always = {"--output", "--format", "--units", "--help"}
+    described = run("serve", "--help").out.partition("Options:")[2]
+    serving = set(re.findall(r"^  (--[a-z-]+)", described, re.MULTILINE)) - always
     taken = {
-        "memory": {"--context", "--batch", "--kv-dtype", "--gpu", "--gpus", "--tp", "--plan", "--set"},
-        "kv": {"--context", "--batch", "--kv-dtype", "--tp"},
+        "memory": {"--context", "--plan", "--set", *(serving - {"--price", "--check"})},
+        "kv": {"--context", "--batch", "--kv-dtype", "--tp", "--pp", "--dp", "--dcp", "--block-size"},
         "flops": {"--context", "--batch"},
         "train": {"--plan", "--set"},
     }
@@ -223,7 +313,26 @@ REFUSED = {
     "an empty batch": (("kv", "k25", "--batch", ""), "is no number of sequences"),
     "a batch of words": (("kv", "k25", "--batch", "1,many"), '--batch "many" is no number of sequences'),
     "a tp that does not divide heads": (("kv", "k25", "--tp", "3"), "can't be divided over tp 3"),
-    "a tp that does not divide devices": (("memory", "k25", "--gpus", "8", "--tp", "3"), "does not divide 8 devices"),
+    "a tp that does not divide devices": (("memory", "k25", "--gpus", "8", "--tp", "3"), "tp 3 does not make 8 GPUs"),
+    "a tp that divides no heads of a GPU's": (("memory", "k25", "--gpu", "h200", "--tp", "3"), "over tp 3"),
+    "a dcp that does not divide tp": (("kv", "k25", "--tp", "4", "--dcp", "3"), "dcp 3 does not divide tp 4"),
+    "more stages than layers": (("kv", "k25", "--pp", "62"), "more than the 61 layers"),
+    "experts of none": (("memory", "llama-3.1-70b", "--tp", "8", "--ep", "8"), "ep needs routed experts"),
+    "a layout that does not fit one of two": (
+        ("memory", "k25", "llama-3.1-70b", "--gpu", "h200", "--tp", "8", "--ep", "8"),
+        "Llama 3.1 70B: error: ep needs routed experts",
+    ),
+    "every GPU": (("memory", "k25", "--gpu", "all"), "hint: repeat it: --gpu h200 --gpu b200"),
+    "an unknown GPU beside one": (("memory", "k25", "--gpu", "h200", "--gpu", "B200"), "did you mean b200?"),
+    "GPUs in one word": (("memory", "k25", "--gpu", "h200,b200"), 'no file and no bundled GPU is named "h200,b200"'),
+    "GPUs of words": (("memory", "k25", "--gpus", "some"), '--gpus "some" is neither a whole number nor auto'),
+    "an unknown engine": (("memory", "k25", "--engine", "vlm"), "did you mean vllm?"),
+    "too much of a GPU": (("memory", "k25", "--gpu", "h200", "--utilization", "2"), "at most 1, not 2"),
+    "a page of nothing": (("kv", "k25", "--block-size", "0"), "block_size must be at least 1"),
+    "too many GPUs": (
+        ("memory", "k25", "--batch", ",".join(map(str, range(1, 8))), "--gpu", "h200", "--gpu", "b200"),
+        "14 cases are more than one picture can show",
+    ),
     "no plan": (("train", "kimi-k2"), "Missing option '--plan'"),
     "an unknown plan": (("train", "kimi-k2", "--plan", "k2"), "no file and no bundled plan"),
     "an unknown field": (("train", "kimi-k2", "--plan", "k2-pretrain", "--set", "a.b=1"), "--set names no field"),
@@ -244,6 +353,10 @@ REFUSED = {
         "does not look at --gpu\nhint: leave out --plan, or --gpu",
     ),
     "one device beside a plan": (("memory", "kimi-k2", "--plan", "k2-pretrain", "--tp", "1"), "does not look at --tp"),
+    "defaults of serving beside a plan": (
+        ("memory", "kimi-k2", "--plan", "k2-pretrain", "--eager", "--lora-rank", "0", "--engine", "vllm"),
+        "does not look at --engine, --eager, --lora-rank\n",
+    ),
     "overrides without a plan": (("memory", "k25", "--set", "a=1"), "--set overrides a field of a plan"),
     "options before the kind": (
         ("--context", "4k..8k", "kv", "k25"),

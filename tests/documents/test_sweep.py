@@ -8,30 +8,23 @@ from typing import Any
 
 import pytest
 
+from archcalc.calc.kv_cache import Mesh
 from archcalc.documents.flops import flops_quantities
 from archcalc.documents.kv import kv_report
+from archcalc.documents.serve import serve
 from archcalc.documents.sweep.cases import Range, cases, models, span
 from archcalc.documents.sweep.figure import Figure
 from archcalc.documents.sweep.flops import flops_figure
 from archcalc.documents.sweep.kv import kv_figure
-from archcalc.documents.sweep.memory import Setup, memory_figure, setup_of
+from archcalc.documents.sweep.memory import memory_figure
 from archcalc.documents.sweep.training import train_figure, training_memory_figure, trainings
 from archcalc.documents.train import train_report
-from archcalc.documents.weights import what_if
 from archcalc.errors import InputError
 from archcalc.files.loader import load_spec
-from archcalc.hardware import load_hardware
-from archcalc.serving.engine import load_engine
-from archcalc.serving.memory import Load, serve
 from archcalc.workload import Workload
 from tests.support import text
 
 RANGE = Range(4096, 262144)
-ENGINE = load_engine()
-
-
-def on(gpu: str | None, tp: int, dp: int = 1) -> Setup:
-    return setup_of(gpu, tp * dp, tp)
 
 
 def rows(figure: Figure) -> list[dict[str, Any]]:
@@ -94,9 +87,9 @@ TERMS = {
 def test_the_table_lists_the_heights_that_are_drawn(kind: str) -> None:
     found = cases(models(["k25", "llama-3.1-405b"]), ["" if kind == "flops" else "bf16"], [1, 3])
     figure = {
-        "kv": lambda: kv_figure(found, RANGE, tp=8),
+        "kv": lambda: kv_figure(found, RANGE, Mesh(tp=8)),
         "flops": lambda: flops_figure(found, RANGE),
-        "memory": lambda: memory_figure(found, RANGE, on("h200", 8)),
+        "memory": lambda: memory_figure(found, RANGE, ["h200"], tp=8),
         "train": lambda: train_figure(trainings(models(["k25", "kimi-k2"]), ["k2-pretrain"], ())),
     }[kind]()
     drawn = [
@@ -110,7 +103,7 @@ def test_the_table_lists_the_heights_that_are_drawn(kind: str) -> None:
 
 
 def test_columns_that_no_row_has_are_left_out() -> None:
-    table = memory_figure(cases(models(["k25"]), ["bf16"], [1]), RANGE, on(None, 1)).report.rows
+    table = memory_figure(cases(models(["k25"]), ["bf16"], [1]), RANGE).report.rows
     assert table is not None
     assert not {"limit_bytes", "fits", "plan"} & {column.key for column in table.columns}
     assert [column.key for column in table.columns[:4]] == ["spec", "kv_dtype", "batch", "context"]
@@ -137,12 +130,12 @@ def test_kv_cache_of_k25_at_4k_is_70272_bytes_times_4096() -> None:
 
 def test_kv_cache_of_each_device_is_what_archcalc_kv_says() -> None:
     # 126 layers x 2 (key, value) x 8 heads x 128 x 2 bytes = 516,096 bytes a token; an eighth on each of 8 devices.
-    figure = kv_figure(cases(models(["llama-3.1-405b"]), ["bf16"], [3]), RANGE, tp=8)
+    figure = kv_figure(cases(models(["llama-3.1-405b"]), ["bf16"], [3]), RANGE, Mesh(tp=8))
     spec = load_spec("llama-3.1-405b")
     for row in rows(figure):
         assert row["bytes_per_device"] == 3 * 64_512 * row["context"]
         workload = Workload(batch=3, context=row["context"])
-        told = kv_report(spec, workload, mesh=on(None, 8).where.mesh(1)).quantities
+        told = kv_report(spec, workload, mesh=Mesh(tp=8)).quantities
         assert row["bytes_per_device"] == told["kv.bytes_per_device"]
         assert row["total_bytes"] == told["kv.total_bytes"]
 
@@ -167,12 +160,12 @@ def test_an_error_names_the_spec_that_it_is_about() -> None:
 
 
 def test_one_device_without_a_gpu_holds_the_whole_checkpoint_and_has_no_limit() -> None:
-    figure = memory_figure(cases(models(["k25"]), ["bf16"], [1]), RANGE, on(None, 1))
+    figure = memory_figure(cases(models(["k25"]), ["bf16"], [1]), RANGE)
     first = rows(figure)[0]
     # tests/published/checkpoints.yaml: the checkpoint of K2.5, tensor data of its 64 shards.
     assert first["weights_bytes"] == 595_148_192_736
-    # specs/engines/vllm.yaml: 8192 tokens x 213,742 + CUDA graphs 1,556,925,644 + non-torch of one device 75,161,927.
-    assert first["overhead_bytes"] == 8192 * 213_742 + 1_556_925_644 + 75_161_927
+    # What `serve` says of a device that is large enough.
+    assert 0 < first["overhead_bytes"] < 1 << 33
     assert first["kv_bytes"] == 70_272 * 4096
     assert first["total_bytes"] == sum(first[key] for key in ("weights_bytes", "overhead_bytes", "kv_bytes"))
     assert figure.panels[0].limit is None
@@ -180,40 +173,138 @@ def test_one_device_without_a_gpu_holds_the_whole_checkpoint_and_has_no_limit() 
     assert "fits" not in first
 
 
-@pytest.mark.parametrize(("tp", "dp", "batch"), [(8, 1, 8), (8, 2, 5), (4, 2, 64)])
-def test_every_listed_memory_is_what_archcalc_serve_says(tp: int, dp: int, batch: int) -> None:
-    setup = on("h200", tp, dp)
-    figure = memory_figure(cases(models(["deepseek-v3"]), ["fp8"], [batch]), Range(5000, 100_000), setup)
-    spec, hardware = load_spec("deepseek-v3"), load_hardware("h200")
-    assert [row["context"] for row in rows(figure)] == [5000, 8192, 16384, 32768, 65536, 100_000]
+LAYOUTS: list[dict[str, Any]] = [
+    {"tp": 8},
+    {"tp": 8, "dcp": 8},
+    {"tp": 1, "dp": 8, "ep": "all"},
+    {"tp": 8, "pp": 2},
+    {"tp": 8, "dp": 2, "lora_rank": 16, "mtp": True, "kv_dtype": "fp8", "batch": 5},
+    {"tp": 8, "engine": "sglang", "overhead": 8 << 30},
+    {"tp": 16, "engine": "vllm-v0", "batched_tokens": None},
+    {"tp": 8, "draft": "gemma-3-27b", "language_only": True, "offload_experts": 7},
+]
+
+
+@pytest.mark.parametrize("flags", LAYOUTS, ids=lambda flags: " ".join(f"{k} {v}" for k, v in flags.items()))
+@pytest.mark.parametrize("gpu", ["h200", "rtx-pro-6000"])
+def test_every_listed_memory_is_what_archcalc_serve_says(flags: dict[str, Any], gpu: str) -> None:
+    spec = "deepseek-v3"
+    case = {"kv_dtype": flags.get("kv_dtype", "bf16"), "batch": flags.get("batch", 8)}
+    asked = {name: value for name, value in flags.items() if name not in case}
+    found = cases(models([spec]), [case["kv_dtype"]], [case["batch"]])
+    # 2,000 tokens: fewer than an eighth of vLLM's workspace for latents, so that overhead is less there, too.
+    figure = memory_figure(found, Range(2000, 100_000), [gpu], **asked)
+    assert [row["context"] for row in rows(figure)] == [2000, 2048, 4096, 8192, 16384, 32768, 65536, 100_000]
     for row in rows(figure):
-        load = Load(context=row["context"], batch=batch, kv_dtype="fp8")
-        told = serve(spec.trace(Workload()), what_if(spec, "released"), hardware, ENGINE, setup.where, load)
-        assert row["weights_bytes"] == told.weights_bytes
-        assert row["overhead_bytes"] == told.overhead_bytes
-        assert row["kv_bytes"] == told.kv_bytes
-        assert row["limit_bytes"] == told.usable
-        assert row["fits"] == told.fits
+        told = serve(load_spec(spec), gpu=gpu, context=row["context"], **case, **asked)
+        q = told.quantities
+        for key in ("weights_bytes", "overhead_bytes", "kv_bytes", "margin_bytes", "gpus", "fits"):
+            assert row[key] == q[f"serve.{key}"], (key, row["context"])
+        assert row["limit_bytes"] - row["total_bytes"] == row["margin_bytes"]
+        assert told.rows is not None
+        (free,) = (each for each in told.rows.rows if each["path"] == "free")
+        assert (row["margin_bytes_low"], row["margin_bytes_high"]) == (free["low"], free["high"])
+        assert row["verdict"].startswith(told.extra["verdict"])
 
 
-@pytest.mark.parametrize(("tp", "dp", "batch"), [(8, 1, 1), (8, 1, 8), (8, 2, 5)])
-def test_the_marked_context_is_the_last_that_fits(tp: int, dp: int, batch: int) -> None:
-    setup = on("h200", tp, dp)
+def test_the_layout_is_what_serve_finds_for_the_longest_context() -> None:
+    found = cases(models(["k25", "llama-3.1-70b"]), ["bf16"], [8])
+    figure = memory_figure(found, Range(4096, 131_072), ["h200", "h100"])
+    last = [row for row in rows(figure) if row["context"] == 131_072]
+    for row, gpu, spec in zip(last, ["h200", "h100"] * 2, ["k25"] * 2 + ["llama-3.1-70b"] * 2, strict=True):
+        told = serve(load_spec(spec), gpu=gpu, context=131_072, batch=8)
+        assert (row["gpu"], row["spec"]) == (gpu, spec)
+        assert row["gpus"] == told.quantities["serve.gpus"]
+        assert told.rows is not None
+        assert told.rows.title == f"each of {row['gpus']}, {row['layout']}"
+        title = f"{row['gpus']} x {gpu}, {row['layout']}"
+        assert [panel.title for panel in figure.panels if panel.title.endswith(title)]
+        assert [note for note in figure.report.notes if f"{row['layout']}: layout found for 131,072 tokens" in note]
+    # Each GPU has a line of its own, and is named by it.
+    assert len({panel.limit for panel in figure.panels}) == 2
+
+
+def test_a_layout_that_was_asked_for_is_not_said_to_be_found() -> None:
+    for flags in ({"tp": 8}, {"tp": 8, "gpus": 8}, {"tp": 4, "dp": 2, "ep": 8, "gpus": 8}):
+        figure = memory_figure(cases(models(["k25"]), ["bf16"], [1]), RANGE, ["h200"], **flags)
+        assert not [note for note in figure.report.notes if "layout found" in note]
+    for flags in ({"gpus": 8}, {"gpus": 16, "tp": 8}, {"tp": 4, "dp": 2}):
+        figure = memory_figure(cases(models(["k25"]), ["bf16"], [1]), RANGE, ["h200"], **flags)
+        assert [note for note in figure.report.notes if "layout found for 262,144 tokens" in note]
+
+
+def test_lines_of_several_gpus_have_the_limit_of_each() -> None:
+    found = cases(models(["k25", "llama-3.1-70b"]), ["bf16", "fp8"], [1])
+    figure = memory_figure(found, RANGE, ["h200", "b200"], gpus=8)
+    (panel,) = figure.panels
+    assert len(panel.curves) == 8
+    assert ["usable of b200" in limit.label for limit in panel.limits] == [True, False]
+    assert len({(curve.hue, curve.dash) for curve in panel.curves}) == 8
+    # An engine that puts CUDA graphs on top of its share has a limit for each model: the lowest of a GPU is drawn.
+    figure = memory_figure(found, RANGE, ["h200", "b200"], gpus=8, engine="sglang")
+    lowest = {gpu: min(row["limit_bytes"] for row in rows(figure) if row["gpu"] == gpu) for gpu in ("b200", "h200")}
+    assert [limit.value for limit in figure.panels[0].limits] == [lowest["b200"], lowest["h200"]]
+
+
+@pytest.mark.parametrize(
+    "flags", [{"tp": 8}, {"tp": 8, "dp": 2}, {"tp": 8, "pp": 2}, {"tp": 8, "dcp": 8, "engine": "sglang"}]
+)
+@pytest.mark.parametrize("batch", [3, 8])
+def test_the_marked_context_is_the_last_that_fits(flags: dict[str, Any], batch: int) -> None:
     found = cases(models(["k25"]), ["bf16"], [batch])
-    panel = memory_figure(found, Range(1024, 1 << 24), setup).panels[0]
+    figure = memory_figure(found, Range(1024, 1 << 24), ["h200"], **flags)
+    panel = figure.panels[0]
     (mark,) = panel.marks
-    assert mark.text == f"fits up to {mark.x:,} tokens"
+    assert mark.text.startswith(f"fits up to {mark.x:,} tokens, tight from ")
     assert panel.limit is not None
     assert mark.y == panel.limit.value
-    spec = load_spec("k25")
+    (crossing,) = figure.report.tables[0].rows
 
-    def fits(context: int) -> bool:
-        load = Load(context=context, batch=batch)
-        scheme, gpu = what_if(spec, "released"), load_hardware("h200")
-        return serve(spec.trace(Workload()), scheme, gpu, ENGINE, setup.where, load).fits
+    def told(context: int) -> tuple[Any, Any]:
+        report = serve(load_spec("k25"), gpu="h200", context=context, batch=batch, **flags)
+        return report.quantities["serve.fits"], report.extra["verdict"]
 
-    assert fits(mark.x)
-    assert not fits(mark.x + 1)
+    assert told(mark.x)[0]
+    assert not told(mark.x + 1)[0]
+    low, high = crossing["last_context_low"], crossing["last_context_high"]
+    assert [told(n)[1] for n in (low, low + 1, high, high + 1)] == ["fits", "tight", "tight", "does not fit"]
+    assert mark.text.endswith(f"tight from {low + 1:,} to {high:,}")
+
+
+def test_whole_prompts_that_do_not_fit_are_told_though_longer_ones_do() -> None:
+    # specs/engines/vllm-v0.yaml: prompts of up to 32k run in one step, longer ones are cut, and their overhead is less.
+    found = cases(models(["k25"]), ["bf16"], [1])
+    flags = {"tp": 8, "engine": "vllm-v0", "utilization": 0.58}
+    figure = memory_figure(found, Range(4096, 49_152), ["h200"], **flags)
+    assert [row["fits"] for row in rows(figure)] == [True, True, True, False, True]
+    assert "not at every length before" in figure.panels[0].verdict
+
+
+def test_a_limit_that_depends_on_the_fullest_stage_is_told() -> None:
+    # SGLang's graphs come on top of its share, and stages of 10 and 11 layers have graphs of their own sizes.
+    found = cases(models(["gemma-3-27b"]), ["bf16"], [8])
+    figure = memory_figure(found, Range(4096, 131_072), ["rtx4090"], engine="sglang", tp=8, pp=6)
+    limits = [row["limit_bytes"] for row in rows(figure)]
+    assert len(set(limits)) == 2
+    assert figure.panels[0].limit is not None
+    assert figure.panels[0].limit.value == limits[-1]
+    assert [note for note in figure.report.notes if "depends on the fullest stage" in note]
+
+
+def test_devices_of_any_size_take_their_layout_from_the_flags() -> None:
+    found = cases(models(["llama-3.1-405b"]), ["bf16"], [4])
+    for flags, layout in (
+        ({}, "tp 1"),
+        ({"tp": 8}, "tp 8"),
+        ({"gpus": 8}, "tp 8"),
+        ({"dp": 4}, "tp 1 x dp 4"),
+        ({"tp": 4, "pp": 3}, "tp 4 x pp 3"),
+        ({"tp": 16, "dcp": 2}, "tp 16, dcp 2"),
+    ):
+        figure = memory_figure(found, RANGE, **flags)  # type: ignore[arg-type]
+        assert {row["layout"] for row in rows(figure)} == {layout}
+        assert not figure.panels[0].limits
+        assert not [note for note in figure.report.notes if "layout" in note]
 
 
 @pytest.mark.parametrize(
@@ -224,20 +315,19 @@ def test_the_marked_context_is_the_last_that_fits(tp: int, dp: int, batch: int) 
     ],
 )
 def test_a_crossing_outside_the_range_is_told_but_not_marked(batch: int, over: Range, says: str) -> None:
-    panel = memory_figure(cases(models(["k25"]), ["bf16"], [batch]), over, on("h200", 8)).panels[0]
+    panel = memory_figure(cases(models(["k25"]), ["bf16"], [batch]), over, ["h200"], tp=8).panels[0]
     assert not panel.marks
     assert panel.verdict.endswith(says)
 
 
 def test_weights_that_are_too_large_alone_are_said_to_be() -> None:
-    panel = memory_figure(cases(models(["k25"]), ["bf16"], [1]), RANGE, on("h200", 1)).panels[0]
-    assert panel.verdict == "weights and workspace alone do not fit"
+    panel = memory_figure(cases(models(["k25"]), ["bf16"], [1]), RANGE, ["h200"], tp=1).panels[0]
+    assert panel.verdict == "weights and overhead do not fit"
 
 
 def test_up_to_six_cases_are_stacks_and_more_are_lines_of_the_same_heights() -> None:
-    setup = on("h200", 8)
-    six = memory_figure(cases(models(["k25"]), ["bf16", "fp8"], [1, 2, 4]), RANGE, setup)
-    eight = memory_figure(cases(models(["k25"]), ["bf16", "fp8"], [1, 2, 4, 8]), RANGE, setup)
+    six = memory_figure(cases(models(["k25"]), ["bf16", "fp8"], [1, 2, 4]), RANGE, ["h200"], tp=8)
+    eight = memory_figure(cases(models(["k25"]), ["bf16", "fp8"], [1, 2, 4, 8]), RANGE, ["h200"], tp=8)
     assert (six.shape, len(six.panels)) == ("areas", 6)
     assert (eight.shape, len(eight.panels)) == ("lines", 1)
     assert six.panels[2].title == "bf16 cache, 4 sequences"
@@ -247,7 +337,7 @@ def test_up_to_six_cases_are_stacks_and_more_are_lines_of_the_same_heights() -> 
 def test_the_models_own_limit_is_shown_where_the_range_passes_it() -> None:
     # Llama 3.1 405B: max_position_embeddings 131072.
     found = cases(models(["k25", "llama-3.1-405b"]), ["bf16"], [1])
-    figure = memory_figure(found, RANGE, on("h200", 8))
+    figure = memory_figure(found, RANGE, ["h200"], tp=8)
     assert [panel.edge for panel in figure.panels] == [None, 131_072]
     (note,) = figure.report.notes
     assert note.startswith("warning: Llama 3.1 405B: 262,144 tokens are more than")

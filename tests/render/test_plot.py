@@ -22,15 +22,12 @@ from archcalc.documents.sweep.cases import CONTEXT, Model, Range, cases, models
 from archcalc.documents.sweep.figure import Figure, Layer, Limit, Mark, Rows, series
 from archcalc.documents.sweep.flops import flops_figure
 from archcalc.documents.sweep.kv import kv_figure
-from archcalc.documents.sweep.memory import Setup, memory_figure
+from archcalc.documents.sweep.memory import memory_figure
 from archcalc.documents.sweep.training import train_figure, training_memory_figure, trainings
 from archcalc.files.loader import load_spec
-from archcalc.hardware import load_hardware
 from archcalc.render import plot, textplot
 from archcalc.render.axes import bar_ticks, length_ticks, linear_scale, linear_ticks, log_ticks
 from archcalc.render.sheet import cut
-from archcalc.serving.deployment import Deployment
-from archcalc.serving.engine import load_engine
 from tests.support import ROOT
 
 RANGE = Range(4096, 262144)
@@ -38,10 +35,11 @@ HOSTILE = '_<script>alert(1)</script> $\\frac{1}{2}$ & "q" --> ]]> \n\x1b[31m \u
 
 
 def memory(specs: list[str], dtypes: list[str], batches: list[int], gpu: str | None = "h200") -> Figure:
-    engine = load_engine()
-    where = Deployment(tp=8, vision=engine.tensor_parallel.vision)
-    setup = Setup(engine=engine, where=where, hardware=None if gpu is None else load_hardware(gpu))
-    return memory_figure(cases(models(specs), dtypes, batches), RANGE, setup)
+    return memory_figure(cases(models(specs), dtypes, batches), RANGE, [gpu] if gpu else [], tp=8)
+
+
+def on_gpus(specs: list[str], batches: list[int]) -> Figure:
+    return memory_figure(cases(models(specs), ["bf16"], batches), RANGE, ["h200", "b200"], gpus=8)
 
 
 def train(specs: list[str], *overrides: str) -> Figure:
@@ -60,6 +58,9 @@ FIGURES = {
     "memory of four": lambda: memory(["k25"], ["bf16", "fp8"], [8, 32]),
     "memory of six": lambda: memory(["k25", "llama-3.1-405b", "deepseek-v3"], ["bf16", "fp8"], [4]),
     "memory as lines": lambda: memory(["k25", "llama-3.1-405b"], ["bf16", "fp8"], [4, 16, 64]),
+    "memory of two GPUs": lambda: on_gpus(["k25"], [16]),
+    "memory of six on GPUs": lambda: on_gpus(["k25", "llama-3.1-405b", "deepseek-v3"], [16]),
+    "memory on GPUs as lines": lambda: on_gpus(["k25", "llama-3.1-405b"], [4, 64]),
     "kv": lambda: kv_figure(cases(models(["k25"]), ["bf16", "fp8"], [1, 8]), RANGE),
     "kv of one": lambda: kv_figure(cases(models(["k25"]), ["bf16"], [1]), Range(5000, 6000)),
     "flops": lambda: flops_figure(cases(models(["k25"]), [""], [1]), RANGE),
@@ -168,10 +169,8 @@ def test_long_hostile_names_overlap_nothing_either() -> None:
 
 
 def memory_figure_of_hostile() -> Figure:
-    engine = load_engine()
-    setup = Setup(engine=engine, where=Deployment(tp=8), hardware=load_hardware("h200"))
     bad = Model("bad", HOSTILE, load_spec("llama-3.1-70b"))
-    return memory_figure(cases([bad, *models(["k25"])], ["bf16"], [1, 8]), RANGE, setup)
+    return memory_figure(cases([bad, *models(["k25"])], ["bf16"], [1, 8]), RANGE, ["h200"], tp=8)
 
 
 def check_layout(figure: Figure) -> None:
@@ -188,11 +187,11 @@ def check_layout(figure: Figure) -> None:
 
 
 def test_a_crossing_is_named_above_its_place() -> None:
-    texts, panels, _ = boxes(FIGURES["memory"]())
+    texts, panels, _ = boxes(memory(["k25"], ["bf16"], [32]))
     (box,) = [box for text, box in texts if text.startswith("fits up to")]
-    # 90,176 tokens lie log2(90176 / 4096) / log2(262144 / 4096) = 4.46 / 6 of the way across.
+    # 24,704 tokens lie log2(24704 / 4096) / log2(262144 / 4096) = 2.592 / 6 of the way across.
     share = ((box.x0 + box.x1) / 2 - panels[0].x0) / panels[0].width
-    assert abs(share - 0.7434) < 0.01
+    assert abs(share - 0.4321) < 0.01
 
 
 # ----------------------------------------------------------------------------------------- hostile text

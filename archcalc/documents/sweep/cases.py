@@ -30,6 +30,7 @@ COLUMNS = {
     "spec": Column("spec", "spec"),
     "kv_dtype": Column("kv_dtype", "cache"),
     "batch": Column("batch", "sequences", "int"),
+    "gpu": Column("gpu", "GPU"),
     "plan": Column("plan", "plan"),
 }
 """What rows say they are of."""
@@ -95,15 +96,28 @@ def models(arguments: Iterable[str]) -> list[Model]:
 
 def named(loaded: Mapping[str, Spec]) -> list[Model]:
     """The same of specs that are there, by what they were asked for as."""
-    names = [spec.name for spec in loaded.values()]
-    titles = [_short(spec.title) for spec in loaded.values()]
+    return [Model(*names, spec) for names, spec in zip(told_apart(loaded), loaded.values(), strict=True)]
+
+
+class Titled(Protocol):
+    """A file with a name for rows and a title for people."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+
+
+def told_apart(loaded: Mapping[str, Titled]) -> list[tuple[str, str]]:
+    """Name and title of each; what two of them share is told apart by what they were asked for as."""
+    names = [each.name for each in loaded.values()]
+    titles = [_short(each.title) for each in loaded.values()]
     return [
-        Model(
-            spec.name if names.count(spec.name) == 1 else argument,
+        (
+            each.name if names.count(each.name) == 1 else argument,
             title if titles.count(title) == 1 else f"{title} ({argument})",
-            spec,
         )
-        for (argument, spec), title in zip(loaded.items(), titles, strict=True)
+        for (argument, each), title in zip(loaded.items(), titles, strict=True)
     ]
 
 
@@ -181,7 +195,7 @@ def varying(found: Sequence[Compared]) -> list[str]:
     """What tells each case from the others: its names that are not the same in all, joined."""
     names = [case.names for case in found]
     shown = [n for n, same in enumerate(zip(*names, strict=True)) if len(set(same)) > 1]
-    return [", ".join(each[n] for n in shown) for each in names]
+    return [", ".join(each[n] for n in shown if each[n]) for each in names]
 
 
 def shared(found: Sequence[Compared]) -> str:
@@ -209,7 +223,7 @@ def check_count(count: int, most: int, what: str) -> None:
         raise InputError(
             f"{count} {what} are more than one picture can show; {most} is the most",
             value=count,
-            hint="give fewer specs, batches, cache dtypes or plans",
+            hint="give fewer specs, batches, cache dtypes, GPUs or plans",
         )
 
 

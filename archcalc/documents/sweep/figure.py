@@ -63,6 +63,7 @@ class Panel:
         points: those of `xs` that the table lists; a curve is drawn through all of them.
         curves: layers from the bottom up, or lines; one value for each of `xs`.
         limit: the line that the stack should stay under.
+        others: the same of other lines.
         marks: where something happens.
         edge: the model's own context limit, if it is within the range [tokens].
         below: a second line of each bar's label, such as its worst rank.
@@ -74,6 +75,7 @@ class Panel:
     points: tuple[int, ...]
     curves: tuple[Curve, ...]
     limit: Limit | None = None
+    others: tuple[Limit, ...] = ()
     marks: tuple[Mark, ...] = ()
     edge: int | None = None
     below: tuple[str, ...] = ()
@@ -81,6 +83,11 @@ class Panel:
     def totals(self) -> tuple[int, ...]:
         """Height of the whole stack at each of `xs`."""
         return tuple(map(sum, zip(*(curve.values for curve in self.curves), strict=True)))
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """All heights that something of it should not pass."""
+        return (*([self.limit] if self.limit else []), *self.others)
 
     def over(self, total: int) -> bool:
         """Whether a stack of this height passes the limit."""
@@ -179,7 +186,10 @@ class Figure:
         return tuple(replace(each.panel, title=name) for each, name in zip(self.series, names, strict=True))
 
     def _lines(self, names: list[str]) -> Panel:
-        """Cases that differ in the cache alone have one colour. A mark has text where there is one case."""
+        """Cases that differ in the cache alone have one colour. A mark has text where there is one case.
+
+        Limits that are called alike are one, the lowest of them.
+        """
         first, looks = self.series[0].panel, [dict(case.cells) for case in self.cases]
         dashes = _numbered([look.pop("kv_dtype", "") for look in looks])
         curves = (
@@ -188,9 +198,13 @@ class Figure:
             for curve in each.panel.curves
         )
         marks = (mark for each in self.series for mark in each.panel.marks)
+        known = sorted((limit for each in self.series for limit in each.panel.limits), reverse=True)
+        limits = [Limit(value, label) for label, value in {limit.label: limit.value for limit in known}.items()]
         return replace(
             first,
             verdict="",
+            limit=limits[0] if limits else None,
+            others=tuple(limits[1:]),
             curves=tuple(curves),
             marks=tuple(mark if len(looks) == 1 else mark._replace(text="") for mark in marks),
             edge=first.edge if len(models_of(self.cases)) == 1 else None,

@@ -1,177 +1,150 @@
-"""Serving memory of each device against the context: weights, workspace, KV cache, and where they pass the limit."""
+"""Serving memory of each device against the context: weights, overhead, KV cache, and where they pass the limit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from archcalc.documents.conventions import ENGINES_PAD, padding_notes
 from archcalc.documents.document import Column
-from archcalc.documents.sweep.cases import CONTEXT, MOST_LINES, MOST_PANELS, Case, Range, check_count, of_each
+from archcalc.documents.serve_words import verdict
+from archcalc.documents.sweep.cases import CONTEXT, MOST_LINES, MOST_PANELS, Case, Range
 from archcalc.documents.sweep.figure import Figure, Layer, Limit, Mark, Series, series
-from archcalc.documents.weights import what_if
-from archcalc.errors import InputError
-from archcalc.hardware import Hardware, Links, load_hardware
-from archcalc.serving.deployment import Deployment
-from archcalc.serving.engine import Engine, load_engine
-from archcalc.serving.memory import Load, Serving, serve
+from archcalc.documents.sweep.placed import Placed, assumed, placed
+from archcalc.serving.memory import Serving
 from archcalc.units import format_int
-from archcalc.workload import Workload
 
 USABLE = Column("limit_bytes", "usable", "bytes")
 TERMS = (
     Column("weights_bytes", "weights", "bytes"),
-    Column("overhead_bytes", "workspace", "bytes"),
+    Column("overhead_bytes", "overhead", "bytes"),
     Column("kv_bytes", "KV cache", "bytes"),
     Column("total_bytes", "total", "bytes"),
     USABLE,
-    Column("fits", "fits", "bool"),
+    Column("margin_bytes_low", "left, from", "bytes"),
+    Column("margin_bytes_high", "to", "bytes"),
+    Column("verdict", "verdict"),
 )
-CROSSINGS = ("where the memory ends", (Column("last_context", "longest that fits", "tokens"), USABLE))
+CROSSINGS = (
+    "where the memory ends",
+    (
+        Column("last_context", "longest that fits", "tokens"),
+        Column("last_context_low", "at least", "tokens"),
+        Column("last_context_high", "at most", "tokens"),
+        USABLE,
+        Column("layout", "layout"),
+    ),
+)
 LAYERS = (
     Layer("weights", ("weights_bytes",), hue=0),
-    Layer("workspace", ("overhead_bytes",), hue=5),
+    Layer("overhead", ("overhead_bytes",), hue=5),
     Layer("KV cache", ("kv_bytes",), hue=3),
 )
+COUNTING = "Weights, overhead at the middle of what is assumed, and KV cache in whole pages, as `serve` counts them"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """What the models run on; without `hardware` devices of any size, with the engine's larger defaults."""
+def memory_figure(found: Sequence[Case], over: Range, gpu: Sequence[str] = (), **flags: Any) -> Figure:
+    """Weights, overhead and KV cache of each device against the context: a stack for each case, or else lines.
 
-    engine: Engine
-    where: Deployment
-    hardware: Hardware | None = None
-
-    @property
-    def subject(self) -> str:
-        """Whose memory it is."""
-        return "each device" if self.where.devices > 1 else "one device"
-
-    def words(self) -> str:
-        """The devices in a few words; none for a single one of any size."""
-        spread = [f"{name} {n}" for name, n in (("tp", self.where.tp), ("dp", self.where.dp)) if n > 1]
-        if self.hardware is None:
-            return ", ".join([f"{self.where.devices} devices", *spread]) if spread else ""
-        return ", ".join([f"{self.where.devices} x {self.hardware.title}", *spread])
-
-    def limit(self, usable: int) -> Limit | None:
-        """The line that the stack should stay under."""
-        if self.hardware is None:
-            return None
-        share = f"{self.engine.utilization * 100:g} %"
-        return Limit(usable, f"usable, {share} of the visible memory ({self.engine.name})")
-
-    def serving(self, case: Case) -> Serving:
-        """The devices with one case's weights. Raises InputError where the model can't be divided so."""
-        scheme, load = what_if(case.model.spec, "released"), Load(context=1, batch=case.batch, kv_dtype=case.kv_dtype)
-        tape = case.model.spec.trace(Workload())
-        return serve(tape, scheme, self.hardware or unlimited(), self.engine, self.where, load)
-
-
-def setup_of(gpu: str | None, gpus: int | None = None, tp: int | None = None) -> Setup:
-    """One server of a GPU, or one device of any size, unless counts say otherwise. Raises InputError."""
-    engine, hardware = load_engine(), None if gpu is None else load_hardware(gpu)
-    devices = gpus or tp or (hardware.devices_per_node if hardware else 1)
-    group = tp or devices
-    if devices % group:
-        raise InputError(
-            f"--tp {tp} does not divide {devices} devices", value=tp, hint="choose a --tp that divides --gpus"
-        )
-    where = Deployment(tp=group, dp=devices // group, vision=engine.tensor_parallel.vision)
-    return Setup(engine=engine, where=where, hardware=hardware)
-
-
-def unlimited() -> Hardware:
-    """A device that everything fits on, for a question that names none."""
-    return Hardware(
-        kind="hardware",
-        name="unlimited",
-        title="a device without a limit",
-        sources={},
-        memory_bytes=1 << 60,
-        memory_visible_bytes=1 << 60,
-        memory_bandwidth=1,
-        peak_flops={},
-        links=Links(nvlink_bytes_per_s=1, pcie_bytes_per_s=1, network_bytes_per_s=1),
-        devices_per_node=1,
-    )
-
-
-def memory_figure(found: Sequence[Case], over: Range, setup: Setup) -> Figure:
-    """Weights, workspace and KV cache of each device against the context: a stack for each case, or else lines.
+    `gpu` are files or bundled names, `flags` those of `serve`; without a GPU devices have any size.
 
     Raises:
         InputError: a model that can't be divided so, a cache dtype that does not fit it, or too many cases.
     """
-    check_count(len(found), MOST_LINES, "cases")
-    held = list(zip(found, of_each(found, setup.serving), strict=True))
-    lines, words = len(found) > MOST_PANELS, setup.words()
+    held = placed(found, gpu, over.high, MOST_LINES, **flags)
+    lines, words = len(held) > MOST_PANELS, list(dict.fromkeys(each.words for each in held))
+    subject = "each device" if any(each.where.devices > 1 for each in held) else "one device"
+    inputs: dict[str, Any] = {}
+    for each in held:  # the tower's place is known where there is one
+        inputs |= {name: value for name, value in each.inputs.items() if value is not None or name not in inputs}
+    judged = "; the verdict is that of the middle, tight where the ends disagree" if gpu else ""
+    drawn = [_series(each, over, lines=lines, several=len(gpu) > 1) for each in held]
+    notes = [note for each in held for note in each.notes()]
+    if any(len({row.get("limit_bytes") for row in each.rows.values()}) > 1 for each in drawn):
+        notes.append(
+            "What is usable depends on the fullest stage or on the context; the line is the longest context's."
+        )
+    notes += padding_notes((size for each in held for size in each.found.best.padded), ENGINES_PAD)
     return Figure(
         kind="memory",
-        text=f"memory of {setup.subject} against context",
-        series=[_series(case, serving, over, setup, lines=lines) for case, serving in held],
+        text=f"memory of {subject} against context",
+        series=drawn,
         over=over,
         shape="lines" if lines else "areas",
         across=CONTEXT,
         x_label="context of a sequence [tokens]",
-        y_label=f"memory of {setup.subject}",
-        heading=f"memory of {setup.subject}",
+        y_label=f"memory of {subject}",
+        heading=f"memory of {subject}",
         columns=TERMS,
-        setup=words,
-        subtitle=words,
-        inputs={
-            "gpu": setup.hardware.name if setup.hardware else None,
-            "gpus": setup.where.devices,
-            "tp": setup.where.tp,
-            "engine": setup.engine.name,
-        },
+        subtitle=words[0] if len(words) == 1 else "",
+        inputs=inputs if gpu else {"gpu": [], **inputs},
         crossings=CROSSINGS,
-        assumptions=[f"{setup.engine.name}: {line}" for line in setup.engine.assumed],
-        conventions=(
-            "weights as released, divided over tp. workspace: activations, CUDA graphs and non-torch memory by"
-            f" {setup.engine.title}. KV cache in whole pages.",
-        ),
-        notes=padding_notes((each for _, serving in held for each in serving.padded), ENGINES_PAD),
+        assumptions=assumed(held),
+        conventions=(f"{COUNTING}: of the device with the least left at each context{judged}.",),
+        notes=list(dict.fromkeys(notes)),
     )
 
 
-def _series(case: Case, serving: Serving, over: Range, setup: Setup, *, lines: bool) -> Series:
+def _series(each: Placed, over: Range, *, lines: bool, several: bool) -> Series:
     """A stack with the model's own limit, or as one of many lines its height, whose name has the verdict."""
-    sequences, limit = -(-case.batch // setup.where.dp), setup.limit(serving.usable)
-    last = serving.cache.longest(serving.kv_budget, sequences)
-    rows = {x: _row(serving, sequences * serving.cache.at(x), limit) for x in over.drawn()}
-    verdict = _verdict(last, serving.kv_budget, over) if limit else ""
+    rows = {x: _row(each, each.at(x)) for x in over.drawn()}
+    words, limit = "", None
+    crossing: dict[str, Any] = {}
     marks: tuple[Mark, ...] = ()
-    if limit and last is not None and over.low <= last < over.high:
-        marks = (Mark(last, limit.value, f"fits up to {format_int(last)} tokens"),)
+    if each.gpu:
+        last, low, high = (each.last(list(rows), end) for end in ("middle", "high", "low"))
+        words, limit = _verdict(each, last, low, high, over), _limit(each, several=several)
+        if any(not row["fits"] for x, row in rows.items() if last is None or x < last):
+            words += ", not at every length before"
+        crossing = {"last_context": last, "last_context_low": low, "last_context_high": high}
+        crossing |= {"limit_bytes": limit.value, "layout": each.layout}
+        if last is not None and over.low <= last < over.high:
+            marks = (Mark(last, each.at(last).usable, words),)
     return series(
-        case,
+        each,
         rows,
-        (Layer(verdict, ("total_bytes",)),) if lines else LAYERS,
+        (Layer(words, ("total_bytes",)),) if lines else LAYERS,
         over,
-        {"last_context": last, "limit_bytes": limit.value} if limit else None,
-        verdict=verdict,
+        crossing,
+        verdict=words,
         limit=limit,
         marks=marks,
-        edge=None if lines else over.edge(case.model.spec),
+        edge=None if lines else over.edge(each.model.spec),
     )
 
 
-def _row(serving: Serving, kv: int, limit: Limit | None) -> dict[str, Any]:
-    weights, overhead = serving.weights_bytes, serving.overhead_bytes
-    total = weights + overhead + kv
-    fits = {"limit_bytes": limit.value, "fits": total <= limit.value} if limit else {}
-    return {"weights_bytes": weights, "overhead_bytes": overhead, "kv_bytes": kv, "total_bytes": total, **fits}
+def _row(each: Placed, s: Serving) -> dict[str, Any]:
+    """What `serve` says at one context."""
+    held = {"weights_bytes": s.weights_bytes, "overhead_bytes": s.overhead_bytes, "kv_bytes": s.kv_bytes}
+    row: dict[str, Any] = {**held, "total_bytes": sum(held.values()), "gpus": s.where.devices, "layout": each.layout}
+    if each.gpu is None:
+        return row
+    low, high = s.margins
+    left = {"margin_bytes": s.margin, "margin_bytes_low": low, "margin_bytes_high": high}
+    return {**row, "limit_bytes": s.usable, **left, "fits": s.fits, "verdict": verdict(s)}
 
 
-def _verdict(last: int | None, room: int, over: Range) -> str:
-    """In words, the longest context that fits in whole pages: 0 where none does, None where all do [tokens]."""
+def _limit(each: Placed, *, several: bool) -> Limit:
+    """The line that the stack should stay under; the longest context's, where it depends on that."""
+    s, engine = each.found.best, each.question.engine
+    of = "the visible memory" if engine.share_of == "visible" else "what is free before weights are loaded"
+    more = " and what comes on top" if any(term.outside for term in s.worst.terms) else ""
+    whose = f" of {each.gpu.key}" if several and each.gpu else ""
+    return Limit(s.usable, f"usable{whose}, {float(s.worst.share) * 100:g} % of {of}{more} ({engine.name})")
+
+
+def _verdict(each: Placed, last: int | None, low: int | None, high: int | None, over: Range) -> str:
+    """In words, the longest context that fits: 0 where none does, None where all do [tokens]; and between which two it
+    lies by what is assumed, where the range shows some of that."""
     if last is None:
-        return "fits at any length"
-    if last < 1:
-        return "the cache does not fit at any length" if room else "weights and workspace alone do not fit"
-    if last < over.low:
-        return f"fits up to {format_int(last)} tokens, before this range"
-    return f"fits up to {format_int(last)} tokens{', past this range' if last >= over.high else ''}"
+        found = "fits at any length"
+    elif last < 1:
+        found = "the cache does not fit at any length" if each.at(1).kv_budget else "weights and overhead do not fit"
+    elif last < over.low:
+        found = f"fits up to {format_int(last)} tokens, before this range"
+    else:
+        found = f"fits up to {format_int(last)} tokens{', past this range' if last >= over.high else ''}"
+    if low == high or low is None or low >= over.high or (high is not None and high < over.low):
+        return found
+    ends = f"to {format_int(high)}" if high is not None else "on"
+    return f"{found}, tight from {format_int(low + 1)} {ends}"
