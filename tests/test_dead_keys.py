@@ -268,8 +268,12 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
     "hardware": {
         "h800": (
             bundled("hardware", "h800") | {"host": {"memory_bytes": "1TiB", "memory_bandwidth": 400_000_000_000}},
-            ("serve k25 --gpu {} --gpus 16", "train latent.yaml --plan pipelined.yaml --set hardware={}"),
-        )
+            (
+                "serve k25 --gpu {} --gpus 16 --offload-experts host",
+                "train latent.yaml --plan pipelined.yaml --set hardware={}",
+            ),
+        ),
+        "l40s": (bundled("hardware", "l40s"), ("serve llama-3.1-70b --gpu {} --gpus 8",)),
     },
     "engine": {
         "vllm": (
@@ -278,8 +282,34 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
                 "serve k25 --gpu h200 --gpus 8 --batch 1025 --engine {}",
                 "serve k25 --gpu a100 --gpus 16 --batch 257 --engine {}",
                 "serve llama-3.1-70b --gpu b200 --gpus 1 --engine {}",
+                "serve llama-3.1-70b --gpu l40s --gpus 8 --engine {}",  # PCIe, small devices
+                "serve k25 --gpu mi300x --tp 8 --dp 5 --ep all --engine {}",  # experts that don't divide, dp
+                "serve llama-3.1-70b --gpu mi300x --gpus 4 --engine {}",  # links like NVLink, another vendor
+                "serve k25 --as bf16 --gpu b300 --tp 8 --context 1k --engine {}",  # experts in bf16
+                "serve gemma-3-27b --gpu h100 --gpus 1 --sampler torch --engine {}",  # windows
+                "serve gemma-3-27b --gpu h100 --gpus 1 --max-num-seqs 64 --sampler torch --engine {}",
             ),
-        )
+        ),
+        "vllm-0.8": (
+            bundled("engines", "vllm-0.8"),
+            (
+                "serve k25 --as fp8 --gpu b300 --tp 8 --batched-tokens 64k --engine {}",
+                "serve deepseek-v3 --gpu h200 --gpus 8 --batched-tokens 64k --engine {}",
+            ),
+        ),
+        "vllm-v0": (
+            bundled("engines", "vllm-v0"),
+            tuple(f"serve llama-3.1-70b --gpu h200 --gpus 4 --context {n}k --engine {{}}" for n in (16, 48)),
+        ),
+        "sglang": (
+            bundled("engines", "sglang"),
+            (
+                "serve llama-3.1-70b --gpu h200 --gpus 4 --engine {}",
+                "serve llama-3.1-70b --gpu l40s --gpus 8 --engine {}",
+                "serve k25 --gpu l4 --gpus 64 --as bf16 --batched-tokens 1 --max-num-seqs 1 --engine {}",
+                "serve k25 --gpu h100 --gpus 8 --batched-tokens 1 --engine {}",
+            ),
+        ),
     },
 }
 """Files by kind and name, each with what is asked of it."""
@@ -398,7 +428,6 @@ def others(annotation: Any, value: Any) -> Iterator[Any]:
 TWIN = "the torch twin, which computes with it"
 TIME = "roofline and training time, to come"
 LISTS = "the lists of files of this kind, to come (`specs --kind`)"
-OPTIONS = "read by serve --price / --offload-experts"
 PEOPLE = "who checks a figure of the file"
 EXEMPT = {
     "spec *_eps": TWIN,
@@ -413,12 +442,10 @@ EXEMPT = {
     "hardware peak_flops.float*": TIME,
     "hardware peak_flops.int8": TIME,
     "hardware peak_flops.tfloat32": TIME,
-    "hardware links.n*": TIME,
+    "hardware links.network*": TIME,
     "hardware memory_bytes": LISTS,
-    "hardware price_per_hour": OPTIONS,
-    "hardware host.*": OPTIONS,
-    "engine title": LISTS,
     "plan title": LISTS,
+    "engine title": LISTS,
     "[!s]* sources": PEOPLE,
 }
 """Keys on which no answer depends, by pattern of paths, each with its reader, there or to come."""

@@ -68,6 +68,9 @@ OVERHEAD_LABELS = {
     "lora": "LoRA buffers",
     "given": "overhead, as given",
 }
+ASSUMED = ("activation", "cuda_graphs", "non_torch")
+"""Terms that rest on a range."""
+
 OVERHEAD_KEYS = ("activation", "non_torch_bytes", "cuda_graphs", "max_model_len")
 """Profile keys whose assumptions do not matter once the overhead is given."""
 
@@ -202,6 +205,9 @@ def host_table(s: Serving, hardware: Hardware) -> list[Table]:
         links["over PCIe to the GPUs"] = hardware.links.pcie_bytes_per_s * s.where.devices
     if hardware.host is not None:
         links["by the host's processors, from its memory"] = hardware.host.memory_bandwidth
+    if hardware.host is not None:
+        nodes = -(-s.where.devices // hardware.devices_per_node)
+        rows.append({"path": "memory of the hosts", "bytes": nodes * hardware.host.memory_bytes})
     for way, bandwidth in links.items():
         speed = float(host.tokens_per_second(bandwidth))
         rows.append({"path": f"at most, read {way}", "bytes": None, "tokens_per_second": speed})
@@ -253,7 +259,7 @@ def _constants(question: Question, hardware: Hardware, s: Serving, *, alone: boo
     if load.sampler is None:
         lines.append(f"sampler {step.sampler}")
     for term in s.worst.terms if alone else ():
-        if term.kind in ("activation", "cuda_graphs", "non_torch"):
+        if term.kind in ASSUMED:
             low, high = (format_bytes(n) for n in term.bounds)
             lines.append(f"{OVERHEAD_LABELS[term.kind]}: {low if low == high else f'{low} to {high}'}")
     return lines
@@ -272,7 +278,7 @@ def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> lis
             f" of {question.engine.name}'s overhead. A log of yours narrows it: --log FILE."
         )
     said += padding_notes(s.padded, ENGINES_PAD)
-    said += _beyond(s)
+    said += [*_beyond(s), *_on_the_host(s, hardware)]
     said += _pages(s)
     if s.max_context is None:
         said.append("What a sequence caches has an end, and fits: serve.max_context and max_tokens have no limit.")
@@ -302,6 +308,18 @@ def _beyond(s: Serving) -> list[str]:
     return [
         f"warning: what the engine takes on top of its share passes the visible memory by {most}: lower --utilization."
     ]
+
+
+def _on_the_host(s: Serving, hardware: Hardware) -> list[str]:
+    """Where experts don't fit in the host's memory, or nobody says how much that is."""
+    if s.host is None:
+        return []
+    if hardware.host is None:
+        return [f"Experts on the host: add host.memory_bytes and host.memory_bandwidth to {hardware.name}'s file."]
+    has = -(-s.where.devices // hardware.devices_per_node) * hardware.host.memory_bytes
+    if s.host.nbytes <= has:
+        return []
+    return [f"warning: experts take {format_bytes(s.host.nbytes)} of the host's memory, which is {format_bytes(has)}."]
 
 
 def _pages(s: Serving) -> list[str]:
