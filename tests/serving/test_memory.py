@@ -16,7 +16,7 @@ from archcalc.hardware import Hardware
 from archcalc.serving.deployment import Deployment
 from archcalc.serving.engine import Bounds, End
 from archcalc.serving.memory import Device, Serving, Word, share_of
-from archcalc.serving.overhead import Load, steps_of
+from archcalc.serving.overhead import Load, step_of
 from tests.serving.deployed import CONTEXT, GIB, engine, gpu, llama_8b, served
 from tests.support import ROOT
 
