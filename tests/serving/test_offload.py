@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
-from archcalc.serving.deployment import loaded_weights
+from archcalc.serving.deployment import Deployment, loaded_weights
+from archcalc.serving.memory import serve
 from archcalc.serving.offload import Host, offloaded
 from archcalc.serving.overhead import Load
-from tests.serving.deployed import held, held_by, model, served
+from tests.serving.deployed import engine, gpu, held, held_by, model, served
 from tests.support import spec_of, tiny
 
 # gate, up and down of 2048 x 7168 in 4 bits, a bf16 scale for 32 of them, and a shape of 8 B each
@@ -64,6 +65,17 @@ def test_devices_hold_what_is_left(where: dict[str, Any]) -> None:
     assert [(w.weight.path, w.held) for w in none.devices[0].weights] == [(w.weight.path, w.held) for w in kept]
     assert none.host is not None
     assert none.host.nbytes == 60 * 384 * EXPERT
+
+
+def test_what_was_asked_before_changes_no_answer() -> None:
+    # a search asks one model many times, and what devices hold is worked out once
+    one = model("k25")
+    loads = [Load(context=1, offloaded=n, language_only=b) for n in (0, 10, None) for b in (True, False)]
+    where = Deployment(tp=8, ep=8)
+    again = [serve(one, gpu("h200"), engine(), where, load).weights_bytes for load in (*loads, *loads)]
+    fresh = [served("k25", load=load, tp=8, ep=8).weights_bytes for load in loads]
+    assert again == [*fresh, *fresh]
+    assert len(set(fresh)) == 6
 
 
 def test_the_first_stages_are_relieved_first() -> None:

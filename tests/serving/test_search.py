@@ -144,8 +144,8 @@ def test_what_no_number_can_do_is_an_error() -> None:
     [
         # as many bytes as 3 devices have: 1 and 2 have no room however they are laid out
         (3 * 150_121_545_728, {1, 2}),
-        (150_121_545_728, set()),  # just as much as one has
-        (150_121_545_729, {1}),
+        (2 * 150_121_545_728, {1}),  # just as much as two have
+        (2 * 150_121_545_728 + 1, {1, 2}),
     ],
 )
 def test_numbers_without_room_for_the_weights_are_asked_once(
@@ -241,6 +241,21 @@ def test_a_given_number_whose_first_layout_divides_tries_no_smaller_tp(monkeypat
     asked = Asked(monkeypatch, least=1 << 30, node=False)
     question(gpus=8).on(NODE)
     assert asked.sizes == [(8, 1, 1)]
+
+
+def test_where_nothing_fits_the_layout_with_the_most_left_stands_for_its_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def serve(_s: Any, _h: Any, _e: Any, where: Deployment, _l: Any, _d: Any) -> Any:
+        # the most is left with tp 2, and of those with groups and whole experts
+        margin = -10 * abs(where.tp - 2) - where.pp + where.ep - where.dcp
+        return SimpleNamespace(where=where, fits=False, margin=margin, weights_bytes=0)
+
+    monkeypatch.setattr(search, "serve", serve)
+    found = question().on(NODE)
+    closest = {s.where.devices: s.where for s in found.tries}
+    assert closest[1] == Deployment()
+    assert closest[4] == Deployment(tp=2, dp=2, ep=4)
 
 
 def test_cache_layouts_are_tried_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
