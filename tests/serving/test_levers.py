@@ -229,6 +229,18 @@ def test_shorter_and_fewer_are_the_most_that_fit(asked: dict[str, Asked], name: 
         assert not tried.with_flags(replace(lever, flags=f"{flag} {more}")).fits
 
 
+def test_nothing_is_shortened_where_the_cache_is_not_what_lacks_room() -> None:
+    # graphs have no room beside 99.5 % of the memory: the pool would hold 900 times the load
+    load = Load(context=1024, utilization=0.995)
+    question = Question(served=model("k25"), engine=engine("vllm-0.8"), spread=Spread(tp=8), load=load)
+    serving = question.on(gpu("h200")).best
+    assert serving.free > 0 > serving.margin
+    found = levers(question, gpu("h200"), serving, [])
+    assert not any(lever.flags.startswith(("--context", "--batch ")) for lever in found)
+    # fewer graphs have room
+    assert "--max-num-seqs 64" in fitting(found)
+
+
 def test_no_number_at_once_is_named_where_not_one_fits(asked: dict[str, Asked]) -> None:
     # two H100 hold 70.6 GB of weights each, and no 21 GB for a sequence of 131,072 tokens, 163,840 B each
     flags = [lever.flags.split()[0] for lever in asked["dense"].levers]
