@@ -138,15 +138,16 @@ def _together(changes: list[_Change], asked: Question, hardware: Hardware) -> li
 
 
 def _shorter(asked: Question, hardware: Hardware, serving: Serving) -> list[Lever]:
-    """The longest context of as many sequences, and as many sequences of this context, as fit."""
+    """The longest context of as many sequences, and as many sequences of this context, as fit; none where the cache is
+    not what lacks room."""
     if serving.fits:
         return []
     found = []
     each = serving.worst.sequences
     longest = min((n for d in serving.devices if (n := d.cache.longest(max(0, d.room()), each)) is not None), default=0)
-    if longest:
+    if 0 < longest < asked.load.context:
         found.append(_tried([_load("shorter sequences", f"--context {longest}", context=longest)], asked, hardware))
-    if serving.max_batch:
+    if serving.max_batch and serving.max_batch < asked.load.batch:
         found.append(
             _tried([_load("fewer at once", f"--batch {serving.max_batch}", batch=serving.max_batch)], asked, hardware)
         )

@@ -66,7 +66,12 @@ class Spread:
             return self.gpus
         if self.auto or self.tp is None:
             return None
-        return self.tp * (self.pp or 1) * (self.dp or 1)
+        return self.tp * self.least
+
+    @property
+    def least(self) -> int:
+        """What the number of devices is a multiple of, beside tensor parallel."""
+        return (self.pp or 1) * (self.dp or 1)
 
 
 class Found(NamedTuple):
@@ -111,7 +116,7 @@ class Question:
     def on(self, hardware: Hardware) -> Found:
         """The fewest devices that fit, or the layout that comes closest. Raises InputError where none is possible."""
         fixed = self.spread.fixed
-        counts = [fixed] if fixed is not None else list(_counts(hardware))
+        counts = [fixed] if fixed is not None else list(_counts(hardware, self.spread.least))
         tries: list[Serving] = []
         refused: dict[str, InputError] = {}
         layouts = 0
@@ -119,7 +124,7 @@ class Question:
         for count in counts:
             found: list[Serving] = []
             hopeless = whole > count * hardware.memory_visible_bytes
-            for where, dtype in self._candidates(hardware, count):
+            for where, dtype in self._candidates(hardware, count, refused):
                 layouts += 1
                 try:
                     found.append(self.at(where, hardware, dtype))
@@ -146,12 +151,15 @@ class Question:
         except InputError:
             return 0
 
-    def _candidates(self, hardware: Hardware, count: int) -> Iterator[tuple[Deployment, str]]:
+    def _candidates(
+        self, hardware: Hardware, count: int, refused: dict[str, InputError]
+    ) -> Iterator[tuple[Deployment, str]]:
         """Deployments of `count` devices with what is open filled in, and cache layouts.
 
         In the order that engines' guides give: tensor parallel within a node; over several nodes copies of a node
         where the model fits on one, else pipeline stages. Where counts are open, context is divided too, then less of
-        tensor parallel is tried. The engine's default is experts divided by width; whole ones come after it.
+        tensor parallel is tried. The engine's default is experts divided by width; whole ones come after it. Sizes
+        that make no deployment are `refused`.
         """
         spread, tape = self.spread, self.served.tape
         experts = any(d.axis == "experts" for w in tape.weights() for d in w.stack)
@@ -161,7 +169,12 @@ class Question:
                 parts = [spread.dcp or 1] if spread.dcp or spread.fixed else [1, *contexts(tape, tp)]
                 for ep, dcp in product(whole, parts):
                     size = tp * dp if ep == "all" else int(ep)
-                    yield Deployment(tp=tp, pp=pp, dp=dp, ep=size, dcp=dcp, vision=spread.vision), dtype
+                    try:
+                        where = Deployment(tp=tp, pp=pp, dp=dp, ep=size, dcp=dcp, vision=spread.vision)
+                    except InputError as error:
+                        refused.setdefault(f"tp {tp} x pp {pp} x dp {dp}, ep {size}, dcp {dcp}", error)
+                        continue
+                    yield where, dtype
 
     def _sizes(self, hardware: Hardware, count: int) -> Iterator[tuple[int, int, int]]:
         """tp, pp and dp of `count` devices, in the order of preference."""
@@ -211,11 +224,12 @@ def _searched(counts: list[int], last: int, layouts: int, fixed: int | None) -> 
     return f"{layouts} layouts (tp within a node, then dp, dcp, pp) of {counts[0]} to {last} GPUs, {ended}"
 
 
-def _counts(hardware: Hardware) -> Iterator[int]:
-    """Numbers of devices to try: powers of two within a node, then whole nodes."""
+def _counts(hardware: Hardware, least: int) -> Iterator[int]:
+    """Numbers of devices to try: powers of two within a node, then whole nodes; where stages or groups are given, those
+    of as many devices each, up to a node."""
     node = hardware.devices_per_node
-    yield from (1 << n for n in range(node.bit_length()) if 1 << n < node)
-    yield from (n * node for n in NODES)
+    inside = [1 << n for n in range(node.bit_length()) if 1 << n < node]
+    yield from (least * n for n in (*inside, *((node,) if least > 1 else (node * n for n in NODES))))
 
 
 def contexts(tape: Tape, tp: int) -> list[int]:

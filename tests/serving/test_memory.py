@@ -7,25 +7,21 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from archcalc.calc.kv_cache import Mesh, SequenceCache
 from archcalc.errors import InputError
-from archcalc.hardware import Hardware
 from archcalc.serving.deployment import Deployment
 from archcalc.serving.engine import Bounds, End
 from archcalc.serving.memory import Device, Serving, Word, share_of
-from archcalc.serving.overhead import Load, steps_of
-from tests.serving.deployed import CONTEXT, GIB, engine, gpu, llama_8b, served
-from tests.support import ROOT
+from archcalc.serving.overhead import Load, Term, step_of
+from archcalc.serving.pools import Pool
+from archcalc.tape import ALL
+from tests.serving.deployed import CONTEXT, GIB, engine, gpu, served
 
 ENGINES = ("vllm", "vllm-0.8", "vllm-v0", "sglang")
 ENDS: tuple[End, ...] = ("low", "middle", "high")
-LOGS: dict[str, dict[str, Any]] = {
-    entry["id"]: entry
-    for entry in yaml.safe_load((ROOT / "tests" / "published" / "serve-logs.yaml").read_text())["numbers"]
-}
 
 
 def taken(device: Device, end: End, *, outside: bool | None = None) -> int:
@@ -59,10 +55,9 @@ def test_weights_terms_cache_and_rest_are_what_is_usable_at_every_end(
 ) -> None:
     found = served(name, by=by, load=Load(context=8192, batch=5), **where)
     for device in found.devices:
-        rest = {"low": device.margins.high, "middle": device.free, "high": device.margins.low}
+        assert device.free == device.room() - device.kv_bytes
         for end in ENDS:
-            whole = device.weights_bytes + taken(device, end) + device.kv_bytes + rest[end]
-            assert whole == device.usable(end)
+            assert device.weights_bytes + taken(device, end) + device.room(end) == device.usable(end)
 
 
 @pytest.mark.parametrize("by", ["vllm", "vllm-0.8", "vllm-v0"])
@@ -86,12 +81,12 @@ def test_weights_and_cache_are_sglangs_share_of_what_is_free_before_loading(
         assert held == int(device.share * (150_121_545_728 - non_torch))
 
 
-@pytest.mark.parametrize("by", ENGINES)
-def test_nothing_uses_more_than_there_is(by: str) -> None:
-    # at a utilization of 1.0 what is outside it, such as graphs, has to come out of the pool
-    (device,) = served("k25", by=by, load=Load(context=1024, utilization=1.0), tp=8).devices
+def test_a_pool_is_sized_before_anyone_knows_whether_what_is_outside_it_has_room() -> None:
+    # at a utilization of 1.0 all memory but weights and inside terms is for the cache, as the engine's log would say
+    (device,) = served("k25", by="vllm-0.8", load=Load(context=1024, utilization=1.0), tp=8).devices
     for end in ENDS:
-        assert device.usable(end) == device.visible
+        assert device.room(end) == 150_121_545_728 - device.weights_bytes - taken(device, end, outside=False)
+        assert device.beyond(end) == taken(device, end, outside=True)
 
 
 # ------------------------------------------------------------------------------------------------- its share
@@ -113,7 +108,7 @@ def test_nothing_uses_more_than_there_is(by: str) -> None:
 def test_sglangs_default_share_is_what_its_reserve_leaves(
     on: str, where: dict[str, Any], load: Load, left: int
 ) -> None:
-    step = steps_of(engine("sglang"), gpu(on), load, 1)[1]
+    step = step_of(engine("sglang"), gpu(on), load)
     found = share_of(engine("sglang"), gpu(on), Deployment(**where), load, step)
     # SGLang rounds to three decimals
     visible = gpu(on).memory_visible_bytes
@@ -123,7 +118,7 @@ def test_sglangs_default_share_is_what_its_reserve_leaves(
 def test_a_share_that_is_given_is_taken_as_it_is_written() -> None:
     for by in ENGINES:
         load = Load(context=1, utilization=0.7)
-        step = steps_of(engine(by), gpu("h200"), load, 1)[1]
+        step = step_of(engine(by), gpu("h200"), load)
         assert share_of(engine(by), gpu("h200"), Deployment(), load, step) == Fraction(7, 10)
 
 
@@ -136,7 +131,7 @@ def test_graphs_on_top_of_the_share_never_shrink_the_pool_and_those_inside_do() 
             rooms[by].append([device.room(end) for end in ENDS])
     assert rooms["vllm-0.8"][0] == rooms["vllm-0.8"][1]
     assert rooms["sglang"][0] == rooms["sglang"][1]
-    # 102 graphs of 80 layers: 0 to 0.45 GiB + 250 kB each
+    # 102 graphs of 80 layers: none, or 0.45 GiB + 250 kB each
     most = 483_183_820 + 102 * 80 * 250_000
     less = [eager - captured for captured, eager in zip(*rooms["vllm"], strict=True)]
     assert less == [0, most // 2, most]
@@ -163,8 +158,8 @@ def test_the_verdict_turns_where_the_margins_pass_zero() -> None:
         (high + 1, "does not fit", False),
     ]
     assert [(n, filled(n).word, filled(n).fits) for n, *_ in expected] == expected
-    assert filled(low).devices[0].margins.low == 0
-    assert filled(high).devices[0].margins.high == 0
+    assert filled(low).margins.low == 0
+    assert filled(high).margins.high == 0
 
 
 def test_exactly_full_fits_and_one_byte_more_does_not() -> None:
@@ -180,6 +175,142 @@ def test_no_room_is_zero_and_not_negative() -> None:
     assert found.word == "does not fit"
     assert found.kv_bounds == Bounds(0, 0)
     assert found.free < 0
+
+
+# ------------------------------------------------------------------------------------- what is outside the share
+
+GRAPHS = Bounds(214_748_364 + 102 * 61 * 120_000, 483_183_820 + 102 * 61 * 250_000)
+"""k25's under vllm-0.8, 102 sizes of 61 layers: 0.2 GiB + 120 kB to 0.45 GiB + 250 kB each [bytes]."""
+
+
+@pytest.mark.parametrize(
+    ("utilization", "beside", "word"),
+    [
+        # an H200 has 150,121,545,728 B; 2 % are more than the most, 2,038,683,820
+        (0.98, 3_002_430_915, "fits"),
+        # 1 % is more than the least, 961,388,364, and less than the most
+        (0.99, 1_501_215_458, "tight"),
+        # half a per cent is less than the least
+        (0.995, 750_607_729, "does not fit"),
+    ],
+)
+def test_graphs_need_room_beside_the_share(utilization: float, beside: int, word: Word) -> None:
+    # one short sequence: the pool itself has room at every end
+    found = served("k25", by="vllm-0.8", load=Load(context=1024, utilization=utilization), tp=8)
+    (device,) = found.devices
+    assert device.room("high") > GIB + device.kv_bytes
+    assert [device.beyond(end) for end in ENDS] == [GRAPHS.at(end) - beside for end in ENDS]
+    assert found.word == word
+    assert found.fits == (word != "does not fit")
+    if word == "fits":
+        assert found.margin == found.free
+        assert found.margins.low == device.room("high") - device.kv_bytes
+    elif word == "tight":
+        assert found.margin == found.free  # the least has room: the verdict is of the pool
+        assert found.margins.low == beside - GRAPHS.high == -537_468_362
+        assert found.margins.high == device.room("low") - device.kv_bytes
+    else:
+        assert found.margin == beside - GRAPHS.low == -210_780_635
+        assert found.margins == Bounds(beside - GRAPHS.high, beside - GRAPHS.low)
+        assert found.free > 0  # the pool it asked for would do
+
+
+@pytest.mark.parametrize(
+    ("fraction", "low", "high", "word"),
+    [
+        # what the fraction leaves of 148,296,184,628 B free at the least of non-torch memory, 1.7 GiB, and of
+        # 147,329,816,986 at the most of it, 2.6 GiB: 0.02, 0.015 and 0.01 of them, each rounded up
+        (0.98, 2_965_923_693, 2_946_596_340, "fits"),
+        (0.985, 2_224_442_770, 2_209_947_255, "tight"),
+        (0.99, 1_482_961_847, 1_473_298_170, "does not fit"),
+    ],
+)
+def test_sglangs_step_and_graphs_need_room_beside_its_fraction(
+    fraction: float, low: int, high: int, word: Word
+) -> None:
+    # a step: 5 hidden states and the caches of Marlin's kernel, 8192·(5·7168 + 8·(7168 + 256))·2 B; 51 graphs of 61
+    # layers: 0.1 GiB + 60 kB to 0.5 GiB + 250 kB each
+    step = 8192 * (5 * 7168 + 8 * (7168 + 256)) * 2
+    least, most = step + 107_374_182 + 51 * 61 * 60_000, step + 536_870_912 + 51 * 61 * 250_000
+    found = served("k25", by="sglang", load=Load(context=1024, utilization=fraction), tp=8)
+    (device,) = found.devices
+    assert (device.beyond("low"), device.beyond("high")) == (least - low, most - high)
+    assert found.word == word
+    assert found.fits == (word != "does not fit")
+    if word == "does not fit":
+        assert found.margin == low - least == -371_353_423
+
+
+def alone(low: int, high: int, cached: int, share: Fraction = Fraction(9, 10)) -> Device:
+    """A device of 1000 bytes with a term outside the share and a cache of 1 byte a token."""
+    cache = SequenceCache(stages=(((ALL, 1),),), mesh=Mesh())
+    return Device(
+        stage=range(1),
+        weights=(),
+        terms=(Term("cuda_graphs", Bounds(low, high), outside=True),),
+        visible=1000,
+        share=share,
+        share_of_free=False,
+        sequences=1,
+        cache=cache,
+        sequence_bytes=cached,
+    )
+
+
+def together(*devices: Device) -> Serving:
+    return Serving(where=Deployment(), devices=devices, load=Load(context=1), pool=Pool(), padded=())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "cached", "margin", "margins", "word"),
+    [
+        # a pool of 900, and 100 beside it
+        (0, 100, 900, 0, (0, 0), "fits"),
+        (100, 101, 900, 0, (-1, 0), "tight"),
+        (101, 101, 900, -1, (-1, -1), "does not fit"),
+        # the larger lack counts: of the pool, 50, or beside it
+        (0, 101, 950, -50, (-50, -50), "does not fit"),
+        (0, 180, 950, -50, (-80, -50), "does not fit"),
+        (180, 200, 950, -80, (-100, -80), "does not fit"),
+        # what there is beside it is nothing to the pool: 40 are left of it
+        (0, 0, 860, 40, (40, 40), "fits"),
+    ],
+)
+def test_a_margin_is_of_the_pool_or_of_what_stands_beside_it(
+    low: int, high: int, cached: int, margin: int, margins: tuple[int, int], word: Word
+) -> None:
+    found = together(alone(low, high, cached))
+    assert (found.margin, found.margins, found.word) == (margin, margins, word)
+    assert found.fits == (margin >= 0)
+
+
+def test_the_worst_device_is_the_one_with_the_least_margin_and_each_end_has_its_own() -> None:
+    pool, beside = alone(0, 0, 890), alone(90, 130, 800)
+    found = together(pool, beside)
+    assert found.worst is pool  # 10 are left of one pool, 100 of the other
+    assert found.margins == Bounds(-30, 10)  # 130 where 100 have room; 10 of the first pool
+    assert found.word == "tight"
+    full = alone(110, 130, 800)
+    assert together(pool, full).worst is full
+    assert together(pool, full).margin == -10
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(["k25", "llama-3.1-70b", "gemma-3-27b"]),
+    by=st.sampled_from(ENGINES),
+    tp=st.sampled_from([4, 8]),
+    utilization=st.floats(0.5, 1),
+)
+def test_what_is_called_a_fit_never_takes_more_than_there_is(name: str, by: str, tp: int, utilization: float) -> None:
+    found = served(name, by=by, load=Load(context=8192, batch=4, utilization=utilization), tp=tp)
+    for device in found.devices:
+        all_of_it = {end: device.weights_bytes + taken(device, end) + device.kv_bytes for end in ENDS}
+        if found.word == "fits":
+            assert all(all_of_it[end] <= device.usable(end) <= device.visible for end in ENDS)
+        if found.fits:
+            assert all_of_it["middle"] <= device.usable()
+            assert device.usable("low") <= device.visible
 
 
 @settings(max_examples=40, deadline=None)
@@ -203,12 +334,14 @@ def test_a_longer_context_or_a_larger_batch_never_fits_better(
     for other in (longer, larger):
         assert other.free <= few.free
         assert words.index(other.word) <= words.index(few.word)
+        assert other.margin <= few.margin
         for a, b in zip(few.devices, other.devices, strict=True):
-            assert b.margins.low <= a.margins.low
-            assert b.margins.high <= a.margins.high
+            assert all(b.margin(end) <= a.margin(end) for end in ENDS)
     for found in (few, longer, larger):
+        assert found.margins.low <= found.margin <= found.margins.high
         for device in found.devices:
-            assert device.margins.low <= device.free <= device.margins.high
+            assert device.margin("high") <= device.margin() <= device.margin("low")
+            assert device.margin() <= device.free
 
 
 # ------------------------------------------------------------------------------------------ what it can serve
@@ -231,7 +364,7 @@ def test_the_longest_context_and_the_largest_batch_fit_and_no_more_do(
 
     def fits(context: int, batch: int = 1) -> bool:
         how = Load(context=context, batch=batch, utilization=utilization)
-        return served(name, "mi300x", by, how, tp=tp, dp=dp).fits
+        return served(name, "mi300x", by, how, tp=tp, dp=dp).free >= 0  # in the pool, whatever stands beside it
 
     longest = found.max_context
     assert longest is not None
@@ -322,44 +455,3 @@ def test_stages_multiply_with_groups() -> None:
 def test_more_stages_than_layers_are_refused() -> None:
     with pytest.raises(InputError, match="pp 62 is more than the 61 layers"):
         served("k25", pp=62)
-
-
-# --------------------------------------------------------------------------------------------------- logs
-
-
-def pcie() -> Hardware:
-    """An H200 without NVLink."""
-    hardware = gpu("h200")
-    assert hardware.links is not None
-    links = hardware.links.model_copy(update={"nvlink_bytes_per_s": hardware.links.pcie_bytes_per_s})
-    return hardware.model_copy(update={"links": links})
-
-
-def within(found: Serving, gib: float) -> bool:
-    low, high = (n / GIB for n in found.kv_bounds)
-    return low <= gib <= high
-
-
-def test_k2_thinkings_logged_cache_is_in_our_range() -> None:
-    # vLLM 0.11 nightly, 8 x H200
-    found = served("kimi-k2-thinking", by="vllm-0.8", load=Load(context=1), tp=8)
-    assert within(found, LOGS["k2-thinking-kv"]["value"])
-
-
-def test_k26s_logged_cache_is_in_our_range() -> None:
-    # vLLM 0.20.0, 8 x H200 NVL over PCIe with EP, language model alone, 0.6, one sequence: 9.84 GiB
-    load = Load(context=CONTEXT, utilization=0.6, language_only=True, max_num_seqs=1)
-    assert within(served("k25", pcie(), load=load, tp=8, ep=8), 9.84)
-
-
-def test_llama_8bs_logged_activation_is_in_our_range() -> None:
-    # vLLM 0.10, one H100: 1.97 GiB, with FlashInfer's sampler
-    found = served(llama_8b(), "h100", "vllm-0.8", Load(context=8192, sampler="flashinfer"))
-    low, high = (n / GIB for n in next(t.bounds for t in found.devices[0].terms if t.kind == "activation"))
-    assert low <= LOGS["llama-8b-activation"]["value"] <= high
-
-
-def test_logged_terms_add_up_as_they_do_here() -> None:
-    # utilization x total = weights + activation + non-torch + cache, graphs on top (r1: vLLM of 2025-03)
-    terms = [LOGS[f"r1-{term}"]["value"] for term in ("weights", "activation", "non-torch", "kv")]
-    assert sum(terms) == pytest.approx(0.85 * 139.81, abs=0.03)

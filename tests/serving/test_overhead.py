@@ -203,14 +203,24 @@ def test_a_given_overhead_replaces_what_is_assumed_and_no_weights() -> None:
 def test_a_given_overhead_leaves_nothing_assumed(by: str) -> None:
     found = served("k25", by=by, load=Load(context=1024, overhead=0), tp=8)
     assert found.devices[0].terms == (Term("given", exactly(0)),)
-    assert found.devices[0].margins.low == found.devices[0].margins.high == found.free
+    (device,) = found.devices
+    assert [device.margin(end) for end in ("low", "middle", "high")] == 3 * [found.free]
+    assert found.margins == Bounds(found.free, found.free)
 
 
 def test_no_graphs_are_captured_in_eager_mode() -> None:
     assert term(served("k25", load=Load(context=8, eager=True), tp=8), "cuda_graphs") is None
-    # 102 sizes of 61 layers: 0 to 0.45 GiB + 250 kB each
+    # 102 sizes of 61 layers: 0.05 GiB + 120 kB to 0.45 GiB + 250 kB each
     found = term(served("k25", load=Load(context=8), tp=8), "cuda_graphs")
-    assert found == Bounds(0, 483_183_820 + 102 * 61 * 250_000)
+    assert found == Bounds(53_687_091 + 102 * 61 * 120_000, 483_183_820 + 102 * 61 * 250_000)
+
+
+def test_some_versions_count_no_graphs_of_a_model_without_experts() -> None:
+    # 102 sizes of 80 layers, or none (vLLM issue 49224); vllm-0.8 captures them on top: 0.2 GiB + 120 kB at the least
+    most = 483_183_820 + 102 * 80 * 250_000
+    assert term(served("llama-3.1-70b", load=LOAD, tp=2), "cuda_graphs") == Bounds(0, most)
+    found = term(served("llama-3.1-70b", by="vllm-0.8", load=LOAD, tp=2), "cuda_graphs")
+    assert found == Bounds(214_748_364 + 102 * 80 * 120_000, most)
 
 
 def test_a_stage_captures_its_own_layers() -> None:
@@ -263,6 +273,20 @@ def test_memory_outside_torch_depends_on_how_devices_are_linked(
 ) -> None:
     found = terms(model("llama-3.1-70b"), by_link(), hardware, Deployment(**where), load, range(80), 80)
     assert next(t.bounds for t in found if t.kind == "non_torch") == Bounds(*expected)
+
+
+@pytest.mark.parametrize(
+    ("by", "low", "high"),
+    [
+        # [GiB] 0.15 to 0.6, and the workspace: versions from 0.17 on have it, those before don't
+        ("vllm-0.8", 161_061_273, 644_245_094 + 1_717_986_918),
+        ("vllm", 161_061_273 + 1_503_238_553, 644_245_094 + 1_717_986_918),
+    ],
+)
+def test_the_fused_kernels_workspace_is_in_every_later_vllm_and_in_some_earlier_ones(
+    by: str, low: int, high: int
+) -> None:
+    assert term(served("llama-3.1-70b", "h100", by, LOAD, tp=2), "non_torch") == Bounds(low, high)
 
 
 def test_a_profile_without_the_fused_kernel_adds_none() -> None:

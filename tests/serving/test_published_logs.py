@@ -141,10 +141,13 @@ def test_at_least_85_percent_of_the_rows_are_near() -> None:
     assert sum(near) >= 0.85 * len(near)
 
 
-def test_a_printed_activation_of_v1_is_met_to_fifteen_percent() -> None:
-    """On average; where a row taught us nothing as well. The page has the V0 engine's, which is worse."""
-    for some in (V1, [row for row in V1 if not row.taught]):
-        assert relative_error(Summary(some).errors("activation")) <= 0.15
+def test_a_printed_activation_is_met_to_ten_percent() -> None:
+    """On average; where a row taught us nothing as well. V0 only where the pool is near: other rows are listed."""
+    v0 = [row for row in ROWS if row.profile == "vllm-v0" and stated(row, "pool") is None]
+    for some in (V1, v0):
+        for found in (some, [row for row in some if not row.taught]):
+            assert len(Summary(found).errors("activation")) >= 8
+            assert relative_error(Summary(found).errors("activation")) <= 0.10
 
 
 def test_printed_graphs_are_met_to_a_quarter_of_a_gib() -> None:
