@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import combinations
+from math import floor
 
 from archcalc.errors import InputError
 from archcalc.hardware import Hardware
@@ -91,7 +93,11 @@ def _changes(asked: Question, hardware: Hardware, serving: Serving) -> Iterator[
         yield _load("fewer tokens a step", "--batched-tokens 2k", batched_tokens=FEW_TOKENS)
     if not load.language_only and any(w.part == "vision" for w in tape.weights()):
         yield _load("no vision tower", "--language-only", language_only=True)
-    if serving.worst.share < HIGH_UTILIZATION and asked.engine.share_of == "visible":
+    beyond = serving.worst.beyond("high")
+    if beyond > 0 and load.overhead is None:
+        share = floor(100 * (serving.worst.share - Fraction(beyond, serving.visible))) / 100
+        yield _load("room beside the share", f"--utilization {share}", utilization=share)
+    elif serving.worst.share < HIGH_UTILIZATION and asked.engine.share_of == "visible":
         yield _load("a larger share of the memory", f"--utilization {HIGH_UTILIZATION}", utilization=HIGH_UTILIZATION)
     if load.kv_dtype == "bf16":
         yield _spread("cache in 8 bits", "--kv-dtype fp8", kv_dtypes=("fp8",))
