@@ -146,5 +146,4 @@ def _verdict(each: Placed, last: int | None, low: int | None, high: int | None, 
         found = f"fits up to {format_int(last)} tokens{', past this range' if last >= over.high else ''}"
     if low == high or low is None or low >= over.high or (high is not None and high < over.low):
         return found
-    ends = f"to {format_int(high)}" if high is not None else "on"
-    return f"{found}, tight from {format_int(low + 1)} {ends}"
+    return f"{found.removesuffix(', past this range')}, tight from {format_int(low + 1)}"
