@@ -58,9 +58,10 @@ class Peak(NamedTuple):
 
     @property
     def bounds(self) -> Bounds:
-        """What it takes in all."""
+        """What it takes in all: of two kernels either may take more, by the experts' width."""
         parts = (self.layers, self.sampling, self.vision)
-        return Bounds(max(p.low for p in parts) + self.kept.low, max(p.high for p in parts) + self.kept.high)
+        ends = max(p.low for p in parts) + self.kept.low, max(p.high for p in parts) + self.kept.high
+        return Bounds(min(ends), max(ends))
 
 
 def step_peak(

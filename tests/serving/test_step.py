@@ -241,6 +241,24 @@ def test_a_workspace_that_is_kept_lives_through_layers_and_sampler() -> None:
     assert few.bounds.high == few.layers.high + few.kept.high
 
 
+def test_the_range_of_two_kernels_runs_from_the_smaller_to_the_larger() -> None:
+    # one expert a layer that is wider than the hidden size, I = 32·H, in FP8: fused_experts holds max(2·I, H) + I and a
+    # copy in FP8, modular I + 2·I and no copy
+    content = tiny()
+    content["backbone"]["layers"] = [{"count": 3, "attention": "gqa", "ffn": "moe"}]
+    content["backbone"]["ffn"].pop("dense")
+    content["backbone"]["ffn"]["moe"] |= {"moe_intermediate_size": 256, "n_shared_experts": 0}
+    fp8 = {"scheme": "fp8-block", "block_size": [8, 8], "scale_dtype": "float32"}
+    content["storage"] = {"default": {"scheme": "plain", "dtype": "bfloat16"}, "routed_expert": fp8}
+    kinds = engine().activation.moe_kernels.model_copy(
+        update={"float8": ["fused_experts", "modular"], "chunk_tokens": None}
+    )
+    by = engine().activation.model_copy(update={"moe_kernels": kinds, "latent_tokens": 0})
+    found = peak(spec_of(content), 1000, sequences=1, by=by)
+    assert found.layers.low > found.layers.high + found.kept.high
+    assert found.bounds == Bounds(found.layers.high + found.kept.high, found.layers.low)
+
+
 def test_a_stage_without_experts_has_no_workspace() -> None:
     # k25's first layer is dense: at the down projection its input 18,432 / 8 beside its result and the three that
     # callers hold
