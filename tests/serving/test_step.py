@@ -39,12 +39,13 @@ def peak(
     sequences: int = 1024,
     sampler: Sampler = "torch",
     context: int = 131_072,
+    page: int = 64,
     encoder: bool = False,
     **where: Any,
 ) -> Peak:
     served = model(of)
     depth = sum(s.count for s in served.tape.segments if s.part == "backbone" and s.indices)
-    step = Step(tokens=tokens, sequences=sequences, sampler=sampler, context=context, encoder=encoder)
+    step = Step(tokens=tokens, sequences=sequences, sampler=sampler, context=context, page=page, encoder=encoder)
     return step_peak(served.model, served.scheme, Deployment(**where), step, by or how(), stage or range(depth), depth)
 
 
@@ -270,19 +271,24 @@ def test_a_stage_without_experts_has_no_workspace() -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "tokens"),
+    ("context", "sequences", "page", "tokens"),
     [
-        (131_072, 65_536),
-        (8192, 65_536),  # eight contexts
-        (1000, 8000),
+        (131_072, 1, 64, 65_536),
+        (8192, 1, 64, 65_536),  # eight contexts
+        (1000, 1, 64, 8000),
+        (1000, 100, 64, 25_600),  # four pages a sequence
+        (1000, 1024, 16, 65_536),  # the same, 65,536 at most
+        (1000, 1024, 128, 131_072),  # but a page a sequence
     ],
 )
 @pytest.mark.parametrize(("tp", "heads"), [(8, 8), (1, 64)])
-def test_latents_are_expanded_for_65536_tokens_or_eight_contexts(
-    context: int, tokens: int, tp: int, heads: int
+def test_latents_are_expanded_for_65536_tokens_or_what_a_step_may_need(
+    context: int, sequences: int, page: int, tokens: int, tp: int, heads: int
 ) -> None:
     # heads · (128 position-free key features + 128 value features), beside the residual of 16 tokens
-    found = peak("k25", 16, by=how("fused_experts", latents=65_536), context=context, tp=tp)
+    found = peak(
+        "k25", 16, by=how("fused_experts", latents=65_536), context=context, sequences=sequences, page=page, tp=tp
+    )
     assert found.layers == exactly(16 * 7168 * 2 + tokens * heads * (128 + 128) * 2)
 
 
@@ -405,10 +411,10 @@ def test_other_engines_cut_prompts_of_any_length(by: str) -> None:
 
 def test_a_step_is_what_the_load_says_or_the_device() -> None:
     found = step_of(engine(), gpu("h100"), Load(context=1))
-    assert found == Step(tokens=8192, sequences=1024, sampler="flashinfer", context=1, encoder=True)
-    told = Load(context=1, batched_tokens=100, max_num_seqs=3, sampler="torch", language_only=True)
+    assert found == Step(tokens=8192, sequences=1024, sampler="flashinfer", context=1, page=64, encoder=True)
+    told = Load(context=1, batched_tokens=100, max_num_seqs=3, sampler="torch", block_size=16, language_only=True)
     assert step_of(engine(), gpu("h100"), told) == Step(
-        tokens=100, sequences=3, sampler="torch", context=1, encoder=False
+        tokens=100, sequences=3, sampler="torch", context=1, page=16, encoder=False
     )
 
 
