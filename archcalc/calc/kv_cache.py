@@ -196,7 +196,14 @@ def sequence_cache(tape: Tape, dtype: str, mesh: Mesh | None = None, *, mtp: boo
 
 
 def _check_dcp(cache: Cache, mesh: Mesh) -> None:
-    """Raises InputError where context would be spread over devices that hold different heads."""
+    """Raises InputError where context would be spread over devices that hold different heads, or a window would be
+    (vLLM, v1/kv_cache_interface.py, SlidingWindowSpec: "DCP not support sliding window")."""
+    if mesh.dcp > 1 and cache.span.kind == "window":
+        raise InputError(
+            f"dcp {mesh.dcp} can't divide a sliding window of {cache.span.size} tokens",
+            value=mesh.dcp,
+            hint="leave out --dcp",
+        )
     for head in cache.features:
         copies = max(1, mesh.tp // head.size)
         if head.axis == "kv_heads" and mesh.dcp > copies:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from math import inf
+from typing import Any, Literal, NamedTuple, get_args
 
 from archcalc.documents.conventions import ENGINES_PAD, cache_lines, padding_notes
 from archcalc.documents.document import Report, Table, Value
@@ -24,7 +25,7 @@ from archcalc.documents.serve_words import (
     term_rows,
 )
 from archcalc.documents.weights import what_if
-from archcalc.errors import InputError
+from archcalc.errors import InputError, show_value
 from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware, hardware_names, load_hardware
@@ -101,6 +102,7 @@ def serve(
 
 def question_of(spec: Spec, **flags: Any) -> Asked:
     """A question from the flags of `serve`, with all of them but `gpu` in use. Raises InputError."""
+    _check_words(flags)
     profile, storage = load_engine(flags["engine"]), flags["as_"]
     limit, offloaded = spec.backbone.max_position_embeddings, flags["offload_experts"]
     dtypes = ("bf16", "fp8") if flags["kv_dtype"] == "auto" else (flags["kv_dtype"],)
@@ -139,6 +141,16 @@ def question_of(spec: Spec, **flags: Any) -> Asked:
         Question(served=served, engine=profile, spread=spread, load=load, draft=draft),
         flags["price"] or {},
     )
+
+
+def _check_words(flags: Mapping[str, Any]) -> None:
+    """Raises InputError for a word or a price that only a caller from Python, or a saved report, can hand in."""
+    for name, words in {"sampler": get_args(Sampler), "vision": get_args(Vision)}.items():
+        if flags[name] is not None and flags[name] not in words:
+            raise InputError(f"unknown {name} {show_value(flags[name])}", value=flags[name], hint=" or ".join(words))
+    for name, price in (flags["price"] or {}).items():
+        if isinstance(price, bool) or not isinstance(price, (int, float)) or not 0 <= price < inf:
+            raise InputError(f"the price of {show_value(name)} is no number: {show_value(price)}", value=price)
 
 
 def _draft(spec: Spec) -> Served:

@@ -127,6 +127,7 @@ def step_of(engine: Engine, hardware: Hardware, load: Load) -> Step:
         sequences=load.max_num_seqs or chosen.max_num_seqs,
         sampler=load.sampler or engine.activation.sampler.default,
         context=load.context,
+        page=load.block_size or engine.block_size_mla,
         encoder=engine.activation.encoder and not load.language_only,
     )
 

@@ -233,7 +233,9 @@ def _counts(hardware: Hardware, least: int) -> Iterator[int]:
 
 
 def contexts(tape: Tape, tp: int) -> list[int]:
-    """How far context may be divided beside not at all: as far as tensor parallel replicates the cache."""
+    """How far context may be divided beside not at all: as far as tensor parallel replicates it; no window is."""
+    if any(c.span.kind == "window" for op in tape.ops("backbone") for c in op.caches):
+        return []
     heads = [d.size for op in tape.ops("backbone") for c in op.caches for d in c.features if d.axis == "kv_heads"]
     most = tp // max(heads, default=1) if heads else tp
     return [most] if most > 1 else []

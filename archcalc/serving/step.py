@@ -38,6 +38,7 @@ class Step:
         sequences: most sequences at once.
         sampler: whose kernels sample.
         context: the longest sequence [tokens].
+        page: of a cache of latents [tokens].
         encoder: whether the vision tower runs in it.
     """
 
@@ -45,6 +46,7 @@ class Step:
     sequences: int
     sampler: Sampler
     context: int
+    page: int
     encoder: bool
 
 
@@ -58,9 +60,10 @@ class Peak(NamedTuple):
 
     @property
     def bounds(self) -> Bounds:
-        """What it takes in all."""
+        """What it takes in all: of two kernels either may take more, by the experts' width."""
         parts = (self.layers, self.sampling, self.vision)
-        return Bounds(max(p.low for p in parts) + self.kept.low, max(p.high for p in parts) + self.kept.high)
+        ends = max(p.low for p in parts) + self.kept.low, max(p.high for p in parts) + self.kept.high
+        return Bounds(min(ends), max(ends))
 
 
 def step_peak(
@@ -206,8 +209,10 @@ _KERNELS = {"separate": _separate, "fused_experts": _fused, "modular": _modular}
 
 def _latents(segment: Segment, where: Deployment, step: Step, how: Activation) -> int:
     """Keys and values of latents that the engine expands at once (vLLM, MLACommonMetadataBuilder,
-    chunked_prefill_workspace_size): as many tokens as eight contexts, up to the profile's number [bytes]."""
-    tokens = min(how.latent_tokens, 8 * step.context)
+    determine_chunked_prefill_workspace_size): tokens of eight contexts, or of four pages a sequence where those are
+    more, up to the profile's number; a page a sequence at least [bytes]."""
+    wanted = max(8 * step.context, 4 * step.sequences * step.page)
+    tokens = max(min(how.latent_tokens, wanted), step.sequences * step.page) if how.latent_tokens else 0
     found = [
         tokens * local_features(w.out, where.shards) * ITEM_BYTES[op.outputs[0].dtype]
         for op in segment.ops

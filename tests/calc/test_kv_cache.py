@@ -133,6 +133,12 @@ def test_context_parallelism_divides_copies_of_key_value_heads_and_no_more() -> 
         token("llama-3.1-70b", "bf16", Mesh(tp=16, dcp=4))
 
 
+def test_context_parallelism_divides_no_window() -> None:
+    # tp 32 makes two copies of Gemma's 16 heads, and vLLM refuses: "DCP not support sliding window"
+    with pytest.raises(InputError, match="dcp 2 can't divide a sliding window of 1024 tokens"):
+        token("gemma-3-27b", "bf16", Mesh(tp=32, dcp=2))
+
+
 # ------------------------------------------------------------------------------------------------- stages
 
 

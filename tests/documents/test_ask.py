@@ -28,6 +28,8 @@ ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
     ("serve", {"gpu": "h200", "gpus": 16, "dp": 16, "ep": "all", "kv_dtype": "fp8", "utilization": 0.95}),
     ("serve", {"gpu": "all", "context": 32768, "batched_tokens": 2048, "vision": "replicated"}),
     ("serve", {"gpu": "b200", "overhead": 8 << 30, "as_": "fp8"}),
+    ("serve", {"gpu": "h200", "gpus": 8, "pp": 2, "max_num_seqs": 64, "sampler": "torch", "draft": "llama-3.1-70b"}),
+    ("serve", {"gpu": "h200", "gpus": "auto", "engine": "vllm-0.8", "lora_rank": 16, "offload_experts": "host"}),
     ("train", {"plan": "k2-pretrain", "set": ["activations.offload=none", "parallel.zero=3"], "rank": 3}),
 ]
 """Every kind of value that a flag has: text, numbers, sizes, lists of them."""
@@ -96,6 +98,20 @@ def test_no_file_that_a_saved_report_names_is_read(
 def test_inputs_that_no_report_has_are_not_used_again(command: str, inputs: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"the inputs of the saved {command} report can't be used again"):
         again(command, load_spec("k25"), inputs)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"price": {"h200": "9" * 1000}}, 'the price of "h200" is no number'),  # text times GPUs is a long text
+        ({"price": {"h200": float("inf")}}, 'the price of "h200" is no number'),
+        ({"sampler": "x"}, 'unknown sampler "x"'),
+        ({"vision": "x"}, 'unknown vision "x"'),
+    ],
+)
+def test_a_saved_word_or_price_that_no_flag_takes_is_refused(inputs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        again("serve", load_spec("k25"), {"gpu": "h200", "gpus": 8, **inputs})
 
 
 def test_a_saved_plan_is_not_asked_again_because_its_overrides_could_name_any_file() -> None:

@@ -272,6 +272,7 @@ def test_cache_layouts_are_tried_in_their_order(monkeypatch: pytest.MonkeyPatch)
         ("k25", 1, []),
         ("llama-3.1-70b", 8, []),
         ("llama-3.1-70b", 32, [4]),
+        ("gemma-3-27b", 32, []),  # two copies of 16 heads, but no window is divided
     ],
 )
 def test_context_is_divided_as_far_as_tensor_parallel_copies_the_cache(name: str, tp: int, parts: list[int]) -> None:

@@ -39,12 +39,13 @@ def peak(
     sequences: int = 1024,
     sampler: Sampler = "torch",
     context: int = 131_072,
+    page: int = 64,
     encoder: bool = False,
     **where: Any,
 ) -> Peak:
     served = model(of)
     depth = sum(s.count for s in served.tape.segments if s.part == "backbone" and s.indices)
-    step = Step(tokens=tokens, sequences=sequences, sampler=sampler, context=context, encoder=encoder)
+    step = Step(tokens=tokens, sequences=sequences, sampler=sampler, context=context, page=page, encoder=encoder)
     return step_peak(served.model, served.scheme, Deployment(**where), step, by or how(), stage or range(depth), depth)
 
 
@@ -241,6 +242,24 @@ def test_a_workspace_that_is_kept_lives_through_layers_and_sampler() -> None:
     assert few.bounds.high == few.layers.high + few.kept.high
 
 
+def test_the_range_of_two_kernels_runs_from_the_smaller_to_the_larger() -> None:
+    # one expert a layer that is wider than the hidden size, I = 32·H, in FP8: fused_experts holds max(2·I, H) + I and a
+    # copy in FP8, modular I + 2·I and no copy
+    content = tiny()
+    content["backbone"]["layers"] = [{"count": 3, "attention": "gqa", "ffn": "moe"}]
+    content["backbone"]["ffn"].pop("dense")
+    content["backbone"]["ffn"]["moe"] |= {"moe_intermediate_size": 256, "n_shared_experts": 0}
+    fp8 = {"scheme": "fp8-block", "block_size": [8, 8], "scale_dtype": "float32"}
+    content["storage"] = {"default": {"scheme": "plain", "dtype": "bfloat16"}, "routed_expert": fp8}
+    kinds = engine().activation.moe_kernels.model_copy(
+        update={"float8": ["fused_experts", "modular"], "chunk_tokens": None}
+    )
+    by = engine().activation.model_copy(update={"moe_kernels": kinds, "latent_tokens": 0})
+    found = peak(spec_of(content), 1000, sequences=1, by=by)
+    assert found.layers.low > found.layers.high + found.kept.high
+    assert found.bounds == Bounds(found.layers.high + found.kept.high, found.layers.low)
+
+
 def test_a_stage_without_experts_has_no_workspace() -> None:
     # k25's first layer is dense: at the down projection its input 18,432 / 8 beside its result and the three that
     # callers hold
@@ -252,19 +271,24 @@ def test_a_stage_without_experts_has_no_workspace() -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "tokens"),
+    ("context", "sequences", "page", "tokens"),
     [
-        (131_072, 65_536),
-        (8192, 65_536),  # eight contexts
-        (1000, 8000),
+        (131_072, 1, 64, 65_536),
+        (8192, 1, 64, 65_536),  # eight contexts
+        (1000, 1, 64, 8000),
+        (1000, 100, 64, 25_600),  # four pages a sequence
+        (1000, 1024, 16, 65_536),  # the same, 65,536 at most
+        (1000, 1024, 128, 131_072),  # but a page a sequence
     ],
 )
 @pytest.mark.parametrize(("tp", "heads"), [(8, 8), (1, 64)])
-def test_latents_are_expanded_for_65536_tokens_or_eight_contexts(
-    context: int, tokens: int, tp: int, heads: int
+def test_latents_are_expanded_for_65536_tokens_or_what_a_step_may_need(
+    context: int, sequences: int, page: int, tokens: int, tp: int, heads: int
 ) -> None:
     # heads · (128 position-free key features + 128 value features), beside the residual of 16 tokens
-    found = peak("k25", 16, by=how("fused_experts", latents=65_536), context=context, tp=tp)
+    found = peak(
+        "k25", 16, by=how("fused_experts", latents=65_536), context=context, sequences=sequences, page=page, tp=tp
+    )
     assert found.layers == exactly(16 * 7168 * 2 + tokens * heads * (128 + 128) * 2)
 
 
@@ -387,10 +411,10 @@ def test_other_engines_cut_prompts_of_any_length(by: str) -> None:
 
 def test_a_step_is_what_the_load_says_or_the_device() -> None:
     found = step_of(engine(), gpu("h100"), Load(context=1))
-    assert found == Step(tokens=8192, sequences=1024, sampler="flashinfer", context=1, encoder=True)
-    told = Load(context=1, batched_tokens=100, max_num_seqs=3, sampler="torch", language_only=True)
+    assert found == Step(tokens=8192, sequences=1024, sampler="flashinfer", context=1, page=64, encoder=True)
+    told = Load(context=1, batched_tokens=100, max_num_seqs=3, sampler="torch", block_size=16, language_only=True)
     assert step_of(engine(), gpu("h100"), told) == Step(
-        tokens=100, sequences=3, sampler="torch", context=1, encoder=False
+        tokens=100, sequences=3, sampler="torch", context=1, page=16, encoder=False
     )
 
 
