@@ -326,13 +326,15 @@ def _pages(s: Serving) -> list[str]:
     """How layers that cache by different spans share pages."""
     pool = s.pool
     if pool.whole:
-        return ["This engine keeps windows as if they were whole sequences."]
+        more = format_bytes(pool.more)
+        return [f"This engine keeps windows as if they were whole sequences: {more} more than a sequence caches."]
     if not pool.hybrid:
         return []
     layers = len(s.worst.stage)
     return [
-        f"Pages are shared by {pool.groups} groups of {pool.group} layers: {pool.padding} of"
-        f" {layers + pool.padding} are padding, and a window keeps a step's tokens and a page more."
+        f"Pages of {s.block_size} tokens are shared by {pool.groups} groups of {pool.group} layers: {pool.padding} of"
+        f" {layers + pool.padding} are padding, and a window keeps a step's tokens and a page more. A sequence takes"
+        f" {format_bytes(pool.more)} more than it caches."
     ]
 
 

@@ -248,7 +248,9 @@ def serve(
         weights = served.once(key, partial(_held, loaded, served, where, stage, depth))
         found = [*terms(served, engine, hardware, where, load, stage, depth)]
         mine = replace(cache, stages=(kept,))
+        bare = mine.at(load.context)
         mine, pool = pooled(mine, layers_by_span(tape, stage), engine, largest.tokens)
+        pool = replace(pool, more=mine.at(load.context) - bare)
         if draft is not None and stage.stop == depth:
             mine, nbytes = _drafted(mine, draft, where, load)
             found.append(Term("draft", Bounds(nbytes, nbytes)))
@@ -284,15 +286,17 @@ def _drafted(cache: SequenceCache, draft: Served, where: Deployment, load: Load)
 
 
 def layers_by_span(tape: Tape, stage: range) -> dict[Span, int]:
-    """How many layers of a stage cache each span."""
+    """How many layers of a stage cache each span; nothing where all layers are alike and cache several each."""
     found: dict[Span, int] = {}
+    sorts = set()
     for segment in tape.segments:
-        if segment.part == "backbone":
-            for span in dict.fromkeys(cache.span for op in segment.ops for cache in op.caches):
-                layers = sum(i in stage for i in segment.indices)
-                if layers:
-                    found[span] = found.get(span, 0) + layers
-    return found
+        layers = sum(i in stage for i in segment.indices) if segment.part == "backbone" else 0
+        spans = tuple(dict.fromkeys(cache.span for op in segment.ops for cache in op.caches))
+        if layers and spans:
+            sorts.add(spans)
+            for span in spans:
+                found[span] = found.get(span, 0) + layers
+    return {} if len(sorts) == 1 and len(found) > 1 else found
 
 
 def share_of(engine: Engine, hardware: Hardware, where: Deployment, load: Load, step: Step) -> Fraction:

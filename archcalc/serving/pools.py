@@ -24,6 +24,7 @@ class Pool:
         groups: how many there are.
         padding: layers that pad the last group of each span.
         whole: whether windows are kept as if they were whole sequences.
+        more: what that takes beyond what a sequence of the load caches [bytes].
     """
 
     hybrid: bool = False
@@ -31,6 +32,7 @@ class Pool:
     groups: int = 1
     padding: int = 0
     whole: bool = False
+    more: int = 0
 
 
 def pooled(
@@ -43,20 +45,23 @@ def pooled(
     SlidingWindowSpec and ChunkedLocalAttentionSpec). Without, every layer keeps all tokens.
     """
     (stage,) = cache.stages
-    if len(layers) < 2:
+    if not layers:
         return cache, Pool()
     if not engine.hybrid_groups:
-        kept = tuple((ALL if span.kind in ("window", "chunk") else span, n) for span, n in stage)
+        mixed = len(layers) > 1
+        kept = tuple((ALL if mixed and span.kind in ("window", "chunk") else span, n) for span, n in stage)
         return replace(cache, stages=(kept,)), Pool(whole=kept != stage)
-    counts = sorted(layers.values())
-    size = counts[-1] if counts[-1] < MOSTLY_ALIKE * counts[0] else counts[0]
-    groups = {span: -(-n // size) for span, n in layers.items()}
     page = cache.mesh.block_size
 
     def held(span: Span) -> Span:
         grown = {"window": span.size - 1 + step_tokens + page, "chunk": span.size + step_tokens}
         return span._replace(size=grown.get(span.kind, span.size))
 
+    if len(layers) == 1:
+        return replace(cache, stages=(tuple((held(span), n) for span, n in stage),)), Pool()
+    counts = sorted(layers.values())
+    size = counts[-1] if counts[-1] < MOSTLY_ALIKE * counts[0] else counts[0]
+    groups = {span: -(-n // size) for span, n in layers.items()}
     kept = tuple((held(span), -(-n * groups[span] * size // layers[span])) for span, n in stage)
     total = sum(groups.values())
     pool = Pool(hybrid=True, group=size, groups=total, padding=total * size - sum(counts))

@@ -129,7 +129,8 @@ def test_every_flag_of_serve_changes_what_is_drawn(flag: str) -> None:
 
 def test_every_flag_of_serve_is_tried() -> None:
     described = run("serve", "--help").out.partition("Options:")[2]
-    beside = {"--gpu", "--context", "--batch", "--price", "--check", "--format", "--units", "--help"}
+    beside = {"--gpu", "--context", "--batch", "--price", "--check", "--log", "--within"}
+    beside |= {"--format", "--units", "--help"}
     assert set(re.findall(r"^  (--[a-z-]+)", described, re.MULTILINE)) - beside == set(CHANGES)
 
 
@@ -283,7 +284,7 @@ def test_the_help_lists_the_kinds_and_of_each_the_options_that_it_takes() -> Non
     described = run("serve", "--help").out.partition("Options:")[2]
     serving = set(re.findall(r"^  (--[a-z-]+)", described, re.MULTILINE)) - always
     taken = {
-        "memory": {"--context", "--plan", "--set", *(serving - {"--price", "--check"})},
+        "memory": {"--context", "--plan", "--set", *(serving - {"--price", "--check", "--log", "--within"})},
         "kv": {"--context", "--batch", "--kv-dtype", "--tp", "--pp", "--dp", "--dcp", "--block-size"},
         "flops": {"--context", "--batch"},
         "train": {"--plan", "--set"},

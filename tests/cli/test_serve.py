@@ -73,7 +73,7 @@ def test_what_fits_and_what_does_not(capsys: Capture) -> None:
 
 def test_the_engines_constants_stand_under_assumptions(capsys: Capture) -> None:
     lines = report(capsys, *K25_ON_H200)["assumptions"]
-    for part in ("steps of 8,192 tokens", "1,024 sequences", "CUDA graphs: 0 B to", "non-torch", "utilization 0.92"):
+    for part in ("steps of 8,192 tokens", "1,024 sequences", "CUDA graphs: ", "non-torch", "utilization 0.92"):
         assert any(part in line for line in lines), part
     assert any("non_torch_bytes.fused_all_reduce: logged on Hopper" in line for line in lines)
 
@@ -160,7 +160,7 @@ def test_all_gives_a_row_for_every_known_gpu(capsys: Capture) -> None:
 def test_all_with_a_count_says_where_it_fits(capsys: Capture) -> None:
     found = report(capsys, "serve", "k25", "--gpu", "all", "--gpus", "8", "--context", "128k")
     assert {row["path"] for row in found["rows"] if row["fits"]} == {
-        *("h100-nvl", "h20", "gh200", "rtx-pro-6000", "h200"),  # as in the test above
+        *("h20", "gh200", "rtx-pro-6000", "h200"),  # as in the test above; h100-nvl is 0.3 GiB short without --dcp
         *("b200", "b300", "gb200", "gb300", "mi300x", "mi325x", "mi355x"),
     }
 
