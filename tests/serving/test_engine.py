@@ -169,7 +169,7 @@ def place(old: str, part: str, name: str = "vllm") -> str:
     ("old", "backwards", "says"),
     [
         ("one_device: [0.07GiB, 0.46GiB]", "one_device: [0.46GiB, 0.07GiB]", "493,921,239 is more than 75,161,927"),
-        ("bytes: [1.4GiB, 1.61GiB]", "bytes: [1.61GiB, 1.4GiB]", "1,717,986,918 is more than 1,503,238,553"),
+        ("bytes: [1.4GiB, 1.61GiB]", "bytes: [1.61GiB, 1.4GiB]", "1,728,724,336 is more than 1,503,238,553"),
         ("bytes_per_layer: [120kB, 250kB]", "bytes_per_layer: [250kB, 120kB]", "250,000 is more than 120,000"),
         ("flashinfer: [6, 14]", "flashinfer: [14, 6]", "14 is more than 6"),
         ("torch_few: [50, 51]", "torch_few: [51, 50]", "51 is more than 50"),
