@@ -278,7 +278,7 @@ def test_memory_outside_torch_depends_on_how_devices_are_linked(
 @pytest.mark.parametrize(
     ("by", "low", "high"),
     [
-        # [GiB] 0.15 to 0.6, and the workspace, 1.61 at most (2.21 in all): versions from 0.17 on have it, those before don't
+        # [GiB] 0.15 to 0.6, and the workspace, 1.61 at most: versions from 0.17 on have it, those before don't
         ("vllm-0.8", 161_061_273, 644_245_094 + 1_728_724_336),
         ("vllm", 161_061_273 + 1_503_238_553, 644_245_094 + 1_728_724_336),
     ],
