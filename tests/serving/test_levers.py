@@ -65,6 +65,9 @@ class Asked:
         for flag, value in given.items():
             if flag == "utilization":
                 load[flag] = float(value)
+            elif flag == "offload_experts":
+                assert value == "host"
+                load["offloaded"] = None
             else:
                 load[flag] = value if value is True else int(value.replace("k", "")) * (1024 if "k" in value else 1)
         question = replace(self.question, spread=spread, load=replace(self.question.load, **load))
@@ -81,9 +84,10 @@ def fitting(some: list[Lever]) -> list[str]:
 
 
 def single(lever: Lever) -> bool:
-    """Whether it changes one thing of the question and no device."""
+    """Whether it changes one thing of the question, and neither the device nor where experts are."""
     return (
         " + " not in lever.name
+        and lever.flags != "--offload-experts host"
         and not lever.flags.startswith(("--context", "--batch ", "--gpu "))
         and (lever.name not in MORE)
     )
