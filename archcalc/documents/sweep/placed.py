@@ -142,7 +142,8 @@ class Placed:
         if self.gpu is None or (counted and (spread.ep is not None or where.dp == 1)):
             return []
         tokens = format_int(self.question.load.context)
-        return [f"{self.words}: layout found for {tokens} tokens; searched: {self.found.searched}."]
+        searched = f"; searched: {self.found.searched}" if self.found.searched else ""
+        return [f"{self.words}: layout found for {tokens} tokens{searched}."]
 
 
 def placed(found: Sequence[Case], gpu: Sequence[str], longest: int, most: int, **flags: Any) -> list[Placed]:
