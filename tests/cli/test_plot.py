@@ -127,9 +127,13 @@ def test_every_flag_of_serve_changes_what_is_drawn(flag: str) -> None:
         assert [old[key] for key in drawn] != [new[key] for key in drawn]
 
 
+OF_AN_ANSWER = {"--price", "--check", "--log", "--within"}
+"""Flags of `serve` that a picture has no use for."""
+
+
 def test_every_flag_of_serve_is_tried() -> None:
     described = run("serve", "--help").out.partition("Options:")[2]
-    beside = {"--gpu", "--context", "--batch", "--price", "--check", "--format", "--units", "--help"}
+    beside = {"--gpu", "--context", "--batch", "--format", "--units", "--help"} | OF_AN_ANSWER
     assert set(re.findall(r"^  (--[a-z-]+)", described, re.MULTILINE)) - beside == set(CHANGES)
 
 
@@ -283,7 +287,7 @@ def test_the_help_lists_the_kinds_and_of_each_the_options_that_it_takes() -> Non
     described = run("serve", "--help").out.partition("Options:")[2]
     serving = set(re.findall(r"^  (--[a-z-]+)", described, re.MULTILINE)) - always
     taken = {
-        "memory": {"--context", "--plan", "--set", *(serving - {"--price", "--check"})},
+        "memory": {"--context", "--plan", "--set", *(serving - OF_AN_ANSWER)},
         "kv": {"--context", "--batch", "--kv-dtype", "--tp", "--pp", "--dp", "--dcp", "--block-size"},
         "flops": {"--context", "--batch"},
         "train": {"--plan", "--set"},
