@@ -296,6 +296,8 @@ def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> lis
         said.append("ep below tp x dp: each expert is divided further. vLLM has ep 1 and tp x dp only.")
     if where.ep > 1 and where.tp > 1 and where.dp > 1:
         said.append("Shared experts are divided by tp; with tp, dp and ep together vLLM may keep them whole.")
+    if load.lora_rank and question.served.has_experts:
+        said.append("Buffers for adapters of routed experts are not counted: vLLM has them from 0.12 on.")
     return [*said, *_unloaded(spec, load)]
 
 

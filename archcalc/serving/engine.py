@@ -230,8 +230,10 @@ class Reserve(Section):
     Attributes:
         fixed: always.
         per_batched_token: for each token of a step.
-        per_device: for each of tp x pp devices.
+        per_device: for each of tp x pp devices; of all devices where groups share experts.
         per_sequence: for each sequence of the largest graph.
+        per_shared_sequence: the same on top, for each of the data-parallel groups that share experts.
+        many_sequences: above so many sequences, `per_shared_sequence_of_many` comes on top of that.
         least: at least so much, on devices of `least_from` bytes and more.
     """
 
@@ -239,6 +241,9 @@ class Reserve(Section):
     per_batched_token: Amount
     per_device: Amount
     per_sequence: Amount
+    per_shared_sequence: Amount
+    per_shared_sequence_of_many: Amount
+    many_sequences: Size
     least: Amount
     least_from: Amount
 

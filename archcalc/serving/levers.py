@@ -101,7 +101,7 @@ def _changes(asked: Question, hardware: Hardware, serving: Serving) -> Iterator[
         yield _load("a larger share of the memory", f"--utilization {HIGH_UTILIZATION}", utilization=HIGH_UTILIZATION)
     if load.kv_dtype == "bf16":
         yield _spread("cache in 8 bits", "--kv-dtype fp8", kv_dtypes=("fp8",))
-    experts = any(d.axis == "experts" for w in tape.weights() for d in w.stack)
+    experts = asked.served.has_experts
     if where.dp == 1 and where.tp > 1 and where.dcp == 1:
         more = " --ep all" if experts else ""
         yield _spread(
@@ -177,9 +177,7 @@ def _more(question: Question, hardware: Hardware, serving: Serving) -> list[Leve
 
 def _on_the_host(asked: Question, serving: Serving, hardware: Hardware) -> list[Lever]:
     """Routed experts in the host's memory: slow, and so the last resort."""
-    tape = asked.served.tape
-    experts = any(d.axis == "experts" for w in tape.weights() for d in w.stack)
-    if serving.fits or not experts or asked.load.offloaded != 0 or serving.where.ep > 1:
+    if serving.fits or not asked.served.has_experts or asked.load.offloaded != 0 or serving.where.ep > 1:
         return []
     change = _load("experts in the host's memory (slow)", "--offload-experts host", offloaded=None)
     return [_tried([change], asked, hardware)]

@@ -241,7 +241,7 @@ def serve(
     mesh = where.mesh(load.block_size or page_size(tape, engine))
     cache = sequence_cache(tape, load.kv_dtype, mesh, mtp=load.mtp)
     largest = step_of(engine, hardware, load)
-    share = share_of(engine, hardware, where, load, largest)
+    share = share_of(engine, hardware, where, load, largest, shared=where.dp > 1 and served.has_experts)
     devices, pool = [], Pool()
     for stage, kept in zip(stages(depth, where), cache.stages, strict=True):
         key = ("held", where, stage, load.language_only, load.offloaded)
@@ -299,15 +299,21 @@ def layers_by_span(tape: Tape, stage: range) -> dict[Span, int]:
     return {} if len(sorts) == 1 and len(found) > 1 else found
 
 
-def share_of(engine: Engine, hardware: Hardware, where: Deployment, load: Load, step: Step) -> Fraction:
-    """The share of the memory that the engine uses: as it is told, or its default."""
+def share_of(
+    engine: Engine, hardware: Hardware, where: Deployment, load: Load, step: Step, *, shared: bool = False
+) -> Fraction:
+    """The share of the memory that the engine uses: as it is told, or its default. `shared`: data-parallel groups of
+    attention share experts, and are no copies that know nothing of each other."""
     if load.utilization is not None:
         return Fraction(str(load.utilization))
     if engine.reserve is None:
         return Fraction(str(engine.utilization))
     reserve, memory = engine.reserve, hardware.memory_visible_bytes
     left = reserve.fixed + reserve.per_batched_token * step.tokens + reserve.per_sequence * step.sequences
-    left += reserve.per_device * where.tp * where.pp
+    left += reserve.per_device * (where.devices if shared else where.tp * where.pp)
+    if shared:
+        more = reserve.per_shared_sequence_of_many if step.sequences > reserve.many_sequences else 0
+        left += (reserve.per_shared_sequence + more) * step.sequences * where.dp
     if memory >= reserve.least_from:
         left = max(left, reserve.least)
     return max(Fraction(1, 1000), Fraction(round(1000 * (memory - left) / memory), 1000))

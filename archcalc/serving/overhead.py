@@ -59,6 +59,11 @@ class Served:
         """Its weights and caches."""
         return self.model.trace(Workload())
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether any layer routes tokens to experts."""
+        return any(d.axis == "experts" for w in self.tape.weights() for d in w.stack)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
@@ -143,8 +148,7 @@ def terms(
     free = engine.share_of == "free"
     found = [Term("activation", _peak(served, engine, where, step, stage, depth), outside=free)]
     if not load.eager:
-        dense = not any(d.axis == "experts" for w in served.tape.weights() for d in w.stack)
-        graphs = engine.cuda_graphs.bounds(step.sequences, len(stage), dense=dense)
+        graphs = engine.cuda_graphs.bounds(step.sequences, len(stage), dense=not served.has_experts)
         found.append(Term("cuda_graphs", graphs, outside=not engine.cuda_graphs.inside_utilization))
     found.append(Term("non_torch", _non_torch(engine, hardware, where, load), outside=free))
     return (*found, *kept)

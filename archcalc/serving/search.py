@@ -162,7 +162,7 @@ class Question:
         that make no deployment are `refused`.
         """
         spread, tape = self.spread, self.served.tape
-        experts = any(d.axis == "experts" for w in tape.weights() for d in w.stack)
+        experts = self.served.has_experts
         for dtype in spread.kv_dtypes:
             for tp, pp, dp in self._sizes(hardware, count):
                 whole: list[int | str] = [spread.ep] if spread.ep else [1, "all"] if experts and dp > 1 else [1]

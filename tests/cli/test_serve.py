@@ -409,6 +409,12 @@ def test_drafts_adapters_and_prediction_modules_are_rows_of_the_overhead(capsys:
         assert found["quantities"]["serve.overhead_bytes"] == before["serve.overhead_bytes"] + row["bytes"]
 
 
+def test_adapters_of_experts_are_said_not_to_be_counted(capsys: Capture) -> None:
+    for name, said in (("k25", True), ("llama-3.1-70b", False)):
+        notes = report(capsys, "serve", name, "--gpu", "h200", "--gpus", "8", "--lora-rank", "16")["notes"]
+        assert any(note.startswith("Buffers for adapters of routed experts are not counted") for note in notes) is said
+
+
 def test_what_is_not_modelled_is_named(capsys: Capture) -> None:
     said = " ".join(report(capsys, *K25_ON_H200)["conventions"])
     assert "Not modelled: KV cache in the host's memory, and prefixes that sequences share." in said

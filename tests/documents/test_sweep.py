@@ -231,6 +231,7 @@ def test_a_layout_that_was_asked_for_is_not_said_to_be_found() -> None:
     for flags in ({"gpus": 8}, {"gpus": 16, "tp": 8}, {"tp": 4, "dp": 2}):
         figure = memory_figure(cases(models(["k25"]), ["bf16"], [1]), RANGE, ["h200"], **flags)
         assert [note for note in figure.report.notes if "layout found for 262,144 tokens" in note]
+        assert not [note for note in figure.report.notes if "searched: ." in note]
 
 
 def test_lines_of_several_gpus_have_the_limit_of_each() -> None:

@@ -115,6 +115,22 @@ def test_sglangs_default_share_is_what_its_reserve_leaves(
     assert found == Fraction(round(1000 * (1 - left * 2**20 / visible)), 1000)
 
 
+@pytest.mark.parametrize(
+    ("name", "load", "left"),
+    [
+        # [MiB] 8 groups: 128 a device of 8, and for each sequence of each group 4.5, or 3 of 300 and fewer
+        ("k25", Load(context=1), 512 + 12_288 + 8 * 128 + 1024 + 8 * 512 * 4.5),
+        ("k25", Load(context=1, max_num_seqs=300), 512 + 12_288 + 8 * 128 + 600 + 8 * 300 * 3),
+        # copies of a dense model share nothing
+        ("llama-3.1-70b", Load(context=1), 512 + 12_288 + 128 + 1024),
+    ],
+)
+def test_sglangs_default_share_leaves_more_where_groups_share_experts(name: str, load: Load, left: float) -> None:
+    visible = gpu("h200").memory_visible_bytes
+    found = served(name, by="sglang", load=load, dp=8, ep=1).worst.share
+    assert found == Fraction(round(1000 * (1 - left * 2**20 / visible)), 1000)
+
+
 def test_a_share_that_is_given_is_taken_as_it_is_written() -> None:
     for by in ENGINES:
         load = Load(context=1, utilization=0.7)
