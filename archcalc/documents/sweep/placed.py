@@ -141,8 +141,9 @@ class Placed:
         counted = spread.tp is not None and spread.tp * (spread.pp or 1) * (spread.dp or 1) == where.devices
         if self.gpu is None or (counted and (spread.ep is not None or where.dp == 1)):
             return []
-        tokens = format_int(self.question.load.context)
-        return [f"{self.words}: layout found for {tokens} tokens; searched: {self.found.searched}."]
+        tokens, searched = format_int(self.question.load.context), self.found.searched
+        said = "layout found" if self.found.best.fits else "no layout fits, this one lacks least"
+        return [f"{self.words}: {said} for {tokens} tokens" + (f"; searched: {searched}." if searched else ".")]
 
 
 def placed(found: Sequence[Case], gpu: Sequence[str], longest: int, most: int, **flags: Any) -> list[Placed]:
