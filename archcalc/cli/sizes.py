@@ -79,5 +79,10 @@ def parse_prices(texts: list[str] | None) -> dict[str, float]:
         digits = price.strip()
         if not (equals and name.strip() and digits.replace(".", "", 1).isdecimal() and digits.isascii()):
             raise InputError(f"--price {show_value(text)} names no price", value=text, hint="write --price h100=2.1")
-        prices[name.strip()] = float(digits[:20])
+        name = name.strip()
+        if name in prices:
+            raise InputError(f"--price names {show_value(name)} twice", value=text, hint="give one price of each GPU")
+        if len(digits) > 20 or not float(digits) > 0:
+            raise InputError(f"--price {show_value(text)} is out of range", value=text, hint="write --price h100=2.1")
+        prices[name] = float(digits)
     return prices

@@ -28,6 +28,15 @@ AGAIN = tuple(name for name in COMMANDS if name != "train")
 MOST_VALUES = 1000
 """Images, videos or files that saved inputs may list."""
 
+SWITCHES = {
+    "serve": {
+        **dict.fromkeys(("eager", "language_only", "mtp"), (False, True)),
+        "sampler": (None, "torch", "flashinfer"),
+        "vision": (None, "replicated", "sharded"),
+    }
+}
+"""What inputs of a command can be that a command line lets nobody mistype."""
+
 _RENAMED = {"as": "as_", "images": "image", "videos": "video"}
 """Inputs of saved reports that are no name of a parameter; `images` and `videos` were written by earlier versions."""
 
@@ -76,6 +85,8 @@ def again(command: str, spec: Spec, inputs: Mapping[str, Any]) -> Report:
     if "log" in given or any(isinstance(value, list) and len(value) > MOST_VALUES for value in given.values()):
         raise unusable
     given |= choices
+    if any(name in given and given[name] not in values for name, values in SWITCHES.get(command, {}).items()):
+        raise unusable
     for name, folder in FILES.items():
         _check_bundled(name, given.get(name), ("all",) if command == "serve" else (), bundled_names(folder))
         if command == "report" and not isinstance(given.get(name, []), list):

@@ -56,8 +56,14 @@ def receipt(serving: Serving, logged: Logged, within: Fraction | None) -> tuple[
     """What was computed beside what an engine printed, notes on what they differ in, and the terms beyond `within`.
 
     `within` is a share of the log's weights, cache memory and cached tokens; None: nothing is checked.
+
+    Raises:
+        InputError: a log that has none of what `within` checks.
     """
     rows = list(_rows(serving, logged, within))
+    if within is not None and all(row["term"] in {"total_bytes", *RANGES} for row in rows):
+        hint = "give the log from the engine's start, at level INFO, or leave out --within"
+        raise InputError("--within has nothing to check: the log says neither weights nor cache", hint=hint)
     beyond = [row["term"] for row in rows if row["within"] is False and row["term"] not in RANGES]
     title = f"this answer beside the log of {NAMES[logged.engine]}" + (f" {logged.version}" if logged.version else "")
     return Table("receipt", title, COLUMNS, rows), [*_asked(serving, logged), *_read(serving, logged)], beyond

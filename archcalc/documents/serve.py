@@ -25,7 +25,7 @@ from archcalc.documents.serve_words import (
     term_rows,
 )
 from archcalc.documents.weights import what_if
-from archcalc.errors import InputError, show_value
+from archcalc.errors import InputError, did_you_mean, show_value
 from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware, hardware_names, load_hardware
@@ -94,10 +94,20 @@ def serve(
         raise InputError("a log is of one kind of GPU", value=log, hint="name it with --gpu")
     if gpu is None:
         raise InputError("no GPU is named", hint=f"add --gpu {', '.join(hardware_names())}, a file, or all")
+    _check_prices(asked.prices, gpu)
     if gpu == "all":
         return serve_all_report(asked, [load_hardware(name) for name in hardware_names()])
     share = None if within is None else parse_within(within)
     return serve_report(asked, load_hardware(gpu), None if log is None else load_log(log), share)
+
+
+def _check_prices(prices: Mapping[str, float], gpu: str) -> None:
+    """Raises InputError for a price of no GPU that there is, which would say nothing."""
+    names = [*hardware_names(), *([] if gpu in ("all", *hardware_names()) else [load_hardware(gpu).name])]
+    for name in prices:
+        if name not in names:
+            hint = did_you_mean(name, names) or f"GPUs: {', '.join(names)}"
+            raise InputError(f"a price names no GPU: {show_value(name)}", value=name, hint=hint)
 
 
 def question_of(spec: Spec, **flags: Any) -> Asked:

@@ -212,15 +212,18 @@ class CudaGraphs(Section):
         """How many graphs are captured: sizes 1, 2, 4, every 8th to 256, every 16th above (vLLM, config/vllm.py,
         _set_cudagraph_sizes), to twice max_num_seqs at most."""
         most = min(2 * sequences, self.largest)
-        sizes = [1, 2, 4, *range(8, 257, 8), *range(272, self.largest + 1, 16)]
-        held = [size for size in sizes if size <= most]
-        return len(held) + (sum(size <= sequences for size in held) if self.twice else 0)
+        return _sizes(most) + (_sizes(min(most, sequences)) if self.twice else 0)
 
     def bounds(self, sequences: int, layers: int, *, dense: bool) -> Bounds:
         """Graphs of a model's layers [bytes]."""
         count = self.captured(sequences) * layers
         low, high = (f + count * n for f, n in zip(self.fixed_bytes, self.bytes_per_layer, strict=True))
         return Bounds(0 if dense and self.none_of_dense else low, high)
+
+
+def _sizes(most: int) -> int:
+    """How many sizes of graphs there are up to `most`."""
+    return sum(size <= most for size in (1, 2, 4)) + min(most, 256) // 8 + max(0, most - 256) // 16
 
 
 class Reserve(Section):

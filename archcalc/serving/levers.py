@@ -150,7 +150,7 @@ def _shorter(asked: Question, hardware: Hardware, serving: Serving) -> list[Leve
         return []
     found = []
     each = serving.worst.sequences
-    longest = min((n for d in serving.devices if (n := d.cache.longest(max(0, d.room()), each)) is not None), default=0)
+    longest = min((n for d in serving.devices if (n := d.cache.longest(d.pool(), each)) is not None), default=0)
     if 0 < longest < asked.load.context:
         found.append(_tried([_load("shorter sequences", f"--context {longest}", context=longest)], asked, hardware))
     if serving.max_batch and serving.max_batch < asked.load.batch:

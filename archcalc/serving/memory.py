@@ -84,6 +84,11 @@ class Device:
         """What is left for the cache where overhead is at that end; negative where weights don't fit [bytes]."""
         return self.usable(end) - self.weights_bytes - sum(term.bounds.at(end) for term in self.terms)
 
+    def pool(self, end: End = "middle") -> int:
+        """The same for whoever wants to cache something: nothing where the engine can't start [bytes]."""
+        beyond = self.beyond("high" if end == "high" else "low")
+        return 0 if beyond > 0 else max(0, self.room(end))
+
     @property
     def free(self) -> int:
         """What is left of the pool when the load is cached [bytes]."""
@@ -162,12 +167,12 @@ class Serving:
     @property
     def kv_budget(self) -> int:
         """What weights and overhead leave for the cache on the worst device [bytes]."""
-        return max(0, self.worst.room())
+        return self.worst.pool()
 
     @property
     def kv_bounds(self) -> Bounds:
         """The same at the two ends of what is assumed [bytes]."""
-        return Bounds(max(0, self.worst.room("high")), max(0, self.worst.room("low")))
+        return Bounds(self.worst.pool("high"), self.worst.pool("low"))
 
     @property
     def free(self) -> int:
@@ -198,7 +203,7 @@ class Serving:
     @property
     def max_context(self) -> int | None:
         """Tokens of one sequence alone, by memory; None where a sequence of any length fits."""
-        found = [device.cache.longest(max(0, device.room())) for device in self.devices]
+        found = [device.cache.longest(device.pool()) for device in self.devices]
         return min((n for n in found if n is not None), default=None)
 
     @property
@@ -212,12 +217,12 @@ class Serving:
         if longest is None or not self.pool.hybrid:
             return None if longest is None else longest * self.where.dp
         context = self.load.context
-        return min(max(0, d.room()) * context // d.sequence_bytes for d in self.devices) * self.where.dp
+        return min(d.pool() * context // d.sequence_bytes for d in self.devices) * self.where.dp
 
     @property
     def max_batch(self) -> int | None:
         """Sequences of the load's context, by memory; None where they cache nothing."""
-        found = [max(0, d.room()) // d.sequence_bytes for d in self.devices if d.sequence_bytes]
+        found = [d.pool() // d.sequence_bytes for d in self.devices if d.sequence_bytes]
         return min(found) * self.where.dp if found else None
 
 

@@ -11,6 +11,7 @@ import pytest
 from archcalc.cli import main
 from archcalc.documents.quantities import QUANTITIES
 from archcalc.files.loader import bundled_dir
+from archcalc.hardware import load_hardware
 
 Capture = pytest.CaptureFixture[str]
 K25_ON_H200 = ("serve", "k25", "--gpu", "h200", "--gpus", "8", "--tp", "8")
@@ -196,6 +197,12 @@ def test_check_exits_0_where_it_fits_and_1_where_not(capsys: Capture) -> None:
         (("--gpu", "h200", "--gpus", "8", "--tp", "4", "--pp", "3"), "tp 4 x pp 3 does not make 8 GPUs"),
         (("--gpu", "h200", "--gpus", "62", "--tp", "1", "--pp", "62"), "pp 62 is more than the 61 layers"),
         (("--gpu", "h200", "--price", "h200=cheap"), "names no price"),
+        (("--gpu", "h200", "--price", "H200=2"), "did you mean h200?"),
+        (("--gpu", "all", "--price", "nosuch=2"), 'a price names no GPU: "nosuch"'),
+        (("--gpu", "all", "--price", "h200=1", "--price", "h200=2"), '--price names "h200" twice'),
+        (("--gpu", "all", "--price", "h200=0"), "is out of range"),
+        (("--gpu", "all", "--price", "h200=0.0000000000000000000001"), "is out of range"),
+        (("--gpu", "all", "--price", f"h200={'9' * 30}"), "is out of range"),
         (("--gpu", "h200", "--gpus", "8", "--offload-experts", "61"), "only 60 layers have routed experts, not 61"),
         (("--gpu", "h200", "--gpus", "8", "--offload-experts", "some"), "neither a whole number nor host"),
         (("--gpu", "h200", "--gpus", "8", "--mtp"), "has no multi-token-prediction module"),
@@ -366,8 +373,10 @@ def test_prices_sort_the_table_of_all_gpus(capsys: Capture, tmp_path: Path) -> N
 
 def test_the_price_in_ones_own_hardware_file_is_read(capsys: Capture, tmp_path: Path) -> None:
     path = card(tmp_path, 80, price_per_hour=1.5)
-    found = report(capsys, "serve", "llama-3.1-70b", "--gpu", str(path), "--gpus", "4", "--context", "8k")
-    assert found["quantities"]["serve.price_per_hour"] == 6.0
+    asked = ("serve", "llama-3.1-70b", "--gpu", str(path), "--gpus", "4", "--context", "8k")
+    assert report(capsys, *asked)["quantities"]["serve.price_per_hour"] == 6.0
+    found = report(capsys, *asked, "--price", f"{load_hardware(str(path)).name}=2")
+    assert found["quantities"]["serve.price_per_hour"] == 8.0
 
 
 def test_experts_on_the_host_leave_the_gpus_and_are_read_for_each_token(capsys: Capture, tmp_path: Path) -> None:

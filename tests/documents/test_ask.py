@@ -93,6 +93,9 @@ def test_no_file_that_a_saved_report_names_is_read(
         ("flops", {"choices": ["mla"]}),
         ("report", {"plan": "k2-pretrain"}),  # text is no list of names
         ("flops", {"image": [[14, 14]] * 1001}),
+        ("serve", {"gpu": "h200", "sampler": "greedy"}),
+        ("serve", {"gpu": "h200", "vision": "halved"}),
+        ("serve", {"gpu": "h200", "eager": "no"}),
     ],
 )
 def test_inputs_that_no_report_has_are_not_used_again(command: str, inputs: dict[str, Any]) -> None:

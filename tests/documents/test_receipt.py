@@ -204,6 +204,13 @@ def test_within_is_a_percentage(text: str, share: str) -> None:
     assert parse_within(text) == Fraction(share)
 
 
+def test_a_log_that_has_nothing_to_check_does_not_pass() -> None:
+    logged = read_log("Free memory on device (77.64/79.19 GiB)\nGraph capturing finished in 9 secs, took 1.00 GiB\n")
+    assert rows(receipt(answer(), logged, None)[0])
+    with pytest.raises(InputError, match="nothing to check"):
+        receipt(answer(), logged, FIVE)
+
+
 @pytest.mark.parametrize("text", ["0.05", "5", "", "%", "-5%", "101%", "5%%", "1e1%", "nan%", "\uff15%"])
 def test_anything_else_is_refused_with_what_to_type(text: str) -> None:
     with pytest.raises(InputError) as caught:

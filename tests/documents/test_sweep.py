@@ -234,6 +234,14 @@ def test_a_layout_that_was_asked_for_is_not_said_to_be_found() -> None:
         assert not [note for note in figure.report.notes if "searched: ." in note]
 
 
+def test_a_layout_that_does_not_fit_is_not_said_to_be_found_and_one_try_is_no_search() -> None:
+    drawn = cases(models(["k25"]), ["bf16"], [1])
+    (said,) = memory_figure(drawn, RANGE, ["h100"], gpus=8).report.notes
+    assert said.endswith("no layout fits, this one lacks least for 262,144 tokens.")
+    (said,) = memory_figure(drawn, RANGE, ["h200"], offload_experts="host").report.notes
+    assert said.endswith("layout found for 262,144 tokens.")
+
+
 def test_lines_of_several_gpus_have_the_limit_of_each() -> None:
     found = cases(models(["k25", "llama-3.1-70b"]), ["bf16", "fp8"], [1])
     figure = memory_figure(found, RANGE, ["h200", "b200"], gpus=8)

@@ -49,6 +49,11 @@ def test_no_size_above_the_largest_is_captured() -> None:
     assert graphs(largest=256).captured(1024) == 35  # 1, 2, 4 and 32 more
 
 
+def test_captured_sizes_are_counted_and_not_listed() -> None:
+    # 3 to 4; 32 from 8 to 256; one for each 16 above, of 2^60: a list of these would fill any memory
+    assert graphs(largest=1 << 60).captured(1 << 60) == 3 + 32 + ((1 << 60) - 256) // 16
+
+
 def test_graphs_take_a_part_for_each_size_and_layer() -> None:
     # two sizes of 80 layers: 160 times 10 or 20 bytes
     for dense in (False, True):

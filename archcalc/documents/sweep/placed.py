@@ -127,7 +127,7 @@ class Placed:
         fitting = [n for n, x in enumerate(xs) if self.fits(x, end)]
         if fitting and fitting[-1] == len(xs) - 1:
             devices = self.at(xs[-1]).devices
-            ends = [device.cache.longest(max(0, device.room(end)), device.sequences) for device in devices]
+            ends = [device.cache.longest(device.pool(end), device.sequences) for device in devices]
             return min((n for n in ends if n is not None), default=None)
         low, high = (xs[fitting[-1]], xs[fitting[-1] + 1]) if fitting else (0, xs[0])
         while high - low > 1:
@@ -141,9 +141,9 @@ class Placed:
         counted = spread.tp is not None and spread.tp * (spread.pp or 1) * (spread.dp or 1) == where.devices
         if self.gpu is None or (counted and (spread.ep is not None or where.dp == 1)):
             return []
-        tokens = format_int(self.question.load.context)
-        searched = f"; searched: {self.found.searched}" if self.found.searched else ""
-        return [f"{self.words}: layout found for {tokens} tokens{searched}."]
+        tokens, searched = format_int(self.question.load.context), self.found.searched
+        said = "layout found" if self.found.best.fits else "no layout fits, this one lacks least"
+        return [f"{self.words}: {said} for {tokens} tokens" + (f"; searched: {searched}." if searched else ".")]
 
 
 def placed(found: Sequence[Case], gpu: Sequence[str], longest: int, most: int, **flags: Any) -> list[Placed]:
