@@ -75,6 +75,10 @@ class Hardware(Section):
             if self.memory_bytes is None:
                 raise FieldError("missing key `memory_visible_bytes` or `memory_bytes`", "name", hint=_MEMORY_HINT)
             object.__setattr__(self, "memory_visible_bytes", self.memory_bytes)
+        for key in ("memory_bytes", "memory_visible_bytes"):
+            size = getattr(self, key)
+            if size is not None and size < 1 << 20:
+                raise FieldError(f"{key} is only {size:,} bytes", key, hint="say which unit: 80GiB or 80GB")
         if not self.title:
             object.__setattr__(self, "title", self.name)
         return self

@@ -35,8 +35,12 @@ LAYOUT, ENGINE = "Layout", "Engine"
 """Panels of the help: options that `kv`, `serve` and `plot` share."""
 
 
+MOST = 1_000_000
+"""More devices than this along an axis are a slip of the finger."""
+
+
 def _size(name: str, about: str) -> Any:
-    return typer.Option(f"--{name}", min=1, metavar="N", help=about, rich_help_panel=LAYOUT)
+    return typer.Option(f"--{name}", min=1, max=MOST, metavar="N", help=about, rich_help_panel=LAYOUT)
 
 
 Tp = Annotated[int | None, _size("tp", "Tensor parallel devices. [default: as many as the other sizes leave, or 1]")]
@@ -104,7 +108,8 @@ Mtp = Annotated[
     typer.Option("--mtp", help="The model's own prediction module proposes tokens.", rich_help_panel=ENGINE),
 ]
 LoraRank = Annotated[
-    int, typer.Option("--lora-rank", min=0, metavar="N", help="Room for an adapter.", rich_help_panel=ENGINE)
+    int,
+    typer.Option("--lora-rank", min=0, max=1 << 16, metavar="N", help="Room for an adapter.", rich_help_panel=ENGINE),
 ]
 OffloadExperts = Annotated[
     str | None,

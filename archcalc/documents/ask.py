@@ -31,8 +31,6 @@ MOST_VALUES = 1000
 SWITCHES = {
     "serve": {
         **dict.fromkeys(("eager", "language_only", "mtp"), (False, True)),
-        "sampler": (None, "torch", "flashinfer"),
-        "vision": (None, "replicated", "sharded"),
     }
 }
 """What inputs of a command can be that a command line lets nobody mistype."""

@@ -145,7 +145,7 @@ QUANTITIES: dict[str, Quantity] = {
     "serve.host_tokens_per_second": Quantity(
         "number",
         "tokens a second, at most",
-        "What the host's memory bandwidth allows, reading experts alone, for the asked-for sequences.",
+        "What the way to the host allows, PCIe or its own memory, reading experts alone, for the asked-for sequences.",
     ),
     "serve.context_limit": Quantity("tokens", "the model's context limit", "max_position_embeddings."),
     "serve.max_batch": Quantity(

@@ -19,6 +19,7 @@ from archcalc.documents.serve_words import (
     assumptions,
     count_row,
     host_table,
+    host_ways,
     lever_table,
     notes,
     overhead_table,
@@ -174,65 +175,23 @@ def serve_report(
 ) -> Report:
     """The answer on one kind of GPU; with counts left open, on the fewest that fit; beside what an engine `logged`,
     whose terms may be off by a share of `within`. Raises InputError."""
-    question, limit = asked.question, asked.spec.backbone.max_position_embeddings
+    question = asked.question
     found = question.on(hardware)
     best, where = found.best, found.best.where
-    load, bounds = best.load, best.kv_bounds
-    others = [load_hardware(name) for name in hardware_names()]
-    changes = levers(question, hardware, best, others)
-    limits = {
-        "serve.max_tokens": best.max_tokens,
-        "serve.max_context": best.max_context,
-        "serve.max_batch": best.max_batch,
-    }
-    several = len(found.tries) > 1
-    verdict = {"fits": "fits on", "tight": "is tight on", "does not fit": "does not fit on"}[best.word]
-    if best.word == "tight":
-        verdict = f"{'just fits' if best.fits else 'just does not fit'} on"
-    if not best.fits and several:
-        verdict = "does not fit even on"
-    quantities: dict[str, Value] = {
-        "serve.fits": best.fits,
-        "serve.gpus": where.devices,
-        "serve.weights_bytes": best.weights_bytes,
-        "serve.overhead_bytes": best.overhead_bytes,
-        "serve.kv_bytes": best.kv_bytes,
-        "serve.kv_budget_bytes": best.kv_budget,
-        "serve.kv_bytes_low": bounds.low,
-        "serve.kv_bytes_high": bounds.high,
-        "serve.margin_bytes": best.margin,
-        **{name: n for name, n in limits.items() if n is not None},
-        "serve.context_limit": limit,
-        **_host_quantities(found, hardware),
-    }
+    changes = levers(question, hardware, best, [load_hardware(name) for name in hardware_names()])
     beside, said, beyond = ([], [], []) if logged is None else _beside(best, logged, within)
-    price = asked.cost(hardware, where.devices)
-    if price is not None:
-        quantities["serve.price_per_hour"] = price
+    laid = {name: getattr(where, name) for name in ("tp", "pp", "dp", "ep", "dcp")}
+    chosen = {"gpus": where.devices, **laid, "kv_dtype": best.load.kv_dtype, "block_size": best.block_size}
+    tried = Table("counts", "GPU counts tried", COUNTS, [count_row(s, hardware) for s in found.tries])
     return Report(
         command="serve",
-        title=f"{asked.spec.title} {verdict} {where.devices} x {hardware.title}: {_sequences(best.load)}",
-        inputs={
-            **inputs_of(asked),
-            "gpu": hardware.name,
-            "gpus": where.devices,
-            "tp": where.tp,
-            "pp": where.pp,
-            "dp": where.dp,
-            "ep": where.ep,
-            "dcp": where.dcp,
-            "kv_dtype": load.kv_dtype,
-            "block_size": best.block_size,
-        },
-        quantities=quantities,
-        rows=Table("rows", f"each of {where.devices}, {called(where)}", TERMS, term_rows(best, load)),
+        title=_title(asked, found, hardware),
+        inputs={**inputs_of(asked), "gpu": hardware.name, **chosen},
+        quantities=_quantities(asked, found, hardware),
+        rows=Table("rows", f"each of {where.devices}, {called(where)}", TERMS, term_rows(best, best.load)),
         tables=[
             *beside,
-            *(
-                [Table("counts", "GPU counts tried", COUNTS, [count_row(s, hardware) for s in found.tries])]
-                if several
-                else []
-            ),
+            *([tried] if len(found.tries) > 1 else []),
             overhead_table(best, question.engine),
             *host_table(best, hardware),
             *lever_table(changes, best),
@@ -247,6 +206,41 @@ def serve_report(
         ],
         extra={"verdict": best.word, **({"beyond": beyond} if within is not None else {})},
     )
+
+
+def _title(asked: Asked, found: Found, hardware: Hardware) -> str:
+    """The verdict in a line."""
+    best = found.best
+    verdict = {"fits": "fits on", "does not fit": "does not fit on"}.get(best.word)
+    if verdict is None:
+        verdict = "just fits on" if best.fits else "just does not fit on"
+    if not best.fits and len(found.tries) > 1:
+        verdict = "does not fit even on"
+    return f"{asked.spec.title} {verdict} {best.where.devices} x {hardware.title}: {_sequences(best.load)}"
+
+
+def _quantities(asked: Asked, found: Found, hardware: Hardware) -> dict[str, Value]:
+    best, bounds = found.best, found.best.kv_bounds
+    limits = {
+        "serve.max_tokens": best.max_tokens,
+        "serve.max_context": best.max_context,
+        "serve.max_batch": best.max_batch,
+        "serve.price_per_hour": asked.cost(hardware, best.where.devices),
+    }
+    return {
+        "serve.fits": best.fits,
+        "serve.gpus": best.where.devices,
+        "serve.weights_bytes": best.weights_bytes,
+        "serve.overhead_bytes": best.overhead_bytes,
+        "serve.kv_bytes": best.kv_bytes,
+        "serve.kv_budget_bytes": best.kv_budget,
+        "serve.kv_bytes_low": bounds.low,
+        "serve.kv_bytes_high": bounds.high,
+        "serve.margin_bytes": best.margin,
+        **{name: n for name, n in limits.items() if n is not None},
+        "serve.context_limit": asked.spec.backbone.max_position_embeddings,
+        **_host_quantities(found, hardware),
+    }
 
 
 def serve_all_report(asked: Asked, gpus: list[Hardware]) -> Report:
@@ -310,8 +304,9 @@ def _host_quantities(found: Found, hardware: Hardware) -> dict[str, Value]:
     if host is None:
         return {}
     read: dict[str, Value] = {"serve.host_bytes": host.nbytes, "serve.host_bytes_per_token": host.token_bytes}
-    if hardware.host is not None:
-        read["serve.host_tokens_per_second"] = float(host.tokens_per_second(hardware.host.memory_bandwidth))
+    ways = host_ways(found.best, hardware)
+    if ways:
+        read["serve.host_tokens_per_second"] = max(float(host.tokens_per_second(speed)) for speed in ways.values())
     return read
 
 

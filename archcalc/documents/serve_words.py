@@ -21,8 +21,10 @@ COUNTING = (
     "Usable is the engine's share of the memory; the KV cache gets what weights and overhead leave of it.",
     "Weights: heads, feed-forward width and vocabulary divided by tp; layers by pp; routed experts over tp x dp, as"
     " whole ones with ep; the rest whole on every GPU.",
-    "Each assumed term has a range; the verdict is that of the middle, tight where the ends disagree.",
-    "Not modelled: KV cache in the host's memory, and prefixes that sequences share.",
+    "Each assumed term has a range; the verdict is that of the middle, tight where the ends disagree. What an engine"
+    " takes on top of its share shrinks no pool; without room for the least of it nothing fits.",
+    "Not modelled: KV cache in the host's memory, prefixes that sequences share, and videos in an engine's largest"
+    " step.",
 )
 TERMS = (
     Column("path", "memory of one GPU"),
@@ -190,6 +192,17 @@ def lever_table(changes: Sequence[Lever], s: Serving) -> list[Table]:
     return [Table("levers", title, LEVERS, rows, note=" ".join(refused))]
 
 
+def host_ways(s: Serving, hardware: Hardware) -> dict[str, int]:
+    """How experts on the host may be read, and how fast at most, all GPUs and nodes together [bytes/s]: by the GPUs
+    (vLLM and SGLang fetch them), or by the host's processors (llama.cpp, KTransformers compute there)."""
+    nodes, ways = -(-s.where.devices // hardware.devices_per_node), {}
+    if hardware.links is not None:
+        ways["over PCIe by the GPUs"] = hardware.links.pcie_bytes_per_s * s.where.devices
+    if hardware.host is not None:
+        ways["by the host's processors from its memory"] = hardware.host.memory_bandwidth * nodes
+    return ways
+
+
 def host_table(s: Serving, hardware: Hardware) -> list[Table]:
     """Experts in the host's memory: what they take, and the tokens a second that reading them allows."""
     host = s.host
@@ -198,17 +211,12 @@ def host_table(s: Serving, hardware: Hardware) -> list[Table]:
     rows: list[dict[str, Any]] = [
         {"path": f"experts of {len(host.layers)} layers in the host's memory", "bytes": host.nbytes},
         {"path": "read for one decoded token", "bytes": host.token_bytes},
-        {"path": f"read for a step of {host.sequences} sequences", "bytes": host.step_bytes},
+        {"path": f"read for a step of the {host.sequences} asked for", "bytes": host.step_bytes},
     ]
-    links = {}
-    if hardware.links is not None:
-        links["over PCIe to the GPUs"] = hardware.links.pcie_bytes_per_s * s.where.devices
-    if hardware.host is not None:
-        links["by the host's processors, from its memory"] = hardware.host.memory_bandwidth
     if hardware.host is not None:
         nodes = -(-s.where.devices // hardware.devices_per_node)
         rows.append({"path": "memory of the hosts", "bytes": nodes * hardware.host.memory_bytes})
-    for way, bandwidth in links.items():
+    for way, bandwidth in host_ways(s, hardware).items():
         speed = float(host.tokens_per_second(bandwidth))
         rows.append({"path": f"at most, read {way}", "bytes": None, "tokens_per_second": speed})
     columns = (
@@ -232,6 +240,8 @@ def assumptions(question: Question, best: Sequence[tuple[Hardware, Serving]]) ->
     ]
     kept = [line for line in engine.assumed if load.overhead is None or not line.startswith(OVERHEAD_KEYS)]
     about = [f"{h.name}: {line}" for h, _ in best for line in h.assumptions if line.startswith("memory_")]
+    pairs = [(h, s) for h, s in best if s.where.group > 1 and h.links is None]
+    about += [f"{h.name}: links: not given, taken as PCIe" for h, _ in pairs]
     nodes = [
         f"{h.name}: {line}"
         for h, s in best

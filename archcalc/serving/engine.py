@@ -238,6 +238,7 @@ class Reserve(Section):
         per_shared_sequence: the same on top, for each of the data-parallel groups that share experts.
         many_sequences: above so many sequences, `per_shared_sequence_of_many` comes on top of that.
         least: at least so much, on devices of `least_from` bytes and more.
+        shrinks_with_tower: whether the share is smaller where a vision tower is loaded, by the tower's size.
     """
 
     fixed: Amount
@@ -249,6 +250,7 @@ class Reserve(Section):
     many_sequences: Size
     least: Amount
     least_from: Amount
+    shrinks_with_tower: bool
 
 
 class TensorParallel(Section):
@@ -276,6 +278,7 @@ class Engine(Section):
         whole_prompts: whether a step holds a prompt of the whole context where that is longer than its tokens, up to
             `chunked_from` tokens of context (V0 without chunked prefill).
         chunked_from: context above which prompts are cut into steps.
+        context_parallel: whether it divides the context of a sequence within a tensor-parallel group.
         uneven_experts: whether devices may hold different numbers of experts.
         absorbed_copies: whether MLA's up-projection is kept a second time: `always`, where it is stored `quantized`, or
             `never`.
@@ -308,6 +311,7 @@ class Engine(Section):
     devices: Annotated[list[DeviceClass], Field(min_length=1)]
     whole_prompts: bool = False
     chunked_from: Size | None = None
+    context_parallel: bool
     uneven_experts: bool
     absorbed_copies: Literal["always", "quantized", "never"]
     non_torch_bytes: NonTorch

@@ -58,7 +58,10 @@ def levers(question: Question, hardware: Hardware, serving: Serving, others: lis
     if not serving.fits and not any(f.serving and f.serving.fits for f in found):
         found += _together(changes, asked, hardware)
     found += _shorter(asked, hardware, serving)
-    found += _more(question, hardware, serving)
+    known = {f.serving.where for f in found if f.serving is not None}
+    found += [
+        lever for lever in _more(question, hardware, serving) if not lever.serving or lever.serving.where not in known
+    ]
     found += _instead(asked, serving, hardware, others)
     found += _on_the_host(asked, serving, hardware)
     return found
@@ -83,7 +86,7 @@ def _pinned(question: Question, serving: Serving) -> Question:
 def _changes(asked: Question, hardware: Hardware, serving: Serving) -> Iterator[_Change]:
     """Changes that need no other device, cheapest to the user first."""
     where, load, tape = serving.where, serving.load, asked.served.tape
-    for dcp in contexts(tape, where.tp):
+    for dcp in contexts(tape, asked.engine, where.tp):
         if dcp > where.dcp:
             yield _spread("context over the tp group", f"--dcp {dcp}", dcp=dcp)
     step = step_of(asked.engine, hardware, load)

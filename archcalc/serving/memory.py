@@ -17,6 +17,7 @@ from typing import Literal
 
 from archcalc.calc.kv_cache import SequenceCache, cache_rows, sequence_cache
 from archcalc.calc.sharding import Padding, check_heads, paddings
+from archcalc.errors import InputError
 from archcalc.hardware import Hardware
 from archcalc.serving.deployment import (
     Deployment,
@@ -32,7 +33,7 @@ from archcalc.serving.offload import Host, offloaded
 from archcalc.serving.overhead import Load, Served, Term, step_of, terms
 from archcalc.serving.pools import Pool, pooled
 from archcalc.serving.step import Step
-from archcalc.tape import Span, Tape, Weight
+from archcalc.tape import Span, Tape, Weight, product
 
 Word = Literal["fits", "tight", "does not fit"]
 """`tight`: zero lies between the margins at the two ends of what is assumed."""
@@ -236,6 +237,10 @@ def serve(
     """
     tape, scheme = served.tape, served.scheme
     where = replace(where, uneven_experts=engine.uneven_experts)
+    if where.dcp > 1 and not engine.context_parallel:
+        raise InputError(f"{engine.name} does not divide context", value=where.dcp, hint="leave out --dcp")
+    if load.mtp and draft is not None:
+        raise InputError("--mtp and --draft are two ways to draft", hint="leave one out")
     check_heads(tape, where.tp)
     loaded = loaded_weights(tape, scheme, language_only=load.language_only)
     check_experts(loaded, where)
@@ -246,7 +251,7 @@ def serve(
     mesh = where.mesh(load.block_size or page_size(tape, engine))
     cache = sequence_cache(tape, load.kv_dtype, mesh, mtp=load.mtp)
     largest = step_of(engine, hardware, load)
-    share = share_of(engine, hardware, where, load, largest, shared=where.dp > 1 and served.has_experts)
+    share = share_of(tape, engine, hardware, where, load, largest, shared=where.dp > 1 and served.has_experts)
     devices, pool = [], Pool()
     for stage, kept in zip(stages(depth, where), cache.stages, strict=True):
         key = ("held", where, stage, load.language_only, load.offloaded)
@@ -305,7 +310,7 @@ def layers_by_span(tape: Tape, stage: range) -> dict[Span, int]:
 
 
 def share_of(
-    engine: Engine, hardware: Hardware, where: Deployment, load: Load, step: Step, *, shared: bool = False
+    tape: Tape, engine: Engine, hardware: Hardware, where: Deployment, load: Load, step: Step, *, shared: bool = False
 ) -> Fraction:
     """The share of the memory that the engine uses: as it is told, or its default. `shared`: data-parallel groups of
     attention share experts, and are no copies that know nothing of each other."""
@@ -321,7 +326,23 @@ def share_of(
         left += (reserve.per_shared_sequence + more) * step.sequences * where.dp
     if memory >= reserve.least_from:
         left = max(left, reserve.least)
-    return max(Fraction(1, 1000), Fraction(round(1000 * (memory - left) / memory), 1000))
+    share = max(Fraction(1, 1000), Fraction(round(1000 * (memory - left) / memory), 1000))
+    return share * _with_tower(tape) if reserve.shrinks_with_tower and not load.language_only else share
+
+
+def _with_tower(tape: Tape) -> Fraction:
+    """By what SGLang multiplies its share where a tower is loaded (server_args.py, adjust_mem_fraction_for_vlm): by its
+    layers times the square of its width, over those of a ViT-L, 24 x 1024²."""
+    towers = [s for s in tape.segments if s.part == "vision" and s.indices and s.entry is not None]
+    if not towers:
+        return Fraction(1)
+    size = sum(s.count * product(s.entry.features) ** 2 for s in towers if s.entry is not None)
+    factor = 1 - Fraction(size - VIT_L, 10 * VIT_L)
+    return Fraction(95, 100) * min(max(factor, Fraction(8, 10)), Fraction(105, 100))
+
+
+VIT_L = 24 * 1024**2
+"""Layers of a ViT-L times the square of its width."""
 
 
 def page_size(tape: Tape, engine: Engine) -> int:

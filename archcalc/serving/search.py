@@ -166,7 +166,7 @@ class Question:
         for dtype in spread.kv_dtypes:
             for tp, pp, dp in self._sizes(hardware, count):
                 whole: list[int | str] = [spread.ep] if spread.ep else [1, "all"] if experts and dp > 1 else [1]
-                parts = [spread.dcp or 1] if spread.dcp or spread.fixed else [1, *contexts(tape, tp)]
+                parts = [spread.dcp or 1] if spread.dcp or spread.fixed else [1, *contexts(tape, self.engine, tp)]
                 for ep, dcp in product(whole, parts):
                     size = tp * dp if ep == "all" else int(ep)
                     try:
@@ -232,9 +232,9 @@ def _counts(hardware: Hardware, least: int) -> Iterator[int]:
     yield from (least * n for n in (*inside, *((node,) if least > 1 else (node * n for n in NODES))))
 
 
-def contexts(tape: Tape, tp: int) -> list[int]:
+def contexts(tape: Tape, engine: Engine, tp: int) -> list[int]:
     """How far context may be divided beside not at all: as far as tensor parallel replicates it; no window is."""
-    if any(c.span.kind == "window" for op in tape.ops("backbone") for c in op.caches):
+    if not engine.context_parallel or any(c.span.kind == "window" for op in tape.ops("backbone") for c in op.caches):
         return []
     heads = [d.size for op in tape.ops("backbone") for c in op.caches for d in c.features if d.axis == "kv_heads"]
     most = tp // max(heads, default=1) if heads else tp

@@ -426,7 +426,7 @@ def test_adapters_of_experts_are_said_not_to_be_counted(capsys: Capture) -> None
 
 def test_what_is_not_modelled_is_named(capsys: Capture) -> None:
     said = " ".join(report(capsys, *K25_ON_H200)["conventions"])
-    assert "Not modelled: KV cache in the host's memory, and prefixes that sequences share." in said
+    assert "Not modelled: KV cache in the host's memory, prefixes that sequences share, and videos" in said
 
 
 def test_a_cache_dtype_may_be_searched(capsys: Capture) -> None:

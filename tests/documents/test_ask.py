@@ -93,8 +93,6 @@ def test_no_file_that_a_saved_report_names_is_read(
         ("flops", {"choices": ["mla"]}),
         ("report", {"plan": "k2-pretrain"}),  # text is no list of names
         ("flops", {"image": [[14, 14]] * 1001}),
-        ("serve", {"gpu": "h200", "sampler": "greedy"}),
-        ("serve", {"gpu": "h200", "vision": "halved"}),
         ("serve", {"gpu": "h200", "eager": "no"}),
     ],
 )

@@ -256,7 +256,7 @@ def test_lines_of_several_gpus_have_the_limit_of_each() -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [{"tp": 8}, {"tp": 8, "dp": 2}, {"tp": 8, "pp": 2}, {"tp": 8, "dcp": 8, "engine": "sglang"}]
+    "flags", [{"tp": 8}, {"tp": 8, "dp": 2}, {"tp": 8, "pp": 2}, {"tp": 8, "dcp": 8, "engine": "vllm-0.8"}]
 )
 @pytest.mark.parametrize("batch", [3, 8])
 def test_the_marked_context_is_the_last_that_fits(flags: dict[str, Any], batch: int) -> None:

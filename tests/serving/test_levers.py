@@ -259,7 +259,12 @@ def test_nothing_is_shortened_where_there_is_no_room_for_a_page(asked: dict[str,
 @pytest.mark.parametrize("name", [name for name in CASES if name not in FIT])
 def test_more_devices_fit_or_are_the_closest(asked: dict[str, Asked], name: str) -> None:
     tried = asked[name]
-    (more,) = [lever for lever in tried.levers if lever.name in MORE]
+    found = [lever for lever in tried.levers if lever.name in MORE]
+    if not found:  # what the search finds is what a lever above says
+        best = replace(tried.question, spread=Spread(kv_dtypes=tried.question.spread.kv_dtypes)).on(tried.hardware).best
+        assert best.where in {lever.serving.where for lever in tried.levers if lever.serving is not None}
+        return
+    (more,) = found
     assert more.serving is not None
     assert more.serving.fits
     devices = more.serving.where.devices

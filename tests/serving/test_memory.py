@@ -18,7 +18,7 @@ from archcalc.serving.memory import Device, Serving, Word, share_of
 from archcalc.serving.overhead import Load, Term, step_of
 from archcalc.serving.pools import Pool
 from archcalc.tape import ALL
-from tests.serving.deployed import CONTEXT, GIB, engine, gpu, served
+from tests.serving.deployed import CONTEXT, GIB, engine, gpu, served, spec, tape
 
 ENGINES = ("vllm", "vllm-0.8", "vllm-v0", "sglang")
 ENDS: tuple[End, ...] = ("low", "middle", "high")
@@ -109,7 +109,7 @@ def test_sglangs_default_share_is_what_its_reserve_leaves(
     on: str, where: dict[str, Any], load: Load, left: int
 ) -> None:
     step = step_of(engine("sglang"), gpu(on), load)
-    found = share_of(engine("sglang"), gpu(on), Deployment(**where), load, step)
+    found = share_of(tape("llama-3.1-70b"), engine("sglang"), gpu(on), Deployment(**where), load, step)
     # SGLang rounds to three decimals
     visible = gpu(on).memory_visible_bytes
     assert found == Fraction(round(1000 * (1 - left * 2**20 / visible)), 1000)
@@ -119,8 +119,8 @@ def test_sglangs_default_share_is_what_its_reserve_leaves(
     ("name", "load", "left"),
     [
         # [MiB] 8 groups: 128 a device of 8, and for each sequence of each group 4.5, or 3 of 300 and fewer
-        ("k25", Load(context=1), 512 + 12_288 + 8 * 128 + 1024 + 8 * 512 * 4.5),
-        ("k25", Load(context=1, max_num_seqs=300), 512 + 12_288 + 8 * 128 + 600 + 8 * 300 * 3),
+        ("kimi-k2", Load(context=1), 512 + 12_288 + 8 * 128 + 1024 + 8 * 512 * 4.5),
+        ("kimi-k2", Load(context=1, max_num_seqs=300), 512 + 12_288 + 8 * 128 + 600 + 8 * 300 * 3),
         # copies of a dense model share nothing
         ("llama-3.1-70b", Load(context=1), 512 + 12_288 + 128 + 1024),
     ],
@@ -131,11 +131,31 @@ def test_sglangs_default_share_leaves_more_where_groups_share_experts(name: str,
     assert found == Fraction(round(1000 * (1 - left * 2**20 / visible)), 1000)
 
 
+def test_sglangs_default_share_of_a_vision_model_is_the_one_that_its_log_prints() -> None:
+    # SGLang 0.5.8 on 8 MI355X of 294,896 MiB: mem_fraction_static=0.8260405859375. 512 + 1.5·16384 + 8·128 + 2·512 MiB
+    # are left: 0.908; times 0.95·(1 - 0.1·(27·1152²/(24·1024²) - 1)) for the tower
+    share = served("k25", "mi355x", "sglang", Load(context=1), tp=8).worst.share
+    assert float(share) == 0.8260405859375
+    text = served("k25", "mi355x", "sglang", Load(context=1, language_only=True), tp=8).worst.share
+    assert text == Fraction(908, 1000)
+
+
+@pytest.mark.parametrize("by", ["sglang", "vllm-v0"])
+def test_engines_that_divide_no_context_refuse_to(by: str) -> None:
+    with pytest.raises(InputError, match=f"{by} does not divide context"):
+        served("k25", by=by, tp=8, dcp=8)
+
+
+def test_a_model_drafts_in_one_way() -> None:
+    with pytest.raises(InputError, match="two ways to draft"):
+        served("deepseek-v3", load=Load(context=1024, mtp=True), draft=spec("kimi-k2"), tp=8)
+
+
 def test_a_share_that_is_given_is_taken_as_it_is_written() -> None:
     for by in ENGINES:
         load = Load(context=1, utilization=0.7)
         step = step_of(engine(by), gpu("h200"), load)
-        assert share_of(engine(by), gpu("h200"), Deployment(), load, step) == Fraction(7, 10)
+        assert share_of(tape("k25"), engine(by), gpu("h200"), Deployment(), load, step) == Fraction(7, 10)
 
 
 def test_graphs_on_top_of_the_share_never_shrink_the_pool_and_those_inside_do() -> None:
@@ -380,7 +400,7 @@ def test_the_longest_context_and_the_largest_batch_fit_and_no_more_do(
 
     def fits(context: int, batch: int = 1) -> bool:
         how = Load(context=context, batch=batch, utilization=utilization)
-        return served(name, "mi300x", by, how, tp=tp, dp=dp).free >= 0  # in the pool, whatever stands beside it
+        return served(name, "mi300x", by, how, tp=tp, dp=dp).fits
 
     longest = found.max_context
     assert longest is not None

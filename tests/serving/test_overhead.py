@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -186,14 +187,15 @@ def test_a_drafts_heads_must_divide_too() -> None:
 # ---------------------------------------------------------------------------------------------------- given
 
 
-def test_a_given_overhead_replaces_what_is_assumed_and_no_weights() -> None:
-    load = Load(context=1024, overhead=5 * GIB, mtp=True, lora_rank=8)
-    of = tiny(num_nextn_predict_layers=1)
-    found = served(spec_of(of), load=load, draft=spec_of(tiny()))
-    assert [t.kind for t in found.devices[0].terms] == ["given", "mtp", "lora", "draft"]
+@pytest.mark.parametrize("way", ["mtp", "draft"])
+def test_a_given_overhead_replaces_what_is_assumed_and_no_weights(way: Kind) -> None:
+    load = Load(context=1024, overhead=5 * GIB, mtp=way == "mtp", lora_rank=8)
+    of, draft = tiny(num_nextn_predict_layers=1), spec_of(tiny()) if way == "draft" else None
+    found = served(spec_of(of), load=load, draft=draft)
+    assert {t.kind for t in found.devices[0].terms} == {"given", way, "lora"}
     assert term(found, "given") == exactly(5 * GIB)
-    without = served(spec_of(of), load=Load(context=1024, mtp=True, lora_rank=8), draft=spec_of(tiny()))
-    kinds: tuple[Kind, ...] = ("mtp", "lora", "draft")
+    without = served(spec_of(of), load=replace(load, overhead=None), draft=draft)
+    kinds: tuple[Kind, ...] = (way, "lora")
     for kind in kinds:
         assert term(found, kind) is not None
         assert term(found, kind) == term(without, kind)

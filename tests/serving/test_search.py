@@ -276,7 +276,8 @@ def test_cache_layouts_are_tried_in_their_order(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_context_is_divided_as_far_as_tensor_parallel_copies_the_cache(name: str, tp: int, parts: list[int]) -> None:
-    assert search.contexts(model(name).tape, tp) == parts
+    assert search.contexts(model(name).tape, engine(), tp) == parts
+    assert search.contexts(model(name).tape, engine("sglang"), tp) == []
 
 
 # -------------------------------------------------------------------------------------------------- in words

@@ -130,7 +130,9 @@ def _limit(each: Placed, *, several: bool) -> Limit:
     of = "the visible memory" if engine.share_of == "visible" else "what is free before weights are loaded"
     more = " and what comes on top" if any(term.outside for term in s.worst.terms) else ""
     whose = f" of {each.gpu.key}" if several and each.gpu else ""
-    return Limit(s.usable, f"usable{whose}, {float(s.worst.share) * 100:g} % of {of}{more} ({engine.name})")
+    fixed = engine.reserve is None or not several or each.question.load.utilization is not None
+    share = f"{float(s.worst.share) * 100:g} %" if fixed else "the default share"
+    return Limit(s.usable, f"usable{whose}, {share} of {of}{more} ({engine.name})")
 
 
 def _verdict(each: Placed, last: int | None, low: int | None, high: int | None, over: Range) -> str:
