@@ -8,7 +8,7 @@ keep live through both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -103,7 +103,7 @@ def _layers(
     """The peak of the layers, and the workspace that stays when they are done [bytes]."""
     peak, stays = 0, 0
     for segment in segments:
-        spaces = [_workspace(op, scheme, where, step, how, pick) for op in _grouped(segment)]
+        spaces = [_workspace(*each, where, step, how, pick) for each in _grouped(segment, scheme)]
         taken, kept = max((s.taken for s in spaces), default=0), max((s.kept for s in spaces), default=0)
         routed = {s for op in segment.ops for s in (*op.inputs, *op.outputs) if any(d.axis == "routed" for d in s.rows)}
 
@@ -148,12 +148,14 @@ class _Space(NamedTuple):
     kept: int
 
 
-def _grouped(segment: Segment) -> list[Op]:
-    """The first projections of a segment's routed experts."""
-    return [op for op in segment.ops if op.site == "expert_fc1"]
+def _grouped(segment: Segment, scheme: Scheme) -> Iterator[tuple[Op, str]]:
+    """The first projections of a segment's routed experts, with each dtype that some layers store them in."""
+    for op in segment.ops:
+        for w in scheme.split(op.weights[:1]) if op.site == "expert_fc1" else ():
+            yield op, scheme(w)[0].dtype
 
 
-def _workspace(op: Op, scheme: Scheme, where: Deployment, step: Step, how: Activation, pick: int) -> _Space:
+def _workspace(op: Op, dtype: str, where: Deployment, step: Step, how: Activation, pick: int) -> _Space:
     """The kernel's own memory for rows that all data-parallel groups route here [bytes].
 
     Each device sees the tokens of all groups (vLLM, naive and allgather_reducescatter all2all): their hidden states are
@@ -164,7 +166,6 @@ def _workspace(op: Op, scheme: Scheme, where: Deployment, step: Step, how: Activ
     (width, hidden), (rows, *_) = (w.out[-1], w.into[-1]), op.outputs
     choices = _routed(rows.rows)
     tokens = step.tokens * where.dp
-    dtype = scheme(w)[0].dtype
     kinds = how.moe_kernels
     packed = dtype.startswith(("int", "uint"))
     names = kinds.packed if packed else kinds.float8 if dtype.startswith("float8") else kinds.unquantized

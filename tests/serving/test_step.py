@@ -17,7 +17,7 @@ from archcalc.serving.engine import Activation, Bounds, MoeKernel, MoeKernels, S
 from archcalc.serving.overhead import Load, step_of
 from archcalc.serving.step import Peak, Step, step_peak
 from tests.serving.deployed import engine, gpu, model
-from tests.support import spec_of, tiny
+from tests.support import data, spec_of, tiny
 
 T = 8192
 
@@ -51,6 +51,23 @@ def peak(
 
 def exactly(nbytes: int) -> Bounds:
     return Bounds(nbytes, nbytes)
+
+
+def layers_apart() -> Spec:
+    """K2 with the experts of its first layer in bf16, the others as released."""
+    content = data("kimi-k2")
+    apart = {"match": "*.layers.1.mlp.experts.*", "store": {"scheme": "plain", "dtype": "bfloat16"}}
+    rest = [{"match": match, "store": store} for match, store in content["storage"].items() if match != "default"]
+    default = {"match": "default", "store": content["storage"]["default"]}
+    return spec_of(content | {"storage": [apart, *rest, default], "claims": []})
+
+
+def test_layers_that_store_experts_differently_each_have_their_kernel() -> None:
+    # T·8 rows of two workspaces of H = 7168 for the first layer, in bf16, and fewer elements for those in FP8
+    kinds = MoeKernels(unquantized=["modular"], float8=["fused_experts"], packed=["separate"])
+    by = engine().activation.model_copy(update={"moe_kernels": kinds})
+    assert peak(layers_apart(), by=by, tp=8).kept == exactly(T * 8 * 2 * 7168 * 2)
+    assert peak("kimi-k2", by=by, tp=8).kept == exactly(0)
 
 
 # ---------------------------------------------------------------------------------------------- dense layers
