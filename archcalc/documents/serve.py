@@ -178,7 +178,7 @@ def serve_report(
     question = asked.question
     found = question.on(hardware)
     best, where = found.best, found.best.where
-    changes = levers(question, hardware, best, [load_hardware(name) for name in hardware_names()])
+    changes = levers(question, hardware, best, map(load_hardware, hardware_names()))
     beside, said, beyond = ([], [], []) if logged is None else _beside(best, logged, within)
     laid = {name: getattr(where, name) for name in ("tp", "pp", "dp", "ep", "dcp")}
     chosen = {"gpus": where.devices, **laid, "kv_dtype": best.load.kv_dtype, "block_size": best.block_size}

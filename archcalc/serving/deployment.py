@@ -152,12 +152,6 @@ def held_weights(weights: Iterable[Weight], scheme: Scheme, where: Deployment) -
     return list(map(partial(_held, scheme=scheme, shards=where.shards), weights))
 
 
-def check_experts(weights: Iterable[Weight], where: Deployment) -> None:
-    """Raises InputError for expert parallelism without experts."""
-    if where.ep > 1 and not any(d.axis == "experts" for w in weights for d in w.stack):
-        raise InputError("ep needs routed experts, and this model has none", value=where.ep, hint="leave out --ep")
-
-
 def stages(depth: int, where: Deployment) -> list[range]:
     """The layers of each pipeline stage. Raises InputError for more stages than layers."""
     return [range(first, end) for first, end in stage_layers(depth, where.pp)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
 
 from archcalc.errors import FieldError, InputError
 from archcalc.files.loader import find, parse
@@ -46,8 +46,8 @@ def _range(pair: list[int]) -> list[int]:
     return pair
 
 
-Pair = Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
-MemoryPair = Annotated[list[Amount], Field(min_length=2, max_length=2)]
+Pair = Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2), AfterValidator(_range)]
+MemoryPair = Annotated[list[Amount], Field(min_length=2, max_length=2), AfterValidator(_range)]
 
 
 class DeviceClass(Section):
@@ -82,11 +82,6 @@ class FusedAllReduce(Section):
     bytes: MemoryPair
     never: list[Text]
 
-    @field_validator("bytes")
-    @classmethod
-    def _ordered(cls, pair: list[int]) -> list[int]:
-        return _range(pair)
-
 
 class NonTorch(Section):
     """Memory outside torch's allocator by how devices are linked: contexts, NCCL, communication buffers [bytes].
@@ -102,11 +97,6 @@ class NonTorch(Section):
     nvlink: MemoryPair
     fused_all_reduce: FusedAllReduce | None = None
 
-    @field_validator("one_device", "pcie", "nvlink")
-    @classmethod
-    def _ordered(cls, pair: list[int]) -> list[int]:
-        return _range(pair)
-
 
 class Sampling(Section):
     """What the sampler takes for each of max_num_seqs x vocabulary logits [bytes].
@@ -121,11 +111,6 @@ class Sampling(Section):
     torch: Pair
     torch_few: Pair
     flashinfer: Pair
-
-    @field_validator("torch", "torch_few", "flashinfer")
-    @classmethod
-    def _ordered(cls, pair: list[int]) -> list[int]:
-        return _range(pair)
 
     def per_logit(self, sampler: Sampler, sequences: int) -> Bounds:
         """The range for a number of sequences."""
@@ -202,11 +187,6 @@ class CudaGraphs(Section):
     largest: Size
     twice: bool
     none_of_dense: bool
-
-    @field_validator("fixed_bytes", "bytes_per_layer")
-    @classmethod
-    def _ordered(cls, pair: list[int]) -> list[int]:
-        return _range(pair)
 
     def captured(self, sequences: int) -> int:
         """How many graphs are captured: sizes 1, 2, 4, every 8th to 256, every 16th above (vLLM, config/vllm.py,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations
 from math import floor
+from typing import NamedTuple
 
 from archcalc.errors import InputError
 from archcalc.hardware import Hardware
@@ -40,29 +41,30 @@ class Lever:
     refused: str = ""
 
 
-class _Change:
+class _Change(NamedTuple):
     """A change of a question that has a layout."""
 
-    def __init__(self, name: str, flags: str, make: Callable[[Question], Question]) -> None:
-        self.name = name
-        self.flags = flags
-        self.make = make
+    name: str
+    flags: str
+    make: Callable[[Question], Question]
 
 
-def levers(question: Question, hardware: Hardware, serving: Serving, others: list[Hardware]) -> list[Lever]:
+def levers(question: Question, hardware: Hardware, serving: Serving, others: Iterable[Hardware]) -> list[Lever]:
     """Every change alone with what it leads to, and where nothing alone fits without more devices, the first of the
     smallest combinations that does. `others` are devices that could be used instead."""
     asked = _pinned(question, serving)
     changes = list(_changes(asked, hardware, serving))
     found = [_tried([change], asked, hardware) for change in changes]
-    if not serving.fits and not any(f.serving and f.serving.fits for f in found):
+    if serving.fits:
+        return found
+    if not any(f.serving and f.serving.fits for f in found):
         found += _together(changes, asked, hardware)
     found += _shorter(asked, hardware, serving)
     known = {f.serving.where for f in found if f.serving is not None}
     found += [
         lever for lever in _more(question, hardware, serving) if not lever.serving or lever.serving.where not in known
     ]
-    found += _instead(asked, serving, hardware, others)
+    found += _instead(asked, hardware, others)
     found += _on_the_host(asked, serving, hardware)
     return found
 
@@ -149,8 +151,6 @@ def _together(changes: list[_Change], asked: Question, hardware: Hardware) -> li
 def _shorter(asked: Question, hardware: Hardware, serving: Serving) -> list[Lever]:
     """The longest context of as many sequences, and as many sequences of this context, as fit; none where the cache is
     not what lacks room."""
-    if serving.fits:
-        return []
     found = []
     each = serving.worst.sequences
     longest = min((n for d in serving.devices if (n := d.cache.longest(d.pool(), each)) is not None), default=0)
@@ -165,8 +165,6 @@ def _shorter(asked: Question, hardware: Hardware, serving: Serving) -> list[Leve
 
 def _more(question: Question, hardware: Hardware, serving: Serving) -> list[Lever]:
     """The fewest more of the same devices that fit."""
-    if serving.fits:
-        return []
     spread = replace(question.spread, gpus=None, tp=None, pp=None, dp=None, ep=None, dcp=None)
     try:
         best = replace(question, spread=spread).on(hardware).best
@@ -180,16 +178,14 @@ def _more(question: Question, hardware: Hardware, serving: Serving) -> list[Leve
 
 def _on_the_host(asked: Question, serving: Serving, hardware: Hardware) -> list[Lever]:
     """Routed experts in the host's memory: slow, and so the last resort."""
-    if serving.fits or not asked.served.has_experts or asked.load.offloaded != 0 or serving.where.ep > 1:
+    if not asked.served.has_experts or asked.load.offloaded != 0 or serving.where.ep > 1:
         return []
     change = _load("experts in the host's memory (slow)", "--offload-experts host", offloaded=None)
     return [_tried([change], asked, hardware)]
 
 
-def _instead(asked: Question, serving: Serving, hardware: Hardware, others: list[Hardware]) -> list[Lever]:
+def _instead(asked: Question, hardware: Hardware, others: Iterable[Hardware]) -> list[Lever]:
     """The smallest other device that fits in as many."""
-    if serving.fits:
-        return []
     larger = [h for h in others if h.memory_visible_bytes > hardware.memory_visible_bytes]
     for other in sorted(larger, key=lambda h: (h.memory_visible_bytes, h.name)):
         found = _tried([_Change(f"{other.title} instead", f"--gpu {other.name}", lambda asked: asked)], asked, other)

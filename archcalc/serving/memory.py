@@ -22,7 +22,6 @@ from archcalc.hardware import Hardware
 from archcalc.serving.deployment import (
     Deployment,
     HeldWeight,
-    check_experts,
     held_weights,
     loaded_weights,
     stage_weights,
@@ -87,8 +86,7 @@ class Device:
 
     def pool(self, end: End = "middle") -> int:
         """The same for whoever wants to cache something: nothing where the engine can't start [bytes]."""
-        beyond = self.beyond("high" if end == "high" else "low")
-        return 0 if beyond > 0 else max(0, self.room(end))
+        return 0 if self.lacking(end) else max(0, self.room(end))
 
     @property
     def free(self) -> int:
@@ -99,15 +97,18 @@ class Device:
         """By how much the engine's share and what it does not count against it pass what is there [bytes]."""
         return self.usable(end) - self.visible
 
-    def margin(self, end: End = "middle") -> int:
-        """What is left where overhead is at that end; negative where the load does not fit [bytes].
+    def lacking(self, end: End) -> int:
+        """By how much what is outside the share has no room, as a verdict at that end sees it [bytes].
 
-        Engines size the pool before they know whether what is outside their share has room: that is a matter of its
-        least in the verdict, of its most at the high end.
+        Engines size the pool before they know whether it has: that is a matter of its least in the verdict, of its
+        most at the high end.
         """
-        beyond = self.beyond("high" if end == "high" else "low")
-        left = self.room(end) - self.kv_bytes
-        return min(left, -beyond) if beyond > 0 else left
+        return max(0, self.beyond("high" if end == "high" else "low"))
+
+    def margin(self, end: End = "middle") -> int:
+        """What is left where overhead is at that end; negative where the load does not fit [bytes]."""
+        lacking, left = self.lacking(end), self.room(end) - self.kv_bytes
+        return min(left, -lacking) if lacking else left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +145,11 @@ class Serving:
     def weights_bytes(self) -> int:
         """Weights of the worst device [bytes]."""
         return self.worst.weights_bytes
+
+    @property
+    def whole_bytes(self) -> int:
+        """All loaded weights of the model, once; one that stands on two stages is one weight [bytes]."""
+        return sum({id(w.weight): w.whole for d in self.devices for w in d.weights}.values())
 
     @property
     def overhead_bytes(self) -> int:
@@ -239,11 +245,12 @@ def serve(
     where = replace(where, uneven_experts=engine.uneven_experts)
     if where.dcp > 1 and not engine.context_parallel:
         raise InputError(f"{engine.name} does not divide context", value=where.dcp, hint="leave out --dcp")
+    if where.ep > 1 and not served.has_experts:
+        raise InputError("ep needs routed experts, and this model has none", value=where.ep, hint="leave out --ep")
     if load.mtp and draft is not None:
         raise InputError("--mtp and --draft are two ways to draft", hint="leave one out")
     check_heads(tape, where.tp)
     loaded = loaded_weights(tape, scheme, language_only=load.language_only)
-    check_experts(loaded, where)
     host = None if load.offloaded == 0 else offloaded(loaded, scheme, load)
     if host is not None:
         loaded = [w for w in map(host.left, loaded) if w is not None]

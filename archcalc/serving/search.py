@@ -120,10 +120,8 @@ class Question:
         tries: list[Serving] = []
         refused: dict[str, InputError] = {}
         layouts = 0
-        whole = self._whole(hardware)
         for count in counts:
             found: list[Serving] = []
-            hopeless = whole > count * hardware.memory_visible_bytes
             for where, dtype in self._candidates(hardware, count, refused):
                 layouts += 1
                 try:
@@ -131,7 +129,7 @@ class Question:
                 except InputError as error:
                     refused.setdefault(called(where), error)
                     continue
-                if found[-1].fits or hopeless:
+                if found[-1].fits or found[0].whole_bytes > count * hardware.memory_visible_bytes:
                     break
             if found:
                 tries.append(found[-1] if found[-1].fits else max(found, key=lambda s: s.margin))
@@ -143,13 +141,6 @@ class Question:
         if not tries:
             raise next(iter(refused.values()))
         return Found(tries[-1], tries, refused, _searched(counts, count, layouts, fixed))
-
-    def _whole(self, hardware: Hardware) -> int:
-        """All weights on one device [bytes]; 0 where that can't be."""
-        try:
-            return self.at(Deployment(), hardware).weights_bytes
-        except InputError:
-            return 0
 
     def _candidates(
         self, hardware: Hardware, count: int, refused: dict[str, InputError]
