@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from archcalc.documents.document import Column, Table, Unit
+from archcalc.documents.serve_words import OVERHEAD_LABELS
 from archcalc.errors import InputError, show_value
 from archcalc.serving.engine import Bounds, End
 from archcalc.serving.log import MEASURED, Logged
@@ -34,17 +35,15 @@ LOADED_WORDS = {
     "mtp": "prediction module",
     "lora": "adapters",
 }
+RANGES = {"activation_bytes": "activation", "non_torch_bytes": "non_torch", "cuda_graphs_bytes": "cuda_graphs"}
+"""Terms of which a range is assumed: the log's figure lies in it or not, and no check fails for it."""
 LABELS = {
     "total_bytes": "visible memory",
-    "activation_bytes": "activation workspace",
-    "non_torch_bytes": "non-torch (contexts, communication)",
-    "cuda_graphs_bytes": "CUDA graphs",
+    **{term: OVERHEAD_LABELS[kind] for term, kind in RANGES.items()},
     "kv_bytes": "room for KV cache",
     "tokens": "cached tokens of one engine",
 }
 NAMES = {"vllm": "vLLM", "sglang": "SGLang"}
-RANGES = {"activation_bytes": "activation", "non_torch_bytes": "non_torch", "cuda_graphs_bytes": "cuda_graphs"}
-"""Terms of which a range is assumed: the log's figure lies in it or not, and no check fails for it."""
 PRINTED = (1 << 30) // 200
 """Half of the last digit that engines print [bytes]."""
 SAME_SHARE = Fraction(1, 2000)
