@@ -102,6 +102,10 @@ class Hardware(Section):
         """Whether devices of a node have faster links than PCIe between them; None where the file doesn't say."""
         return None if self.links is None else self.links.nvlink_bytes_per_s > self.links.pcie_bytes_per_s
 
+    def nodes(self, devices: int) -> int:
+        """How many servers so many devices are in."""
+        return -(-devices // self.devices_per_node)
+
     def is_named(self, words: Iterable[str]) -> bool:
         """Whether any of some lower-case words stands in the name or title, as engines ask for `"a100" in name`."""
         named = f"{self.name} {self.title}".lower()

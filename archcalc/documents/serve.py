@@ -188,7 +188,7 @@ def serve_report(
         title=_title(asked, found, hardware),
         inputs={**inputs_of(asked), "gpu": hardware.name, **chosen},
         quantities=_quantities(asked, found, hardware),
-        rows=Table("rows", f"each of {where.devices}, {called(where)}", TERMS, term_rows(best, best.load)),
+        rows=Table("rows", f"each of {where.devices}, {called(where)}", TERMS, term_rows(best)),
         tables=[
             *beside,
             *([tried] if len(found.tries) > 1 else []),

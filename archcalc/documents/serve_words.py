@@ -82,7 +82,7 @@ def count_row(s: Serving, hardware: Hardware) -> dict[str, Any]:
     where = s.where
     return {
         "gpus": where.devices,
-        "nodes": -(-where.devices // hardware.devices_per_node),
+        "nodes": hardware.nodes(where.devices),
         "layout": called(where) + ("" if s.load.kv_dtype == "bf16" else f", {s.load.kv_dtype}"),
         **{name: getattr(where, name) for name in ("tp", "pp", "dp", "ep", "dcp")},
         "weights_bytes": s.weights_bytes,
@@ -106,7 +106,7 @@ def verdict(s: Serving) -> str:
     return s.word if s.word != "tight" else f"tight ({'fits' if s.fits else 'does not fit'})"
 
 
-def term_rows(s: Serving, load: Load) -> list[dict[str, Any]]:
+def term_rows(s: Serving) -> list[dict[str, Any]]:
     """Everything that a device's visible memory goes to; the rows without indent add up to it."""
     worst = s.worst
     whole: dict[str, int] = {}
@@ -124,7 +124,7 @@ def term_rows(s: Serving, load: Load) -> list[dict[str, Any]]:
     unused = s.visible - s.usable
     free = _term("free", "free for more KV cache" if s.free >= 0 else "missing", s.free, s)
     rows += [
-        _term("kv", f"KV cache of {load.batch} x {format_int(load.context)} tokens", s.kv_bytes, s),
+        _term("kv", f"KV cache of {s.load.batch} x {format_int(s.load.context)} tokens", s.kv_bytes, s),
         {**free, "low": worst.room("high") - s.kv_bytes, "high": worst.room("low") - s.kv_bytes},
         _term("kept_back", "not used (utilization)" if unused >= 0 else "beyond what is visible", unused, s),
         _term("visible", "visible memory", s.visible, s),
@@ -195,7 +195,7 @@ def lever_table(changes: Sequence[Lever], s: Serving) -> list[Table]:
 def host_ways(s: Serving, hardware: Hardware) -> dict[str, int]:
     """How experts on the host may be read, and how fast at most, all GPUs and nodes together [bytes/s]: by the GPUs
     (vLLM and SGLang fetch them), or by the host's processors (llama.cpp, KTransformers compute there)."""
-    nodes, ways = -(-s.where.devices // hardware.devices_per_node), {}
+    nodes, ways = hardware.nodes(s.where.devices), {}
     if hardware.links is not None:
         ways["over PCIe by the GPUs"] = hardware.links.pcie_bytes_per_s * s.where.devices
     if hardware.host is not None:
@@ -214,7 +214,7 @@ def host_table(s: Serving, hardware: Hardware) -> list[Table]:
         {"path": f"read for a step of the {host.sequences} asked for", "bytes": host.step_bytes},
     ]
     if hardware.host is not None:
-        nodes = -(-s.where.devices // hardware.devices_per_node)
+        nodes = hardware.nodes(s.where.devices)
         rows.append({"path": "memory of the hosts", "bytes": nodes * hardware.host.memory_bytes})
     for way, bandwidth in host_ways(s, hardware).items():
         speed = float(host.tokens_per_second(bandwidth))
@@ -294,7 +294,7 @@ def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> lis
         said.append("What a sequence caches has an end, and fits: serve.max_context and max_tokens have no limit.")
     elif s.max_context > limit:
         said.append(f"Memory would hold a longer sequence than the model's limit of {format_int(limit)} tokens.")
-    nodes = -(-where.devices // hardware.devices_per_node)
+    nodes = hardware.nodes(where.devices)
     if nodes > 1:
         said.append(f"{where.devices} GPUs are {nodes} nodes of {hardware.devices_per_node}.")
     most = step_of(question.engine, hardware, load).sequences * where.dp
@@ -328,7 +328,7 @@ def _on_the_host(s: Serving, hardware: Hardware) -> list[str]:
         return []
     if hardware.host is None:
         return [f"Experts on the host: add host.memory_bytes and host.memory_bandwidth to {hardware.name}'s file."]
-    has = -(-s.where.devices // hardware.devices_per_node) * hardware.host.memory_bytes
+    has = hardware.nodes(s.where.devices) * hardware.host.memory_bytes
     if s.host.nbytes <= has:
         return []
     return [f"warning: experts take {format_bytes(s.host.nbytes)} of the host's memory, which is {format_bytes(has)}."]
