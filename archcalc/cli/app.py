@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "schema": "schema",
     "specs": "specs",
     "show": "show",
+    "import": "import_",
 }
 """Command name to its module in archcalc.cli; each module has a function `command`, or an application of several."""
 

@@ -25,7 +25,7 @@ def command(
     from archcalc.cli.output import emit
     from archcalc.documents.claims import claims
     from archcalc.errors import CheckFailed, InputError
-    from archcalc.files.loader import load_located
+    from archcalc.hf.spec import load_located
 
     loaded, document = load_located(spec)
     try:

@@ -25,7 +25,7 @@ def command(
     """Compare every number with a torch model on the meta device; exit 1 on any difference."""
     from archcalc.cli.output import emit
     from archcalc.errors import CheckFailed
-    from archcalc.files.loader import load_spec
+    from archcalc.hf.spec import load_spec
     from archcalc.proof import crosscheck
 
     kinds = [] if only is None else [kind.strip() for kind in only.split(",")]

@@ -39,7 +39,7 @@ def command(
     from archcalc.cli.output import emit
     from archcalc.cli.sizes import parse_images, parse_videos
     from archcalc.documents.flops import flops
-    from archcalc.files.loader import load_spec
+    from archcalc.hf.spec import load_spec
     from archcalc.units import parse_context, parse_count
 
     report = flops(

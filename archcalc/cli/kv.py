@@ -48,7 +48,7 @@ def command(
     from archcalc.cli.output import emit
     from archcalc.cli.sizes import parse_device_memory, parse_images, parse_videos
     from archcalc.documents.kv import kv
-    from archcalc.files.loader import load_spec
+    from archcalc.hf.spec import load_spec
     from archcalc.units import parse_context
 
     report = kv(

@@ -27,6 +27,6 @@ def command(
     """Exact parameter counts: totals, then the tree of modules."""
     from archcalc.cli.output import emit
     from archcalc.documents.params import params
-    from archcalc.files.loader import load_spec
+    from archcalc.hf.spec import load_spec
 
     emit(params(load_spec(spec), depth=depth, top=top, by=by, explain=explain), format_name, output, units)

@@ -95,7 +95,7 @@ def command(
     from archcalc.cli.sizes import parse_prices, serving_flags
     from archcalc.documents.serve import serve
     from archcalc.errors import CheckFailed
-    from archcalc.files.loader import load_spec
+    from archcalc.hf.spec import load_spec
 
     loaded = load_spec(spec)
     flags: dict[str, Any] = serving_flags(

@@ -10,7 +10,7 @@ from archcalc.cli.options import SpecArgument
 def command(spec: SpecArgument) -> None:
     """Print a spec's YAML text: the start of a spec of your own."""
     from archcalc.errors import harmless
-    from archcalc.files.loader import load_located
+    from archcalc.hf.spec import load_located
 
     _, document = load_located(spec)
     text = document.text

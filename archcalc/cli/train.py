@@ -23,6 +23,6 @@ def command(
     """Training memory on every pipeline rank at its worst moment."""
     from archcalc.cli.output import emit
     from archcalc.documents.train import train
-    from archcalc.files.loader import load_spec
+    from archcalc.hf.spec import load_spec
 
     emit(train(load_spec(spec), plan=plan, set=override or (), rank=rank), format_name, output, units)

@@ -30,7 +30,7 @@ def _checked(argument: str) -> str:
     from archcalc.cli.claims import placed
     from archcalc.documents.claims import claimed_quantities
     from archcalc.errors import InputError
-    from archcalc.files.loader import load_located
+    from archcalc.hf.spec import load_located
 
     spec, document = load_located(argument)
     try:

@@ -23,6 +23,6 @@ def command(
     """Weight bytes of the released checkpoint, or of another storage."""
     from archcalc.cli.output import emit
     from archcalc.documents.weights import weights
-    from archcalc.files.loader import load_spec
+    from archcalc.hf.spec import load_spec
 
     emit(weights(load_spec(spec), as_=as_name, optimizer=optimizer), format_name, output, units)

@@ -12,7 +12,7 @@ from archcalc.documents.ask import answer, called, line
 from archcalc.documents.document import Report, Value
 from archcalc.documents.sweep.figure import Figure
 from archcalc.errors import InputError
-from archcalc.files.loader import load_spec
+from archcalc.hf.spec import load_spec
 from archcalc.files.model import Spec
 
 HEADLINE = {

@@ -27,7 +27,7 @@ from archcalc.documents.serve_words import (
 )
 from archcalc.documents.weights import what_if
 from archcalc.errors import InputError, did_you_mean, show_value
-from archcalc.files.loader import load_spec
+from archcalc.hf.spec import load_spec
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware, hardware_names, load_hardware
 from archcalc.serving.deployment import Vision

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from archcalc.documents.document import Column
 from archcalc.documents.flops import context_notes
 from archcalc.errors import InputError
-from archcalc.files.loader import load_spec
+from archcalc.hf.spec import load_spec
 from archcalc.files.model import Spec
 from archcalc.units import format_int
 

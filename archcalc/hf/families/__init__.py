@@ -1,0 +1,1 @@
+"""Dialects by family, a row a `model_type`."""

@@ -1,0 +1,92 @@
+"""What comes out of the reader: a spec's plain data that knows which place of the config each part comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from archcalc.files.document import Document, Loc, Mark
+from archcalc.hf.config import Said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Became:
+    """What became of one key of a config.
+
+    Attributes:
+        key: its path in the file, as `text_config.head_dim`; of a class default the key that the file lacks.
+        value: as the file has it; None for a default.
+        became: in words.
+        default: whether the public class supplied it.
+    """
+
+    key: str
+    value: Any
+    became: str
+    default: bool = False
+
+
+class Imported(Document):
+    """A spec read from a config file: its data, its YAML text, and places that lie in the config.
+
+    Attributes:
+        said: the spec's data with `Said` leaves.
+        receipt: what became of each key.
+        notes: what whoever reads the spec should know.
+        config: the file.
+    """
+
+    __slots__ = ("_text", "config", "notes", "places", "receipt", "said")
+
+    def __init__(self, said: Mapping[str, Any], config: Document, receipt: list[Became], notes: list[str]) -> None:
+        places: dict[Loc, Loc] = {}
+        self.data = _plain(said, (), places)
+        self.said = said
+        self.config = config
+        self.receipt = receipt
+        self.notes = notes
+        self.places = places
+        self.source = config.source
+        self._text: str | None = None
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        """The spec as YAML."""
+        if self._text is None:
+            from archcalc.hf.write import written
+
+            self._text = written(self.said, self.notes)
+        return self._text
+
+    def line(self, number: int) -> str | None:
+        return self.config.line(number)
+
+    def resolve(self, loc: Loc) -> Loc:
+        path: list[str | int] = []
+        here: Any = self.data
+        for part in loc:
+            inside = part in here if isinstance(here, dict) else isinstance(here, list) and part in range(len(here))
+            if inside:
+                path.append(part)
+                here = here[part]
+        return tuple(path)
+
+    def position(self, loc: Loc, *, key: bool = False) -> Mark:
+        path = self.resolve(loc)
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.config.position(self.places.get(path, ()), key=key)
+
+
+def _plain(node: Any, loc: Loc, places: dict[Loc, Loc]) -> Any:
+    """The data without notes; on the way, which place of the config each part has."""
+    if isinstance(node, Said):
+        if node.loc:
+            places[loc] = node.loc
+        return _plain(node.value, loc, places)
+    if isinstance(node, Mapping):
+        return {name: _plain(value, (*loc, name), places) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value, (*loc, i), places) for i, value in enumerate(node)]
+    return node

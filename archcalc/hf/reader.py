@@ -1,0 +1,176 @@
+"""A `config.json` in, a spec out: which dialect, its tables filled, what is left over judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archcalc.errors import SpecError, did_you_mean
+from archcalc.files.document import Document, Loc
+from archcalc.hf.config import Config, Said, facts_of, show
+from archcalc.hf.dialect import Dialect, Multimodal, Rule, fill
+from archcalc.hf.families.registry import ENCODERS, MISSING, MULTIMODAL, TEXT
+from archcalc.hf.fold import folded
+from archcalc.hf.imported import Became, Imported
+from archcalc.hf.source import Source
+from archcalc.hf.unread import judge
+
+
+def read(source: Source) -> Imported:
+    """The spec that a release's config file describes.
+
+    Raises:
+        SpecError: a type that is not read, a key that is missing or could change a size, with its place in the file.
+    """
+    document, name, quant = source.config, source.name, source.quant
+    where = f"{source.where} config.json" if source.where.startswith("hf:") else f"config.json of {name}"
+    row = dialect_of(document)
+    top = Config(document, (), facts_of(row.class_type or row.model_type))
+    top.taken["model_type"] = "the dialect"
+    if isinstance(row, Multimodal):
+        return _multimodal(row, top, name, where, quant)
+    said = _head(name, where, config=("backbone", "storage"))
+    said["backbone"] = backbone(row, top)
+    _refuse(judge(top, row.must, row.harmless))
+    return _finish(said, [top], row, quant, [])
+
+
+def dialect_of(document: Document) -> Dialect | Multimodal:
+    """The row of a config's `model_type`. Raises SpecError naming the type and what is missing for it."""
+    model_type = document.data.get("model_type")
+    if not isinstance(model_type, str):
+        what = "is missing" if model_type is None else f"must be text, not {show(model_type)}"
+        hint = "a config.json of a Hugging Face model has one, such as llama"
+        raise _error(document, f"model_type {what}", ("model_type",), hint)
+    row = TEXT.get(model_type) or MULTIMODAL.get(model_type)
+    if row is None:
+        raise _error(document, *_unread(model_type))
+    if row.architectures:
+        named = document.data.get("architectures")
+        if not isinstance(named, list) or not set(row.architectures) & set(map(str, named)):
+            classes = " or ".join(row.architectures)
+            message = f"model_type {model_type} has no public class, and architectures does not name {classes}"
+            raise _error(document, message, ("architectures",), None)
+    return row
+
+
+def _unread(model_type: str) -> tuple[str, Loc, str | None]:
+    if model_type in ENCODERS:
+        return f"model_type {model_type} is an encoder: archcalc reads decoders", ("model_type",), None
+    if model_type in MISSING:
+        return f"model_type {model_type} is not read: {MISSING[model_type]}", ("model_type",), None
+    hint = did_you_mean(model_type, (*TEXT, *MULTIMODAL)) or "archcalc import --help lists the types that are read"
+    return f"model_type {show(model_type)} is not read: no dialect of archcalc knows its keys", ("model_type",), hint
+
+
+def backbone(row: Dialect, config: Config, ties: Said | None = None) -> dict[str, Any]:
+    """The backbone section: sizes, layer patterns, and the blocks that the layers name."""
+    own = {} if ties is None else {"tie_word_embeddings": Rule(lambda _: ties)}
+    fields = fill({**row.backbone, **own}, config)
+    layers = row.layers(config)
+    used_attention = dict.fromkeys(layer.attention for layer in layers)
+    used_ffn = dict.fromkeys(layer.ffn for layer in layers)
+    fields["layers"] = folded(layers)
+    fields["attention"] = {name: fill(row.attention[name], config) for name in used_attention}
+    fields["ffn"] = {name: fill(row.ffn[name], config) for name in used_ffn}
+    for name in (*row.attention, *row.ffn):  # keys of blocks that this model has not are read all the same
+        if name not in used_attention and name not in used_ffn:
+            _touch(row.attention.get(name) or row.ffn[name], config)
+    if not fields["num_nextn_predict_layers"].value:
+        for key in ("mtp_stored", "mtp_layer"):
+            fields.pop(key, None)
+    return fields
+
+
+def _touch(table: Mapping[str, Any], config: Config) -> None:
+    """Note the keys of a block that no layer uses."""
+    for source in table.values():
+        key = source if isinstance(source, str) else getattr(source, "name", None)
+        for name in config.names(key) if isinstance(key, str) else ():
+            if name in config.data:
+                config.taken.setdefault(name, "of a kind of layer that this model has not")
+
+
+def _multimodal(row: Multimodal, top: Config, name: str, where: str, quant: Document | None) -> Imported:
+    """A text model with a tower. Without `vision_config` the text alone, which the notes say."""
+    flat = not isinstance(top.data.get("text_config"), dict)
+    if flat and not (row.flat and top.data.get("text_config") is None):
+        message = f"text_config is missing: {row.model_type} reads the sizes of its text model there and ignores others"
+        raise _error(top.document, message, ("text_config",), "this file was flattened; take the release's own")
+    facts = facts_of(row.text.of_class)
+    text = Config(top.document, () if flat else ("text_config",), facts, None if flat else top)
+    text.taken |= {"model_type": "the dialect"}
+    vision = _part(top, "vision_config", row.vision_type)
+    ties = _ties(row, top, text)
+    said = _head(name, where, config=("backbone", *(("vision", "projector") if vision else ()), "storage"))
+    said["backbone"] = backbone(row.text, text, ties)
+    problems = []
+    notes = []
+    if vision is None:
+        notes.append(f"{name}: the text model alone: vision_config is missing, so that the vision tower is left out")
+    else:
+        vision.taken["model_type"] = "the tower's own word"
+        said["vision"], said["projector"] = fill(row.vision, vision), fill(row.projector, vision)
+        problems += judge(vision, row.vision_must, row.vision_harmless)
+    if flat:
+        text.taken |= {key: became for key, became in top.taken.items() if key not in text.taken}
+        problems += judge(text, {**row.must, **row.text.must}, row.harmless | row.text.harmless)
+    else:
+        text.taken.setdefault("tie_word_embeddings", f"{row.model_type} reads it at the top alone")
+        problems += judge(text, row.text.must, row.text.harmless) + judge(top, row.must, row.harmless)
+    _refuse(problems)
+    return _finish(said, [text, *([] if flat else [top]), *([vision] if vision else [])], row, quant, notes)
+
+
+def _part(top: Config, key: str, type_name: str) -> Config | None:
+    """A sub-config, or None where it is missing."""
+    value = top.data.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise top.error(f"{key} must be a mapping, not {show(value)}", key)
+    return Config(top.document, (key,), facts_of(type_name), top)
+
+
+def _ties(row: Multimodal, top: Config, text: Config) -> Said:
+    """`tie_word_embeddings`, at the level where the class reads it."""
+    said = top.read("tie_word_embeddings")
+    if row.ties == "either" and said.value is False and text.data.get("tie_word_embeddings") is True:
+        return text.read("tie_word_embeddings")
+    return said
+
+
+def _head(name: str, where: str, config: tuple[str, ...]) -> dict[str, Any]:
+    slug = "".join(char if char.isalnum() or char in ".-_" else "-" for char in name.lower()).strip("-._") or "model"
+    return {
+        "kind": "spec",
+        "name": slug,
+        "title": name,
+        "sources": {section: f"{where}" for section in config},
+    }
+
+
+def _finish(said: dict[str, Any], configs: list[Config], row: Any, quant: Document | None, notes: list[str]) -> Imported:
+    dtype = said["backbone"]["dtype"].value
+    said["storage"] = {"default": {"scheme": "plain", "dtype": dtype}}
+    receipt = [became for config in configs for became in _receipt(config)]
+    if row.proof:
+        notes.append(f"model_type {row.model_type} has no public class in transformers; {row.proof}")
+    return Imported(said, configs[0].document, receipt, notes)
+
+
+def _receipt(config: Config) -> list[Became]:
+    prefix = "".join(f"{part}." for part in config.loc)
+    kept = [Became(key=prefix + key, value=config.data[key], became=config.taken.get(key, "")) for key in config.data]
+    made = [Became(key=prefix + key, value=None, became=text, default=True) for key, text in config.made.items()]
+    return kept + made
+
+
+def _refuse(problems: list[Any]) -> None:
+    if problems:
+        raise SpecError.from_problems(problems)
+
+
+def _error(document: Document, message: str, loc: Loc, hint: str | None) -> SpecError:
+    value = document.data.get(loc[0]) if loc else None
+    return SpecError.from_problems([document.problem(message, loc, value=value, hint=hint)])

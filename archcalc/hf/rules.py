@@ -1,0 +1,236 @@
+"""Fields that follow from more than one key of a config: dtype, rotary embedding, head size, windows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from archcalc.hf.config import Config, Said, show
+from archcalc.hf.dialect import Rule
+
+DTYPES = ("bfloat16", "float16", "float32")
+SCALINGS = ("yarn", "llama3", "linear")
+SCALING_KEYS = (
+    "factor",
+    "original_max_position_embeddings",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "low_freq_factor",
+    "high_freq_factor",
+)
+"""What a spec's `rope_scaling` holds (archcalc/arch/rope.py). The rest changes neither a size nor what is computed."""
+
+
+def dtype(config: Config) -> Said:
+    """`dtype`, or `torch_dtype` as older configs spell it, here or one level up; bfloat16 is assumed where neither
+    says."""
+    level: Config | None = config
+    while level is not None:
+        for key in ("dtype", "torch_dtype"):
+            value = level.data.get(key)
+            if value is None:
+                continue
+            level.taken[key] = "used"
+            name = value.removeprefix("torch.") if isinstance(value, str) else value
+            if name not in DTYPES:
+                raise level.error(
+                    f"{key} {show(value)} is no dtype of weights here", key, hint=f"one of {', '.join(DTYPES)}"
+                )
+            return Said(name, (*level.loc, key), "" if key == "dtype" else key)
+        level = level.outer
+    return Said("bfloat16", (), "assumed: the config has no dtype", default=True)
+
+
+# -- rotary embedding -------------------------------------------------------------------------------------------------
+
+
+def _rotary(config: Config) -> tuple[dict[str, Any], str]:
+    """The rotary parameters in one mapping, and the key that they stand under: `rope_parameters` since transformers
+    5, `rope_scaling` before."""
+    for key in ("rope_parameters", "rope_scaling"):
+        value = config.data.get(key)
+        if isinstance(value, dict):
+            config.taken[key] = "used"
+            return value, key
+        if value is not None:
+            raise config.error(f"{key} must be a mapping, not {show(value)}", key)
+        config.take(key, "null")
+    return {}, ""
+
+
+def rope_theta(config: Config) -> Said:
+    """`rope_theta`: inside `rope_parameters`, or beside the others as older configs write it; else the class's."""
+    values, key = _rotary(config)
+    if "rope_theta" in values:
+        return Said(_real(values["rope_theta"]), (*config.loc, key, "rope_theta"), key)
+    if config.data.get("rope_theta") is not None:
+        config.taken["rope_theta"] = "used"
+        return Said(_real(config.data["rope_theta"]), (*config.loc, "rope_theta"))
+    config.take("rope_theta", "null")
+    if not config.facts.config:
+        raise config.error("rope_theta is missing, and no public class has a default", None)
+    theta = config.facts.rope_theta
+    config.made["rope_theta"] = f"default of {config.facts.config}: {theta}"
+    return Said(theta, (), config.made["rope_theta"], default=True)
+
+
+def rope_scaling(config: Config) -> Said:
+    """The scaling of the rotary embedding. It changes no size: kinds that a spec can't hold are named and left out."""
+    values, key = _rotary(config)
+    kind = values.get("rope_type", values.get("type", "default"))
+    loc = (*config.loc, key) if key else ()
+    if kind == "default":
+        return Said(None, loc)
+    if kind not in SCALINGS or "factor" not in values:
+        return Said(None, loc, f"{key}: {kind}, which changes no size")
+    inner = {}
+    for name in SCALING_KEYS:
+        if value := values.get(name):
+            whole = name == "original_max_position_embeddings"
+            inner[name] = Said(_whole(value) if whole else _real(value), (*loc, name))
+    return Said({"type": Said(kind, loc, "" if "type" in values else "rope_type"), **inner}, loc, key)
+
+
+def _real(value: Any) -> Any:
+    return float(value) if type(value) is int and abs(value) < 1 << 53 else value
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def rotary_dim(config: Config, head_dim: int, default: float = 1.0) -> Said | None:
+    """Features of a head that turn, where not all do: `partial_rotary_factor` of them, or `rotary_dim`."""
+    values, key = _rotary(config)
+    for name in ("partial_rotary_factor", "rotary_dim"):
+        config.take(name, "used")
+    if "partial_rotary_factor" in values:
+        factor, loc, note = values["partial_rotary_factor"], (*config.loc, key, "partial_rotary_factor"), ""
+    elif config.data.get("partial_rotary_factor") is not None:
+        factor, loc = config.data["partial_rotary_factor"], (*config.loc, "partial_rotary_factor")
+    elif config.data.get("rotary_dim") is not None:
+        return Said(config.data["rotary_dim"], (*config.loc, "rotary_dim"))
+    else:
+        factor, loc = default, ()
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= 1:
+        raise config.error(f"partial_rotary_factor must be above 0 and at most 1, not {show(factor)}", None)
+    if factor == 1:
+        return None
+    if loc:
+        note = f"partial_rotary_factor {factor} of head_dim"
+    else:
+        note = f"default of {config.facts.config}: {factor} of head_dim"
+        config.made["partial_rotary_factor"] = f"default of {config.facts.config}: {factor}"
+    turned = int(head_dim * factor)
+    return Said(turned + turned % 2, loc, note, default=not loc)
+
+
+# -- attention --------------------------------------------------------------------------------------------------------
+
+
+def head_dim(config: Config) -> Said:
+    """`head_dim`, or hidden_size / num_attention_heads where neither the file nor the class has one."""
+    declared = config.facts.defaults.get("head_dim")
+    if config.data.get("head_dim") is not None or (declared is not None and "head_dim" not in config.data):
+        return config.read("head_dim")
+    config.take("head_dim", "null")
+    hidden, heads = config.integer("hidden_size", least=1), config.integer("num_attention_heads", least=1)
+    return Said(hidden // heads, (), "hidden_size / num_attention_heads")
+
+
+def even_head_dim(config: Config) -> Said:
+    """hidden_size / num_attention_heads, which must divide; a `head_dim` in the file has to say the same."""
+    hidden, heads = config.integer("hidden_size", least=1), config.integer("num_attention_heads", least=1)
+    if hidden % heads:
+        raise config.error(f"hidden_size {hidden} does not divide into {heads} heads", "hidden_size")
+    given = config.data.get("head_dim")
+    config.take("head_dim", "the class computes it")
+    if given is not None and given != hidden // heads:
+        message = f"head_dim is {show(given)}, and the class takes hidden_size / num_attention_heads = {hidden // heads}"
+        raise config.error(message, "head_dim")
+    return Said(hidden // heads, (), "hidden_size / num_attention_heads")
+
+
+def one_of(key: str, *values: str) -> Rule:
+    """A key that has one of the values which its class knows."""
+
+    def read(config: Config) -> Said:
+        said = config.read(key)
+        if said.value not in values:
+            known = " or ".join(values)
+            raise config.error(f"{key} is {show(said.value)}, and this model type knows {known}", key)
+        return said
+
+    return Rule(read)
+
+
+def kv_heads(config: Config) -> Said:
+    """`num_key_value_heads`; as many as there are heads where it is null."""
+    said = config.read("num_key_value_heads", None)
+    if said.value is not None:
+        return said
+    heads = config.read("num_attention_heads")
+    return Said(heads.value, heads.loc, "num_attention_heads: num_key_value_heads is not set")
+
+
+def partial(default: float = 1.0) -> Rule:
+    """`rotary_dim` of a head whose class turns a part of it, `default` of it where the config does not say."""
+    return Rule(lambda config: rotary_dim(config, head_dim(config).value, default))
+
+
+def by_type(config: Config, layer_type: str, key: str, otherwise: float) -> Said:
+    """The rotary base of one layer type: nested in `rope_parameters` since transformers 5, a key of its own before."""
+    values, name = _rotary(config)
+    nested = values.get(layer_type)
+    if isinstance(nested, dict) and "rope_theta" in nested:
+        return Said(_real(nested["rope_theta"]), (*config.loc, name, layer_type, "rope_theta"), f"{name}.{layer_type}")
+    if config.data.get(key) is not None:
+        config.taken[key] = "used"
+        return Said(_real(config.data[key]), (*config.loc, key), "" if key == "rope_theta" else key)
+    config.made[key] = f"default of {config.facts.config}: {otherwise}"
+    return Said(otherwise, (), config.made[key], default=True)
+
+
+# -- multi-token prediction -------------------------------------------------------------------------------------------
+
+
+def mtp(key: str, note: str = "") -> Rule:
+    """How many prediction modules the config claims. No public class builds any, so that no class default counts."""
+
+    def read(config: Config) -> Said:
+        value = config.data.get(key)
+        if value is None:
+            config.take(key, "null")
+            return Said(0, (), "the config claims no multi-token prediction")
+        config.taken[key] = "used"
+        names = "" if key == "num_nextn_predict_layers" else key
+        return Said(value, (*config.loc, key), "; ".join(filter(None, (names, note if value else ""))))
+
+    return Rule(read)
+
+
+def when(key: str, value: str) -> Rule:
+    """A field that has a value where a key is true, and is null where it is false."""
+
+    def read(config: Config) -> Said:
+        on = config.flag(key)
+        said = config.read(key)
+        return Said(value if on else None, said.loc, said.note or f"{key}: {str(on).lower()}", said.default)
+
+    return Rule(read)
+
+
+def inside(key: str, name: str, otherwise: str = "") -> Rule:
+    """A field inside a mapping of the config, or else another key."""
+
+    def read(config: Config) -> Said:
+        mapping = config.value(key, None)
+        if isinstance(mapping, dict) and name in mapping:
+            return Said(mapping[name], (*config.loc, key, name), f"{key}.{name}")
+        if not otherwise:
+            raise config.error(f"{key}.{name} is missing, and no public class has a default for it", key)
+        said = config.read(otherwise)
+        return said._replace(note=said.note or otherwise)
+
+    return Rule(read)

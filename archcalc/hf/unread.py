@@ -1,0 +1,86 @@
+"""Keys that no table of a dialect takes: harmless ones, off ones, and those that could be a size."""
+
+from __future__ import annotations
+
+import re
+
+from archcalc.errors import Problem
+from archcalc.hf.config import Config, show
+from archcalc.hf.dialect import Must
+
+HARMLESS = frozenset(
+    """
+    _attn_implementation _attn_implementation_autoset _commit_hash _experts_implementation _name_or_path
+    add_bos_token add_cross_attention add_eos_token architectures attention_dropout attention_multiplier
+    attn_implementation attn_pdrop audio_token_id auto_map aux_loss_alpha bad_words_ids begin_suppress_tokens
+    boi_token_id bos_token_id cache_implementation chunk_size_feed_forward clip_qkv cross_attention_hidden_size
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping embd_pdrop embedding_multiplier
+    encoder_no_repeat_ngram_size eoi_token_id eos_token_id exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_eos_token_id freeze_vision_tower hidden_dropout id2label ignore_index
+    image_placeholder image_token_id image_token_index initializer_range input_jitter_noise is_decoder
+    is_encoder_decoder keys_to_ignore_at_inference label2id length_penalty logits_scaling max_length
+    media_placeholder_token_id min_length model_type name_or_path no_repeat_ngram_size num_beam_groups num_beams
+    num_return_sequences output_attentions output_hidden_states output_past output_router_logits output_scores
+    pad_token_id prefix pretraining_tp problem_type pruned_heads query_pre_attn_scalar remove_invalid_values
+    repetition_penalty resid_pdrop residual_dropout residual_multiplier return_dict return_dict_in_generate
+    rope_interleave rope_ratio rope_scaling_factor router_aux_loss_coef router_jitter_noise router_z_loss_coef
+    sep_token_id seq_aux seq_length summary_activation suppress_tokens task_specific_params temperature
+    tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config
+    transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache use_flash_attn
+    video_token_id video_token_index vision_end_token_id vision_start_token_id vision_token_id
+    bos_token eos_token pad_token unk_token_id mask_token_id cls_token_id quantization_config quantization
+    text_config vision_config hf_quant_config partial_rotary_factor rotary_dim rope_theta rope_scaling rope_parameters
+    rope_local_base_freq mlp_bias_init initializer_factor rescale_every scale_emb
+    attention_probs_dropout_prob hidden_dropout_prob dropout dropout_rate attn_dropout max_window_layers
+    use_logits_to_keep transformers_weights tensor_parallel_size world_size training_args license
+    """.split()
+)
+"""Keys that change no size in any family that is read here: bookkeeping, generation, dropout, token ids, losses."""
+
+HARMLESS_FLOAT = re.compile(
+    r"dropout|_lr|learning_rate|_rate$|coef|_eps$|epsilon|_std$|theta|temperature|scal|penalty|prob|alpha|beta|decay|loss"
+    r"|noise|clip|softcap|multiplier|momentum|limit"
+)
+"""Words of a number that is no integer and no size."""
+
+HARMLESS_NAME = re.compile(
+    r"_.*|.*_tokens?(_ids?|_index)?|.*token_ids?_.*|max_\w*(length|len)|model_max_length|.*(loss|dropout|jitter|seed|lora|unsloth"
+    r"|gradient_checkpointing|flash|interleaved?|initializer|verbose|debug)\w*|(tp|pp|ep|dp|world)_size|use_cache\w*"
+)
+"""Keys whose very name says that they are no size."""
+
+
+def judge(config: Config, must: Must, harmless: frozenset[str]) -> list[Problem]:
+    """What is wrong with the keys that nothing has read; what became of them is noted in the config."""
+    problems = []
+    for key, value in config.data.items():
+        if key in config.taken:
+            continue
+        rule = must.get(key)
+        if rule is not None:
+            allowed = (rule(config),) if callable(rule) else rule
+            if value is None or any(value == one and type(value) is type(one) for one in allowed):
+                config.taken[key] = "the class does this always"
+                continue
+            only = " or ".join(show(one) for one in allowed)
+            message = f"{key} is {show(value)}, and what is supported for this model type is {only}"
+            problems.append(_problem(config, key, message, "the public class ignores the key and does that always"))
+        elif key in harmless or key in HARMLESS or HARMLESS_NAME.fullmatch(key):
+            config.taken[key] = "harmless"
+        elif value is None or value is False or value in ("", 0) or value == [] or value == {}:
+            config.taken[key] = "off"
+        elif isinstance(value, str):
+            config.taken[key] = "text, no size"
+        elif isinstance(value, float) and HARMLESS_FLOAT.search(key):
+            config.taken[key] = "no size"
+        elif key in config.facts.defaults and value == config.facts.defaults[key]:
+            config.taken[key] = "as the class has it"
+        else:
+            message = f"{key} {show(value)} could change a size, and this model type is not known to have it"
+            hint = "if the model's class reads it, archcalc needs a rule for it; if not, delete the key"
+            problems.append(_problem(config, key, message, hint))
+    return problems
+
+
+def _problem(config: Config, key: str, message: str, hint: str) -> Problem:
+    return config.document.problem(message, (*config.loc, key), key=True, value=config.data[key], hint=hint)
