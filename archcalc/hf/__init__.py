@@ -1,0 +1,1 @@
+"""Hugging Face configs in: the files of a release, read as strictly as our own."""
