@@ -1,8 +1,8 @@
-"""What a YAML file says, and where it says it: plain data with a map of places."""
+"""What a YAML or JSON file says, and where it says it: plain data with a map of places."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from archcalc.errors import Problem, Related
@@ -19,11 +19,14 @@ MAX_PROBLEMS = 50
 
 
 class Document:
-    """What a YAML file says, and where it says it."""
+    """What a file says, and where it says it."""
 
     __slots__ = ("_lines", "_spots", "_start", "data", "source", "text")
 
-    def __init__(self, data: dict[str, Any], text: str, source: str, spots: Spots, start: Mark) -> None:
+    def __init__(
+        self, data: dict[str, Any], text: str, source: str, spots: Spots | Callable[[], Spots], start: Mark
+    ) -> None:
+        """`spots` may be a function, which is called once, when a place is asked for."""
         self.data = data
         """Plain dicts, lists, str, int, float, bool and None."""
         self.source = source
@@ -39,10 +42,16 @@ class Document:
             self._lines = split_lines(self.text)
         return self._lines[number - 1] if 1 <= number <= len(self._lines) else None
 
+    def _places(self) -> Spots:
+        """Where everything stands, found now if it was not before."""
+        if callable(self._spots):
+            self._spots = self._spots()
+        return self._spots
+
     def resolve(self, loc: Loc) -> Loc:
         """The part of a path that exists: union tags, missing keys and the like drop out."""
         path: list[str | int] = []
-        spots: Spots | None = self._spots
+        spots: Spots | None = self._places()
         for part in loc:
             if spots and part in spots:
                 path.append(part)
@@ -54,7 +63,7 @@ class Document:
 
         Elements of the path that don't exist are skipped, so that the nearest existing ancestor answers.
         """
-        spots: Spots | None = self._spots
+        spots: Spots | None = self._places()
         mark = None
         for part in loc:
             if spots and part in spots:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,11 @@ KINDS = ("spec", "plan", "hardware", "engine", "books")
 NOUNS = {"": "spec", "plans": "plan", "hardware": "GPU", "engines": "engine"}
 """What people call a bundled file, by the folder that it stands in."""
 
+_ON_THE_HUB = re.compile(
+    r"(https?://(?:huggingface\.co|hf\.co)/)?([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(/.*)?", re.ASCII | re.I
+)
+"""What somebody may write who means a model of the Hugging Face hub."""
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -46,6 +52,8 @@ def find(argument: str, kind: str = "") -> Path:
         InputError: no such file and no such name; the near miss is the hint.
     """
     if argument.endswith((".yaml", ".yml")) or "/" in argument or os.sep in argument or os.path.isfile(argument):
+        if kind == "":
+            _refuse_hub_name(argument)
         return Path(argument)
     names = bundled_names(kind)
     if argument in names:
@@ -55,6 +63,16 @@ def find(argument: str, kind: str = "") -> Path:
     shown = show_value(argument, limit=80)
     message = f"no file and no bundled {NOUNS[kind]} is named {shown}"
     raise InputError(message, value=argument, hint=name_hint(argument, kind, "a path"))
+
+
+def _refuse_hub_name(argument: str) -> None:
+    """Raises InputError for an address of the hub, and for ORG/NAME where neither a file nor a folder ORG is there."""
+    found = _ON_THE_HUB.fullmatch(argument)
+    if found is None or os.path.lexists(argument) or argument.endswith((".yaml", ".yml", ".json")):
+        return
+    address, model, rest = found.groups()
+    if address or not (rest or os.path.isdir(os.path.dirname(argument))):
+        raise InputError("no such file", source=argument, value=argument, hint=f"did you mean hf:{model}?")
 
 
 def name_hint(argument: str, kind: str, path: str) -> str:

@@ -1,4 +1,4 @@
-"""The guard at the door: a file, as UTF-8 text of at most 1 MiB, or an error that says what is in the way."""
+"""The guard at the door: a file, as UTF-8 text of bounded size, or an error that says what is in the way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_BYTES = 1 << 20
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a text file, at most 1 MiB of UTF-8. Raises InputError that says what is in the way."""
+    """The bytes of a YAML file, at most 1 MiB of UTF-8. Raises InputError that says what is in the way."""
     raw = contents(path, MAX_BYTES + 1)
     decode(raw, os.fsdecode(path))
     return raw
@@ -39,36 +39,41 @@ def contents(path: str | os.PathLike[str], most: int, wanted: str = "a YAML file
 
 
 def decode(text: str | bytes, source: str) -> str:
-    """The text, without a byte order mark, or InputError."""
-    if len(text) > MAX_BYTES:
-        raise InputError(
-            "the file is larger than 1 MiB",
-            source=source,
-            hint="a spec takes a few KiB; is this the right file?",
-        )
+    """The text of a YAML file, without a byte order mark, or InputError."""
+    refuse_larger(len(text), MAX_BYTES, source, "a spec takes a few KiB; is this the right file?")
     if isinstance(text, bytes):
-        raw = text
-        if b"\0" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise InputError(
-                "this is a binary file, not YAML text",
-                source=source,
-                hint="if it is UTF-16 text, save it as UTF-8",
-            )
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            before = raw[: error.start].decode("utf-8")
-            raise InputError(
-                f"byte 0x{raw[error.start]:02x} is not UTF-8 text",
-                source=source,
-                line=before.count("\n") + 1,
-                column=len(before) - (before.rfind("\n") + 1) + 1,
-                hint="save the file as UTF-8",
-            ) from None
+        text = utf8(text, source, "YAML")
     text = text.removeprefix("\ufeff")
     if not text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
         _refuse_unprintable(text, source)
     return text
+
+
+def refuse_larger(size: int, most: int, source: str, hint: str) -> None:
+    """Raises InputError where a file of `size` bytes has more than `most`, a whole number of MiB."""
+    if size > most:
+        raise InputError(f"the file is larger than {most >> 20} MiB", source=source, hint=hint)
+
+
+def utf8(raw: bytes, source: str, language: str) -> str:
+    """The text that bytes stand for, a byte order mark included, or InputError. `language`: what it should be."""
+    if b"\0" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(
+            f"this is a binary file, not {language} text",
+            source=source,
+            hint="if it is UTF-16 text, save it as UTF-8",
+        )
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start].decode("utf-8")
+        raise InputError(
+            f"byte 0x{raw[error.start]:02x} is not UTF-8 text",
+            source=source,
+            line=before.count("\n") + 1,
+            column=len(before) - (before.rfind("\n") + 1) + 1,
+            hint="save the file as UTF-8",
+        ) from None
 
 
 def _refuse_unprintable(text: str, source: str) -> None:

@@ -1,0 +1,109 @@
+"""What an argument means that names a release: a config.json, a folder that holds one, a repository of the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from archcalc.errors import InputError, show_value
+from archcalc.files.document import Document
+from archcalc.files.loader import bundled_names
+from archcalc.hf import json_file
+from archcalc.hf.hub import fetch
+
+PREFIX = "hf:"
+
+CONFIG, QUANT, INDEX = "config.json", "hf_quant_config.json", "model.safetensors.index.json"
+
+FILES = {CONFIG: json_file.MAX_BYTES, QUANT: json_file.MAX_BYTES, INDEX: 64 << 20}
+"""All files of a release that are ever read, and the most bytes of each."""
+
+_ARGUMENT = re.compile(r"hf:((?:[\w.-]{1,96}/)?[\w.-]{1,96})(?:@(\w[\w.+/-]{0,199}))?", re.ASCII)
+_NO_REVISION = re.compile(r"\.\.|//|/\.|/$|\.$|\.lock(/|$)")
+"""What no name of a branch or a tag contains: it becomes a path in the hub's cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The files that describe a release.
+
+    config: its config.json.
+    quant: its hf_quant_config.json, None where there is none.
+    index: its model.safetensors.index.json, None where there is none.
+    name: what the release is called: the repository without its owner, the folder, or the file without its ending.
+    where: what to write to read the same again: a path, or `hf:ORG/NAME@COMMIT`.
+    """
+
+    config: Document
+    quant: Document | None
+    index: Document | None
+    name: str
+    where: str
+
+
+def source_of(argument: str) -> Source | None:
+    """The release that an argument names; None if it is the name or the path of something else.
+
+    The network is used for `hf:ORG/NAME[@REVISION]` alone.
+
+    Raises:
+        InputError: a release that can't be had, or whose files are no JSON that we read.
+    """
+    if argument.startswith(PREFIX):
+        return _of_the_hub(argument)
+    folder, name = os.path.split(argument)
+    if name == CONFIG:
+        return _of_folder(folder)
+    if name.lower().endswith(".json"):
+        return Source(config=json_file.read(argument), quant=None, index=None, name=name[:-5], where=argument)
+    if argument in ("", *bundled_names()) or not os.path.lexists(os.path.join(argument, CONFIG)):
+        return None
+    return _of_folder(argument)
+
+
+def _of_folder(folder: str) -> Source:
+    """The release in a folder of this machine."""
+    where = os.path.join(folder, CONFIG)
+    config = json_file.read(where)
+    found = {}
+    for name in (QUANT, INDEX):
+        path = os.path.join(folder, name)
+        if os.path.lexists(path):
+            found[name] = json_file.read(path, most=FILES[name])
+    return Source(config=config, quant=found.get(QUANT), index=found.get(INDEX), name=_name(folder), where=where)
+
+
+def _name(folder: str) -> str:
+    """What a folder is called; one of the hub's cache by the repository that it is from."""
+    path = Path(os.path.abspath(folder))
+    repository = path.parent.parent.name
+    if path.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]
+    return path.name or "model"
+
+
+def _of_the_hub(argument: str) -> Source:
+    """The release of a repository, as it is now or at a revision."""
+    written = _ARGUMENT.fullmatch(argument)
+    if written is None or _NO_REVISION.search(written[2] or ""):
+        raise InputError(
+            f"{show_value(argument)} names no model of the hub",
+            value=argument,
+            hint="write hf:ORG/NAME, or hf:ORG/NAME@REVISION",
+        )
+    model, revision = written.groups()
+    paths, commit = fetch(argument, model, revision, FILES)
+    found = {
+        name: json_file.read(path, source=f"{argument}/{name}", most=FILES[name])
+        for name, path in paths.items()
+        if path
+    }
+    return Source(
+        config=found[CONFIG],
+        quant=found.get(QUANT),
+        index=found.get(INDEX),
+        name=model.rpartition("/")[2],
+        where=f"{PREFIX}{model}@{commit}",
+    )

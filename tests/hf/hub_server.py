@@ -1,0 +1,110 @@
+"""A small Hugging Face hub on the loopback: files of repositories, by revision, with the hub's headers and errors."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+
+COMMIT, OLD = "a" * 40, "b" * 40
+
+
+class Asked(NamedTuple):
+    """A request that came."""
+
+    method: str
+    path: str
+    token: str | None
+
+
+@dataclass
+class Hub:
+    """What the server holds and what it was asked. `trouble`: called first, returns whether it has answered."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    """`ORG/NAME/FILE` at the newest commit; `ORG/NAME@OLD/FILE` at the one before."""
+    asked: list[Asked] = field(default_factory=list)
+    trouble: Callable[[Handler], bool] = lambda handler: False
+    url: str = ""
+
+    def paths(self) -> list[str]:
+        return [path for _, path, _ in self.asked]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers `/ORG/NAME/resolve/REVISION/FILE`, as https://huggingface.co does."""
+
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.hub.asked.append(Asked(self.command, self.path, self.headers.get("Authorization")))
+        try:
+            if not self.hub.trouble(self):
+                self.file()
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def file(self) -> None:
+        parts = self.path.lstrip("/").split("/")
+        if len(parts) != 5 or parts[2] != "resolve":
+            return self.answer(404, {"X-Error-Code": "RepoNotFound"})
+        org, name, _, revision, file = parts
+        if not any(known.startswith(f"{org}/{name}/") for known in self.hub.files):
+            return self.answer(
+                401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Invalid username or password."}
+            )
+        commit = {"main": COMMIT, COMMIT: COMMIT, "v1": OLD, OLD: OLD}.get(revision)
+        if commit is None:
+            return self.answer(404, {"X-Error-Code": "RevisionNotFound"})
+        content = self.hub.files.get(f"{org}/{name}{'@OLD' if commit == OLD else ''}/{file}")
+        if content is None:
+            return self.answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+        etag = hashlib.sha1(content).hexdigest()
+        self.answer(200, {"ETag": f'"{etag}"', "X-Repo-Commit": commit}, content)
+
+    def answer(self, status: int, headers: dict[str, str], content: bytes = b"") -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+@contextmanager
+def serving(hub: Hub) -> Iterator[Hub]:
+    """The hub, answering at `hub.url` until the end."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def drip(handler: Handler) -> bool:
+    """A server that sends a byte of its headers now and then, and never all."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+    for _ in range(600):
+        handler.wfile.write(b".")
+        time.sleep(0.1)
+    return True
