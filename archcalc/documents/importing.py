@@ -10,7 +10,7 @@ from archcalc.hf.config import show
 from archcalc.hf.imported import Imported
 from archcalc.hf.spec import import_config
 
-COLUMNS = (Column("path", "key"), Column("value", "value"), Column("became", "what became of it", "prose"))
+COLUMNS = (Column("path", "key"), Column("value", "value"), Column("became", "what became of it"))
 
 
 def imported(argument: str) -> Imported:

@@ -116,7 +116,8 @@ class Config:
             if known in self.facts.defaults:
                 value = self.facts.defaults[known]
                 note = f"default of {self.facts.config}: {show(value)}"
-                self.made[key] = note
+                if value is not None or absent is ...:
+                    self.made[key] = note
                 return Said(value, (), note, default=True)
         if absent is ...:
             what = f"{self.facts.config} has no default for it" if self.facts.config else "no public class has a default"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from archcalc.files.document import Document, Loc, Mark
@@ -44,7 +44,7 @@ class Imported(Document):
         self.data = _plain(said, (), places)
         self.said = said
         self.config = config
-        self.receipt = receipt
+        self.receipt = [_with_fields(row, places) for row in receipt]
         self.notes = notes
         self.places = places
         self.source = config.source
@@ -77,6 +77,13 @@ class Imported(Document):
         while path and path not in self.places:
             path = path[:-1]
         return self.config.position(self.places.get(path, ()), key=key)
+
+
+def _with_fields(row: Became, places: Mapping[Loc, Loc]) -> Became:
+    """A row of the receipt with the fields of the spec that its key became."""
+    key = tuple(row.key.split("."))
+    fields = [".".join(map(str, field)) for field, loc in places.items() if loc[: len(key)] == key]
+    return replace(row, became=", ".join(fields)) if fields and not row.default else row
 
 
 def _plain(node: Any, loc: Loc, places: dict[Loc, Loc]) -> Any:

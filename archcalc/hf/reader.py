@@ -67,10 +67,12 @@ def backbone(row: Dialect, config: Config, ties: Said | None = None) -> dict[str
     """The backbone section: sizes, layer patterns, and the blocks that the layers name."""
     own = {} if ties is None else {"tie_word_embeddings": Rule(lambda _: ties)}
     fields = fill({**row.backbone, **own}, config)
+    before = {**config.taken, **config.made}
     layers = row.layers(config)
+    asked = [key for key in (*config.taken, *config.made) if key not in before]
     used_attention = dict.fromkeys(layer.attention for layer in layers)
     used_ffn = dict.fromkeys(layer.ffn for layer in layers)
-    fields["layers"] = folded(layers)
+    fields["layers"] = Said(folded(layers), (), ", ".join(_shown(config, key) for key in asked))
     fields["attention"] = {name: fill(row.attention[name], config) for name in used_attention}
     fields["ffn"] = {name: fill(row.ffn[name], config) for name in used_ffn}
     for name in (*row.attention, *row.ffn):  # keys of blocks that this model has not are read all the same
@@ -80,6 +82,14 @@ def backbone(row: Dialect, config: Config, ties: Said | None = None) -> dict[str
         for key in ("mtp_stored", "mtp_layer"):
             fields.pop(key, None)
     return fields
+
+
+def _shown(config: Config, key: str) -> str:
+    """A key that the layer pattern follows from, with its value where that is short."""
+    if key not in config.data:
+        return f"{key}, {config.made[key]}"
+    value = config.data[key]
+    return key if isinstance(value, list | dict) else f"{key} {show(value)}"
 
 
 def _touch(table: Mapping[str, Any], config: Config) -> None:
