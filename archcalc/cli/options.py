@@ -7,8 +7,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A spec file, a bundled name (k25), a config.json, a model folder, or hf:ORG/NAME.")]
-SpecArguments = Annotated[list[str], typer.Argument(metavar="SPEC...", help="Spec files, bundled names (k25), config.json files, model folders, or hf:ORG/NAME.")]
+SpecArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC", help="A spec file, a bundled name (k25), a config.json, a model folder, or hf:ORG/NAME."
+    ),
+]
+SpecArguments = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SPEC...", help="Spec files, bundled names (k25), config.json files, model folders, or hf:ORG/NAME."
+    ),
+]
 Format = Annotated[
     str | None, typer.Option("--format", metavar="NAME", help="table, json, csv, markdown or github. [default: table]")
 ]

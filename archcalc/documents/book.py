@@ -12,8 +12,8 @@ from archcalc.documents.ask import answer, called, line
 from archcalc.documents.document import Report, Value
 from archcalc.documents.sweep.figure import Figure
 from archcalc.errors import InputError
-from archcalc.hf.spec import load_spec
 from archcalc.files.model import Spec
+from archcalc.hf.spec import load_spec
 
 HEADLINE = {
     "params.total": "parameters",

@@ -27,9 +27,9 @@ from archcalc.documents.serve_words import (
 )
 from archcalc.documents.weights import what_if
 from archcalc.errors import InputError, did_you_mean, show_value
-from archcalc.hf.spec import load_spec
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware, hardware_names, load_hardware
+from archcalc.hf.spec import load_spec
 from archcalc.serving.deployment import Vision
 from archcalc.serving.engine import Sampler, load_engine
 from archcalc.serving.levers import levers

@@ -120,7 +120,9 @@ class Config:
                     self.made[key] = note
                 return Said(value, (), note, default=True)
         if absent is ...:
-            what = f"{self.facts.config} has no default for it" if self.facts.config else "no public class has a default"
+            what = (
+                f"{self.facts.config} has no default for it" if self.facts.config else "no public class has a default"
+            )
             raise self.error(f"{key} is missing, and {what}", None, hint=f"add {key} to {self.where}")
         return Said(absent)
 

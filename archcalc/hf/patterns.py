@@ -23,7 +23,9 @@ def depth(config: Config) -> int:
     return count
 
 
-def layers(attention: Kinds | str, ffn: Kinds | str, scopes: dict[str, str] | None = None) -> Callable[[Config], list[Layer]]:
+def layers(
+    attention: Kinds | str, ffn: Kinds | str, scopes: dict[str, str] | None = None
+) -> Callable[[Config], list[Layer]]:
     """Layers from the kinds of their two halves, each the same for all or a pattern."""
 
     def read(config: Config) -> list[Layer]:
@@ -147,7 +149,9 @@ def smollm(config: Config) -> list[str]:
     count = depth(config)
     turns = integers(config, "no_rope_layers") or interval("no_rope_layer_interval", 4, "", "1")(config)
     if len(turns) != count:
-        raise config.error(f"no_rope_layers has {len(turns)} entries, and num_hidden_layers is {count}", "no_rope_layers")
+        raise config.error(
+            f"no_rope_layers has {len(turns)} entries, and num_hidden_layers is {count}", "no_rope_layers"
+        )
     on = config.value("use_sliding_window", False) is True and config.value("sliding_window", None) is not None
     slides = named(
         "layer_types",
@@ -176,7 +180,12 @@ def indexers(config: Config) -> list[str]:
     pattern = config.value("index_topk_pattern", None)
     if pattern is not None:
         listed = list(pattern) if isinstance(pattern, str) else pattern
-        return _named(config, "index_topk_pattern", listed, letters if isinstance(pattern, str) else {"full": "full", "shared": "shared"})
+        return _named(
+            config,
+            "index_topk_pattern",
+            listed,
+            letters if isinstance(pattern, str) else {"full": "full", "shared": "shared"},
+        )
     step, offset = max(config.integer("index_topk_freq", 1), 1), config.integer("index_skip_topk_offset", 2)
     return ["shared" if max(i - offset + 1, 0) % step else "full" for i in range(count)]
 
@@ -190,9 +199,9 @@ def kda(config: Config) -> list[str]:
         if not isinstance(lists, dict) or not {"full_attn_layers", "kda_layers"} <= lists.keys():
             return ["full" if i and i % 4 == 0 else "linear" for i in range(count)]
         full, linear = lists["full_attn_layers"], lists["kda_layers"]
-        if not all(isinstance(some, list) for some in (full, linear)) or sorted(
-            [*full, *linear], key=str
-        ) != sorted(range(1, count + 1), key=str):
+        if not all(isinstance(some, list) for some in (full, linear)) or sorted([*full, *linear], key=str) != sorted(
+            range(1, count + 1), key=str
+        ):
             message = f"full_attn_layers and kda_layers do not name each of the {count} layers once, counted from 1"
             raise config.error(message, "linear_attn_config")
         return ["full" if i + 1 in full else "linear" for i in range(count)]

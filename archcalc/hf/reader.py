@@ -156,11 +156,13 @@ def _head(name: str, where: str, config: tuple[str, ...]) -> dict[str, Any]:
         "kind": "spec",
         "name": slug,
         "title": name,
-        "sources": {section: f"{where}" for section in config},
+        "sources": dict.fromkeys(config, f"{where}"),
     }
 
 
-def _finish(said: dict[str, Any], configs: list[Config], row: Any, quant: Document | None, notes: list[str]) -> Imported:
+def _finish(
+    said: dict[str, Any], configs: list[Config], row: Any, quant: Document | None, notes: list[str]
+) -> Imported:
     dtype = said["backbone"]["dtype"].value
     said["storage"] = {"default": {"scheme": "plain", "dtype": dtype}}
     receipt = [became for config in configs for became in _receipt(config)]

@@ -147,7 +147,9 @@ def even_head_dim(config: Config) -> Said:
     given = config.data.get("head_dim")
     config.take("head_dim", "the class computes it")
     if given is not None and given != hidden // heads:
-        message = f"head_dim is {show(given)}, and the class takes hidden_size / num_attention_heads = {hidden // heads}"
+        message = (
+            f"head_dim is {show(given)}, and the class takes hidden_size / num_attention_heads = {hidden // heads}"
+        )
         raise config.error(message, "head_dim")
     return Said(hidden // heads, (), "hidden_size / num_attention_heads")
 
@@ -161,6 +163,23 @@ def one_of(key: str, *values: str) -> Rule:
             known = " or ".join(values)
             raise config.error(f"{key} is {show(said.value)}, and this model type knows {known}", key)
         return said
+
+    return Rule(read)
+
+
+def released(name: str, own: str) -> Rule:
+    """A size that a release spells in its own way, which the public class does not read: it has to be the class's."""
+
+    def read(config: Config) -> Said:
+        said = config.read(own)
+        given = config.data.get(name)
+        if given is None:
+            return said._replace(note=said.note or own)
+        config.taken[name] = "used"
+        if given != said.value:
+            message = f"{name} is {show(given)}; {config.facts.config} reads {own} alone, and has {show(said.value)}"
+            raise config.error(message, name, hint=f"add {own} if the model has that many")
+        return Said(said.value, (*config.loc, name))
 
     return Rule(read)
 

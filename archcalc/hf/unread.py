@@ -8,33 +8,31 @@ from archcalc.errors import Problem
 from archcalc.hf.config import Config, show
 from archcalc.hf.dialect import Must
 
-HARMLESS = frozenset(
-    """
-    _attn_implementation _attn_implementation_autoset _commit_hash _experts_implementation _name_or_path
-    add_bos_token add_cross_attention add_eos_token architectures attention_dropout attention_multiplier
-    attn_implementation attn_pdrop audio_token_id auto_map aux_loss_alpha bad_words_ids begin_suppress_tokens
-    boi_token_id bos_token_id cache_implementation chunk_size_feed_forward clip_qkv cross_attention_hidden_size
-    decoder_start_token_id diversity_penalty do_sample dtype early_stopping embd_pdrop embedding_multiplier
-    encoder_no_repeat_ngram_size eoi_token_id eos_token_id exponential_decay_length_penalty finetuning_task
-    forced_bos_token_id forced_eos_token_id freeze_vision_tower hidden_dropout id2label ignore_index
-    image_placeholder image_token_id image_token_index initializer_range input_jitter_noise is_decoder
-    is_encoder_decoder keys_to_ignore_at_inference label2id length_penalty logits_scaling max_length
-    media_placeholder_token_id min_length model_type name_or_path no_repeat_ngram_size num_beam_groups num_beams
-    num_return_sequences output_attentions output_hidden_states output_past output_router_logits output_scores
-    pad_token_id prefix pretraining_tp problem_type pruned_heads query_pre_attn_scalar remove_invalid_values
-    repetition_penalty resid_pdrop residual_dropout residual_multiplier return_dict return_dict_in_generate
-    rope_interleave rope_ratio rope_scaling_factor router_aux_loss_coef router_jitter_noise router_z_loss_coef
-    sep_token_id seq_aux seq_length summary_activation suppress_tokens task_specific_params temperature
-    tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config
-    transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache use_flash_attn
-    video_token_id video_token_index vision_end_token_id vision_start_token_id vision_token_id
-    bos_token eos_token pad_token unk_token_id mask_token_id cls_token_id quantization_config quantization
-    text_config vision_config hf_quant_config partial_rotary_factor rotary_dim rope_theta rope_scaling rope_parameters
-    rope_local_base_freq mlp_bias_init initializer_factor rescale_every scale_emb
-    attention_probs_dropout_prob hidden_dropout_prob dropout dropout_rate attn_dropout max_window_layers
-    use_logits_to_keep transformers_weights tensor_parallel_size world_size training_args license
-    """.split()
-)
+_WORDS = """
+_attn_implementation _attn_implementation_autoset _commit_hash _experts_implementation _name_or_path add_bos_token
+add_cross_attention add_eos_token architectures attention_dropout attention_multiplier attention_probs_dropout_prob
+attn_dropout attn_implementation attn_pdrop audio_token_id auto_map aux_loss_alpha bad_words_ids begin_suppress_tokens
+boi_token_id bos_token bos_token_id cache_implementation chunk_size_feed_forward clip_qkv cls_token_id
+cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dropout dropout_rate dtype
+early_stopping embd_pdrop embedding_multiplier encoder_no_repeat_ngram_size eoi_token_id eos_token eos_token_id
+exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id freeze_vision_tower
+hf_quant_config hidden_dropout hidden_dropout_prob id2label ignore_index image_placeholder image_token_id
+image_token_index initializer_factor initializer_range input_jitter_noise is_decoder is_encoder_decoder
+keys_to_ignore_at_inference label2id length_penalty license logits_scaling mask_token_id max_length max_window_layers
+media_placeholder_token_id min_length mlp_bias_init model_type name_or_path no_repeat_ngram_size num_beam_groups
+num_beams num_return_sequences output_attentions output_hidden_states output_past output_router_logits output_scores
+pad_token pad_token_id partial_rotary_factor prefix pretraining_tp problem_type pruned_heads quantization
+quantization_config query_pre_attn_scalar remove_invalid_values repetition_penalty rescale_every resid_pdrop
+residual_dropout residual_multiplier return_dict return_dict_in_generate rope_interleave rope_local_base_freq
+rope_parameters rope_ratio rope_scaling rope_scaling_factor rope_theta rotary_dim router_aux_loss_coef
+router_jitter_noise router_z_loss_coef scale_emb sep_token_id seq_aux seq_length summary_activation suppress_tokens
+task_specific_params temperature tensor_parallel_size text_config tf_legacy_loss tie_encoder_decoder tokenizer_class
+top_k top_p torch_dtype torchscript training_args transformers.js_config transformers_version transformers_weights
+typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache use_flash_attn use_logits_to_keep
+video_token_id video_token_index vision_config vision_end_token_id vision_start_token_id vision_token_id world_size
+"""
+
+HARMLESS = frozenset(_WORDS.split())
 """Keys that change no size in any family that is read here: bookkeeping, generation, dropout, token ids, losses."""
 
 HARMLESS_FLOAT = re.compile(

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from archcalc.documents.document import Column
 from archcalc.documents.flops import context_notes
 from archcalc.errors import InputError
-from archcalc.hf.spec import load_spec
 from archcalc.files.model import Spec
+from archcalc.hf.spec import load_spec
 from archcalc.units import format_int
 
 MOST_PANELS = 6

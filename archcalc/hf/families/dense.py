@@ -149,9 +149,12 @@ DENSE_TEXT = (
                 **BIASED,
                 "qk_norm": Fixed("per_head"),
                 **SLIDING,
-                "rope_parameters": {"rope_theta": Rule(
+                "rope_parameters": {
+                    "rope_theta": Rule(
                         lambda config: rules.by_type(config, "sliding_attention", "rope_local_base_freq", 10_000.0)
-                    ), "rope_scaling": Fixed(None)},
+                    ),
+                    "rope_scaling": Fixed(None),
+                },
             },
         },
         ffn={"dense": {**DENSE, "hidden_act": "hidden_activation"}},

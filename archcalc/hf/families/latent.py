@@ -145,7 +145,11 @@ KIMI_K3_TEXT = Dialect(
         "attn_res_block_size": "attn_res_block_size",
     },
     attention={
-        "full": {**MLA, "attention_bias": Fixed(False), "output_gate": rules.when("mla_use_output_gate", "elementwise")},
+        "full": {
+            **MLA,
+            "attention_bias": Fixed(False),
+            "output_gate": rules.when("mla_use_output_gate", "elementwise"),
+        },
         "linear": {
             **KDA,
             "use_full_rank_gate": rules.inside("linear_attn_config", "use_full_rank_gate"),
@@ -166,8 +170,15 @@ KIMI_K3_TEXT = Dialect(
     layers=layers(kda, first_dense()),
     must=KIMI_ALWAYS,
     harmless=frozenset(
-        {"num_key_value_heads", "head_dim", "rope_theta", "rope_scaling", "activation_situ_beta", "activation_situ_linear_beta",
-         "use_grouped_topk"}
+        {
+            "num_key_value_heads",
+            "head_dim",
+            "rope_theta",
+            "rope_scaling",
+            "activation_situ_beta",
+            "activation_situ_linear_beta",
+            "use_grouped_topk",
+        }
     ),
     proof="the sum over Kimi K3's released header is the config's total: 2,779,931,754,752",
 )

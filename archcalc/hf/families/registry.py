@@ -9,7 +9,9 @@ from archcalc.hf.families.latent import LATENT_TEXT
 from archcalc.hf.families.moe import MOE_TEXT
 from archcalc.hf.families.vision import VISION, VISION_TEXT
 
-TEXT: dict[str, Dialect] = {row.model_type: row for row in (*DENSE_TEXT, *MOE_TEXT, *LATENT_TEXT, *HYBRID_TEXT, *VISION_TEXT)}
+TEXT: dict[str, Dialect] = {
+    row.model_type: row for row in (*DENSE_TEXT, *MOE_TEXT, *LATENT_TEXT, *HYBRID_TEXT, *VISION_TEXT)
+}
 MULTIMODAL: dict[str, Multimodal] = {row.model_type: row for row in VISION}
 
 MISSING: dict[str, str] = {
@@ -32,8 +34,10 @@ MISSING: dict[str, str] = {
 }
 """Types that are known and not read, each with what is missing."""
 
-ENCODERS = frozenset(
-    "albert bert camembert clip clip_vision_model deberta deberta-v2 distilbert electra roberta siglip"
-    " siglip_vision_model t5 umt5 vit whisper xlm-roberta modernbert wav2vec2 bart".split()
-)
+_ENCODERS = """
+albert bart bert camembert clip clip_vision_model deberta deberta-v2 distilbert electra modernbert roberta siglip
+siglip_vision_model t5 umt5 vit wav2vec2 whisper xlm-roberta
+"""
+
+ENCODERS = frozenset(_ENCODERS.split())
 """Types that are no decoders."""

@@ -4,15 +4,13 @@ config.json: it is the release's, and said so."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from archcalc.hf import rules
 from archcalc.hf.config import Config, Said
 from archcalc.hf.dialect import Dialect, Fixed, Key, Multimodal, Rule, Table
-from archcalc.hf.families.dense import QWEN2_ATTENTION, QWEN3_ATTENTION, WINDOWS
 from archcalc.hf.families.common import BACKBONE, DENSE, MOE, SLIDING
+from archcalc.hf.families.dense import QWEN2_ATTENTION, QWEN3_ATTENTION, WINDOWS
 from archcalc.hf.families.hybrid import QWEN3_5, QWEN3_5_MOE
 from archcalc.hf.families.latent import DEEPSEEK_V3, KIMI_K3_TEXT
 from archcalc.hf.patterns import layers, sparse_step
@@ -241,19 +239,15 @@ OLD_NAMES = {
 TIME = frozenset({"tokens_per_second", "fps"})
 
 K25_TOWER = {
-    "vt_hidden_size": "hidden_size",
-    "vt_num_hidden_layers": "num_hidden_layers",
-    "vt_num_attention_heads": "num_attention_heads",
-    "vt_intermediate_size": "intermediate_size",
-    "init_pos_emb_height": "pos_emb_height",
-    "init_pos_emb_width": "pos_emb_width",
-    "init_pos_emb_time": "pos_emb_time",
+    "vt_hidden_size": rules.released("vt_hidden_size", "hidden_size"),
+    "vt_num_hidden_layers": rules.released("vt_num_hidden_layers", "num_hidden_layers"),
+    "vt_num_attention_heads": rules.released("vt_num_attention_heads", "num_attention_heads"),
+    "vt_intermediate_size": rules.released("vt_intermediate_size", "intermediate_size"),
+    "init_pos_emb_height": rules.released("init_pos_emb_height", "pos_emb_height"),
+    "init_pos_emb_width": rules.released("init_pos_emb_width", "pos_emb_width"),
+    "init_pos_emb_time": rules.released("init_pos_emb_time", "pos_emb_time"),
 }
 """The release's keys and the class's. The class reads its own alone, whatever the release's say."""
-
-
-def _as_the_class(key: str) -> Callable[[Config], Any]:
-    return lambda config: config.value(key)
 
 
 VISION = (
@@ -315,7 +309,7 @@ VISION = (
         vision={**MOONVIT, **K25_TOWER},
         projector={
             **MOON_MERGER,
-            "mm_hidden_size": "hidden_size",
+            "mm_hidden_size": rules.released("mm_hidden_size", "hidden_size"),
             "text_hidden_size": Rule(_text_width),
             "projector_hidden_act": Fixed("gelu"),
             "projector_ln_eps": Fixed(1e-5),
@@ -323,11 +317,9 @@ VISION = (
         vision_type="kimi_k25_vision",
         vision_must={
             "mm_projector_type": ("patchmerger",),
-            "mm_hidden_size": _as_the_class("hidden_size"),
             "text_hidden_size": lambda config: _text_width(config).value,
             "projector_hidden_act": ("gelu",),
             "projector_ln_eps": (1e-5,),
-            **{key: _as_the_class(own) for key, own in K25_TOWER.items()},
         },
         harmless=frozenset({"use_unified_vision_chunk"}),
     ),
