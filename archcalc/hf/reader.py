@@ -184,5 +184,5 @@ def _refuse(problems: list[Any]) -> None:
 
 
 def _error(document: Document, message: str, loc: Loc, hint: str | None) -> SpecError:
-    value = document.data.get(loc[0]) if loc else None
+    value = document.data.get(str(loc[0])) if loc else None
     return SpecError.from_problems([document.problem(message, loc, value=value, hint=hint)])

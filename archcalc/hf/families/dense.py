@@ -4,7 +4,7 @@ modeling_TYPE.py."""
 from __future__ import annotations
 
 from archcalc.hf import rules
-from archcalc.hf.dialect import Dialect, Fixed, Rule
+from archcalc.hf.dialect import Dialect, Fixed, Rule, Table
 from archcalc.hf.families.common import BACKBONE, BIASED, DENSE, GQA, SLIDING
 from archcalc.hf.patterns import every_window, interval, layers, named, smollm, upper_windows, windows_if_used
 
@@ -12,9 +12,9 @@ LAYER_TYPES = {"full_attention": "full", "sliding_attention": "sliding"}
 PLAIN = layers("full", "dense")
 WINDOWS = windows_if_used("layer_types", LAYER_TYPES)
 
-PARTIAL = {"rotary_dim": rules.partial()}
-HALF = {"rotary_dim": rules.partial(0.5)}
-WITHOUT_ROPE = {"rope_parameters": {"rope_theta": Fixed(None, "no_rope_layers: this layer does not rotate")}}
+PARTIAL: Table = {"rotary_dim": rules.partial()}
+HALF: Table = {"rotary_dim": rules.partial(0.5)}
+WITHOUT_ROPE: Table = {"rope_parameters": {"rope_theta": Fixed(None, "no_rope_layers: this layer does not rotate")}}
 
 LLAMA = Dialect(
     model_type="llama",
@@ -24,8 +24,8 @@ LLAMA = Dialect(
     layers=PLAIN,
 )
 
-QWEN2_ATTENTION = {**GQA, "attention_bias": Fixed(True, "Qwen2's q, k and v always have one")}
-QWEN3_ATTENTION = {**BIASED, "qk_norm": Fixed("per_head")}
+QWEN2_ATTENTION: Table = {**GQA, "attention_bias": Fixed(True, "Qwen2's q, k and v always have one")}
+QWEN3_ATTENTION: Table = {**BIASED, "qk_norm": Fixed("per_head")}
 
 DENSE_TEXT = (
     LLAMA,

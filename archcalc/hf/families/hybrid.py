@@ -4,7 +4,7 @@ qwen3_5_moe/."""
 from __future__ import annotations
 
 from archcalc.hf import rules
-from archcalc.hf.dialect import Dialect, Fixed
+from archcalc.hf.dialect import Dialect, Fixed, Must, Table
 from archcalc.hf.families.common import BACKBONE, BIASED, DENSE, MOE
 from archcalc.hf.families.moe import QWEN_SHARED
 from archcalc.hf.patterns import interval, layers, named, sparse_step
@@ -13,16 +13,16 @@ HYBRID = {"full_attention": "full", "linear_attention": "linear"}
 MIXERS = named("layer_types", HYBRID, interval("full_attention_interval", 4, "full", "linear"))
 LINEAR_SCOPE = {"linear": "linear_attn"}
 
-CENTERED = {**BACKBONE, "norm": Fixed("rms_zero_centered", "its RMSNorm multiplies by 1 + weight")}
+CENTERED: Table = {**BACKBONE, "norm": Fixed("rms_zero_centered", "its RMSNorm multiplies by 1 + weight")}
 
-GATED_ATTENTION = {
+GATED_ATTENTION: Table = {
     **BIASED,
     "qk_norm": Fixed("per_head"),
     "output_gate": Fixed("elementwise", "always: q_proj makes a gate beside each query"),
     "rotary_dim": rules.partial(0.25),
 }
 
-DELTANET = {
+DELTANET: Table = {
     "kind": Fixed("gated_deltanet"),
     "linear_num_key_heads": "linear_num_key_heads",
     "linear_num_value_heads": "linear_num_value_heads",
@@ -33,7 +33,7 @@ DELTANET = {
     "in_proj": Fixed("split"),
 }
 
-GATED = {"attn_output_gate": (True,)}
+GATED: Must = {"attn_output_gate": (True,)}
 
 QWEN3_5 = Dialect(
     model_type="qwen3_5_text",

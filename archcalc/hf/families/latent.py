@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from archcalc.hf import rules
 from archcalc.hf.config import Config
-from archcalc.hf.dialect import Dialect, Fixed, Key, Rule
+from archcalc.hf.dialect import Dialect, Fixed, Key, Must, Table
 from archcalc.hf.families.common import BACKBONE, DEEPSEEK_MOE, DENSE, MLA
 from archcalc.hf.patterns import first_dense, first_layer_dense, indexers, kda, layers, named
 
-WITH_MTP = {**BACKBONE, "num_nextn_predict_layers": rules.mtp("num_nextn_predict_layers")}
+WITH_MTP: Table = {**BACKBONE, "num_nextn_predict_layers": rules.mtp("num_nextn_predict_layers")}
 SPARSE = {"dense": "dense", "sparse": "moe"}
 
 
@@ -17,7 +17,7 @@ def _qk_head_dim(config: Config) -> int:
     return config.integer("qk_nope_head_dim") + config.integer("qk_rope_head_dim")
 
 
-ROUTING = {
+ROUTING: Must = {
     "scoring_func": ("sigmoid",),
     "topk_method": ("noaux_tc",),
     "moe_layer_freq": (1,),
@@ -25,8 +25,8 @@ ROUTING = {
     "mlp_bias": (False,),
     "use_qk_norm": (False,),
 }
-FFN = {"dense": DENSE, "moe": DEEPSEEK_MOE}
-OWN_INDEX = {
+FFN: dict[str, Table] = {"dense": DENSE, "moe": DEEPSEEK_MOE}
+OWN_INDEX: Table = {
     "indexer": {"index_n_heads": "index_n_heads", "index_head_dim": "index_head_dim", "index_topk": "index_topk"}
 }
 
@@ -40,7 +40,7 @@ DEEPSEEK_V3 = Dialect(
     harmless=frozenset({"num_key_value_heads", "head_dim", "ep_size"}),
 )
 
-K3_MOE = {
+K3_MOE: Table = {
     **DEEPSEEK_MOE,
     "n_routed_experts": "num_experts",
     "num_experts_per_tok": "num_experts_per_token",
@@ -49,16 +49,16 @@ K3_MOE = {
     "norm_topk_prob": "moe_renormalize",
 }
 
-KDA = {
+KDA: Table = {
     "kind": Fixed("kda"),
     "num_heads": rules.inside("linear_attn_config", "num_heads", "linear_num_heads"),
     "head_dim": rules.inside("linear_attn_config", "head_dim", "linear_head_dim"),
     "short_conv_kernel_size": rules.inside("linear_attn_config", "short_conv_kernel_size", "linear_conv_kernel_dim"),
 }
 
-NO_ROPE = {"rope_theta": Fixed(None, "no rotary embedding: mla_use_nope"), "rope_scaling": Fixed(None)}
+NO_ROPE: Table = {"rope_theta": Fixed(None, "no rotary embedding: mla_use_nope"), "rope_scaling": Fixed(None)}
 
-KIMI_ALWAYS = {"moe_router_activation_func": ("sigmoid",), "mla_use_nope": (True,), "moe_layer_freq": (1,)}
+KIMI_ALWAYS: Must = {"moe_router_activation_func": ("sigmoid",), "mla_use_nope": (True,), "moe_layer_freq": (1,)}
 
 LATENT_TEXT = (
     DEEPSEEK_V3,
@@ -127,7 +127,11 @@ LATENT_TEXT = (
         },
         attention={
             "full": MLA,
-            "linear": {**KDA, "use_full_rank_gate": Fixed(False), "a_log_size": KDA["num_heads"]},
+            "linear": {
+                **KDA,
+                "use_full_rank_gate": Fixed(False),
+                "a_log_size": rules.inside("linear_attn_config", "num_heads", "linear_num_heads"),
+            },
         },
         ffn={"dense": DENSE, "moe": K3_MOE},
         layers=layers(kda, named("mlp_layer_types", SPARSE, first_dense("first_k_dense_replace", 1))),
@@ -153,9 +157,7 @@ KIMI_K3_TEXT = Dialect(
         "linear": {
             **KDA,
             "use_full_rank_gate": rules.inside("linear_attn_config", "use_full_rank_gate"),
-            "a_log_size": Rule(
-                lambda config: KDA["head_dim"].read(config)._replace(note="A_log has head_dim elements in the header")
-            ),
+            "a_log_size": rules.inside("linear_attn_config", "head_dim"),
         },
     },
     ffn={

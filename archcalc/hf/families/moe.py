@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from archcalc.hf import rules
-from archcalc.hf.dialect import Dialect, Fixed, Key, Rule
+from archcalc.hf.dialect import Dialect, Fixed, Key, Rule, Table
 from archcalc.hf.families.common import BACKBONE, BIASED, DEEPSEEK_MOE, DENSE, GQA, MOE, SLIDING
 from archcalc.hf.families.dense import HALF, LAYER_TYPES, PARTIAL, QWEN3_ATTENTION
 from archcalc.hf.patterns import (
@@ -27,7 +27,7 @@ MIXTRAL_NAMES = (
 )
 """Mixtral's checkpoint calls its experts' matrices so (transformers, conversion_mapping.py)."""
 
-LOCAL_MOE = {
+LOCAL_MOE: Table = {
     **MOE,
     "n_routed_experts": "num_local_experts",
     "moe_intermediate_size": "intermediate_size",
@@ -35,20 +35,20 @@ LOCAL_MOE = {
 }
 """Every expert as wide as `intermediate_size` says."""
 
-QWEN_SHARED = {
+QWEN_SHARED: Table = {
     "n_shared_experts": Fixed(1),
     "shared_expert_intermediate_size": "shared_expert_intermediate_size",
     "shared_expert_gate": Fixed(True, "a sigmoid gate on the shared expert"),
     "shared_name": Fixed("shared_expert"),
 }
 
-NOAUX = {
+NOAUX: Table = {
     "scoring_func": Fixed("sigmoid"),
     "topk_method": Fixed("noaux_tc", "its e_score_correction_bias is a buffer, not a parameter"),
 }
 
-QWEN2_MOE_ATTENTION = {**GQA, "attention_bias": "qkv_bias"}
-QKV_BIASED = {**GQA, "attention_bias": "attention_bias"}
+QWEN2_MOE_ATTENTION: Table = {**GQA, "attention_bias": "qkv_bias"}
+QKV_BIASED: Table = {**GQA, "attention_bias": "attention_bias"}
 
 MOE_TEXT = (
     Dialect(

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from archcalc.hf import rules
 from archcalc.hf.config import Config, Said
-from archcalc.hf.dialect import Dialect, Fixed, Key, Multimodal, Rule, Table
+from archcalc.hf.dialect import Dialect, Fixed, Key, Multimodal, Must, Rule, Table
 from archcalc.hf.families.common import BACKBONE, DENSE, MOE, SLIDING
 from archcalc.hf.families.dense import QWEN2_ATTENTION, QWEN3_ATTENTION, WINDOWS
 from archcalc.hf.families.hybrid import QWEN3_5, QWEN3_5_MOE
@@ -17,7 +17,7 @@ from archcalc.hf.patterns import layers, sparse_step
 
 # -- text models that only stand inside others ------------------------------------------------------------------------
 
-OWN_HEAD_DIM = {**QWEN2_ATTENTION, "head_dim": Rule(rules.even_head_dim)}
+OWN_HEAD_DIM: Table = {**QWEN2_ATTENTION, "head_dim": Rule(rules.even_head_dim)}
 QWEN2_VL_TEXT = Dialect(
     model_type="qwen2_vl_text",
     backbone=BACKBONE,
@@ -230,15 +230,15 @@ K3_VIT: Table = {
     "linear_bias": "linear_bias",
     "patch_embed_proj_bias": "patch_embed_proj_bias",
 }
-QWEN_VISION_MUST = {"deepstack_visual_indexes": ([],)}
-OLD_NAMES = {
+QWEN_VISION_MUST: Must = {"deepstack_visual_indexes": ([],)}
+OLD_NAMES: Must = {
     "in_chans": lambda config: config.value("in_channels"),
     "spatial_patch_size": lambda config: config.value("patch_size"),
 }
 """Keys of Qwen2-VL's released towers that the class does not read: it takes those of today's spelling."""
 TIME = frozenset({"tokens_per_second", "fps"})
 
-K25_TOWER = {
+K25_TOWER: Table = {
     "vt_hidden_size": rules.released("vt_hidden_size", "hidden_size"),
     "vt_num_hidden_layers": rules.released("vt_num_hidden_layers", "num_hidden_layers"),
     "vt_num_attention_heads": rules.released("vt_num_attention_heads", "num_attention_heads"),
