@@ -9,6 +9,7 @@ from archcalc.hf.config import Config, show
 from archcalc.hf.dialect import Must
 
 _WORDS = """
+interpolate_factor type_vocab_size dual_chunk_attention_config language_model_only processor_class num_labels full_attn_mod
 _attn_implementation _attn_implementation_autoset _commit_hash _experts_implementation _name_or_path add_bos_token
 add_cross_attention add_eos_token architectures attention_dropout attention_multiplier attention_probs_dropout_prob
 attn_dropout attn_implementation attn_pdrop audio_token_id auto_map aux_loss_alpha bad_words_ids begin_suppress_tokens
@@ -42,8 +43,9 @@ HARMLESS_FLOAT = re.compile(
 """Words of a number that is no integer and no size."""
 
 HARMLESS_NAME = re.compile(
-    r"_.*|.*_tokens?(_ids?|_index)?|.*token_ids?_.*|max_\w*(length|len)|model_max_length|.*(loss|dropout|jitter|seed|lora|unsloth"
-    r"|gradient_checkpointing|flash|interleaved?|initializer|verbose|debug)\w*|(tp|pp|ep|dp|world)_size|use_cache\w*"
+    r"_\w*|(?!\w*(_dim|_dims|_rank|_size|_sizes|_heads|_layers|_experts|_groups|_width|_num|_channels)s?$)\w*(token|max_|seq_len"
+    r"|context_len|ctx|ntk|logn|rope|rotary|interleave|loss|aux_|dropout|jitter|seed|lora|unsloth|gradient|flash|initializer"
+    r"|verbose|debug|cache|label|version|mtp_iter|use_scaled|scale|dtype|precision|offload)\w*|(tp|pp|ep|dp|world|batch)_size"
 )
 """Keys whose very name says that they are no size."""
 

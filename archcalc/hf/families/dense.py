@@ -58,6 +58,7 @@ DENSE_TEXT = (
         attention={"full": QWEN3_ATTENTION, "sliding": {**QWEN3_ATTENTION, **SLIDING}},
         ffn={"dense": DENSE},
         layers=layers(WINDOWS, "dense"),
+        must={"use_qk_norm": (True,)},
     ),
     Dialect(
         model_type="smollm3",

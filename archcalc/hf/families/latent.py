@@ -106,7 +106,14 @@ LATENT_TEXT = (
         ffn=FFN,
         layers=layers(indexers, named("mlp_layer_types", SPARSE, first_dense())),
         must=ROUTING,
-        harmless=DEEPSEEK_V3.harmless | {"indexer_rope_interleave", "first_k_dense_replace", "index_topk_freq"},
+        harmless=DEEPSEEK_V3.harmless
+        | {
+            "indexer_rope_interleave",
+            "first_k_dense_replace",
+            "index_topk_freq",
+            "index_skip_topk_offset",
+            "index_topk_pattern",
+        },
     ),
     Dialect(
         model_type="glm4_moe_lite",

@@ -72,6 +72,7 @@ MOE_TEXT = (
         attention={"full": QWEN3_ATTENTION, "sliding": {**QWEN3_ATTENTION, **SLIDING}},
         ffn={"dense": DENSE, "moe": MOE},
         layers=layers(every_window_if_used, sparse_step),
+        must={"use_qk_norm": (True,)},
     ),
     Dialect(
         model_type="minimax_m2",
