@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from archcalc.arch.attention.delta import KDA, GatedDeltaNet
 from archcalc.arch.attention.gqa import GQA
 from archcalc.arch.attention.mla import MLA
 from archcalc.arch.block import Block, Depth, Dtype, Real
@@ -20,7 +21,7 @@ from archcalc.section import Size
 from archcalc.tape import Dim, Tape, Tensor, Weight
 from archcalc.tape.values import NormKind
 
-Attention = Annotated[MLA | GQA, Field(discriminator="kind")]
+Attention = Annotated[MLA | GQA | GatedDeltaNet | KDA, Field(discriminator="kind")]
 BlockName = Annotated[str, Field(min_length=1)]
 FFN = Annotated[DenseFFN | MoE, Field(discriminator="kind")]
 

@@ -114,19 +114,15 @@ class CacheRow(NamedTuple):
 
 
 def cache_rows(tape: Tape, dtype: str) -> list[CacheRow]:
-    """Every kind of entry by segment, `nbytes` and `elements` of one. Raises InputError for a layout without it."""
-    return [
-        CacheRow(
-            path,
-            segment.indices,
-            segment.count,
-            cache.kind,
-            product(cache.features),
-            _stored(path, cache, dtype, Shards()),
-            cache.span,
-        )
-        for segment, path, cache in _caches(tape)
-    ]
+    """Every kind of entry by segment, `nbytes` and `elements` of one; entries of a module that are alike in kind and
+    span together. Raises InputError for a layout without it."""
+    rows: dict[tuple[str, tuple[int, ...], str, Span], CacheRow] = {}
+    for segment, path, cache in _caches(tape):
+        nbytes, elements = _stored(path, cache, dtype, Shards()), product(cache.features)
+        key = (path, segment.indices, cache.kind, cache.span)
+        row = rows.get(key) or CacheRow(path, segment.indices, segment.count, cache.kind, 0, 0, cache.span)
+        rows[key] = row._replace(elements=row.elements + elements, nbytes=row.nbytes + nbytes)
+    return list(rows.values())
 
 
 Stage = tuple[tuple[Span, int], ...]

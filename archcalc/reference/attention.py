@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from archcalc.reference.cache import Cache, Features
+from archcalc.reference.cache import Cache, Features, State
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
 from archcalc.reference.flopcount import Product
@@ -54,6 +54,10 @@ class Attention(nn.Module):
     def cached(self) -> Features:
         """Features of one cached row; a name with a dot is booked on that part of this module."""
         raise NotImplementedError
+
+    def states(self) -> Mapping[str, State]:
+        """What is kept once a sequence, whatever its length."""
+        return {}
 
     def forward(self, x: Tensor, angles: Angles | None, now: Pass, slot: int) -> Tensor:
         """[B,N,W] -> [B,N,W]; `slot` is this module's place in the cache."""

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Features = Mapping[str, tuple[int, ...]]
 """Name of a cached tensor -> features of one row, such as {"latent": (512,), "rope_key": (64,)}."""
+
+
+class State(NamedTuple):
+    """One tensor of a sequence that doesn't grow with it, in a dtype of its own.
+
+    Attributes:
+        features: of one sequence.
+        dtype: whatever the cached rows have.
+    """
+
+    features: tuple[int, ...]
+    dtype: torch.dtype
 
 
 class Cache:
@@ -19,6 +32,7 @@ class Cache:
         batch: sequences.
         capacity: most rows a sequence can have [tokens].
         windows: for each of them the most rows it needs, or None for all; a window keeps the newest.
+        states: for each of them what has one entry a sequence; it starts as zeros.
     """
 
     def __init__(
@@ -30,6 +44,7 @@ class Cache:
         device: torch.device,
         dtype: torch.dtype,
         windows: Sequence[int | None] | None = None,
+        states: Sequence[Mapping[str, State]] | None = None,
     ) -> None:
         self.capacity = capacity
         self.length = 0
@@ -41,6 +56,18 @@ class Cache:
             }
             for layer, window in zip(layers, self.windows, strict=True)
         ]
+        self._states: list[dict[str, Tensor]] = [
+            {name: torch.zeros((batch, *one.features), device=device, dtype=one.dtype) for name, one in layer.items()}
+            for layer in states or [{}] * len(layers)
+        ]
+
+    def states(self, layer: int) -> dict[str, Tensor]:
+        """What a layer has one of a sequence, [batch, *features] each: to be read, and written in place."""
+        return self._states[layer]
+
+    def held(self) -> list[dict[str, Tensor]]:
+        """All tensors of each layer by name."""
+        return [rows | states for rows, states in zip(self.layers, self._states, strict=True)]
 
     def extend(self, layer: int, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Write new rows after the cached ones; return what was cached and the new rows, in the new rows' dtype.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from archcalc.errors import InputError
 from archcalc.reference.attention import Attention
+from archcalc.reference.delta import KDA, GatedDeltaNet
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
 from archcalc.reference.gqa import GQA
@@ -11,7 +12,7 @@ from archcalc.reference.mla import MLA
 from archcalc.reference.norm_kinds import norm_kind, norm_name
 from archcalc.reference.rope import Rope
 
-ATTENTIONS: dict[str, type[Attention]] = {"mla": MLA, "gqa": GQA}
+ATTENTIONS: dict[str, type[Attention]] = {"mla": MLA, "gqa": GQA, "gated_deltanet": GatedDeltaNet, "kda": KDA}
 """Kind -> class. `add_attention` adds one."""
 
 

@@ -97,7 +97,7 @@ def kv_bytes(
     names = {id(module): name for name, module in model.named_modules()}
     cache = new_cache(model, batch, context, dtype=CACHE_DTYPES[dtype])
     found: dict[str, int] = {}
-    for attention, rows in zip(backbone.attentions(), cache.layers, strict=True):
+    for attention, rows in zip(backbone.attentions(), cache.held(), strict=True):
         parts = {name: name.rpartition(".")[0] for name in rows}
         for part in dict.fromkeys(parts.values()):
             path = f"{names[id(attention)]}.{part}".removesuffix(".")

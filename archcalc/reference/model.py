@@ -147,7 +147,8 @@ def new_cache(model: Model, batch: int, capacity: int, *, dtype: torch.dtype | N
     weight = backbone.embed_tokens.weight
     attentions = list(backbone.attentions())
     rows, windows = [each.cached() for each in attentions], [each.window for each in attentions]
-    return Cache(rows, batch, capacity, device=weight.device, dtype=dtype or weight.dtype, windows=windows)
+    states, dtype = [each.states() for each in attentions], dtype or weight.dtype
+    return Cache(rows, batch, capacity, device=weight.device, dtype=dtype, windows=windows, states=states)
 
 
 def prediction_paths(model: Model) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from archcalc.reference.kernels.eager import Eager
+from archcalc.reference.kernels import delta
+from archcalc.reference.kernels.eager import Activation, Eager
 
 
 class Counted(Eager):
@@ -27,6 +28,14 @@ class Counted(Eager):
             return super().layer_norm(x, weight, bias, eps)
         scaled = x if weight is None else x * weight
         return scaled if bias is None else scaled + bias
+
+    def short_conv(self, x: Tensor, held: Tensor | None, weight: Tensor, act: Activation) -> Tensor:
+        return delta.counted_conv(x, held, weight, act)
+
+    def gated_norm(self, x: Tensor, gate: Tensor, weight: Tensor, eps: float, *, sigmoid: bool) -> Tensor:
+        if x.is_meta:
+            return x * weight * gate
+        return super().gated_norm(x, gate, weight, eps, sigmoid=sigmoid)
 
     def grouped_linear(self, x: Tensor, weight: Tensor, ends: Tensor, codes: tuple[Tensor, ...]) -> Tensor:
         """Neighbours with equal counts share one batched product, so torch counts exactly 2*R*in*out FLOPs by

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from archcalc.reference.kernels import delta
 from archcalc.reference.kernels import fp8 as tiles
 from archcalc.reference.kernels.grouped import GroupedLinear
 
@@ -44,6 +45,18 @@ class Eager:
         """act(gate) * up [* probs]: twice [..., F], [R] -> [..., F] (arXiv:2002.05202); `fp8` keeps both in FP8."""
         product: Tensor = _GatedFromFp8.apply(gate, up, act) if fp8 else act(gate) * up
         return product if probs is None else product * probs[:, None]
+
+    def short_conv(self, x: Tensor, held: Tensor | None, weight: Tensor, act: Activation) -> Tensor:
+        """A causal convolution of each channel, activated; see `delta.short_conv`."""
+        return delta.short_conv(x, held, weight, act)
+
+    def decays(self, raw: Tensor, a_log: Tensor, dt_bias: Tensor) -> Tensor:
+        """Logs of what a state keeps of a row; see `delta.decays`."""
+        return delta.decays(raw, a_log, dt_bias)
+
+    def gated_norm(self, x: Tensor, gate: Tensor, weight: Tensor, eps: float, *, sigmoid: bool) -> Tensor:
+        """RMSNorm times a gate's activation; see `delta.gated_norm`."""
+        return delta.gated_norm(x, gate, weight, eps, sigmoid=sigmoid)
 
     def router_logits(self, x: Tensor, weight: Tensor) -> Tensor:
         """[T,W], [E,W] -> [T,E] fp32."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from archcalc.reference.kernels import delta
 from archcalc.reference.kernels import fp8 as tiles
 from archcalc.reference.kernels.eager import Activation, Eager
 from archcalc.reference.kernels.grouped import GroupedLinear
@@ -25,6 +26,15 @@ class Fused(Eager):
 
     def gated(self, gate: Tensor, up: Tensor, probs: Tensor | None, act: Activation, *, fp8: bool) -> Tensor:
         return _Gated.apply(gate, up, probs, act, fp8)
+
+    def short_conv(self, x: Tensor, held: Tensor | None, weight: Tensor, act: Activation) -> Tensor:
+        return delta.fused_conv(x, held, weight, act)
+
+    def decays(self, raw: Tensor, a_log: Tensor, dt_bias: Tensor) -> Tensor:
+        return delta.fused_decays(raw, a_log, dt_bias)
+
+    def gated_norm(self, x: Tensor, gate: Tensor, weight: Tensor, eps: float, *, sigmoid: bool) -> Tensor:
+        return delta.fused_gated_norm(x, gate, weight, eps, sigmoid=sigmoid)
 
     def router_logits(self, x: Tensor, weight: Tensor) -> Tensor:
         return _RouterLogits.apply(x, weight)

@@ -126,13 +126,21 @@ class LinearOperations(Recorder):
         )
         return y
 
-    def short_conv(self, x: Tensor, name: str, kernel: Dim, *, role: Role, bias: bool = False) -> Tensor:
+    def short_conv(
+        self, x: Tensor, name: str, kernel: Dim, *, role: Role, bias: bool = False, activated: bool = False
+    ) -> Tensor:
         """Causal convolution over tokens, each channel on its own: [T, c] -> [T, c], weight c x 1 x K, FLOPs 2·T·c·K.
 
-        Saves its input. Its state is the last K columns of the input, in the layer's dtype (transformers keeps K;
-        vLLM, mamba_utils.py, K-1). Its kernels make both gradients at once, so that none can be put off.
+        Saves its input. `activated`: an activation follows, which kernels make again in backward (Dao-AILab,
+        causal-conv1d); plain code keeps what goes into it, a sequence's T + K - 1 rows of a padded convolution
+        (transformers, qwen3_next, causal_conv1d_fn). Its state is the last K columns of the input, in the layer's
+        dtype (transformers keeps K; vLLM, mamba_utils.py, K-1). Its kernels make both gradients at once, so that none
+        can be put off.
         """
         (channels,) = x.features
+        before = Storage(x.rows, x.features, self.dtype)
+        beyond = Storage(x.rows[:1], (channels, Dim(f"({kernel.name}-1)", kernel.size - 1)), self.dtype)
+        plain = (before, beyond) if activated else ()
         w = self.weight(name, "weight", (channels,), (Dim("1", 1), kernel), role, flat=False)
         weights = (w, self.weight(name, "bias", (channels,), (), role)) if bias else (w,)
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
@@ -142,10 +150,11 @@ class LinearOperations(Recorder):
             "conv",
             (x,),
             y,
+            temps=plain,
             weights=weights,
             flops=(Term(2, (*x.rows, channels, kernel)),),
             counts_as="conv",
-            saves=(Save(x.storage),),
+            saves=(Save(x.storage), *(Save(s, ("eager",)) for s in plain)),
             caches=(Cache("conv", (channels, kernel), SEQUENCE, self.dtype),),
             backward=2,
         )

@@ -115,14 +115,15 @@ class MixingOperations(Recorder):
         key_dim: Dim,
         value_dim: Dim,
         cell_flops: int,
+        beside: tuple[Tensor, ...] = (),
         keeps: tuple[Storage, ...] = (),
         state_dtype: str = "float32",
     ) -> Tensor:
         """A recurrence over a state of n matrices d_k x d_v: [T, ...] -> [T, n, d_v].
 
         FLOPs cell_flops·T·n·d_k·d_v: 6 for the gated delta rule (read, write and decay, arXiv:2412.06464), 4 for
-        lightning attention (arXiv:2401.04658). Saves its inputs, and what the kernel `keeps` beside them. Its state,
-        one a sequence, has a dtype of its own.
+        lightning attention (arXiv:2401.04658). Saves its inputs, not what it reads `beside` them, and what the kernel
+        `keeps`. Its state, one a sequence, has a dtype of its own.
         """
         y = Tensor(inputs[0].rows, (heads, value_dim), Storage(inputs[0].rows, (heads, value_dim), self.dtype))
         state = Cache("state", (heads, key_dim, value_dim), SEQUENCE, state_dtype)
@@ -130,7 +131,7 @@ class MixingOperations(Recorder):
             "scan",
             name,
             "scan",
-            inputs,
+            (*inputs, *beside),
             y,
             temps=keeps,
             flops=(Term(cell_flops, (*inputs[0].rows, heads, key_dim, value_dim)),),
