@@ -112,6 +112,19 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "softmax": SOFTMAX,
     "groups": GROUPS,
     "groups-v2": GROUPS | {"topk_method": "group_limited_greedy", "scoring_func": "softmax"},
+    "relu2": DENSE | {"hidden_act": "relu2", "gated": False},
+    "situ": DENSE | {"hidden_act": "situ"},
+    "moe-situ": MOE | {"hidden_act": "situ"},
+    "moe-plain": MOE | {"hidden_act": "relu2", "gated": False},
+    "moe-biases": SOFTMAX | {"expert_bias": True, "router_bias": "trained"},
+    "moe-plain-biases": SOFTMAX | {"expert_bias": True, "gated": False},
+    "moe-statics": SOFTMAX | {"topk_method": "noaux_tc", "correction_bias": "parameter"},
+    "moe-gate": SOFTMAX
+    | {"shared_expert_gate": True, "shared_expert_intermediate_size": 19, "shared_name": "shared_expert"},
+    "latent": MOE | {"routed_expert_hidden_size": 7},
+    "latent-normed": MOE
+    | {"routed_expert_hidden_size": 7, "latent_moe_use_norm": True, "hidden_act": "situ", "n_shared_experts": 2},
+    "latent-alone": MOE | {"routed_expert_hidden_size": 21, "latent_moe_use_norm": True, "n_shared_experts": 0},
 }
 """Sections by the names that a line of layers may use."""
 
@@ -213,11 +226,12 @@ def their_shapes(spec: Spec) -> Shapes:
     """The twin's state dict, tied tensors once, stacked experts as one checkpoint tensor each."""
     import torch
 
-    from archcalc.reference.ffn import StackedLinear
+    from archcalc.reference.experts import StackedLinear
     from archcalc.reference.model import build
 
     model = build(spec.model_dump())
-    stacks = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, StackedLinear)}
+    experts = [(name, module) for name, module in model.named_modules() if isinstance(module, StackedLinear)]
+    stacks = {f"{name}.{own}" for name, module in experts for own, _ in module.named_parameters()}
     seen: set[int] = set()
     shapes: Shapes = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -263,6 +277,23 @@ VARIED: dict[str, dict[str, Any]] = {
         hidden_size=135,
         vocab_size=300,
         num_nextn_predict_layers=1,
+    ),
+    "squared and doubly bounded activations": content("gqa/relu2 gqa/situ gqa/moe-situ gqa/moe-plain"),
+    "biases of routers and experts": content("gqa/moe-biases mla/moe-plain-biases"),
+    "a steering bias that is a parameter": content("gqa/moe-statics", num_nextn_predict_layers=1),
+    "a gate on the shared expert": content("gqa/moe-gate mla/moe-gate"),
+    "experts on a latent": content("gqa/latent mla/latent-normed gqa/latent-alone"),
+    "experts on a latent with norms of another kind": content(
+        "gqa/latent-normed", norm="layer", layer_norm_eps=1e-5, rms_norm_eps=None
+    ),
+    "a head with a bias": content("gqa/dense", lm_head_bias=True),
+    "a tied head with a bias, over prediction": content(
+        "gqa/moe", lm_head_bias=True, tie_word_embeddings=True, num_nextn_predict_layers=2
+    ),
+    "all of it in float32": content(
+        "gqa/moe-biases gqa/moe-gate mla/latent-normed gqa/moe-plain gqa/relu2 gqa/moe-statics",
+        dtype="float32",
+        lm_head_bias=True,
     ),
     "a float32 model": content("mla/dense gqa-normed/moe", dtype="float32"),
     "three dtypes": content("gqa/softmax", vision={"dtype": "float32"}, dtype="float16"),  # projector: bfloat16

@@ -10,7 +10,9 @@ from archcalc.section import Section
 from archcalc.tape import Dim
 
 Dtype = Literal["bfloat16", "float16", "float32"]
-Activation = Literal["silu", "gelu", "gelu_pytorch_tanh"]
+Activation = Literal["silu", "gelu", "gelu_pytorch_tanh", "relu2"]
+GatedActivation = Literal[Activation, "situ"]
+"""Of feed-forwards: `situ` (Kimi K3) works on gate and up together."""
 Depth = Annotated[int, Field(gt=0, le=10_000)]
 """How many layers: each index is held in memory, so a slip must not become a list of billions."""
 Real = PositiveFloat

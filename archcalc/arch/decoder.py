@@ -36,7 +36,8 @@ class Decoder(Block):
     A step has an RMSNorm before its mixer, unless `norm`, `norm_placement` or it says otherwise. `position_embeddings`
     are the rows of a learned position table (GPT-2: n_positions; OPT: max_position_embeddings + 2), `embedding_norm` a
     norm right after the embedding (BLOOM). Without `rope_theta` no attention rotates. Multi-token prediction runs the
-    last layer's kind unless `mtp_layer` names another.
+    last layer's kind unless `mtp_layer` names another; `mtp_stored` says whether the release holds its modules, null
+    that this is not known.
     """
 
     purposes: ClassVar[dict[str, str]] = {
@@ -57,6 +58,8 @@ class Decoder(Block):
     max_position_embeddings: Size
     tie_word_embeddings: bool
     num_nextn_predict_layers: Annotated[int, Field(ge=0, le=100)]
+    mtp_stored: bool | None = True
+    lm_head_bias: bool = False
     rms_norm_eps: Real | None = None
     layer_norm_eps: Real | None = None
     dtype: Dtype
@@ -130,11 +133,12 @@ class Decoder(Block):
             yield ("mtp_layer",), self.mtp_layer
 
     def _check_mtp(self) -> None:
-        """Raises FieldError for a prediction layer that is none, or that no module has."""
+        """Raises FieldError for a key of prediction modules that are not there, and a prediction layer that is none."""
+        for key, default in (("mtp_layer", None), ("mtp_stored", True)):
+            if getattr(self, key) is not default and not self.num_nextn_predict_layers:
+                raise FieldError(f"{key} without multi-token prediction", key, "num_nextn_predict_layers")
         if self.mtp_layer is None:
             return
-        if not self.num_nextn_predict_layers:
-            raise FieldError("mtp_layer without multi-token prediction", "mtp_layer", "num_nextn_predict_layers")
         for key in ("count", "repeat"):
             if getattr(self.mtp_layer, key) is not None:
                 message = f"{key} in mtp_layer: num_nextn_predict_layers says how many there are"
@@ -219,7 +223,8 @@ class Decoder(Block):
             if tape.workload.logits == "last":
                 last = last.view(last.features, (last.rows[0],))
             last = tape.norm(last, "model.norm", role="norm", site="final_norm")
-            logits = tape.linear(last, "lm_head", (vocab,), role="head", site="head", weight=tied)
+            bias = self.lm_head_bias
+            logits = tape.linear(last, "lm_head", (vocab,), role="head", site="head", weight=tied, bias=bias)
             if tape.workload.phase == "train":
                 tape.cross_entropy(logits, "loss")
 

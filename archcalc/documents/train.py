@@ -141,7 +141,7 @@ def train_quantities(run: Run, ranks: list[RankMemory]) -> dict[str, int | float
     """All `train.*` quantities but `train.fits`."""
     top = worst(ranks)
     row = rank_row(top)
-    unique = sum(w.elements for w in run.tape.weights() if w.trainable) * sum(run.item_bytes)
+    unique = sum(w.elements for w in run.tape.weights() if w.trained) * sum(run.item_bytes)
     resident = run.devices * sum(r.static.params + r.static.grads for r in ranks)
     found: dict[str, int | float | bool] = {f"train.{key}": row[key] for key in _TOTALS}
     return found | {

@@ -133,8 +133,8 @@ def checkpoint_rows(weights: list[Weight], optimizer_name: str) -> list[dict[str
     Raises InputError for an unknown optimizer.
     """
     how = optimizer(optimizer_name)
-    trained = [w for w in weights if w.trainable]
-    buffers = sum(4 * w.elements for w in weights if not w.trainable)
+    trained = [w for w in weights if w.trained]
+    buffers = sum(4 * w.elements for w in weights if not w.trained)
     return [
         {"path": "weights in bf16", "bytes": sum(2 * w.elements for w in trained)},
         {"path": "master weights", "bytes": sum(how.master * w.elements for w in trained)},

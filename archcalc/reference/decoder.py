@@ -112,7 +112,8 @@ class Backbone(nn.Module):
 
     def _ffn(self, step: Step) -> nn.Module:
         section = self._section.section("ffn").section(step.name)
-        made = FFNS[section.choice("kind", *FFNS)](section, self._hidden, self._make)
+        norm = norm_kind(self._section, norm_name(self._section))
+        made = FFNS[section.choice("kind", *FFNS)](section, self._hidden, norm, self._make)
         section.finish()
         return made
 

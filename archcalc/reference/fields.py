@@ -53,11 +53,11 @@ class Section:
             self._fail(key, "a number", value)
         return float(value)
 
-    def flag(self, key: str) -> bool:
-        """A yes or no; absent or null means no."""
+    def flag(self, key: str, default: bool = False) -> bool:
+        """A yes or no; absent or null means the default."""
         value = self._take(key)
         if value is None:
-            return False
+            return default
         if not isinstance(value, bool):
             self._fail(key, "true or false", value)
         return value

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from archcalc.reference import pixels
 from archcalc.reference.attention import AttentionCore
-from archcalc.reference.ffn import StackedLinear
+from archcalc.reference.experts import StackedLinear
 from archcalc.reference.fields import Section
 from archcalc.reference.flopcount import ModuleFlops, Product
 from archcalc.reference.guards import full_scores, refuse_gradient, refuse_halved_scores, refuse_zero, scores_of

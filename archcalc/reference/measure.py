@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from archcalc.errors import InputError
-from archcalc.reference.ffn import StackedLinear
+from archcalc.reference.experts import StackedLinear
 from archcalc.reference.flops import flops
 from archcalc.reference.guards import storage_bytes
 from archcalc.reference.model import Model, build, new_cache, prediction_paths, text_of
@@ -42,10 +42,10 @@ def parameters(model: Model) -> list[Row]:
 
     Paths end in `.weight`, `.bias` or a buffer's name. A routed expert matrix is one row a layer,
     `...mlp.experts.*.gate_proj.weight`, with the number of experts as count. A tied head has no row of its
-    own. Kinds: `params` (trained), `buffers` (the router's bias), `mtp` and `mtp_buffers` (the prediction
+    own. Kinds: `params`, `buffers` (the router's bias), `mtp` and `mtp_buffers` (the prediction
     modules' own).
     """
-    stacks = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, StackedLinear)}
+    stacks = stacked_names(model)
     predictions = prediction_paths(model)
     seen: set[int] = set()
     rows: list[Row] = []
@@ -64,6 +64,12 @@ def parameters(model: Model) -> list[Row]:
             )
         )
     return rows
+
+
+def stacked_names(model: Model) -> set[str]:
+    """The tensors of a state dict that hold one of every expert."""
+    stacks = [(name, each) for name, each in model.named_modules() if isinstance(each, StackedLinear)]
+    return {f"{name}.{own}" for name, each in stacks for own, _ in each.named_parameters()}
 
 
 def _kind(trained: bool, predicts: bool) -> Kind:
@@ -106,12 +112,12 @@ def kv_bytes(
 
 
 def state_dict_bytes(model: Model, dtype: str = "bfloat16") -> int:
-    """Bytes of a plain checkpoint: all parameters in `dtype` (a torch name), buffers as they are (the
-    router's bias in float32), a tied weight once, prediction modules included."""
+    """Bytes of a plain checkpoint: all parameters with a gradient in `dtype` (a torch name), what else is stored as
+    it is (the router's bias in float32), a tied weight once, prediction modules included."""
     width = torch.empty(0, dtype=getattr(torch, dtype), device="meta").element_size()
     total, seen = 0, set()
     for tensor in model.state_dict(keep_vars=True).values():
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            total += tensor.numel() * (width if isinstance(tensor, nn.Parameter) else tensor.element_size())
+            total += tensor.numel() * (width if tensor.requires_grad else tensor.element_size())
     return total

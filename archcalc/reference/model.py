@@ -34,7 +34,8 @@ class TextModel(nn.Module):
     def __init__(self, section: Section, make: Factory, kinds: Sequence[LayerKind] | None = None) -> None:
         super().__init__()
         self.model = Backbone(section, make, kinds)
-        self.lm_head = make.linear(section.integer("hidden_size"), section.integer("vocab_size"))
+        hidden, vocab = section.integer("hidden_size"), section.integer("vocab_size")
+        self.lm_head = make.linear(hidden, vocab, bias=section.flag("lm_head_bias"))
         if section.flag("tie_word_embeddings"):
             self.lm_head.weight = self.model.embed_tokens.weight
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from archcalc.reference.activations import ACTIVATIONS
 from archcalc.reference.factory import Factory
-from archcalc.reference.ffn import ACTIVATIONS
 from archcalc.reference.fields import Section
 from archcalc.reference.norm_kinds import NormKind
 from archcalc.reference.norms import Norm

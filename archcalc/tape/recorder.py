@@ -141,6 +141,7 @@ class Recorder:
         active: Dim | None = None,
         dtype: str | None = None,
         trainable: bool = True,
+        frozen: bool = False,
     ) -> Weight:
         """A weight at a local name of the current segment; with no name a bare parameter of the open module."""
         segment = self._current
@@ -156,6 +157,7 @@ class Recorder:
             part=segment.part,
             dtype=dtype or self.dtype,
             trainable=trainable,
+            frozen=frozen,
             indices=segment.indices,
             about=self.about(name or suffix),
         )

@@ -19,6 +19,7 @@ Role = Literal[
     "router_bias",
     "routed_expert",
     "shared_expert",
+    "latent_projection",
     "mtp",
     "vision",
     "projector",
@@ -97,6 +98,7 @@ class Weight:
         flat: whether it is stored so, rather than dim by dim (convolution kernels, position tables).
         active: the dim that replaces `stack` for the parameters a token uses, or None for all of them.
         trainable: False for buffers, which are no parameters.
+        frozen: a parameter of the public class that gets no gradient all the same.
         indices: layer indices that the template's `{i}` runs over (empty: no index).
         about: one sentence on what it is for.
     """
@@ -106,6 +108,7 @@ class Weight:
         "active",
         "dtype",
         "flat",
+        "frozen",
         "indices",
         "into",
         "out",
@@ -131,6 +134,7 @@ class Weight:
         part: Part,
         dtype: str,
         trainable: bool = True,
+        frozen: bool = False,
         indices: tuple[int, ...] = (),
         about: str = "",
     ) -> None:
@@ -145,6 +149,7 @@ class Weight:
         self.part: Part = part
         self.dtype = dtype
         self.trainable = trainable
+        self.frozen = frozen
         self.indices = indices
         self.about = about
 
@@ -154,6 +159,11 @@ class Weight:
         for name, value in changes.items():
             setattr(changed, name, value)
         return changed
+
+    @property
+    def trained(self) -> bool:
+        """Whether training gives it a gradient and optimizer states."""
+        return self.trainable and not self.frozen
 
     @property
     def of_vocabulary(self) -> bool:

@@ -12,8 +12,8 @@ from archcalc.tape.op import Variant
 from archcalc.tape.sites import SITES
 
 DENSE = frozenset({"dense_fc1", "dense_act", "dense_fc2"})
-SHARED = frozenset({"shared_fc1", "shared_act", "shared_fc2"})
-ROUTED = frozenset({"router", "dispatch", "expert_fc1", "moe_act", "expert_fc2", "combine"})
+SHARED = frozenset({"shared_fc1", "shared_act", "shared_fc2", "shared_gate"})
+ROUTED = frozenset({"router", "latent", "dispatch", "expert_fc1", "moe_act", "expert_fc2", "combine"})
 
 RECOMPUTE: dict[str, Region] = {
     "layernorm": Region(frozenset({"attn_norm", "mlp_norm"}), discards_output=True),
@@ -44,7 +44,7 @@ OFFLOAD: dict[str, frozenset[str]] = {
     "attn_proj": frozenset({"attn_out"}),
     "mlp_norm": frozenset({"mlp_norm", "mlp_post_norm"}),
     "dense_mlp": DENSE,
-    "router": frozenset({"router", "dispatch", "combine"}),
+    "router": frozenset({"router", "latent", "dispatch", "combine"}),
     "expert_fc1": frozenset({"expert_fc1"}),
     "moe_act": frozenset({"moe_act"}),
     "expert_fc2": frozenset({"expert_fc2"}),

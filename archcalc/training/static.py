@@ -45,7 +45,7 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
     params = grads = states = step = layer = copied = 0
     weights = [(w, n, local_elements(w, shards)) for w, n in held]
     for expert, devices in ((False, owners.dense), (True, owners.expert)):
-        group = [(w, n, size) for w, n, size in weights if bool(w.stack) == expert and w.trainable]
+        group = [(w, n, size) for w, n, size in weights if bool(w.stack) == expert and w.trained]
         elements = sum(n * size for _, n, size in group)
         params += _shared(param_item * elements, devices if zero >= 3 else 1)
         grads += _shared(grad_item * elements, devices if zero >= 2 else 1)
@@ -54,7 +54,7 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
         step = max(step, how.step * -(-elements // own), _orthogonalizing(group, how))
         copied += 4 * -(-elements // own)
         layer += sum(size for w, _, size in group if w.indices)
-    buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.trainable)
+    buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.trained)
     gathered = (2 * param_item + grad_item) * layer if zero >= 3 else 0
     if grad_item < 4 and not how.low_precision_grads:
         step += copied

@@ -59,7 +59,7 @@ def _copies(ops: Sequence[Op], shards: Shards, kept: Set[Storage]) -> int:
     else:
         most = max(2 * (sent + received) + output, sent + 3 * received)
     returned = sent if combine.inputs[0] in kept else 0
-    shared = output if any(op.site == "shared_fc2" for op in ops) else 0
+    shared = next((local_bytes(op.outputs[0], shards) for op in ops if op.site == "shared_fc2"), 0)
     return most - returned + shared
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from archcalc.arch.block import Activation, Block
+from pydantic import model_validator
+
+from archcalc.arch.block import Block, GatedActivation
+from archcalc.errors import FieldError
 from archcalc.section import Size
 from archcalc.tape import Role, Tape, Tensor
 from archcalc.tape.dims import Dim
@@ -24,21 +27,36 @@ class DenseFFN(Block):
 
     kind: Literal["dense"]
     intermediate_size: Size
-    hidden_act: Activation
+    hidden_act: GatedActivation
     gated: bool
     mlp_bias: bool
+
+    @model_validator(mode="after")
+    def _gated_if_it_has_to_be(self) -> Self:
+        check_gated(self.hidden_act, self.gated)
+        return self
 
     def forward(self, tape: Tape, x: Tensor) -> Tensor:
         """x: rows [batch, seq], features [hidden]; returns the same shape."""
         width = self.dim("intermediate_size", "ffn")
-        return mlp(tape, x, width, role="dense_ffn", site="dense", gated=self.gated, bias=self.mlp_bias)
+        act = self.hidden_act if self.gated else None
+        return mlp(tape, x, width, role="dense_ffn", site="dense", glu=act, bias=self.mlp_bias)
 
 
-def mlp(tape: Tape, x: Tensor, width: Dim, *, role: Role, site: str, gated: bool, bias: bool) -> Tensor:
-    """The feed-forward pass that dense layers and shared experts have in common: [T, h] -> [T, f] -> [T, h]."""
-    if gated:
+def check_gated(act: str, gated: bool) -> None:
+    """Raises FieldError for an activation of gate and up in a feed-forward without a gate."""
+    if act == "situ" and not gated:
+        raise FieldError("situ works on gate and up: it needs gated: true", "hidden_act", "gated")
+
+
+def mlp(tape: Tape, x: Tensor, width: Dim, *, role: Role, site: str, glu: str | None, bias: bool) -> Tensor:
+    """The feed-forward pass that dense layers and shared experts have in common: [T, h] -> [T, f] -> [T, h].
+
+    `glu` is the activation of a gated one, None for a plain one.
+    """
+    if glu is not None:
         both = tape.gate_up(x, ("gate_proj", "up_proj"), width, role=role, site=f"{site}_fc1", bias=bias)
-        inner = tape.glu(both, "act", width, site=f"{site}_act")
+        inner = tape.glu(both, "act", width, site=f"{site}_act", act=glu)
     else:
         inner = tape.linear(x, "up_proj", (width,), role=role, site=f"{site}_fc1", bias=bias)
         inner = tape.activation(inner, "act", site=f"{site}_act")

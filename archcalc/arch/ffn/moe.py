@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from archcalc.arch.block import Activation, Block, Real
-from archcalc.arch.ffn.dense import PURPOSES, mlp
+from archcalc.arch.block import Block, GatedActivation, Real
+from archcalc.arch.ffn.dense import PURPOSES, check_gated, mlp
 from archcalc.errors import FieldError
 from archcalc.section import Size
 from archcalc.tape import Dim, Tape, Tensor
@@ -18,16 +19,25 @@ class MoE(Block):
     experts see all.
 
     With `topk_method: noaux_tc` the router holds a correction bias that balances load without a loss
-    (arXiv:2408.15664): a buffer in the checkpoint, not a trained parameter.
+    (arXiv:2408.15664): a buffer in the checkpoint, not a trained parameter. `correction_bias: parameter` counts it as
+    one, as the class of ERNIE 4.5 does, though it gets no gradient. `router_bias` and `expert_bias` are trained
+    (gpt-oss, arXiv:2508.10925). With `routed_expert_hidden_size` the routed experts work on a latent of that width
+    (Kimi K3): tokens are projected down before they are sent and up when all is added; router and shared experts see
+    the hidden state. `gated: false` is for routed and shared experts alike (Nemotron-H, arXiv:2504.03624).
     """
 
     purposes: ClassVar[dict[str, str]] = {
         "gate": "Scores every expert for each token; its correction bias steers the choice and is no parameter.",
+        "moe_statics": "Steers the router's choice: a parameter of the public class that gets no gradient.",
+        "routed_expert_down_proj": "Brings the hidden state to the width that the routed experts work on.",
+        "routed_expert_norm": "Normalises what the routed experts add up to, before it is projected up.",
+        "routed_expert_up_proj": "Brings what the routed experts add up to back to the hidden state.",
         "experts.{e}.gate_proj": "One routed expert's gate projection.",
         "experts.{e}.up_proj": "One routed expert's up projection.",
         "experts.{e}.down_proj": "One routed expert's down projection.",
-        "experts.{e}.act": "The experts' gated activation; it has no parameters.",
+        "experts.{e}.act": "The experts' activation; it has no parameters.",
         **{f"shared_experts.{name}": f"Shared expert: {text[0].lower()}{text[1:]}" for name, text in PURPOSES.items()},
+        "shared_expert_gate": "Decides for each token how much of the shared expert's output counts.",
     }
 
     kind: Literal["moe"]
@@ -35,13 +45,22 @@ class MoE(Block):
     num_experts_per_tok: Size
     n_shared_experts: Annotated[int, Field(ge=0, le=10_000)]
     moe_intermediate_size: Size
-    hidden_act: Activation
+    hidden_act: GatedActivation
     scoring_func: Literal["sigmoid", "softmax"]
     topk_method: Literal["noaux_tc", "greedy", "group_limited_greedy"]
     n_group: Size
     topk_group: Size
     norm_topk_prob: bool
     routed_scaling_factor: Real
+    gated: bool = True
+    expert_bias: bool = False
+    router_bias: Literal["none", "trained"] = "none"
+    correction_bias: Literal["buffer", "parameter"] = "buffer"
+    shared_expert_intermediate_size: Size | None = None
+    shared_expert_gate: bool = False
+    shared_name: Literal["shared_experts", "shared_expert"] = "shared_experts"
+    routed_expert_hidden_size: Size | None = None
+    latent_moe_use_norm: bool = False
 
     @model_validator(mode="after")
     def _experts_fit(self) -> Self:
@@ -54,51 +73,83 @@ class MoE(Block):
                 "n_routed_experts",
                 "n_group",
             )
+        check_gated(self.hidden_act, self.gated)
+        return self
+
+    @model_validator(mode="after")
+    def _keys_are_read(self) -> Self:
+        shared = (self.n_shared_experts > 0, "n_shared_experts", "shared experts")
+        latent = (self.routed_expert_hidden_size is not None, "routed_expert_hidden_size", "a latent")
+        needs = {
+            "shared_expert_intermediate_size": shared,
+            "shared_expert_gate": shared,
+            "shared_name": shared,
+            "latent_moe_use_norm": latent,
+            "correction_bias": (self.topk_method == "noaux_tc", "topk_method", "a bias, which noaux_tc has"),
+        }
+        for key, (there, other, what) in needs.items():
+            if not there and getattr(self, key) != type(self).model_fields[key].default:
+                raise FieldError(f"{key} needs {what}: see {other}", key, *({other} & self.model_fields_set))
         return self
 
     def forward(self, tape: Tape, x: Tensor) -> Tensor:
         """x: rows [batch, seq], features [hidden]; routed rows are num_experts_per_tok copies of each; returns x's
         shape."""
-        experts, top_k = self.dim("n_routed_experts"), self.dim("num_experts_per_tok", "routed")
-        width = self.dim("moe_intermediate_size", "expert_ffn")
         tape.router(
             x,
             "gate",
-            experts,
+            self.dim("n_routed_experts"),
             self.dim("num_experts_per_tok"),
-            correction_bias=self.topk_method == "noaux_tc",
-            bias=False,
+            correction_bias=self.correction_bias if self.topk_method == "noaux_tc" else "none",
+            bias=self.router_bias == "trained",
             norm=self.norm_topk_prob,
         )
-        routed = (*x.rows, top_k)
-        held, active = experts.on("experts"), self.dim("num_experts_per_tok")
-        copies = tape.dispatch(x, "dispatch", routed)
-        both = tape.grouped_linear(
-            copies,
-            ("experts.{e}.gate_proj", "experts.{e}.up_proj"),
-            width,
-            experts=held,
-            active=active,
-            role="routed_expert",
-            site="expert_fc1",
-        )
-        inner = tape.glu(both, "experts.{e}.act", width, site="moe_act", probs=routed)
-        (hidden,) = x.features
-        back = tape.grouped_linear(
-            inner,
-            ("experts.{e}.down_proj",),
-            hidden,
-            experts=held,
-            active=active,
-            role="routed_expert",
-            site="expert_fc2",
-        )
-        out = tape.combine(back, "combine", x.rows)
+        project = partial(tape.linear, role="latent_projection", site="latent")
+        if self.routed_expert_hidden_size is None:
+            out = self._routed(tape, x)
+        else:
+            latent = project(x, "routed_expert_down_proj", (self.dim("routed_expert_hidden_size"),))
+            out = self._routed(tape, latent)
+            if self.latent_moe_use_norm:
+                out = tape.norm(out, "routed_expert_norm", role="norm", site="latent")
+            out = project(out, "routed_expert_up_proj", x.features)
         if not self.n_shared_experts:
             return out
-        shared_width = Dim(
-            "(n_shared_experts·moe_intermediate_size)", self.n_shared_experts * self.moe_intermediate_size, "ffn"
+        return tape.add(out, self._shared(tape, x), "add_shared", site="combine")
+
+    def _routed(self, tape: Tape, x: Tensor) -> Tensor:
+        """Rows [T, w] to their experts and back: w is the hidden size, or the latent's width."""
+        width = self.dim("moe_intermediate_size", "expert_ffn")
+        routed = (*x.rows, self.dim("num_experts_per_tok", "routed"))
+        project = partial(
+            tape.grouped_linear,
+            experts=self.dim("n_routed_experts", "experts"),
+            active=self.dim("num_experts_per_tok"),
+            role="routed_expert",
+            bias=self.expert_bias,
         )
-        with tape.scope("shared_experts", purposes=PURPOSES):
-            shared = mlp(tape, x, shared_width, role="shared_expert", site="shared", gated=True, bias=False)
-        return tape.add(out, shared, "add_shared", site="combine")
+        copies = tape.dispatch(x, "dispatch", routed)
+        act, up = "experts.{e}.act", "experts.{e}.up_proj"
+        if self.gated:
+            both = project(copies, ("experts.{e}.gate_proj", up), width, site="expert_fc1")
+            inner = tape.glu(both, act, width, site="moe_act", act=self.hidden_act, probs=routed)
+        else:
+            inner = tape.activation(project(copies, (up,), width, site="expert_fc1"), act, site="moe_act", probs=routed)
+        (features,) = x.features
+        back = project(inner, ("experts.{e}.down_proj",), features, site="expert_fc2")
+        return tape.combine(back, "combine", x.rows)
+
+    def _shared(self, tape: Tape, x: Tensor) -> Tensor:
+        """The shared experts as one of their joint width, times its gate if it has one: [T, h] -> [T, h]."""
+        width = (
+            Dim("(n_shared_experts·moe_intermediate_size)", self.n_shared_experts * self.moe_intermediate_size, "ffn")
+            if self.shared_expert_intermediate_size is None
+            else self.dim("shared_expert_intermediate_size", "ffn")
+        )
+        glu = self.hidden_act if self.gated else None
+        with tape.scope(self.shared_name, purposes=PURPOSES):
+            shared = mlp(tape, x, width, role="shared_expert", site="shared", glu=glu, bias=False)
+        if not self.shared_expert_gate:
+            return shared
+        logits = tape.linear(x, "shared_expert_gate", (Dim("1", 1),), role="shared_expert", site="shared_gate")
+        return tape.scale_rows(shared, logits, "scale_shared", site="shared_gate")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from archcalc.reference.activations import Glu
 from archcalc.reference.kernels import delta
 from archcalc.reference.kernels import fp8 as tiles
 from archcalc.reference.kernels.grouped import GroupedLinear
@@ -41,9 +42,11 @@ class Eager:
         """LayerNorm over the last axis, [..., F] -> the same (arXiv:1607.06450): a kernel of torch's own."""
         return functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
-    def gated(self, gate: Tensor, up: Tensor, probs: Tensor | None, act: Activation, *, fp8: bool) -> Tensor:
-        """act(gate) * up [* probs]: twice [..., F], [R] -> [..., F] (arXiv:2002.05202); `fp8` keeps both in FP8."""
-        product: Tensor = _GatedFromFp8.apply(gate, up, act) if fp8 else act(gate) * up
+    def gated(self, gate: Tensor, up: Tensor, probs: Tensor | None, glu: Glu, *, fp8: bool) -> Tensor:
+        """act(gate) * up [* probs]: twice [..., F], [R] -> [..., F] (arXiv:2002.05202); `fp8` keeps both in FP8, where
+        they are kept at all."""
+        in_fp8 = fp8 and glu.act is not None
+        product: Tensor = _GatedFromFp8.apply(gate, up, glu.act) if in_fp8 else glu(gate, up)
         return product if probs is None else product * probs[:, None]
 
     def short_conv(self, x: Tensor, held: Tensor | None, weight: Tensor, act: Activation) -> Tensor:
@@ -58,9 +61,19 @@ class Eager:
         """RMSNorm times a gate's activation; see `delta.gated_norm`."""
         return delta.gated_norm(x, gate, weight, eps, sigmoid=sigmoid)
 
-    def router_logits(self, x: Tensor, weight: Tensor) -> Tensor:
-        """[T,W], [E,W] -> [T,E] fp32."""
-        return functional.linear(x.float(), weight.float())
+    def activated(self, x: Tensor, probs: Tensor | None, act: Activation, *, fp8: bool) -> Tensor:
+        """act(x) [* probs]: [..., F], [R] -> [..., F]; `fp8` keeps x in FP8."""
+        out: Tensor = Activated.apply(x, None, act, True) if fp8 else act(x)
+        return out if probs is None else out * probs[:, None]
+
+    def router_logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """[T,W], [E,W], [E] or None -> [T,E] fp32."""
+        return functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
+
+    def expert_bias(self, rows: Tensor, bias: Tensor, expert: Tensor, ends: Tensor) -> Tensor:
+        """Rows [R,out] plus their experts' biases [E,out]; the experts of the rows [R] int64, and `ends` as in
+        `grouped_linear` (transformers, integrations/moe.py, looks the biases up)."""
+        return rows + bias[expert]
 
     def grouped_linear(self, x: Tensor, weight: Tensor, ends: Tensor, codes: tuple[Tensor, ...]) -> Tensor:
         """[R,in] sorted by expert, [E,out,in], one past the last row of each expert [E] int32 -> [R,out]; with
@@ -83,6 +96,34 @@ class Eager:
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over tokens of [T,V] logits, computed in fp32."""
         return functional.cross_entropy(logits.float(), labels)
+
+
+class Activated(torch.autograd.Function):
+    """act(x) [* probs] that keeps x, or its FP8 codes, and the probabilities (Megatron-LM,
+    core/fusions/fused_weighted_squared_relu.py)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, probs: Tensor | None, act: Activation, fp8: bool) -> Tensor:
+        kept = tiles.store(x) if fp8 else (x,)
+        ctx.save_for_backward(probs, *kept)
+        ctx.act, ctx.fp8 = act, fp8
+        return _activated(x, probs, act)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        probs, *kept = ctx.saved_tensors
+        x = tiles.load(*kept) if ctx.fp8 else kept[0]
+        given = (x,) if probs is None else (x, probs)
+        inputs = [tensor.detach().requires_grad_() for tensor in given]
+        with torch.enable_grad():
+            out = _activated(inputs[0], None if probs is None else inputs[1], ctx.act)
+        d_x, *d_probs = torch.autograd.grad(out, inputs, gradient)
+        return d_x, d_probs[0] if d_probs else None, None, None
+
+
+def _activated(x: Tensor, probs: Tensor | None, act: Activation) -> Tensor:
+    out = act(x.float())
+    return (out if probs is None else out * probs[:, None]).to(x.dtype)
 
 
 class _GatedFromFp8(torch.autograd.Function):

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from archcalc.reference.activations import Glu
 from archcalc.reference.kernels import delta
 from archcalc.reference.kernels import fp8 as tiles
-from archcalc.reference.kernels.eager import Activation, Eager
+from archcalc.reference.kernels.eager import Activated, Activation, Eager
 from archcalc.reference.kernels.grouped import GroupedLinear
 
 
@@ -24,8 +25,8 @@ class Fused(Eager):
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, *, zero_centered: bool) -> Tensor:
         return _RMSNorm.apply(x, weight, eps, 1.0 if zero_centered else 0.0)
 
-    def gated(self, gate: Tensor, up: Tensor, probs: Tensor | None, act: Activation, *, fp8: bool) -> Tensor:
-        return _Gated.apply(gate, up, probs, act, fp8)
+    def gated(self, gate: Tensor, up: Tensor, probs: Tensor | None, glu: Glu, *, fp8: bool) -> Tensor:
+        return _Gated.apply(gate, up, probs, glu, fp8)
 
     def short_conv(self, x: Tensor, held: Tensor | None, weight: Tensor, act: Activation) -> Tensor:
         return delta.fused_conv(x, held, weight, act)
@@ -36,8 +37,14 @@ class Fused(Eager):
     def gated_norm(self, x: Tensor, gate: Tensor, weight: Tensor, eps: float, *, sigmoid: bool) -> Tensor:
         return delta.fused_gated_norm(x, gate, weight, eps, sigmoid=sigmoid)
 
-    def router_logits(self, x: Tensor, weight: Tensor) -> Tensor:
-        return _RouterLogits.apply(x, weight)
+    def activated(self, x: Tensor, probs: Tensor | None, act: Activation, *, fp8: bool) -> Tensor:
+        return Activated.apply(x, probs, act, fp8)
+
+    def router_logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _RouterLogits.apply(x, weight, bias)
+
+    def expert_bias(self, rows: Tensor, bias: Tensor, expert: Tensor, ends: Tensor) -> Tensor:
+        return _ExpertBias.apply(rows, bias, ends)
 
     def grouped_linear(self, x: Tensor, weight: Tensor, ends: Tensor, codes: tuple[Tensor, ...]) -> Tensor:
         return GroupedLinear.apply(x, weight, ends, False, *codes)
@@ -80,11 +87,11 @@ class _Gated(torch.autograd.Function):
     core/fusions/fused_bias_swiglu.py; with probabilities: `WeightedSwiGLUFunction`)."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, probs: Tensor | None, act: Activation, fp8: bool) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, probs: Tensor | None, glu: Glu, fp8: bool) -> Tensor:
         kept = tiles.store(torch.cat((gate, up), dim=-1)) if fp8 else (gate, up)
         ctx.save_for_backward(probs, *kept)
-        ctx.act, ctx.fp8 = act, fp8
-        return _gated(gate, up, probs, act)
+        ctx.glu, ctx.fp8 = glu, fp8
+        return _gated(gate, up, probs, glu)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
@@ -93,13 +100,13 @@ class _Gated(torch.autograd.Function):
         given = (gate, up) if probs is None else (gate, up, probs)
         inputs = [tensor.detach().requires_grad_() for tensor in given]
         with torch.enable_grad():
-            out = _gated(inputs[0], inputs[1], None if probs is None else inputs[2], ctx.act)
+            out = _gated(inputs[0], inputs[1], None if probs is None else inputs[2], ctx.glu)
         d_gate, d_up, *d_probs = torch.autograd.grad(out, inputs, gradient)
         return d_gate, d_up, d_probs[0] if d_probs else None, None, None
 
 
-def _gated(gate: Tensor, up: Tensor, probs: Tensor | None, act: Activation) -> Tensor:
-    product = act(gate.float()) * up.float()
+def _gated(gate: Tensor, up: Tensor, probs: Tensor | None, glu: Glu) -> Tensor:
+    product = glu(gate.float(), up.float())
     return (product if probs is None else product * probs[:, None]).to(gate.dtype)
 
 
@@ -108,14 +115,35 @@ class _RouterLogits(torch.autograd.Function):
     `RouterGatingLinearFunction`)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return functional.linear(x.float(), weight.float())
+        ctx.biased = bias is not None
+        return functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight = ctx.saved_tensors
-        return (gradient @ weight.float()).to(x.dtype), (gradient.T @ x.float()).to(weight.dtype)
+        d_bias = gradient.sum(0).to(weight.dtype) if ctx.biased else None
+        return (gradient @ weight.float()).to(x.dtype), (gradient.T @ x.float()).to(weight.dtype), d_bias
+
+
+class _ExpertBias(torch.autograd.Function):
+    """Keeps nothing: the split of the rows is a list of host integers, as in TransformerEngine's grouped linear."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, bias: Tensor, ends: Tensor) -> Tensor:
+        ctx.ends, ctx.shape = ends, bias.shape
+        return rows + bias[_expert_of_each(rows, ends)]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        summed = gradient.new_zeros(ctx.shape).index_add(0, _expert_of_each(gradient, ctx.ends), gradient)
+        return gradient, summed, None
+
+
+def _expert_of_each(rows: Tensor, ends: Tensor) -> Tensor:
+    """The expert of each of the rows [R], from where the experts' rows end [E]."""
+    return torch.searchsorted(ends, torch.arange(len(rows), device=ends.device, dtype=ends.dtype), right=True)
 
 
 class _Permute(torch.autograd.Function):

@@ -34,11 +34,11 @@ class Region:
     Args:
         function: tensors to a tensor or a tuple of tensors, each output with a storage of its own.
         active: whether to recompute at all; if not, this is the plain function.
-        in_fp8: keep the first two inputs, side by side, in FP8 with their scales; the recomputation then starts from
-            that.
+        in_fp8: keep so many of the first inputs, side by side, in FP8 with their scales; the recomputation then starts
+            from that.
     """
 
-    def __init__(self, function: Callable[..., Any], *, active: bool, in_fp8: bool = False) -> None:
+    def __init__(self, function: Callable[..., Any], *, active: bool, in_fp8: int = 0) -> None:
         self.function = function
         self.active = active
         self.in_fp8 = in_fp8
@@ -68,7 +68,7 @@ class Region:
     def _refill(self, _: Tensor) -> None:
         saved = list(self._node.saved_tensors)
         if self.in_fp8:
-            saved[:2] = fp8.load(saved[0], saved[1]).chunk(2, dim=-1)
+            saved[:2] = fp8.load(saved[0], saved[1]).chunk(self.in_fp8, dim=-1)
         needed = self._node.needs_input_grad[1:]
         inputs = [tensor.detach().requires_grad_(need) for tensor, need in zip(saved, needed, strict=True)]
         with torch.enable_grad():
@@ -95,8 +95,9 @@ class _Discarding(torch.autograd.Function):
     def forward(ctx: Any, region: Region, *inputs: Tensor) -> Any:
         ctx.region = region
         value = region.function(*inputs)
-        first = fp8.store(torch.cat(inputs[:2], dim=-1)) if region.in_fp8 else inputs[:2]
-        ctx.save_for_backward(*first, *inputs[2:])
+        n = region.in_fp8
+        first = fp8.store(torch.cat(inputs[:n], dim=-1)) if n else ()
+        ctx.save_for_backward(*first, *inputs[n:])
         region.remember(ctx, value if isinstance(value, tuple) else (value,))
         return value
 

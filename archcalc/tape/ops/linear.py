@@ -5,6 +5,8 @@ Legend: T rows (tokens), R routed rows, P patches, h hidden, f ffn, E experts.
 
 from __future__ import annotations
 
+from functools import partial
+
 from archcalc.tape.dims import Dim, Dims, Term
 from archcalc.tape.op import Cache, Save
 from archcalc.tape.recorder import Recorder
@@ -74,22 +76,31 @@ class LinearOperations(Recorder):
         active: Dim,
         role: Role,
         site: str,
+        bias: bool = False,
     ) -> Tensor:
-        """[R, k] -> [R, n] with each row's own expert: stack E of n x k. FLOPs 2·R·k·n a projection."""
+        """[R, k] -> [R, n] with each row's own expert: stack E of n x k, optional biases E of n. FLOPs 2·R·k·n a
+        projection.
+
+        Eager code looks a row's bias up by the number of its expert, which it keeps as int64 (transformers,
+        integrations/moe.py, `grouped_mm_experts_forward`); a grouped kernel knows the split and keeps nothing.
+        """
         features = (out,) if len(names) == 1 else (len(names) * out,)
         y = Tensor(x.rows, features, Storage(x.rows, features, self.dtype))
-        offsets = Storage((), (experts,), "int32")
+        offsets, numbers = Storage((), (experts,), "int32"), Storage(x.rows, (), "int64")
+        once = (offsets, numbers) if bias else (offsets,)
         for i, name in enumerate(names):
-            w = self.weight(name, "weight", (out,), x.features, role, stack=(experts,), active=active)
-            saves = (Save(x.storage), *((Save(offsets, ("eager",)),) if site == "expert_fc1" and i == 0 else ()))
+            stacked = partial(self.weight, name, role=role, stack=(experts,), active=active)
+            weights = (stacked("weight", (out,), x.features), *((stacked("bias", (out,), ()),) if bias else ()))
+            first = site == "expert_fc1" and i == 0
+            saves = (Save(x.storage), *(Save(s, ("eager",)) for s in (once if first else ())))
             self._emit(
                 "grouped_linear",
                 name,
                 site,
                 (x,),
                 y,
-                temps=(offsets,),
-                weights=(w,),
+                temps=once,
+                weights=weights,
                 flops=(Term(2, (*x.rows, *x.features, out)),),
                 saves=saves,
                 backward=2,

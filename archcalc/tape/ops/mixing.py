@@ -5,12 +5,18 @@ Legend: T rows (tokens), R routed rows, h hidden, E experts, k experts a token, 
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Literal
+
 from archcalc.tape.dims import Dim, Dims, Number, Term
 from archcalc.tape.op import Cache, Save
 from archcalc.tape.ops.pointwise import in_fp32
 from archcalc.tape.recorder import Recorder
 from archcalc.tape.span import ALL, SEQUENCE, Span
 from archcalc.tape.values import Storage, Tensor, Weight
+
+Correction = Literal["none", "buffer", "parameter"]
+"""How a router holds the bias that steers its choice."""
 
 
 class MixingOperations(Recorder):
@@ -163,21 +169,20 @@ class MixingOperations(Recorder):
         return y
 
     def router(
-        self, x: Tensor, name: str, experts: Dim, top_k: Dim, *, correction_bias: bool, bias: bool, norm: bool
+        self, x: Tensor, name: str, experts: Dim, top_k: Dim, *, correction_bias: Correction, bias: bool, norm: bool
     ) -> None:
-        """Scores [T, E] and the top k: weight E x h, optional linear bias, optional fp32 correction-bias buffer
-        (auxiliary-loss-free balancing, arXiv:2408.15664). FLOPs 2·T·h·E. Saves fp32 scores, int64 indices and, where
-        the
+        """Scores [T, E] and the top k: weight E x h, optional linear bias, optional fp32 correction bias
+        (auxiliary-loss-free balancing, arXiv:2408.15664): a buffer of the router, or a parameter without a gradient of
+        a module `moe_statics` beside it (ERNIE 4.5). FLOPs 2·T·h·E. Saves fp32 scores, int64 indices and, where the
         weights are normalised, the fp32 weights before it and their sum; eager code casts input and weight to fp32."""
         weights = [self.weight(name, "weight", (experts,), x.features, "router")]
         if bias:
             weights.append(self.weight(name, "bias", (experts,), (), "router"))
-        if correction_bias:
-            weights.append(
-                self.weight(
-                    name, "e_score_correction_bias", (experts,), (), "router_bias", dtype="float32", trainable=False
-                )
-            )
+        steers = partial(self.weight, suffix="e_score_correction_bias", into=(), role="router_bias", dtype="float32")
+        if correction_bias == "buffer":
+            weights.append(steers(name, out=(experts,), trainable=False))
+        elif correction_bias == "parameter":
+            weights.append(steers("moe_statics", out=(Dim("1", 1), experts), flat=False, frozen=True))
         x32 = in_fp32(x)
         w32 = Storage((), (experts, *x.features), "float32")
         cast = (Save(x32, ("eager",)), *((Save(w32, ("eager",)),) if self.dtype != "float32" else ()))

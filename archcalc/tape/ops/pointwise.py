@@ -16,6 +16,10 @@ def in_fp32(x: Tensor) -> Storage:
     return x.storage if x.dtype == "float32" else Storage(x.rows, x.features, "float32")
 
 
+SITU_KEEPS = 6
+"""fp32 tensors of its width that eager SiTU-GLU keeps."""
+
+
 class PointwiseOperations(Recorder):
     """Norms, activations, copies, loss."""
 
@@ -53,32 +57,65 @@ class PointwiseOperations(Recorder):
             return self.rms_norm(x, name, role=role, site=site, zero_centered=kind == "rms_zero_centered")
         return self.layer_norm(x, name, role=role, site=site, weight=kind != "none", bias=kind == "layer")
 
-    def glu(self, gate_up: Tensor, name: str, out: Dim, *, site: str, probs: Dims | None = None) -> Tensor:
+    def glu(
+        self, gate_up: Tensor, name: str, out: Dim, *, site: str, act: str = "silu", probs: Dims | None = None
+    ) -> Tensor:
         """Gated activation act(gate)·up (arXiv:2002.05202). Saves gate and up; eager code also act(gate).
 
-        `probs`: rows of routing probabilities that may multiply here (variant `probs_act`): fused kernels save them in
-        fp32, eager code in bf16 beside the unscaled product.
+        SiTU-GLU, b·tanh(gate/b)·sigmoid(gate) · c·tanh(up/c) in fp32 (Kimi K3, modeling_kimi_linear.py, `SituAndMul`):
+        eager code keeps neither gate nor up but `SITU_KEEPS` fp32 tensors: both tanh, sigmoid, b·tanh, its product with
+        sigmoid, c·tanh. `probs`: see `_scaled`.
         """
         rows = gate_up.rows
-        act, unscaled = Storage(rows, (out,), self.dtype), Storage(rows, (out,), self.dtype)
         y = Tensor(rows, (out,), Storage(rows, (out,), self.dtype))
-        temps: tuple[Storage, ...] = (act,)
-        saves: tuple[Save, ...] = (Save(gate_up.storage), Save(act, ("eager",)))
+        if act == "situ":
+            made = tuple(Storage(rows, (out,), "float32") for _ in range(SITU_KEEPS))
+            operand: tuple[Save, ...] = (Save(gate_up.storage, ("fused",)),)
+        else:
+            made, operand = (Storage(rows, (out,), self.dtype),), (Save(gate_up.storage),)
+        self._scaled("glu", name, site, gate_up, y, (*operand, *(Save(s, ("eager",)) for s in made)), made, probs)
+        return y
+
+    def activation(self, x: Tensor, name: str, *, site: str, probs: Dims | None = None) -> Tensor:
+        """Elementwise activation (GELU, arXiv:1606.08415). Saves its input; no FLOPs counted.
+
+        relu² (arXiv:2109.08668) too: eager code keeps relu's output in place of the input, which is as large.
+        `probs`: see `_scaled`.
+        """
+        y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
+        self._scaled("activation", name, site, x, y, (Save(x.storage),), (), probs)
+        return y
+
+    def _scaled(
+        self,
+        kind: str,
+        name: str,
+        site: str,
+        x: Tensor,
+        y: Tensor,
+        saves: tuple[Save, ...],
+        temps: tuple[Storage, ...],
+        probs: Dims | None,
+    ) -> None:
+        """An activation that routing probabilities of rows `probs` may multiply (variant `probs_act`): fused kernels
+        save them in fp32, eager code in bf16 beside the unscaled product."""
         if probs is not None:
+            unscaled = Storage(y.rows, y.features, self.dtype)
             temps, saves = (*temps, unscaled), (*saves, Save(unscaled, ("eager", "probs_act")))
-        self._emit("glu", name, site, (gate_up,), y, temps=temps, saves=saves)
+        self._emit(kind, name, site, (x,), y, temps=temps, saves=saves)
         if probs is not None:  # they come from outside any region that recomputes the activation: an operation apart
             kept = (
                 Save(Storage(probs, (), "float32"), ("fused", "probs_act")),
                 Save(Storage(probs, (), self.dtype), ("eager", "probs_act")),
             )
             self._emit("route_probs", name, "combine", (), None, saves=kept)
-        return y
 
-    def activation(self, x: Tensor, name: str, *, site: str) -> Tensor:
-        """Elementwise activation (GELU, arXiv:1606.08415). Saves its input; no FLOPs counted."""
+    def scale_rows(self, x: Tensor, logits: Tensor, name: str, *, site: str) -> Tensor:
+        """sigmoid(logits)·x with one logit a row: [T, h], [T, 1] -> [T, h]. Saves x and the sigmoid, not the logits, in
+        transformers (qwen2_moe) as in Megatron-LM (core/transformer/moe/shared_experts.py)."""
+        score = Storage(x.rows, logits.features, self.dtype)
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
-        self._emit("activation", name, site, (x,), y, saves=(Save(x.storage),))
+        self._emit("scale_rows", name, site, (x, logits), y, temps=(score,), saves=(Save(x.storage), Save(score)))
         return y
 
     def rope(self, x: Tensor, name: str, features: Dims, *, site: str = "rope") -> Tensor:
