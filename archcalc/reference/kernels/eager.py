@@ -45,6 +45,11 @@ class Eager:
         product: Tensor = _GatedFromFp8.apply(gate, up, act) if fp8 else act(gate) * up
         return product if probs is None else product * probs[:, None]
 
+    def gate_output(self, x: Tensor, logits: Tensor) -> Tensor:
+        """x * sigmoid(logits), [..., H, F] and [..., H, F or 1] -> [..., H, F] (transformers,
+        models/qwen3_next/modeling_qwen3_next.py, `Qwen3NextAttention`)."""
+        return x * torch.sigmoid(logits)
+
     def router_logits(self, x: Tensor, weight: Tensor) -> Tensor:
         """[T,W], [E,W] -> [T,E] fp32."""
         return functional.linear(x.float(), weight.float())

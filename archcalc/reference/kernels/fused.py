@@ -26,6 +26,9 @@ class Fused(Eager):
     def gated(self, gate: Tensor, up: Tensor, probs: Tensor | None, act: Activation, *, fp8: bool) -> Tensor:
         return _Gated.apply(gate, up, probs, act, fp8)
 
+    def gate_output(self, x: Tensor, logits: Tensor) -> Tensor:
+        return _GatedOutput.apply(x, logits)
+
     def router_logits(self, x: Tensor, weight: Tensor) -> Tensor:
         return _RouterLogits.apply(x, weight)
 
@@ -91,6 +94,24 @@ class _Gated(torch.autograd.Function):
 def _gated(gate: Tensor, up: Tensor, probs: Tensor | None, act: Activation) -> Tensor:
     product = act(gate.float()) * up.float()
     return (product if probs is None else product * probs[:, None]).to(gate.dtype)
+
+
+class _GatedOutput(torch.autograd.Function):
+    """Keeps its inputs, and computes the sigmoid again in backward (Megatron-LM, core/transformer/attention.py,
+    `_apply_output_gate`, which torch's compiler fuses)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(x, logits)
+        return (x * torch.sigmoid(logits.float())).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, logits = ctx.saved_tensors
+        open_ = torch.sigmoid(logits.float())
+        slope = gradient.float() * x.float() * open_ * (1 - open_)
+        d_logits = slope if logits.shape == x.shape else slope.sum(-1, keepdim=True)
+        return (gradient * open_).to(x.dtype), d_logits.to(logits.dtype)
 
 
 class _RouterLogits(torch.autograd.Function):
