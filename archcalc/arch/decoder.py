@@ -11,6 +11,13 @@ from archcalc.arch.attention.delta import KDA, GatedDeltaNet
 from archcalc.arch.attention.gqa import GQA
 from archcalc.arch.attention.mla import MLA
 from archcalc.arch.block import Block, Depth, Dtype, Real
+from archcalc.arch.carried import (
+    RESIDUAL_MODULES,
+    block_outputs,
+    check_choices,
+    check_residuals,
+    takes_choices,
+)
 from archcalc.arch.ffn.dense import DenseFFN
 from archcalc.arch.ffn.moe import MoE
 from archcalc.arch.layers import LayerKind, Layers, Place, Placement
@@ -29,6 +36,8 @@ FFN = Annotated[DenseFFN | MoE, Field(discriminator="kind")]
 PREDICTION_MODULES = ("enorm", "hnorm", "eh_proj", "shared_head.norm")
 """What a multi-token-prediction module has beside its layer's own modules."""
 
+RESIDUALS = (*RESIDUAL_MODULES.values(), "model.output_attn_res")
+
 
 class Decoder(Block):
     """Decoder-only transformer: token embedding, layers of residual steps, a last norm, a head.
@@ -38,6 +47,9 @@ class Decoder(Block):
     norm right after the embedding (BLOOM). Without `rope_theta` no attention rotates. Multi-token prediction runs the
     last layer's kind unless `mtp_layer` names another; `mtp_stored` says whether the release holds its modules, null
     that this is not known.
+    With `attn_res_block_size` what a mixer and the head read is no
+    sum of what came before: a softmax weighs the outputs of blocks of so many layers and the running sum of the last
+    one (attention residuals, arXiv:2603.15031, Kimi K3).
     """
 
     purposes: ClassVar[dict[str, str]] = {
@@ -45,6 +57,8 @@ class Decoder(Block):
         "embed_positions": "Looks up a learned vector for each position, added to the token's.",
         "embed_norm": "Normalises the embedded tokens before the first layer.",
         "model.norm": "Normalises the last hidden state before the head.",
+        **{f"{name}_norm": "Normalises the sources before they are scored." for name in RESIDUALS},
+        **{f"{name}_proj": "Scores what blocks of layers made, and weighs it." for name in RESIDUALS},
         "lm_head": "Turns the last hidden state into a score for every vocabulary entry.",
         "enorm": "Normalises the next token's embedding before the two are joined.",
         "hnorm": "Normalises the previous depth's hidden state before the two are joined.",
@@ -71,6 +85,7 @@ class Decoder(Block):
     embedding_norm: NormKind | None = None
     layers: Annotated[list[Layers], Field(min_length=1)]
     mtp_layer: Layers | None = None
+    attn_res_block_size: Size | None = None
     attention: Annotated[dict[BlockName, Attention], Field(min_length=1)]
     ffn: Annotated[dict[BlockName, FFN], Field(min_length=1)]
 
@@ -94,13 +109,17 @@ class Decoder(Block):
             for name in names:
                 if name not in used[key]:
                     raise FieldError(f"{key} {name} is used by no layer", (key, name), "layers")
+        check_choices(self.kinds(), self._predicted() if self.num_nextn_predict_layers else (), self.attention)
+        if self.attn_res_block_size is not None:
+            check_residuals(self.kinds(), self.num_nextn_predict_layers)
         return self
 
     @model_validator(mode="after")
     def _norms_have_eps(self) -> Self:
         written = [self._kind(layer) for _, layer in self._written()]
         inside = {step.norm for kind in written for step in kind if step.input_norm or step.output_norm}
-        kinds = sorted({self.norm, self.embedding_norm or self.norm} | inside)
+        sources: set[NormKind] = set() if self.attn_res_block_size is None else {"rms"}
+        kinds = sorted({self.norm, self.embedding_norm or self.norm} | inside | sources)
         readers = {
             "rms_norm_eps": [kind for kind in kinds if kind.startswith("rms")],
             "layer_norm_eps": [kind for kind in kinds if not kind.startswith("rms")],
@@ -155,12 +174,15 @@ class Decoder(Block):
                 raise FieldError(f"no {kind.section} is named {kind.mixer}", where, kind.section, hint=hint)
             used[kind.section].add(kind.mixer)
         reserved = PREDICTION_MODULES if self.num_nextn_predict_layers else ()
+        if self.attn_res_block_size is not None:
+            reserved = (*reserved, *(f"{name}_{of}" for name in RESIDUAL_MODULES.values() for of in ("norm", "proj")))
         layer.check_steps(place, self.norm, self.norm_placement, reserved)
 
     def forward(self, tape: Tape) -> None:
         """Ids in, logits and loss out, over rows [batch, seq]."""
         vocab, hidden = self.dim("vocab_size", "vocab"), self.dim("hidden_size")
         tape.norm_kind, tape.rotary = self.norm, self.rope_theta is not None
+        tape.shares_choice = takes_choices(self.attention.values())
         with tape.scope("", purposes=self.purposes):
             embedding, x = self._embed(tape, vocab, hidden)
             for kind, indices in self.runs().items():
@@ -184,6 +206,10 @@ class Decoder(Block):
         """A written layer under the backbone's norm and placement."""
         return layer.kind(self.norm, self.norm_placement)
 
+    def _predicted(self) -> LayerKind:
+        """The kind of a prediction module's layer."""
+        return self.kinds()[-1] if self.mtp_layer is None else self._kind(self.mtp_layer)
+
     def kinds(self) -> list[LayerKind]:
         """The kind of every layer, in order."""
         kinds: list[LayerKind] = []
@@ -200,12 +226,13 @@ class Decoder(Block):
         return {kind: tuple(indices) for kind, indices in runs.items()}
 
     def _layer(self, tape: Tape, x: Tensor, kind: LayerKind) -> Tensor:
+        blocks = self._blocks(tape, x)
         read, mixed = x, x  # what the step before read, before and after its norm
         for step in kind:
             block = self.attention[step.mixer] if step.section == "attention" else self.ffn[step.mixer]
             site, what = ("attn", "attention") if step.section == "attention" else ("mlp", "the feed-forward")
             before, after = f"Normalises the hidden state before {what}.", f"Normalises what {what} adds to it."
-            read = read if step.parallel else x
+            read = read if step.parallel else self._read(tape, x, blocks, RESIDUAL_MODULES[step.section])
             with tape.scope("", purposes={step.input_norm: before, step.output_norm: after}):
                 if step.input_norm:
                     mixed = tape.norm(read, step.input_norm, kind=step.norm, role="norm", site=f"{site}_norm")
@@ -218,8 +245,18 @@ class Decoder(Block):
             x = tape.add(x, out, f"add_{site}", site="residual")
         return x
 
+    def _blocks(self, tape: Tape, x: Tensor) -> Tensor | None:
+        """The outputs of blocks of layers, where they are attended to."""
+        size = self.attn_res_block_size
+        return None if size is None else block_outputs(tape, x, size, self.num_hidden_layers)
+
+    def _read(self, tape: Tape, x: Tensor, blocks: Tensor | None, module: str) -> Tensor:
+        """What stands for the residual: itself, or what attention makes of it and the blocks' outputs."""
+        return x if blocks is None else tape.attention_residual(x, blocks, (f"{module}_norm", f"{module}_proj"))
+
     def _head(self, tape: Tape, x: Tensor, vocab: Dim, tied: Weight | None) -> None:
         with tape.segment("lm_head", "backbone", x, scope="", dtype=self.dtype) as last:
+            last = self._read(tape, last, self._blocks(tape, last), "model.output_attn_res")
             if tape.workload.logits == "last":
                 last = last.view(last.features, (last.rows[0],))
             last = tape.norm(last, "model.norm", role="norm", site="final_norm")
@@ -235,7 +272,7 @@ class Decoder(Block):
             return
         first = self.num_hidden_layers
         indices = tuple(range(first, first + self.num_nextn_predict_layers))
-        kind = self.kinds()[-1] if self.mtp_layer is None else self._kind(self.mtp_layer)
+        kind = self._predicted()
         hidden = self.dim("hidden_size")
         about = "Multi-token prediction module."
         with tape.segment("model.layers.{i}", "mtp", x, indices, about=about, dtype=self.dtype) as inner:

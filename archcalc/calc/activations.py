@@ -31,7 +31,7 @@ class Savers:
         variants: in use, one of each kind.
         regions: what is recomputed.
         fp8: sites whose first operand is stored in FP8.
-        whole: every segment with an entry keeps only that, and recomputes the rest ("full").
+        whole: every segment with an entry keeps only that and what it hands on, and recomputes the rest ("full").
     """
 
     variants: frozenset[Variant]
@@ -59,8 +59,8 @@ def saved_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
     for the projection after it (TransformerEngine).
     """
     if savers.whole and segment.entry is not None and segment.part == "backbone" and segment.indices:
-        size = local_bytes(segment.entry, shards)
-        return [Saved(segment.path, "entry", segment.entry, False, size)]
+        kept = (segment.entry, *segment.handed)
+        return [Saved(segment.path, "entry", each, False, local_bytes(each, shards)) for each in kept]
     rows = []
     for op, storage, fp8 in kept_storages(segment, savers):
         rows.append(Saved(op.path, op.site, storage, fp8, local_bytes(storage, shards, fp8=fp8)))

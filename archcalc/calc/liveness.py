@@ -89,19 +89,21 @@ def forward_peak(
     [bytes].
 
     A result lives from the operation that makes it to the last one that uses it; with `entry` the segment's input
-    does so too, from the first on. `beside` is what an operation's kernel takes while it runs.
+    does so too, from the first on, and what earlier segments left is there all the while. `beside` is what an
+    operation's kernel takes while it runs.
     """
     last = {storage: i for i, op in enumerate(segment.ops) for storage in op.inputs}
     alive: dict[Storage, int] = {}
     if entry and segment.entry is not None and segment.entry not in kept:
         alive[segment.entry] = local_bytes(segment.entry, shards)
         last.setdefault(segment.entry, 0)
+    left = sum(local_bytes(storage, shards) for storage in segment.beside) if entry else 0
     peak = 0
     for i, op in enumerate(segment.ops):
         for storage in op.outputs[:1]:
             if storage in last and storage not in kept and storage not in alive:
                 alive[storage] = local_bytes(storage, shards)
-        peak = max(peak, sum(alive.values()) + forward_exchange(op, shards) + beside(op))
+        peak = max(peak, left + sum(alive.values()) + forward_exchange(op, shards) + beside(op))
         for storage in [s for s in alive if last[s] <= i]:
             del alive[storage]
     return peak

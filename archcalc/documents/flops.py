@@ -130,6 +130,7 @@ def flops_report(spec: Spec, workload: Workload, *, tokens: int | None = None) -
         inputs={"spec": spec.name, **_inputs(workload), "tokens": tokens},
         quantities=found,
         rows=Table("rows", "by operation, all layers together", columns, lines),
+        assumptions=tuple(tape.assumed),
         conventions=counting(tape),
         notes=notes,
     )

@@ -122,6 +122,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
         assumptions=[
             *_assumed(plan),
             *_unlisted(plan),
+            *run.tape.assumed,
             *(f"{hardware.name}: {line}" for line in hardware.defaults if line.startswith("memory_") or need),
         ],
         conventions=(

@@ -9,7 +9,8 @@ from archcalc.hf.config import Config, show
 from archcalc.hf.dialect import Must
 
 _WORDS = """
-interpolate_factor type_vocab_size dual_chunk_attention_config language_model_only processor_class num_labels full_attn_mod
+dual_chunk_attention_config full_attn_mod interpolate_factor language_model_only num_labels processor_class
+type_vocab_size
 _attn_implementation _attn_implementation_autoset _commit_hash _experts_implementation _name_or_path add_bos_token
 add_cross_attention add_eos_token architectures attention_dropout attention_multiplier attention_probs_dropout_prob
 attn_dropout attn_implementation attn_pdrop audio_token_id auto_map aux_loss_alpha bad_words_ids begin_suppress_tokens

@@ -7,12 +7,14 @@ a head, W hidden size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from archcalc.errors import InputError
 from archcalc.reference.cache import Cache, Features, State
+from archcalc.reference.depth import Blocks
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
 from archcalc.reference.flopcount import Product
@@ -29,11 +31,28 @@ class Pass:
         angles: rotary angles of the new rows, by attention section; one that doesn't rotate is absent.
         cache: where the rows are kept, or None.
         absorbed: whether MLA works on latents.
+        picked: row numbers [B,N,K] that an indexer picked, by its attention's place in the cache.
+        shares: whether later layers take them.
+        blocks: what blocks of layers have made, where residuals are attended to.
     """
 
     angles: Mapping[str, Angles]
     cache: Cache | None = None
     absorbed: bool = False
+    picked: dict[int, Tensor] = field(default_factory=dict)
+    shares: bool = False
+    blocks: Blocks | None = None
+
+    def picks_before(self, slot: int) -> Tensor:
+        """What the last indexer before a place picked.
+
+        Raises:
+            InputError: no layer before it has one.
+        """
+        before = [each for each in self.picked if each < slot]
+        if not before:
+            raise InputError("a layer with index_topk takes what an earlier layer's indexer picked, and none did")
+        return self.picked[max(before)]
 
 
 class Attention(nn.Module):
@@ -42,9 +61,11 @@ class Attention(nn.Module):
 
     Attributes:
         window: most rows that its cache keeps, or None for all.
+        borrows: rows of each query that an earlier layer's indexer picked for it, or None.
     """
 
     window: int | None = None
+    borrows: int | None = None
 
     @classmethod
     def rotation(cls, section: Section, backbone: Section, device: torch.device) -> Rope | None:

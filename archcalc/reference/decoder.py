@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from archcalc.errors import InputError
 from archcalc.reference.attention import Attention, Pass
 from archcalc.reference.cache import Cache
+from archcalc.reference.depth import Blocks, sources_of
 from archcalc.reference.factory import Factory
 from archcalc.reference.ffn import FFNS
 from archcalc.reference.fields import Section
@@ -46,9 +48,21 @@ class Backbone(nn.Module):
         for kind in built:
             self.layers.append(DecoderLayer(kind, self._mixers(kind), self._norm, slot, make))
             slot += sum(step.side == "attention" for step in kind)
+        self.block_size = section.optional_integer("attn_res_block_size")
+        if self.block_size is not None:
+            self._attend_to_residuals()
         if kinds is None:
             self._add_predictions(section.integer("num_nextn_predict_layers", 0))
         self.norm = self._norm(norm_name(section))
+
+    def _attend_to_residuals(self) -> None:
+        if self._section.integer("num_nextn_predict_layers", 0):
+            raise InputError("attn_res_block_size: what a prediction module reads isn't known")
+        parts = self._hidden, self._section.number("rms_norm_eps"), self._make
+        for number, layer in enumerate(self.layers):
+            layer.number = number
+            layer.attend_to_residuals(*parts)
+        self.output_attn_res_norm, self.output_attn_res_proj = sources_of(*parts)
 
     def _add_predictions(self, modules: int) -> None:
         kind, norm = prediction_kind(self._section), norm_name(self._section)
@@ -65,11 +79,20 @@ class Backbone(nn.Module):
         """Embedded tokens [B,N,W] after the cached rows -> final hidden states [B,N,W], normalised."""
         now = self.now(x, cache, absorbed)
         x = self.embedded(x, cache)
-        for layer in self.layers[: self.depth]:
+        for number, layer in enumerate(self.layers[: self.depth]):
+            if now.blocks is not None:
+                now.blocks.note(number, x)
             x = layer(x, now)
         if cache is not None:
             cache.advance(x.shape[1])
-        out: Tensor = self.norm(x)
+        out: Tensor = self.norm(self.source(x, now))
+        return out
+
+    def source(self, x: Tensor, now: Pass) -> Tensor:
+        """What the last norm reads: the residual, or what it makes of it and of the blocks' outputs."""
+        if now.blocks is None:
+            return x
+        out: Tensor = self.output_attn_res_proj(x, now.blocks.outputs, now.blocks.slots, self.output_attn_res_norm)
         return out
 
     def predict(self, module: int, hidden: Tensor, ids: Tensor) -> Tensor:
@@ -92,7 +115,10 @@ class Backbone(nn.Module):
         """What the layers share in a pass over new rows [B,N,W]."""
         positions = _positions(x, cache)
         angles = {name: rope(positions) for name, rope in self.ropes.items()}
-        return Pass(angles=angles, cache=cache, absorbed=absorbed)
+        shares = any(each.borrows is not None for each in self.attentions())
+        depth = self._section.integer("num_hidden_layers")
+        blocks = None if self.block_size is None else Blocks(x, self.block_size, depth)
+        return Pass(angles=angles, cache=cache, absorbed=absorbed, shares=shares, blocks=blocks)
 
     def _norm(self, name: str) -> Norm:
         return Norm(norm_kind(self._section, name), self._hidden, self._make)

@@ -12,14 +12,17 @@ from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
 from archcalc.reference.norm_kinds import NormKind
 from archcalc.reference.norms import Norm
-from archcalc.reference.rope import Angles, Rope, own_rope, rope_of, rotate_halves
+from archcalc.reference.rope import Angles, Rope, own_rope, rope_of, rotate_first
+
+GATES = ("elementwise", "per_head")
 
 
 class GQA(Attention):
     """Grouped-query attention (arXiv:2305.13245); with as many key as query heads, multi-head attention.
 
     With a sliding window (Longformer, arXiv:2004.05150, section 3.1; causal as in Mistral 7B, arXiv:2310.06825,
-    section 2) a query sees itself and the window - 1 rows before it.
+    section 2) a query sees itself and the window - 1 rows before it. The output may be gated: feature by feature, with
+    the gates of a head behind its queries in q_proj (Qwen3-Next), or head by head by a g_proj (Step-3.7).
 
     Args:
         section: the spec's attention section of kind `gqa`.
@@ -36,10 +39,14 @@ class GQA(Attention):
         if self.window is not None and self.window < 1:
             raise InputError(f"{section.where}.sliding_window must be at least 1", value=self.window)
         bias, out_bias = section.flag("attention_bias"), section.flag("attention_out_bias")
+        self.gate = section.choice("output_gate", *GATES) if section.has("output_gate") else None
+        self.kernels = make.kernels
         widths = {"q": self.heads * self.head_dim, "k": self.kv_heads * self.head_dim}
-        self.q_proj = make.linear(hidden, widths["q"], bias=bias)
+        self.q_proj = make.linear(hidden, widths["q"] * (2 if self.gate == "elementwise" else 1), bias=bias)
         self.k_proj = make.linear(hidden, widths["k"], bias=bias)
         self.v_proj = make.linear(hidden, widths["k"], bias=bias)
+        if self.gate == "per_head":
+            self.g_proj = make.linear(hidden, self.heads)
         self.o_proj = make.linear(widths["q"], hidden, bias=out_bias)
         self.core = AttentionCore(make, window=self.window)
         self.norm = section.choice("qk_norm", "per_head", "full") if section.has("qk_norm") else None
@@ -50,8 +57,14 @@ class GQA(Attention):
 
     @classmethod
     def rotation(cls, section: Section, backbone: Section, device: torch.device) -> Rope | None:
-        """All features of a head turn, by the section's own `rope_parameters` or the backbone's."""
-        dim = section.integer("head_dim")
+        """By the section's own `rope_parameters` or the backbone's; of a head `rotary_dim` features, or all.
+
+        Raises:
+            InputError: more features than a head has.
+        """
+        dim = section.integer("rotary_dim", section.integer("head_dim"))
+        if dim > section.integer("head_dim"):
+            raise InputError(f"{section.where}.rotary_dim is more than head_dim", value=dim)
         if section.has("rope_parameters"):
             return own_rope(section, dim, device)
         return rope_of(backbone, dim, device)
@@ -62,20 +75,29 @@ class GQA(Attention):
 
     def forward(self, x: Tensor, angles: Angles | None, now: Pass, slot: int) -> Tensor:
         """[B,N,W] -> [B,N,W]."""
-        q: Tensor = self.q_proj(x)
+        q, gate = self._queries(x)
         k: Tensor = self.k_proj(x)
         v: Tensor = self.v_proj(x)
         if self.norm == "full":
-            q, k = self.q_norm(q), self.k_norm(k)
-        q = q.unflatten(-1, (self.heads, self.head_dim))
+            q, k = self.q_norm(q.flatten(2)).view(q.shape), self.k_norm(k)
         k, v = (t.unflatten(-1, (self.kv_heads, self.head_dim)) for t in (k, v))
         if self.norm == "per_head":
             q, k = self.q_norm(q), self.k_norm(k)
         if angles is not None:
-            q, k = rotate_halves(q, angles), rotate_halves(k, angles)
+            q, k = rotate_first(q, angles), rotate_first(k, angles)
         if now.cache is not None:
             held = now.cache.extend(slot, {"key": k, "value": v})
             k, v = held["key"], held["value"]
         attended: Tensor = self.core(q, k, v, self.head_dim**-0.5)
+        if gate is not None:
+            attended = self.kernels.gate_output(attended, gate)
         out: Tensor = self.o_proj(attended.flatten(-2))
         return out
+
+    def _queries(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[B,N,W] -> queries [B,N,H,D], and the logits of the gate, [B,N,H,D or 1]."""
+        q: Tensor = self.q_proj(x).unflatten(-1, (self.heads, -1))
+        if self.gate == "elementwise":
+            query, gate = q.chunk(2, dim=-1)
+            return query, gate
+        return q, self.g_proj(x)[..., None] if self.gate == "per_head" else None

@@ -52,7 +52,7 @@ def _text(backbone: Section) -> Choice:
     if len(attentions) != 1:
         raise InputError("transformers has no class with several attention sections")
     attention = backbone.section("attention").section(attentions.pop())
-    refuse_keys(attention, "sliding_window", "rope_parameters")
+    refuse_keys(attention, "sliding_window", "rope_parameters", "rotary_dim", "output_gate", "index_topk")
     sections = {name: backbone.section("ffn").section(name) for name in ffns}
     sorts = {name: section.choice("kind", "dense", "moe") for name, section in sections.items()}
     by_kind = {sort: [name for name in sorts if sorts[name] == sort] for sort in ("dense", "moe")}
@@ -71,7 +71,7 @@ def _text(backbone: Section) -> Choice:
 
 def _plain_kinds(backbone: Section) -> list[LayerKind]:
     """Layers of one attention and one ffn, each with its residual, under the usual names."""
-    refuse_keys(backbone, "position_embeddings", "embedding_norm")
+    refuse_keys(backbone, "position_embeddings", "embedding_norm", "attn_res_block_size")
     kinds = layer_kinds(backbone)
     for kind in dict.fromkeys(kinds):
         names = {step.side: step.name for step in kind}

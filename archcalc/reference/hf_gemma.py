@@ -7,7 +7,7 @@ from typing import Any
 
 from archcalc.errors import InputError
 from archcalc.reference.fields import Section
-from archcalc.reference.hf_choice import Choice, rope_parameters, sizes
+from archcalc.reference.hf_choice import Choice, refuse_keys, rope_parameters, sizes
 from archcalc.reference.patterns import LayerKind
 
 _OWN = ("sliding_window", "rope_parameters")
@@ -31,6 +31,7 @@ def gemma(backbone: Section, kinds: Sequence[LayerKind]) -> Choice:
     if any(each != shared[0] for each in shared):
         raise InputError("Gemma3ForCausalLM's two attention sections differ by window and rope only")
     attention = sections[names[0]]
+    refuse_keys(attention, "rotary_dim", "output_gate")
     arguments = sizes(backbone, len(kinds)) | _attention(backbone, attention) | _mlp(backbone, kinds)
     windows = [section.integer("sliding_window") for section in sections.values() if section.has("sliding_window")]
     arguments |= {"sliding_window": windows[0]} if windows else {}

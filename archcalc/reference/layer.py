@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from archcalc.errors import InputError
 from archcalc.reference.attention import Attention, Pass
+from archcalc.reference.depth import sources_of
 from archcalc.reference.factory import Factory
 from archcalc.reference.kernels.recompute import Region, checkpointed
-from archcalc.reference.patterns import LayerKind
+from archcalc.reference.patterns import LayerKind, Step
 
 MakeNorm = Callable[[str], nn.Module]
 """A norm over the hidden size, by its kind's name."""
+
+RESIDUALS = {"attention": "self_attention_res", "ffn": "mlp_res"}
+"""Modules that weigh the sources of a step's input, without `_norm` and `_proj`, by Kimi K3's names."""
 
 
 class DecoderLayer(nn.Module):
@@ -30,9 +35,14 @@ class DecoderLayer(nn.Module):
         slot: place of the first attention in the cache; others follow.
         make: says what is recomputed.
 
+    Attributes:
+        number: which layer it is, from 0; of consequence where residuals are attended to.
+
     Raises:
         InputError: a part with the name of something that every module has.
     """
+
+    number: int = 0
 
     def __init__(self, kind: LayerKind, mixers: Sequence[nn.Module], norms: MakeNorm, slot: int, make: Factory) -> None:
         super().__init__()
@@ -62,13 +72,41 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, now: Pass) -> Tensor:
         """[B,N,W] -> [B,N,W]."""
-        return checkpointed(self.recompute, lambda x: self._steps(x, now), x)
+        left = () if now.blocks is None else (now.blocks.outputs,)
+        out = checkpointed(self.recompute, lambda x, *blocks: self._steps(x, now, *blocks), x, *left)
+        picked = [now.picked[slot] for slot in self._slots.values() if slot in now.picked]
+        handed: Tensor = _Handed.apply(out, *picked) if self.recompute and now.shares and picked else out
+        return handed
 
-    def _steps(self, x: Tensor, now: Pass) -> Tensor:
+    def attend_to_residuals(self, hidden: int, eps: float, make: Factory) -> None:
+        """Give each step what weighs the sources of its input.
+
+        Raises:
+            InputError: steps other than an attention, then a feed-forward.
+        """
+        if [step.side for step in self._kind] != ["attention", "ffn"] or self._kind[1].parallel:
+            raise InputError("attn_res_block_size: a layer is an attention, then a feed-forward")
+        for prefix in RESIDUALS.values():
+            norm, sources = sources_of(hidden, eps, make)
+            self._add(f"{prefix}_norm", norm)
+            self._add(f"{prefix}_proj", sources)
+
+    def _source(self, x: Tensor, step: Step, now: Pass, blocks: tuple[Tensor, ...]) -> Tensor:
+        """What a step reads: the residual, or what it makes of it and of the blocks' outputs."""
+        if now.blocks is None:
+            return x
+        before = self.number if step.side == "ffn" else self.number - 1  # the last layer whose note it sees
+        prefix, filled = RESIDUALS[step.side], before // now.blocks.size + 1
+        norm, sources = self.get_submodule(f"{prefix}_norm"), self.get_submodule(f"{prefix}_proj")
+        out: Tensor = sources(x, *blocks, filled, norm)
+        return out
+
+    def _steps(self, x: Tensor, now: Pass, *blocks: Tensor) -> Tensor:
         read = given = x  # the residual that a step reads, and what its mixer is given
+        begins = now.blocks is not None and self.number % now.blocks.size == 0
         normed: Region | None = None
         for step, then in zip(self._kind, (*self._kind[1:], None), strict=True):
-            read = read if step.parallel else x
+            read = read if step.parallel else self._source(x, step, now, blocks)
             if step.input_norm is not None:
                 normed = Region(self.get_submodule(step.input_norm), active=self.recompute_norms)
                 given = normed(read)
@@ -82,8 +120,23 @@ class DecoderLayer(nn.Module):
             if normed is not None and (then is None or not then.shares):
                 normed.discard_after(out)  # the last mixer that was given it: in backward, the first
                 normed = None
-            x = x + (out if step.output_norm is None else self.get_submodule(step.output_norm)(out))
+            out = out if step.output_norm is None else self.get_submodule(step.output_norm)(out)
+            x = out if begins and step is self._kind[0] else x + out
         return x
+
+
+class _Handed(torch.autograd.Function):
+    """Beside its input what an indexer picked: the next layer's checkpoint keeps it, and it is this layer's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *picked: Tensor) -> Tensor:
+        ctx.save_for_backward(*picked)
+        ctx.set_materialize_grads(False)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return (gradient, *(None for _ in ctx.saved_tensors))
 
 
 class SharedHead(nn.Module):

@@ -57,7 +57,10 @@ class MLA(Attention):
     The region `mla_up_proj` holds the two latent norms, q_b, kv_b and rope: what TransformerEngine fuses into one
     LayerNormLinear each. Without a query latent, q_proj stands in it and its input is the layer's norm output. v is
     copied out of kv_b's output, so that output is not kept whole. An indexer picks keys without any gradient, and
-    keeps nothing of its own.
+    keeps nothing of its own; with `index_topk` a layer takes what the last indexer before it picked (transformers,
+    models/glm_moe_dsa), which that layer keeps. The output may be gated by a projection of its own (Kimi K3: vLLM,
+    models/kimi_linear.py). Without angles the rotated features are features like the others (transformers,
+    models/kimi_linear).
 
     Args:
         section: the spec's attention section of kind `mla`.
@@ -66,7 +69,7 @@ class MLA(Attention):
         softmax: factor on the scores' scale from the rope scaling (YaRN's mscale_all_dim, squared).
 
     Raises:
-        InputError: an indexer without a query latent, which it reads.
+        InputError: an indexer without a query latent, which it reads, or beside `index_topk`.
     """
 
     def __init__(self, section: Section, hidden: int, norm: NormKind, softmax: float, make: Factory) -> None:
@@ -88,11 +91,18 @@ class MLA(Attention):
         self.kv_a_layernorm = Norm(LATENT_NORM, self.rank, make)
         self.kv_b_proj = LatentUp(self.heads, self.nope, value, self.rank, make)
         self.o_proj = make.linear(self.heads * value, hidden, bias=bias)
+        self.gated = section.has("output_gate") and section.choice("output_gate", "elementwise") == "elementwise"
+        if self.gated:
+            self.g_proj = make.linear(hidden, self.heads * value)
+        self.kernels = make.kernels
         index = section.optional_section("indexer")
         if index is not None and q_rank is None:
             raise InputError(f"{index.where} reads the query latent, and q_lora_rank is null")
         self.indexer = None if index is None or q_rank is None else Indexer(index, hidden, q_rank, self.rope, make)
-        self.core = AttentionCore(make, most=None if self.indexer is None else self.indexer.most)
+        self.borrows = section.optional_integer("index_topk")
+        if self.borrows is not None and self.indexer is not None:
+            raise InputError(f"{section.where}.index_topk: an indexer of its own picks already", value=self.borrows)
+        self.core = AttentionCore(make, most=self.borrows if self.indexer is None else self.indexer.most)
         self.scale = (self.nope + self.rope) ** -0.5 * softmax
         self.recompute = make.recomputes("mla_up_proj")
 
@@ -119,18 +129,23 @@ class MLA(Attention):
         up.discard_after(attended)
         if now.absorbed:
             attended = self.kv_b_proj(attended, "value")
+        if self.gated:
+            attended = self.kernels.gate_output(attended, self.g_proj(x).unflatten(-1, (self.heads, -1)))
         out: Tensor = self.o_proj(attended.flatten(-2))
         return out
 
     @torch.no_grad()
     def _picked(self, x: Tensor, q_down: Tensor, angles: Angles | None, now: Pass, slot: int) -> Tensor | None:
-        """Row numbers [B,N,K] int32 of what each query sees; None without an indexer."""
+        """Row numbers [B,N,K] int32 of what each query sees, its own or an earlier layer's; None where none picks."""
+        if self.borrows is not None:
+            return now.picks_before(slot)
         if self.indexer is None:
             return None
         keys = self.indexer.keys(x, angles)
         if now.cache is not None:
             keys = now.cache.extend(slot, {"indexer.key": keys})["indexer.key"]
         picked: Tensor = self.indexer(x, self.q_a_layernorm(q_down), keys, angles)
+        now.picked[slot] = picked
         return picked
 
     def _heads(
@@ -138,11 +153,13 @@ class MLA(Attention):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Down-projections of the new rows -> queries of those, keys and values of all rows."""
         q: Tensor = self.q_b_proj(self.q_a_layernorm(q_down)) if self.has_q_latent else self.q_proj(q_down)
-        q_nope, q_rope = q.unflatten(-1, (self.heads, -1)).split((self.nope, self.rope), dim=-1)
+        q = q.unflatten(-1, (self.heads, -1))
+        q_nope, q_rope = q.split((self.nope, self.rope), dim=-1)
         latent, rope_key = down.split((self.rank, self.rope), dim=-1)
         latent, rope_key = self.kv_a_layernorm(latent), rope_key[:, :, None]
         if angles is not None:
             q_rope, rope_key = rotate_pairs(q_rope, angles), rotate_pairs(rope_key, angles)
+            q = torch.cat((q_nope, q_rope), dim=-1)
         if now.cache is not None:
             held = now.cache.extend(slot, {"latent": latent, "rope_key": rope_key[:, :, 0]})
             latent, rope_key = held["latent"], held["rope_key"][:, :, None]
@@ -151,4 +168,4 @@ class MLA(Attention):
             return torch.cat((self.kv_b_proj(q_nope, "query"), q_rope), -1), torch.cat((value, rope_key), -1), value
         key, value = self.kv_b_proj(latent).split(self.kv_b_proj.sizes, dim=-1)
         key = torch.cat((key, rope_key.expand(-1, -1, self.heads, -1)), dim=-1)
-        return torch.cat((q_nope, q_rope), dim=-1), key, value.clone(memory_format=torch.contiguous_format)
+        return q, key, value.clone(memory_format=torch.contiguous_format)

@@ -159,6 +159,15 @@ def rotate_halves(x: Tensor, angles: Angles) -> Tensor:
     return torch.cat((turned.real, turned.imag), dim=-1).to(x.dtype)
 
 
+def rotate_first(x: Tensor, angles: Angles) -> Tensor:
+    """[..., N, H, D] -> the same; of a head the first features turn, as many as there are angles for, by halves; the
+    others are put beside them as they are (transformers, models/minimax_m2, `apply_rotary_pos_emb`)."""
+    turning = 2 * angles.shape[-1]
+    if turning == x.shape[-1]:
+        return rotate_halves(x, angles)
+    return torch.cat((rotate_halves(x[..., :turning], angles), x[..., turning:]), dim=-1)
+
+
 def _turned(parts: Sequence[Tensor], angles: Angles) -> Tensor:
     """Real and imaginary parts [..., N, H, D/2] -> complex64. For backward only the angles are kept, as by public
     code the cosines and sines; `torch.complex` would keep its operands."""

@@ -69,10 +69,13 @@ def _text(section: Section, sizes: tuple[int, int], loss: Loss, options: Options
     x = backbone.embed_tokens(ids).detach().requires_grad_()
     now = backbone.now(x)
     owned = [*_owned(model), *now.angles.values()]  # rotary angles are the model's, not a layer's
+    owned += [] if now.blocks is None else [now.blocks.outputs]  # kept by the layers that made them
     yield "model.embed_tokens", saved_bytes(lambda: backbone.embedded(backbone.embed_tokens(ids)), owned)
     for kind, layer in zip(dict.fromkeys(kinds), backbone.layers, strict=True):
-        yield f"model.layers.{kinds.index(kind)}", saved_bytes(partial(layer, x, now), owned)
-    yield "lm_head", saved_bytes(lambda: head_loss(model, x.flatten(0, 1), ids.flatten(), loss), owned)
+        theirs = [*owned, *now.picked.values()]  # what earlier layers picked, they keep
+        yield f"model.layers.{kinds.index(kind)}", saved_bytes(partial(layer, x, now), theirs)
+    last = partial(backbone.source, x, now)
+    yield "lm_head", saved_bytes(lambda: head_loss(model, last().flatten(0, 1), ids.flatten(), loss), owned)
 
 
 def head_loss(model: TextModel, x: Tensor, labels: Tensor, loss: Loss) -> Tensor:

@@ -208,16 +208,10 @@ def _absorbed(ops: Iterable[tuple[Op, int]], scheme: Scheme, engine: Engine, sha
     return Bounds(total, total)
 
 
-ROTATED = frozenset({"rope"})
-"""What mixers that cache a latent keep beside it: a rotated key as wide as what is rotated."""
-
-
 def _rotary(ops: Iterable[tuple[Op, int]], positions: int) -> Bounds:
     """Cosines and sines of every position, once for each rotated width: in the model's dtype, or in fp32 (vLLM,
     layers/rotary_embedding, cos_sin_cache) [bytes]."""
-    held = [op for op, layers in ops if layers]
-    latent = {c.features[-1].size for op in held for c in op.caches if c.kind in ROTATED}
-    widths = latent or {op.outputs[0].features[-1].size for op in held if op.site == "rope"}
+    widths = {op.turned for op, layers in ops if layers}
     return Bounds(2 * positions * sum(widths), 4 * positions * sum(widths))
 
 

@@ -132,12 +132,12 @@ def _as_called(segment: Segment) -> Segment:
         if op.sums and op.site == "residual":
             ops[i] = op._replace(inputs=(*op.inputs, *passed))
             passed = ()
-        elif not passed:
+        elif not passed and op.site != "attn_res":
             passed = op.outputs[:1]
     if segment.entry is not None and ops:
         ops[-1] = ops[-1]._replace(inputs=(*ops[-1].inputs, segment.entry))
     called = Segment(segment.path, segment.indices, segment.part, segment.entry)
-    called.ops = ops
+    called.ops, called.beside = ops, segment.beside
     return called
 
 

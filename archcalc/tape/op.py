@@ -82,6 +82,7 @@ class Op(NamedTuple):
         exchange: how its operands travel between devices.
         sums: its result is the sum of its operands, which share its gradient.
         span: how far back it looks, where it scores pairs.
+        turned: features of a head that it rotates.
     """
 
     kind: str
@@ -100,12 +101,19 @@ class Op(NamedTuple):
     exchange: Exchange = "none"
     sums: bool = False
     span: Span | None = None
+    turned: int = 0
 
 
 class Segment:
-    """A run of operations traced once that stands for all its `indices`: the unit a pipeline stage can hold."""
+    """A run of operations traced once that stands for all its `indices`: the unit a pipeline stage can hold.
 
-    __slots__ = ("entry", "indices", "ops", "part", "path")
+    Attributes:
+        entry: the residual that comes in.
+        beside: what earlier segments left for it beside that; theirs to keep for backward.
+        handed: what it makes for later segments, kept whatever is recomputed.
+    """
+
+    __slots__ = ("beside", "entry", "handed", "indices", "ops", "part", "path")
 
     def __init__(self, path: str, indices: tuple[int, ...], part: Part, entry: Storage | None) -> None:
         self.path = path
@@ -113,6 +121,8 @@ class Segment:
         self.part: Part = part
         self.entry = entry
         self.ops: list[Op] = []
+        self.beside: tuple[Storage, ...] = ()
+        self.handed: tuple[Storage, ...] = ()
 
     @property
     def count(self) -> int:

@@ -23,7 +23,10 @@ class Recorder:
         abouts: what a module is for, by its path and the indices that it runs over.
         norm_kind: of the model's layers, for mixers that have norms of the same kind.
         rotary: whether the model's attention rotates queries and keys, unless a block says otherwise.
+        shares_choice: whether layers attend to keys that an earlier layer's indexer chose.
+        chosen: what was handed on last.
         remarks: what a reader of this pass should know, from the blocks, each once.
+        assumed: what no source gives and its numbers rest on, each once.
     """
 
     def __init__(self, workload: Workload) -> None:
@@ -32,7 +35,10 @@ class Recorder:
         self.abouts: dict[tuple[str, tuple[int, ...]], str] = {}
         self.norm_kind: NormKind = "rms"
         self.rotary = True
+        self.shares_choice = False
+        self.chosen: Tensor | None = None
         self.remarks: dict[str, None] = {}
+        self.assumed: dict[str, None] = {}
         self.dtype = "bfloat16"
         self.seq = workload.seq
         self._names: list[str] = []
@@ -108,6 +114,19 @@ class Recorder:
     def remark(self, text: str) -> None:
         """Say something about this pass to whoever reads a report of it."""
         self.remarks[text] = None
+
+    def assume(self, text: str) -> None:
+        """Name what no source gives, for every report that rests on it."""
+        self.assumed[text] = None
+
+    def hand_on(self, x: Tensor) -> None:
+        """Leave a result to later segments: it is kept for them."""
+        self._current.handed = (*self._current.handed, x.storage)
+        self.chosen = x
+
+    def beside(self, x: Tensor) -> None:
+        """Name what earlier segments left for this one beside the residual: it is there all the while."""
+        self._current.beside = (*self._current.beside, x.storage)
 
     def path(self, name: str) -> str:
         """The full path of a local name."""
@@ -187,6 +206,7 @@ class Recorder:
         exchange: Exchange = "none",
         sums: bool = False,
         span: Span | None = None,
+        turned: int = 0,
     ) -> None:
         """Record an operation at a local name: storages of its tensors, what it makes beside its result in `temps`."""
         operands = tuple(t.storage for t in inputs)
@@ -210,6 +230,7 @@ class Recorder:
                 exchange=exchange,
                 sums=sums,
                 span=span,
+                turned=turned,
             )
         )
 

@@ -16,6 +16,7 @@ SITES = frozenset(
         "core_attn",
         "attn_out",
         "residual",
+        "attn_res",
         "mlp_norm",
         "attn_post_norm",
         "mlp_post_norm",

@@ -38,7 +38,7 @@ FP8: dict[str, frozenset[str]] = {
 """Inputs stored in FP8-E4M3 with 1x128 tiles (K2, section 2.4: of MoE up-projections and SwiGLU)."""
 
 OFFLOAD: dict[str, frozenset[str]] = {
-    "attn_norm": frozenset({"attn_norm", "attn_post_norm"}),
+    "attn_norm": frozenset({"attn_norm", "attn_post_norm", "attn_res"}),
     "qkv_linear": frozenset({"q_down", "q_norm", "q_up", "kv_down", "kv_norm", "kv_up", "qkv", "qk_norm", "conv"}),
     "core_attn": frozenset({"rope", "core_attn", "scan", "index"}),
     "attn_proj": frozenset({"attn_out"}),

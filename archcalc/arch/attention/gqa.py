@@ -20,17 +20,25 @@ class GQA(Block):
 
     arXiv:2305.13245. `head_dim` is explicit: it need not be hidden_size / num_attention_heads. With `sliding_window` a
     token sees itself and the tokens before it, so many together (Longformer, arXiv:2004.05150). `rope_parameters`
-    replace the backbone's rotary embedding.
+    replace the backbone's rotary embedding; of each head `rotary_dim` features turn, the first ones (GLM-4, Phi-3,
+    MiniMax-M2), all by default. `output_gate` multiplies what attention makes by a sigmoid before the last projection:
+    `elementwise` by a gate for each feature out of a query projection twice as wide (Qwen3-Next), `per_head` by one for
+    each head out of a projection of its own (Step-3.7).
     """
 
     purposes: ClassVar[dict[str, str]] = {
         "q_proj": "Makes the queries of all heads.",
         "k_proj": "Makes the keys of the key-value heads, which are cached.",
         "v_proj": "Makes the values of the key-value heads, which are cached.",
+        "g_proj": "Makes a gate for each head's output.",
         "q_norm": "Normalises the queries so that attention logits stay bounded.",
         "k_norm": "Normalises the keys so that attention logits stay bounded.",
         "core": "Scaled dot-product attention over all heads.",
         "o_proj": "Mixes the heads' outputs back into the hidden state.",
+    }
+
+    gated_purposes: ClassVar[dict[str, str]] = {
+        "q_proj": "Makes the queries of all heads, and as many gates for what attention makes of them."
     }
 
     kind: Literal["gqa"]
@@ -42,6 +50,17 @@ class GQA(Block):
     qk_norm: Literal["per_head", "full"] | None
     sliding_window: Size | None = None
     rope_parameters: RopeParameters | None = None
+    rotary_dim: Size | None = None
+    output_gate: Literal["elementwise", "per_head"] | None = None
+
+    @model_validator(mode="after")
+    def _rotation_fits(self) -> Self:
+        turned = self.rotary_dim
+        if turned is not None and turned % 2:
+            raise FieldError(f"rotary_dim {turned} is odd: features turn in pairs", "rotary_dim")
+        if turned is not None and turned > self.head_dim:
+            raise FieldError(f"rotary_dim {turned} is more than head_dim {self.head_dim}", "rotary_dim", "head_dim")
+        return self
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -59,14 +78,15 @@ class GQA(Block):
         heads, kv_heads = self.dim("num_attention_heads", "heads"), self.dim("num_key_value_heads", "kv_heads")
         dim = self.dim("head_dim")
         bias = self.attention_bias
-        q = tape.linear(x, "q_proj", (heads, dim), role="attention", site="qkv", bias=bias)
+        q, gate = self._queries(tape, x, heads, dim)
         k = tape.linear(x, "k_proj", (kv_heads, dim), role="attention", site="qkv", bias=bias)
         v = tape.linear(x, "v_proj", (kv_heads, dim), role="attention", site="qkv", bias=bias)
         q = self._norm(tape, q, "q_norm", heads, dim)
         k = self._norm(tape, k, "k_norm", kv_heads, dim)
         if tape.rotary if self.rope_parameters is None else self.rope_parameters.rope_theta:
-            q = tape.rope(q, "q_rope", (heads, dim))
-            k = tape.rope(k, "k_rope", (kv_heads, dim))
+            turned = dim if self.rotary_dim is None else self.dim("rotary_dim")
+            q = tape.rope(q, "q_rope", (heads, dim), turned=turned)
+            k = tape.rope(k, "k_rope", (kv_heads, dim), turned=turned)
         keys = key_rows(tape)
         span = ALL if self.sliding_window is None else Span("window", self.sliding_window, "sliding_window")
         out = tape.attention(
@@ -81,7 +101,24 @@ class GQA(Block):
             span=span,
             caches=(Cache("key", (kv_heads, dim), span), Cache("value", (kv_heads, dim), span)),
         )
+        if gate is not None:
+            out = tape.sigmoid_gate(out, gate, "gate", site="attn_out")
         return tape.linear(out, "o_proj", x.features, role="attention", site="attn_out", bias=self.attention_out_bias)
+
+    def _queries(self, tape: Tape, x: Tensor, heads: Dim, dim: Dim) -> tuple[Tensor, Tensor | None]:
+        """Queries [batch, seq, heads, head_dim] and the logits of the output's gate, if it has one: views of one
+        projection, or one for each head."""
+        bias = self.attention_bias
+        if self.output_gate != "elementwise":
+            q = tape.linear(x, "q_proj", (heads, dim), role="attention", site="qkv", bias=bias)
+            own = self.output_gate is not None
+            return q, tape.linear(x, "g_proj", (heads,), role="attention", site="qkv") if own else None
+        with tape.scope("", purposes=self.gated_purposes):
+            both = tape.linear(x, "q_proj", (heads, 2 * dim), role="attention", site="qkv", bias=bias)
+        q = both.view((heads, dim))
+        if self.qk_norm == "full":  # over all heads at once: they have to stand side by side
+            q = tape.copy((both,), "q", (heads, dim), site="qk_norm")
+        return q, both.view((heads, dim))
 
     def _norm(self, tape: Tape, x: Tensor, name: str, heads: Dim, dim: Dim) -> Tensor:
         """A norm of the layers' kind over each head (Qwen3) or over all heads at once (OLMo 2), or none."""

@@ -13,7 +13,8 @@ from archcalc.tape import Cache, Dim, Span, Tape, Tensor
 class Indexer(Block):
     """Scores every key by a few small heads and leaves the best `index_topk` to attention.
 
-    DeepSeek-V3.2, arXiv:2512.02556, section 2.1; names as in its public modeling code. Its key is cached beside the
+    DeepSeek-V3.2, arXiv:2512.02556, section 2.1; names as in its public modeling code. GLM-5's is the same but for the
+    pairs of features that turn, on which no size depends. Its key is cached beside the
     latent, one for all heads. Every device has all of it (vLLM, deepseek_v2.py, Indexer: replicated linears). The
     language model's loss has no gradient for the choice.
     """
@@ -35,9 +36,9 @@ class Indexer(Block):
         """What attention sees of the sequence."""
         return Span("top", self.index_topk, "index_topk")
 
-    def choose(self, tape: Tape, x: Tensor, q_latent: Tensor) -> Tensor:
-        """x: rows [batch, seq], features [hidden]; q_latent: features [q_lora_rank]. Returns the chosen keys of each
-        row, int32 [index_topk], or as many as there are."""
+    def choose(self, tape: Tape, x: Tensor, q_latent: Tensor, turned: Dim) -> Tensor:
+        """x: rows [batch, seq], features [hidden]; q_latent: features [q_lora_rank]; so many of a head are `turned`.
+        Returns the chosen keys of each row, int32 [index_topk], or as many as there are."""
         best = Dim("index_topk", min(self.index_topk, key_rows(tape)[1].size))
         heads, dim = self.dim("index_n_heads"), self.dim("index_head_dim")
         with tape.scope("indexer", self.__doc__ or "", self.purposes), tape.no_grad():
@@ -45,9 +46,12 @@ class Indexer(Block):
             k = tape.linear(x, "wk", (dim,), role="attention", site="index")
             k = tape.layer_norm(k, "k_norm", role="attention", site="index")
             weights = tape.linear(x, "weights_proj", (heads,), role="attention", site="index")
+            if tape.rotary:
+                q = tape.rope(q, "q_rope", (heads, dim), turned=turned, site="index")
+                k = tape.rope(k, "k_rope", (dim,), turned=turned, site="index")
             return tape.index_scores(
-                tape.rope(q, "q_rope", (heads, dim), site="index"),
-                tape.rope(k, "k_rope", (dim,), site="index").view((dim,), key_rows(tape)),
+                q,
+                k.view((dim,), key_rows(tape)),
                 weights,
                 "core",
                 heads=heads,

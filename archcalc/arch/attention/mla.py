@@ -28,7 +28,10 @@ class MLA(Block):
     cached.
 
     DeepSeek-V2, arXiv:2405.04434, section 2.1. Queries go through a low rank too where `q_lora_rank` is set. With an
-    `indexer` each token attends to its best keys alone (DeepSeek-V3.2).
+    `indexer` each token attends to its best keys alone (DeepSeek-V3.2); with `index_topk` to so many, which an earlier
+    layer's indexer chose (GLM-5, arXiv:2603.12201): it scores and caches no keys of its own. `output_gate` multiplies
+    what attention makes by a sigmoid, from a projection of its own (Kimi K3). Without rotation the rotary features
+    stay, in queries, keys and the cache (Kimi Linear).
     """
 
     purposes: ClassVar[dict[str, str]] = {
@@ -42,6 +45,7 @@ class MLA(Block):
         ),
         "kv_a_layernorm": "Keeps the KV latent at unit scale before it is expanded.",
         "kv_b_proj": "Expands the KV latent to every head's position-free key and value.",
+        "g_proj": "Makes a gate for each feature of the heads' outputs.",
         "core": "Scaled dot-product attention over all heads.",
         "o_proj": "Mixes the heads' outputs back into the hidden state.",
     }
@@ -55,6 +59,8 @@ class MLA(Block):
     v_head_dim: Size
     attention_bias: bool
     indexer: Indexer | None = None
+    index_topk: Size | None = None
+    output_gate: Literal["elementwise"] | None = None
 
     @model_validator(mode="after")
     def _indexer_has_a_latent(self) -> Self:
@@ -69,12 +75,20 @@ class MLA(Block):
                 ("indexer", "index_head_dim"),
                 "qk_rope_head_dim",
             )
+        if self.indexer is not None and self.index_topk is not None:
+            raise FieldError(
+                "index_topk beside an indexer: it stands in a layer that takes another one's choice",
+                "index_topk",
+                "indexer",
+            )
         return self
 
     @property
     def span(self) -> Span:
         """What attention sees of the sequence."""
-        return ALL if self.indexer is None else self.indexer.span
+        if self.indexer is not None:
+            return self.indexer.span
+        return ALL if self.index_topk is None else Span("top", self.index_topk, "index_topk")
 
     def forward(self, tape: Tape, x: Tensor) -> Tensor:
         """x: rows [batch, seq], features [hidden]; returns the same shape."""
@@ -83,6 +97,10 @@ class MLA(Block):
         latent, v_dim = self.dim("kv_lora_rank"), self.dim("v_head_dim")
 
         q, choice = self._queries(tape, x, heads, nope + rope)
+        if self.index_topk is not None and tape.chosen is not None:
+            tape.beside(tape.chosen)
+        if choice is not None and tape.shares_choice:
+            tape.hand_on(choice)
         kv = tape.linear(
             x, "kv_a_proj_with_mqa", (latent + rope,), role="attention", site="kv_down", bias=self.attention_bias
         )
@@ -96,7 +114,8 @@ class MLA(Block):
             up = tape.linear(
                 kv_latent.view((latent,), keys), "kv_b_proj", (heads, nope + v_dim), role="attention", site="kv_up"
             )
-            q = tape.rope(q, "q_rope", (heads, nope + rope), site="q_up")
+            if tape.rotary:
+                q = tape.rope(q, "q_rope", (heads, nope + rope), turned=rope, site="q_up")
             k = tape.copy((up, kv), "k", (heads, nope + rope), site="kv_up", rows=keys)
             v = tape.copy((up,), "v", (heads, v_dim), site="kv_up", rows=keys)
             out = tape.attention(
@@ -112,6 +131,9 @@ class MLA(Block):
                 choice=choice,
                 caches=caches,
             )
+        if self.output_gate is not None:
+            gate = tape.linear(x, "g_proj", (heads, v_dim), role="attention", site="qkv")
+            out = tape.sigmoid_gate(out, gate, "gate", site="attn_out")
         return tape.linear(out, "o_proj", x.features, role="attention", site="attn_out", bias=self.attention_bias)
 
     def _queries(self, tape: Tape, x: Tensor, heads: Dim, qk_dim: Dim) -> tuple[Tensor, Tensor | None]:
@@ -121,7 +143,8 @@ class MLA(Block):
         rank = self.dim("q_lora_rank")
         latent = tape.linear(x, "q_a_proj", (rank,), role="attention", site="q_down", bias=self.attention_bias)
         latent = tape.rms_norm(latent, "q_a_layernorm", role="attention", site="q_norm")
-        choice = None if self.indexer is None else self.indexer.choose(tape, x, latent)
+        rope = self.dim("qk_rope_head_dim")
+        choice = None if self.indexer is None else self.indexer.choose(tape, x, latent, rope)
         return tape.linear(latent, "q_b_proj", (heads, qk_dim), role="attention", site="q_up"), choice
 
     def _absorbed(

@@ -103,12 +103,12 @@ def _differ(before: Any, after: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A scalar or list as it is; of a section, only how much it holds."""
+    """A scalar or list as it is; of a section, only how much it holds, nulls left out."""
     return f"a section of {_leaves(value)} fields" if isinstance(value, Mapping) else value
 
 
 def _leaves(value: Any) -> int:
-    return sum(map(_leaves, value.values())) if isinstance(value, Mapping) else 1
+    return sum(map(_leaves, value.values())) if isinstance(value, Mapping) else int(value is not None)
 
 
 def _sections(value: Any) -> bool:

@@ -156,11 +156,15 @@ def _figure(found: Sequence[Training], *, notes: Sequence[str] = (), **words: An
         shape="bars",
         subtitle=shared(found),
         inputs={"set": list(found[0].overrides)},
-        assumptions=list(dict.fromkeys(f"{t.label}: {path}" for t in found for path in t.plan.assumed)),
+        assumptions=list(dict.fromkeys(f"{t.label}: {line}" for t in found for line in _assumed(t))),
         conventions=CONVENTIONS,
         notes=[*notes, *dict.fromkeys(note for t in found for note in run_padding(t.run(t.plan)))],
         **words,
     )
+
+
+def _assumed(training: Training) -> list[str]:
+    return [*training.plan.assumed, *training.run(training.plan).tape.assumed]
 
 
 def _of_ranks(training: Training) -> Series:

@@ -75,6 +75,11 @@ class Eager:
         `grouped_linear` (transformers, integrations/moe.py, looks the biases up)."""
         return rows + bias[expert]
 
+    def gate_output(self, x: Tensor, logits: Tensor) -> Tensor:
+        """x * sigmoid(logits), [..., H, F] and [..., H, F or 1] -> [..., H, F] (transformers,
+        models/qwen3_next/modeling_qwen3_next.py, `Qwen3NextAttention`)."""
+        return x * torch.sigmoid(logits)
+
     def grouped_linear(self, x: Tensor, weight: Tensor, ends: Tensor, codes: tuple[Tensor, ...]) -> Tensor:
         """[R,in] sorted by expert, [E,out,in], one past the last row of each expert [E] int32 -> [R,out]; with
         `codes`, x in FP8, those are kept in its place."""

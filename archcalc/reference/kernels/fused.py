@@ -46,6 +46,9 @@ class Fused(Eager):
     def expert_bias(self, rows: Tensor, bias: Tensor, expert: Tensor, ends: Tensor) -> Tensor:
         return _ExpertBias.apply(rows, bias, ends)
 
+    def gate_output(self, x: Tensor, logits: Tensor) -> Tensor:
+        return _GatedOutput.apply(x, logits)
+
     def grouped_linear(self, x: Tensor, weight: Tensor, ends: Tensor, codes: tuple[Tensor, ...]) -> Tensor:
         return GroupedLinear.apply(x, weight, ends, False, *codes)
 
@@ -108,6 +111,24 @@ class _Gated(torch.autograd.Function):
 def _gated(gate: Tensor, up: Tensor, probs: Tensor | None, glu: Glu) -> Tensor:
     product = glu(gate.float(), up.float())
     return (product if probs is None else product * probs[:, None]).to(gate.dtype)
+
+
+class _GatedOutput(torch.autograd.Function):
+    """Keeps its inputs, and computes the sigmoid again in backward (Megatron-LM, core/transformer/attention.py,
+    `_apply_output_gate`, which torch's compiler fuses)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(x, logits)
+        return (x * torch.sigmoid(logits.float())).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, logits = ctx.saved_tensors
+        open_ = torch.sigmoid(logits.float())
+        slope = gradient.float() * x.float() * open_ * (1 - open_)
+        d_logits = slope if logits.shape == x.shape else slope.sum(-1, keepdim=True)
+        return (gradient * open_).to(x.dtype), d_logits.to(logits.dtype)
 
 
 class _RouterLogits(torch.autograd.Function):

@@ -118,10 +118,21 @@ class PointwiseOperations(Recorder):
         self._emit("scale_rows", name, site, (x, logits), y, temps=(score,), saves=(Save(x.storage), Save(score)))
         return y
 
-    def rope(self, x: Tensor, name: str, features: Dims, *, site: str = "rope") -> Tensor:
-        """Rotate (arXiv:2104.09864) into a new storage. Saves only cos and sin, which are tables, not activations."""
+    def rope(self, x: Tensor, name: str, features: Dims, *, turned: Dim | None = None, site: str = "rope") -> Tensor:
+        """Rotate (arXiv:2104.09864) into a new storage. Saves only cos and sin, which are tables, not activations.
+
+        `turned`: features of a head that turn, all by default; the rest is copied beside them."""
         y = Tensor(x.rows, features, Storage(x.rows, features, self.dtype))
-        self._emit("rope", name, site, (x,), y)
+        self._emit("rope", name, site, (x,), y, turned=(turned or features[-1]).size)
+        return y
+
+    def sigmoid_gate(self, x: Tensor, gate: Tensor, name: str, *, site: str) -> Tensor:
+        """x·sigmoid(gate), the gate of x's features or of its first ones (arXiv:2505.06708). Saves x; fused kernels the
+        gate's logits (Megatron-LM, transformer/attention.py, _apply_output_gate), eager code their sigmoid."""
+        sigmoid = Storage(x.rows, gate.features, self.dtype)
+        y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
+        saves = (Save(x.storage), Save(gate.storage, ("fused",)), Save(sigmoid, ("eager",)))
+        self._emit("sigmoid_gate", name, site, (x, gate), y, temps=(sigmoid,), saves=saves)
         return y
 
     def copy(
