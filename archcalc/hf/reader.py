@@ -78,10 +78,18 @@ def backbone(row: Dialect, config: Config, ties: Said | None = None) -> dict[str
     for name in (*row.attention, *row.ffn):  # keys of blocks that this model has not are read all the same
         if name not in used_attention and name not in used_ffn:
             _touch(row.attention.get(name) or row.ffn[name], config)
-    if not fields["num_nextn_predict_layers"].value:
-        for key in ("mtp_stored", "mtp_layer"):
-            fields.pop(key, None)
+    _check_mtp(fields)
     return fields
+
+
+def _check_mtp(fields: dict[str, Any]) -> None:
+    """Leave out what is said of prediction modules where there are none, or of a kind of layer that is not there."""
+    none = not fields["num_nextn_predict_layers"].value
+    layer = fields.get("mtp_layer")
+    if none or (layer is not None and any(layer.value[side] not in fields[side] for side in ("attention", "ffn"))):
+        fields.pop("mtp_layer", None)
+    if none:
+        fields.pop("mtp_stored", None)
 
 
 def _shown(config: Config, key: str) -> str:

@@ -74,6 +74,8 @@ def judge(config: Config, must: Must, harmless: frozenset[str]) -> list[Problem]
             config.taken[key] = "text, no size"
         elif isinstance(value, float) and HARMLESS_FLOAT.search(key):
             config.taken[key] = "no size"
+        elif key == "layer_types" and isinstance(value, list) and set(map(str, value)) == {"full_attention"}:
+            config.taken[key] = "full attention in every layer"
         elif key in config.facts.defaults and value == config.facts.defaults[key]:
             config.taken[key] = "as the class has it"
         else:

@@ -58,6 +58,9 @@ KDA: Table = {
 
 NO_ROPE: Table = {"rope_theta": Fixed(None, "no rotary embedding: mla_use_nope"), "rope_scaling": Fixed(None)}
 
+INDEXED = DEEPSEEK_V3.harmless | {"layer_types", "first_k_dense_replace"}
+"""`layer_types` says indexed_attention (or deepseek_sparse_attention) of every layer, whatever else."""
+
 KIMI_ALWAYS: Must = {"moe_router_activation_func": ("sigmoid",), "mla_use_nope": (True,), "moe_layer_freq": (1,)}
 
 LATENT_TEXT = (
@@ -97,16 +100,16 @@ LATENT_TEXT = (
         ffn=FFN,
         layers=layers("mla", named("mlp_layer_types", SPARSE, first_dense())),
         must=ROUTING,
-        harmless=DEEPSEEK_V3.harmless,
+        harmless=INDEXED,
     ),
     Dialect(
         model_type="glm_moe_dsa",
-        backbone=WITH_MTP,
+        backbone={**WITH_MTP, "mtp_layer": Fixed({"attention": "full", "ffn": "moe"}, "a layer with its own indexer")},
         attention={"full": {**MLA, **OWN_INDEX}, "shared": {**MLA, "index_topk": "index_topk"}},
         ffn=FFN,
         layers=layers(indexers, named("mlp_layer_types", SPARSE, first_dense())),
         must=ROUTING,
-        harmless=DEEPSEEK_V3.harmless
+        harmless=INDEXED
         | {
             "indexer_rope_interleave",
             "first_k_dense_replace",
