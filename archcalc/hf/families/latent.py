@@ -58,6 +58,9 @@ KDA: Table = {
 
 NO_ROPE: Table = {"rope_theta": Fixed(None, "no rotary embedding: mla_use_nope"), "rope_scaling": Fixed(None)}
 
+SAME_EXPERTS: Must = {**ROUTING, "num_experts": lambda config: config.value("n_routed_experts")}
+"""The class takes `num_experts` for the same."""
+
 INDEXED = DEEPSEEK_V3.harmless | {"layer_types", "first_k_dense_replace"}
 """`layer_types` says indexed_attention (or deepseek_sparse_attention) of every layer, whatever else."""
 
@@ -99,7 +102,7 @@ LATENT_TEXT = (
         attention={"mla": {**MLA, **OWN_INDEX}},
         ffn=FFN,
         layers=layers("mla", named("mlp_layer_types", SPARSE, first_dense())),
-        must=ROUTING,
+        must=SAME_EXPERTS,
         harmless=INDEXED,
     ),
     Dialect(
@@ -108,7 +111,7 @@ LATENT_TEXT = (
         attention={"full": {**MLA, **OWN_INDEX}, "shared": {**MLA, "index_topk": "index_topk"}},
         ffn=FFN,
         layers=layers(indexers, named("mlp_layer_types", SPARSE, first_dense())),
-        must=ROUTING,
+        must=SAME_EXPERTS,
         harmless=INDEXED
         | {
             "indexer_rope_interleave",
