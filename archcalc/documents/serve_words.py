@@ -343,9 +343,11 @@ def _pages(s: Serving) -> list[str]:
     if not pool.hybrid:
         return []
     layers = len(s.worst.stage)
+    windows = ", and a window keeps a step's tokens and a page more" if pool.windows else ""
+    states = " A page holds the state of a layer, and a state takes one." if pool.states else ""
     return [
-        f"Pages of {s.block_size} tokens are shared by {pool.groups} groups of {pool.group} layers: {pool.padding} of"
-        f" {layers + pool.padding} are padding, and a window keeps a step's tokens and a page more. A sequence takes"
+        f"Pages of {format_int(s.block_size)} tokens are shared by {pool.groups} groups of {pool.group} layers:"
+        f" {pool.padding} of {layers + pool.padding} are padding{windows}.{states} A sequence takes"
         f" {format_bytes(pool.more)} more than it caches."
     ]
 
