@@ -356,6 +356,10 @@ def _unloaded(spec: Spec, load: Load) -> list[str]:
     said = []
     if load.language_only and spec.vision is not None:
         said.append("Vision tower and projector are not loaded.")
-    if spec.backbone.num_nextn_predict_layers and not load.mtp:
+    if spec.backbone.mtp_stored is False:
+        said.append("The release does not hold the multi-token-prediction module: it can't be loaded.")
+    elif spec.backbone.num_nextn_predict_layers and not load.mtp:
         said.append("The multi-token-prediction module is not loaded: --mtp adds it.")
+    elif spec.backbone.mtp_stored is None:
+        said.append("Whether the release holds the multi-token-prediction module that --mtp loads is not known.")
     return said

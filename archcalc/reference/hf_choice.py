@@ -54,6 +54,29 @@ def sizes(backbone: Section, depth: int) -> dict[str, Any]:
     }
 
 
+PLAIN_EXPERTS: dict[str, object] = {
+    "gated": True,
+    "expert_bias": False,
+    "router_bias": "none",
+    "correction_bias": "buffer",
+    "shared_expert_gate": False,
+    "shared_name": "shared_experts",
+    "latent_moe_use_norm": False,
+}
+"""What the known classes' experts are like."""
+
+
+def refuse_unlike(section: Section, plain: dict[str, object]) -> None:
+    """Refuse keys with other values than those that the known classes have built in.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    for key, value in section.plain().items():
+        if key in plain and value != plain[key]:
+            raise InputError(f"transformers has no class that the twin knows with {section.where}.{key} {value}")
+
+
 def refuse_keys(section: Section, *keys: str) -> None:
     """Refuse keys that no class which the twin knows has an argument for.
 

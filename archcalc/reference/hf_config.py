@@ -7,7 +7,7 @@ from typing import Any
 
 from archcalc.errors import InputError
 from archcalc.reference.fields import Section
-from archcalc.reference.hf_choice import Choice, refuse_keys, rope_parameters, sizes
+from archcalc.reference.hf_choice import PLAIN_EXPERTS, Choice, refuse_keys, refuse_unlike, rope_parameters, sizes
 from archcalc.reference.hf_gemma import gemma
 from archcalc.reference.norm_kinds import norm_name
 from archcalc.reference.patterns import LayerKind, layer_kinds, placement_of, plain_kind, prediction_kind
@@ -62,6 +62,7 @@ def _text(backbone: Section) -> Choice:
     moe = sections[by_kind["moe"][0]] if by_kind["moe"] else None
     if dense is not None and not dense.flag("gated"):
         raise InputError("transformers' classes for these attention types have gated MLPs only")
+    _refuse_experts(moe)
     is_moe = [sorts[kind[1].name] == "moe" for kind in kinds]
     common = _common(backbone, len(kinds), dense, moe)
     if attention.choice("kind", "mla", "gqa") == "mla":
@@ -69,9 +70,16 @@ def _text(backbone: Section) -> Choice:
     return _grouped(attention, dense, moe, is_moe, common)
 
 
+def _refuse_experts(moe: Section | None) -> None:
+    if moe is not None:
+        refuse_keys(moe, "shared_expert_intermediate_size", "routed_expert_hidden_size")
+        refuse_unlike(moe, PLAIN_EXPERTS)
+
+
 def _plain_kinds(backbone: Section) -> list[LayerKind]:
     """Layers of one attention and one ffn, each with its residual, under the usual names."""
     refuse_keys(backbone, "position_embeddings", "embedding_norm", "attn_res_block_size")
+    refuse_unlike(backbone, {"lm_head_bias": False})
     kinds = layer_kinds(backbone)
     for kind in dict.fromkeys(kinds):
         names = {step.side: step.name for step in kind}
@@ -94,6 +102,8 @@ def _common(backbone: Section, depth: int, dense: Section | None, moe: Section |
     acts = {section.word("hidden_act") for section in (dense, moe) if section is not None}
     if len(acts) != 1:
         raise InputError("transformers has one hidden_act a model")
+    if "situ" in acts:
+        raise InputError("transformers has no activation situ")
     return sizes(backbone, depth) | {"rope_parameters": rope, "hidden_act": acts.pop()}
 
 
