@@ -53,11 +53,11 @@ class Section:
             self._fail(key, "a number", value)
         return float(value)
 
-    def flag(self, key: str) -> bool:
-        """A yes or no; absent or null means no."""
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        """A yes or no; absent or null means no, unless a default says yes."""
         value = self._take(key)
         if value is None:
-            return False
+            return default
         if not isinstance(value, bool):
             self._fail(key, "true or false", value)
         return value
@@ -79,6 +79,15 @@ class Section:
         if not isinstance(value, str):
             self._fail(key, "a string", value)
         return value
+
+    def integers(self, key: str) -> list[int]:
+        """Integers; none where the key is absent or null."""
+        value = self._take(key)
+        if value is None:
+            return []
+        if isinstance(value, list | tuple) and all(isinstance(item, int) for item in value):
+            return [int(item) for item in value]
+        self._fail(key, "integers", value)
 
     def pair(self, key: str) -> tuple[int, int]:
         """Two integers."""

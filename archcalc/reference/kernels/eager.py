@@ -45,6 +45,10 @@ class Eager:
         product: Tensor = _GatedFromFp8.apply(gate, up, act) if fp8 else act(gate) * up
         return product if probs is None else product * probs[:, None]
 
+    def activated(self, x: Tensor, act: Activation) -> Tensor:
+        """act(x), [..., F] -> the same, by as many operations as the activation has."""
+        return act(x)
+
     def router_logits(self, x: Tensor, weight: Tensor) -> Tensor:
         """[T,W], [E,W] -> [T,E] fp32."""
         return functional.linear(x.float(), weight.float())

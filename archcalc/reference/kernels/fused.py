@@ -26,6 +26,9 @@ class Fused(Eager):
     def gated(self, gate: Tensor, up: Tensor, probs: Tensor | None, act: Activation, *, fp8: bool) -> Tensor:
         return _Gated.apply(gate, up, probs, act, fp8)
 
+    def activated(self, x: Tensor, act: Activation) -> Tensor:
+        return _Activated.apply(x, act)
+
     def router_logits(self, x: Tensor, weight: Tensor) -> Tensor:
         return _RouterLogits.apply(x, weight)
 
@@ -63,6 +66,23 @@ class _RMSNorm(torch.autograd.Function):
         d_x = rstd * (scaled - unit * (scaled * unit).mean(-1, keepdim=True))
         d_weight = (slope * unit).flatten(0, -2).sum(0)
         return d_x.to(x.dtype), d_weight.to(weight.dtype), None, None
+
+
+class _Activated(torch.autograd.Function):
+    """Keeps its input, and computes act(x) again in backward (Megatron-LM, core/fusions/fused_bias_geglu.py)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, act: Activation) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.act = act
+        return act(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            out = ctx.act(x)
+        return *torch.autograd.grad(out, x, gradient), None
 
 
 class _Gated(torch.autograd.Function):

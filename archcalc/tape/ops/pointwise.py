@@ -75,10 +75,13 @@ class PointwiseOperations(Recorder):
             self._emit("route_probs", name, "combine", (), None, saves=kept)
         return y
 
-    def activation(self, x: Tensor, name: str, *, site: str) -> Tensor:
-        """Elementwise activation (GELU, arXiv:1606.08415). Saves its input; no FLOPs counted."""
+    def activation(self, x: Tensor, name: str, *, site: str, between: int = 0) -> Tensor:
+        """Elementwise activation (GELU, arXiv:1606.08415). Saves its input; eager code of several operations also the
+        results `between` them (the sigmoid in x·sigmoid(1.702·x)). No FLOPs counted."""
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
-        self._emit("activation", name, site, (x,), y, saves=(Save(x.storage),))
+        inner = tuple(Storage(x.rows, x.features, self.dtype) for _ in range(between))
+        saves = (Save(x.storage), *(Save(s, ("eager",)) for s in inner))
+        self._emit("activation", name, site, (x,), y, temps=inner, saves=saves)
         return y
 
     def rope(self, x: Tensor, name: str, features: Dims, *, site: str = "rope") -> Tensor:
@@ -94,6 +97,13 @@ class PointwiseOperations(Recorder):
         rows = inputs[0].rows if rows is None else rows
         y = Tensor(rows, features, Storage(rows, features, self.dtype))
         self._emit("copy", name, site, inputs, y)
+        return y
+
+    def reorder(self, x: Tensor, name: str, entries: Dims, *, site: str) -> Tensor:
+        """The rows in another order, some at a time: [T, h] -> [T, h]. Saves the int64 order of the `entries`."""
+        order = Storage(entries, (), "int64")
+        y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
+        self._emit("reorder", name, site, (x,), y, temps=(order,), saves=(Save(order),))
         return y
 
     def add(self, x: Tensor, y: Tensor, name: str, *, site: str) -> Tensor:
