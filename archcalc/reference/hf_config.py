@@ -28,6 +28,7 @@ def choose(spec: Mapping[str, object]) -> Choice:
     if text.model != "DeepseekV3ForCausalLM":
         raise InputError("transformers has no class with this vision tower and another text model than DeepSeek-V3's")
     vision, projector = root.section("vision"), root.section("projector")
+    _refuse_other_towers(vision, projector)
     if projector.flag("use_postshuffle_norm"):
         raise InputError("transformers' projector normalises before the merge only")
     arguments = {
@@ -200,3 +201,17 @@ def _vision(vision: Section) -> dict[str, Any]:
     arguments["merge_kernel_size"] = list(vision.pair("merge_kernel_size"))
     arguments["rope_parameters"] = {"rope_type": "axial", "rope_theta": vision.number("rope_theta", 10000.0)}
     return arguments
+
+
+def _refuse_other_towers(vision: Section, projector: Section) -> None:
+    """Raises InputError for anything but Kimi K2.5's tower and projector: the class has no arguments for it."""
+    of_k3 = (
+        vision.word("kind") != "moonvit3d",
+        vision.word("norm_type", "layernorm") != "layernorm",
+        vision.has("qkv_hidden_size"),
+        not all(vision.flag(key, default=True) for key in ("attn_bias", "linear_bias", "patch_embed_proj_bias")),
+        projector.word("kind") != "patch_merger",
+        projector.word("mm_projector_type", "patchmerger") != "patchmerger",
+    )
+    if any(of_k3):
+        raise InputError("the comparison with transformers knows no vision tower but Kimi K2.5's")
