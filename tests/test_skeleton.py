@@ -176,7 +176,9 @@ def test_the_wheel_holds_the_package_with_its_specs_and_schemas_and_nothing_else
     schemas = {f"archcalc/bundled/schema/{name}" for name in files_under("schema", ".json")}
     assert "archcalc/bundled/specs/k25.yaml" in specs
     assert "archcalc/bundled/schema/spec.schema.json" in schemas
-    assert {name for name in names if ".dist-info/" not in name} == (code | specs | schemas | {"archcalc/py.typed"})
+    assert {name for name in names if ".dist-info/" not in name} == (
+        code | specs | schemas | {"archcalc/py.typed", "archcalc/hf/defaults.json"}
+    )
     assert f"archcalc-{archcalc.__version__}.dist-info/licenses/LICENSE" in names
 
 
