@@ -47,7 +47,6 @@ class Tally:
             self.wrong += [f"{label}: {kind}: {line}" for line in lines[:4]]
 
 
-@pytest.mark.skipif(not mine.READY, reason="archcalc reads no config yet")
 @pytest.mark.parametrize("base", BASES)
 def test_an_edit_that_the_class_sees_is_seen_here_or_refused(base: str) -> None:
     tally = Tally()
