@@ -312,6 +312,23 @@ def test_archcalc_and_the_twin_agree(sort: str) -> None:
     assert our_shapes(spec) == their_shapes(spec)
 
 
+@pytest.mark.twin
+@needs_torch
+@pytest.mark.parametrize("sort", ["squared and doubly bounded activations", "biases of routers and experts"])
+def test_eager_code_agrees_with_the_probabilities_in_the_activation_too(
+    sort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from archcalc.proof import twin
+
+    more = (ours.Setting("eager", "act"), ours.Setting("fused", "act", ("moe_down_proj",)))
+    for module in (ours, twin):
+        monkeypatch.setattr(module, "SETTINGS", more)
+    with sizes():
+        report = crosscheck(spec_of(VARIED[sort]), only=["activations"])
+    assert different(report) == []
+    assert {f["setting"] for f in report.findings} == {str(each) for each in more}
+
+
 # --------------------------------------------------------------------------------------------------- random models
 
 
