@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from archcalc.hf import rules
-from archcalc.hf.config import Config, Said
+from archcalc.hf.config import Config, Said, show
 from archcalc.hf.dialect import Dialect, Fixed, Key, Multimodal, Must, Rule, Table
 from archcalc.hf.families.common import BACKBONE, DENSE, MOE, SLIDING
 from archcalc.hf.families.dense import QWEN2_ATTENTION, QWEN3_ATTENTION, WINDOWS
@@ -74,6 +74,8 @@ def _merged(width: str) -> Rule:
 def _head_dim(width: str) -> Rule:
     def read(config: Config) -> Said:
         size, heads = config.integer(width, least=1), config.integer("num_heads", least=1)
+        if size % heads:
+            raise config.error(f"{width} {size} does not divide into num_heads {heads}", width)
         return Said(size // heads, (), f"{width} / num_heads")
 
     return Rule(read)
@@ -91,6 +93,17 @@ def _text_width(config: Config) -> Said:
     """The hidden size of the text model that the tower stands beside."""
     top = config.outer or config
     return Said(top.data["text_config"].get("hidden_size"), ("text_config", "hidden_size"), "text_config.hidden_size")
+
+
+def _normed_width(config: Config) -> Said:
+    """Kimi K2.5: features that the projector normalises: the tower's, which `projection_hidden_size` must say too."""
+    said = rules.released("mm_hidden_size", "hidden_size").read(config)
+    top = config.outer or config
+    normed = top.value("projection_hidden_size")
+    if said is None or normed != said.value:
+        message = f"projection_hidden_size is {show(normed)}, and the tower's width another"
+        raise top.error(message, "projection_hidden_size")
+    return said
 
 
 PIXELS_2: Table = {
@@ -309,7 +322,7 @@ VISION = (
         vision={**MOONVIT, **K25_TOWER},
         projector={
             **MOON_MERGER,
-            "mm_hidden_size": rules.released("mm_hidden_size", "hidden_size"),
+            "mm_hidden_size": Rule(_normed_width),
             "text_hidden_size": Rule(_text_width),
             "projector_hidden_act": Fixed("gelu"),
             "projector_ln_eps": Fixed(1e-5),
