@@ -1,4 +1,4 @@
-"""Edits of a config: integers halved, doubled, one more, booleans flipped, any key removed or null, foreign ones added."""
+"""Edits of a config: integers halved, doubled, one more, booleans flipped, keys removed or null, foreign keys added."""
 
 from __future__ import annotations
 
