@@ -53,8 +53,11 @@ class PointwiseOperations(Recorder):
             return self.rms_norm(x, name, role=role, site=site, zero_centered=kind == "rms_zero_centered")
         return self.layer_norm(x, name, role=role, site=site, weight=kind != "none", bias=kind == "layer")
 
-    def glu(self, gate_up: Tensor, name: str, out: Dim, *, site: str, probs: Dims | None = None) -> Tensor:
-        """Gated activation act(gate)·up (arXiv:2002.05202). Saves gate and up; eager code also act(gate).
+    def glu(
+        self, gate_up: Tensor, name: str, out: Dim, *, site: str, probs: Dims | None = None, between: int = 0
+    ) -> Tensor:
+        """Gated activation act(gate)·up (arXiv:2002.05202). Saves gate and up; eager code also act(gate), and what is
+        made `between` the operations of that.
 
         `probs`: rows of routing probabilities that may multiply here (variant `probs_act`): fused kernels save them in
         fp32, eager code in bf16 beside the unscaled product.
@@ -62,8 +65,8 @@ class PointwiseOperations(Recorder):
         rows = gate_up.rows
         act, unscaled = Storage(rows, (out,), self.dtype), Storage(rows, (out,), self.dtype)
         y = Tensor(rows, (out,), Storage(rows, (out,), self.dtype))
-        temps: tuple[Storage, ...] = (act,)
-        saves: tuple[Save, ...] = (Save(gate_up.storage), Save(act, ("eager",)))
+        temps: tuple[Storage, ...] = (act, *(Storage(rows, (out,), self.dtype) for _ in range(between)))
+        saves: tuple[Save, ...] = (Save(gate_up.storage), *(Save(s, ("eager",)) for s in temps))
         if probs is not None:
             temps, saves = (*temps, unscaled), (*saves, Save(unscaled, ("eager", "probs_act")))
         self._emit("glu", name, site, (gate_up,), y, temps=temps, saves=saves)
