@@ -31,6 +31,7 @@ from archcalc.serving.engine import Engine
 from archcalc.training.plan import Plan
 from tests.reference import tiny
 from tests.support import Ran, dumped, run
+from tests.towers import small
 
 KINDS: dict[str, type[Section]] = {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine}
 
@@ -248,6 +249,26 @@ RESIDUALS: dict[str, Any] = GROUPED | {
 }
 """Layers that attend to what blocks of layers made."""
 
+
+def seeing(name: str, tower: str, **vision: Any) -> dict[str, Any]:
+    """The grouped model with a small vision tower and its projector."""
+    made, projector = small(tower, **vision)
+    sections = {"vision": made, "projector": projector | {"text_hidden_size": 64}}
+    return GROUPED | sections | {"name": name, "title": name.capitalize()}
+
+
+WINDOWED = seeing(
+    "windowed",
+    "qwen2.5-vl-3b",
+    num_position_embeddings=25,
+    interpolate_pos_encoding=True,
+    deepstack_visual_indexes=[2, 0],
+    patch_embed_bias=True,
+)
+"""A tower with windows, positions and features of earlier layers."""
+SQUARE = seeing("square", "clip-l-336")
+"""Pictures of one size, a class token, norms around the blocks."""
+
 PIPELINED: dict[str, Any] = {
     "kind": "plan",
     "name": "pipelined",
@@ -324,6 +345,13 @@ SPEC = (
     "train {} --plan divided.yaml",
     "claims {}",
 )
+SEEN = (
+    "flops {} --image 9x9 --video 9x9x9",
+    "params {}",
+    "params {} --depth 9",
+    "weights {}",
+    "serve {} --gpu h200 --gpus 1",
+)
 PICTURES = ("flops {} --image 60x60 --video 9x64x64", "flops {} --image 9000x90", "flops {} --video 9x400x400")
 FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
     "spec": {
@@ -331,6 +359,8 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
         "grouped": (GROUPED, SPEC),
         "linear": (LINEAR, SPEC),
         "residuals": (RESIDUALS, SPEC[:5]),
+        "windowed": (WINDOWED, (*PICTURES, *SEEN)),
+        "square": (SQUARE, (*PICTURES, *SEEN)),
     },
     "plan": {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),
