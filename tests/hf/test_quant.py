@@ -402,9 +402,9 @@ def test_groups_that_mlx_can_not_divide_stay_plain_and_are_named() -> None:
 
 def test_a_literal_name_is_no_prefix_of_a_longer_one() -> None:
     # transformers, should_convert_module: up to a module boundary. `mlp.gate` is not mlp.gate_proj.
-    quantized = {**BLOCKS, "modules_to_not_convert": ["model.layers.0.mlp.gate", "model.layers.1"]}
+    quantized = {**BLOCKS, "modules_to_not_convert": ["model.layers.0.mlp.gate", "model.layers.1", "model.*.mlp.up"]}
     schemes = paths(wide(), found(wide(), quantized).section)
-    assert schemes["model.layers.0.mlp.gate_proj"] == "fp8-block"
+    assert schemes["model.layers.0.mlp.gate_proj"] == schemes["model.layers.0.mlp.up_proj"] == "fp8-block"
     assert schemes["model.layers.1.self_attn.q_proj"] == "plain"
     assert schemes["model.layers.2.self_attn.q_proj"] == "fp8-block"
 
