@@ -66,7 +66,9 @@ class Scaled(Quantized):
 
 
 class Mxfp8(Quantized):
-    """FP8 in groups of 32 with a scale of a power of two. Proven to the byte with MiniMax-M3-MXFP8."""
+    """FP8 in groups of 32 with a scale of a power of two. Proven to the byte with MiniMax-M3-MXFP8, which no
+    test here repeats.
+    """
 
     scheme: Literal["mxfp8"]
 
@@ -83,7 +85,8 @@ class Mxfp4(Quantized):
     """FP4 in groups of 32 with a scale of a power of two, two numbers a byte.
 
     Proven to the byte with gpt-oss-20b (`mxfp4`: experts in one tensor, of 16 bytes a group) and Kimi K3
-    (`mxfp4-pack-quantized`, compressed-tensors). The bytes are the same.
+    (`mxfp4-pack-quantized`, compressed-tensors; its o_norm has to be float32, which no source says). The bytes are the
+    same.
     """
 
     scheme: Literal["mxfp4", "mxfp4-pack-quantized"]

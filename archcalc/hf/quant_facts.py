@@ -34,7 +34,7 @@ FACTS: dict[tuple[str, str], Fact] = {
     ("kimi_k25", "compressed-tensors"): Fact("moonshotai/Kimi-K2.5, headers: 595,148,192,736 B"),
     ("kimi_k3", "compressed-tensors"): Fact(
         "moonshotai/Kimi-K3, header: 1,560,860,324,864 B",
-        stays=(  # o_norm too: without it 69 x 128 x 2 bytes are missing
+        stays=(  # o_norm is inferred: no source names it, but without it 69 x 128 x 2 bytes are missing
             *STATE,
             ("*_conv1d", "float32"),
             ("*.o_norm", "float32"),

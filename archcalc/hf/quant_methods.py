@@ -109,7 +109,8 @@ def fp8(s: Settings) -> Reading:
         "quant_method dequantize"
         + (" config_groups group_size ignore kv_cache_quant_algo moe_quant_algo producer quant_algo" if entries else "")
     )
-    return Reading(groups=((None, scheme),), skipped=skipped, named=named)
+    notes = ("Blocks of [1, 32] are taken as mxfp8.",) if block == [1, 32] else ()
+    return Reading(groups=((None, scheme),), skipped=skipped, named=named, notes=notes)
 
 
 def mxfp4(s: Settings) -> Reading:

@@ -156,7 +156,8 @@ def test_gpt_oss_20b_comes_out_to_the_byte() -> None:
     assert plain + layers * experts * packed == CHECKPOINTS["gpt-oss-20b"]["value"]
 
 
-def test_kimi_k3_comes_out_to_the_byte() -> None:
+def test_kimi_k3_comes_out_to_the_byte_once_o_norm_is_taken_as_float32() -> None:
+    # o_norm was fitted to this total: it shows the packed experts, and nothing of o_norm
     # 92 MoE layers of 896 experts, 3 x 3584 x 3072; float32: of 69 KDA layers A_log and o_norm of 128, dt_bias and
     # three convolutions of 12,288 (4 taps); 82,432 correction biases.
     experts = 92 * 896
