@@ -47,8 +47,8 @@ class PackQuantized(Quantized):
 class Awq(Quantized):
     """AWQ (arXiv:2306.00978) in AutoAWQ's layout `gemm`: input by input, outputs packed into words, zero points always.
 
-    Proven to the byte with a 32B release (4 bits, groups of 128), which no test here repeats. Without `group_size` there
-    is one group.
+    Proven to the byte with a 32B release (4 bits, groups of 128), which no test here repeats. Without `group_size`
+    there is one group.
     """
 
     scheme: Literal["awq"]
@@ -122,8 +122,8 @@ class Bnb4(Quantized):
 
     Proven to the byte with a 7B release (nf4, blocks of 64, largest values as they are), which no test here repeats.
     `dtype` is that of the matrix before, which its quant_state names: a JSON text, stored byte by byte. With
-    `double_quant` the largest values are quantized in blocks of 256, and the text holds a number that no config has, here
-    of 20 digits.
+    `double_quant` the largest values are quantized in blocks of 256, and the text holds a number that no config has,
+    here of 20 digits.
     """
 
     grouped: ClassVar[bool] = False
