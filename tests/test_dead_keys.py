@@ -269,6 +269,50 @@ WINDOWED = seeing(
 SQUARE = seeing("square", "clip-l-336")
 """Pictures of one size, a class token, norms around the blocks."""
 
+FLOAT = {"scheme": "float-quantized", "strategy": "channel", "scale_dtype": "bfloat16", "input_scale": True}
+NVFP4 = {"scheme": "nvfp4", "group_size": 32, "input_scale": True}
+AWQ = {"scheme": "awq", "num_bits": 4, "group_size": 32, "scale_dtype": "float16"}
+GPTQ = AWQ | {"scheme": "gptq"}
+MLX = AWQ | {"scheme": "mlx-affine"}
+ZEROS = AWQ | {"scheme": "pack-quantized", "symmetric": False}
+BNB = {"scheme": "bitsandbytes-4bit", "quant_type": "nf4", "block_size": 32, "dtype": "bfloat16", "double_quant": True}
+PLAIN = {"scheme": "plain", "dtype": "bfloat16"}
+
+PACKED: dict[str, Any] = LATENT | {
+    "storage": {
+        "attention": FLOAT,
+        "dense_ffn": AWQ,
+        "router": {"scheme": "mxfp8"},
+        "routed_expert": GPTQ,
+        "shared_expert": MLX,
+        "embedding": NVFP4,
+        "head": ZEROS,
+        "mtp_embedding": {"scheme": "mxfp4"},
+        "projector": BNB,
+        "default": PLAIN,
+    }
+}
+"""Schemes by role that the others have not."""
+
+LISTED: dict[str, Any] = GROUPED | {
+    "storage": [
+        {"match": match, "store": store}
+        for match, store in {
+            "*.0.*.q_proj": FLOAT,
+            "*.0.*.k_proj": {"scheme": "mxfp8"},
+            "*.0.*.v_proj": {"scheme": "mxfp4"},
+            "*.0.*.o_proj": NVFP4,
+            "*.0.*.up_proj": AWQ,
+            "*.0.*.down_proj": GPTQ,
+            "*.1.*.q_proj": MLX,
+            "*.1.*.k_proj": ZEROS,
+            "*.1.*.v_proj": BNB,
+            "default": PLAIN,
+        }.items()
+    ],
+}
+"""The same in rules."""
+
 PIPELINED: dict[str, Any] = {
     "kind": "plan",
     "name": "pipelined",
@@ -361,6 +405,8 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
         "residuals": (RESIDUALS, SPEC[:5]),
         "windowed": (WINDOWED, (*PICTURES, *SEEN)),
         "square": (SQUARE, (*PICTURES, *SEEN)),
+        "packed": (PACKED, ("weights {}",)),
+        "listed": (LISTED, ("weights {}",)),
     },
     "plan": {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),
