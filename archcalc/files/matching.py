@@ -28,6 +28,10 @@ MOST_REPEATS = 8
 """`*`, `+` and `{` of an expression at most; two `.*` in a row count as one."""
 
 
+_A_NUMBER = re.compile(r"(?:^|[.*])\d+(?:$|[.*])")
+"""What may stand for the number of a layer or an expert."""
+
+
 def check_bounded(expression: str) -> None:
     """Raises InputError for a regular expression that might take for ever on a path."""
     if ENDLESS.search(expression):
@@ -51,6 +55,8 @@ def matches(match: str, w: Weight, layer: int | None) -> bool:
     """Whether a role or a pattern is for a weight in a layer. Raises InputError where it tells experts apart."""
     if match in KEYS:
         return match == "default" or match in roles(w)
+    if is_alike(match):
+        return _matches_all(match, w.path, w.suffix)
     first = w.indices[0] if w.indices else 0
     layer = first if layer is None else layer
     last = product(w.stack) - 1
@@ -71,6 +77,20 @@ def matches(match: str, w: Weight, layer: int | None) -> bool:
             hint="write a star for the expert's index",
         )
     return hits.pop()
+
+
+def is_alike(match: str) -> bool:
+    """Whether a pattern can tell neither layers nor experts apart: a glob whose stars alone can stand for the number
+    between two dots."""
+    return not (match.startswith("re:") or set(match) & set("?[") or _A_NUMBER.search(match))
+
+
+@cache
+def _matches_all(match: str, path: str, suffix: str) -> bool:
+    """Whether such a pattern is for the weight at a template, whatever the numbers in it are."""
+    path = path.replace("{i}", "0").replace("{e}", "0")
+    found = pattern(match).match
+    return found(path) is not None or bool(suffix and found(f"{path}.{suffix}"))
 
 
 def roles(w: Weight) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, field_validator
 
 from archcalc.errors import FieldError, InputError, did_you_mean
-from archcalc.files.matching import KEYS, StorageKey, check_bounded, matches, pattern, suggestion
+from archcalc.files.matching import KEYS, StorageKey, check_bounded, is_alike, matches, pattern, suggestion
 from archcalc.files.schemes import AnyScheme, Fp8Block, PackQuantized, Plain, Scheme
 from archcalc.section import Section
 from archcalc.tape import Stored, Tape, Weight
@@ -107,6 +107,11 @@ class Release:
         """Whether a rule names paths: only then can layers of one weight be stored differently."""
         return any(match not in KEYS for match, _ in self.rules)
 
+    @property
+    def by_layer(self) -> bool:
+        """Whether a rule may tell layers apart."""
+        return any(match not in KEYS and not is_alike(match) for match, _ in self.rules)
+
     def split(self, weights: Iterable[Weight]) -> list[Weight]:
         """The weights, those divided whose layers are stored differently. Raises InputError as `rule` does."""
         divided = []
@@ -133,7 +138,8 @@ class Release:
         Each with an earlier rule that takes what it matches, or None where it matches nothing. Raises InputError as
         `rule` does.
         """
-        places = [(w, layer) for w in self.split(weights) for layer in w.indices or (None,)]
+        by_layer = self.by_layer
+        places = [(w, layer) for w in self.split(weights) for layer in (by_layer and w.indices) or (None,)]
         busy = {self.rule(*place)[0] for place in places}
         idle = [match for match, _ in self.rules[:-1] if match not in busy]
         return {
@@ -142,7 +148,7 @@ class Release:
 
     def _parts(self, w: Weight) -> list[tuple[AnyScheme, list[int]]]:
         """The schemes of a weight, each with its layers; one scheme without layers where no rule tells them apart."""
-        if not self.by_path or not w.indices:
+        if not self.by_layer or not w.indices:
             return [(self._scheme(w, None), [])]
         parts: list[tuple[AnyScheme, list[int]]] = []
         for layer in w.indices:

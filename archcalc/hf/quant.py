@@ -114,6 +114,9 @@ def _method(data: Mapping[str, Any], where: str) -> str:
     name = data.get("quant_method")
     if name is None and "bits" in data and "group_size" in data:
         return "mlx"
+    producer = data.get("producer")
+    if name is None and isinstance(producer, Mapping) and producer.get("name") == "modelopt":
+        return "modelopt"
     if isinstance(name, str) and name.startswith("modelopt"):
         return "modelopt"
     if not isinstance(name, str) or name not in METHODS:

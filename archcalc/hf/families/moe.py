@@ -106,7 +106,12 @@ MOE_TEXT = (
         attention={"full": {**QKV_BIASED, "qk_norm": rules.when("use_qk_norm", "per_head"), **HALF}},
         ffn={"dense": DENSE, "moe": DEEPSEEK_MOE},
         layers=layers("full", first_dense()),
-        must={"scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",), "moe_layer_freq": (1,)},
+        must={
+            "scoring_func": ("sigmoid",),
+            "topk_method": ("noaux_tc",),
+            "moe_layer_freq": (1,),
+            "decoder_sparse_step": (1,),
+        },
     ),
     Dialect(
         model_type="dots1",
