@@ -7,7 +7,7 @@ experts' matrices are stacked ([E, out, in] under `...mlp.experts.gate_proj.weig
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,10 @@ TOWERS: dict[str, type[Tower]] = {"moonvit3d": MoonViT3D, "vit": ViT}
 """Kind of a vision tower -> class."""
 
 
+PROJECTORS: dict[str, Callable[..., Projector]] = {"patch_merger": PatchMerger, "merger": Mergers}
+"""Kind of a projector -> class."""
+
+
 def tower_of(section: Section, make: Factory) -> Tower:
     """A `vision` section as a module."""
     made: Tower = TOWERS[section.choice("kind", *TOWERS)](section, make)
@@ -95,10 +99,10 @@ def tower_of(section: Section, make: Factory) -> Tower:
 
 def projector_of(section: Section, tower: Tower, levels: int, make: Factory) -> Projector:
     """A `projector` section as a module, for features of so many layers of a tower."""
-    group = tower.merge[0] * tower.merge[1]
-    if section.choice("kind", "patch_merger", "merger") == "merger":
-        return Mergers(section, group, make, levels)
-    return PatchMerger(section, group, make)
+    made: Projector = PROJECTORS[section.choice("kind", *PROJECTORS)](
+        section, tower.merge[0] * tower.merge[1], make, levels
+    )
+    return made
 
 
 class MultimodalModel(nn.Module):

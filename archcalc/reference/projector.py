@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from archcalc.errors import InputError
 from archcalc.reference.activations import ACTIVATIONS
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
@@ -23,11 +24,17 @@ class PatchMerger(Projector):
     Args:
         section: the spec's `projector` section.
         group: patches of one group (2x2 = 4).
+        levels: how many layers hand on their features.
+
+    Raises:
+        InputError: more than one.
     """
 
-    def __init__(self, section: Section, group: int, make: Factory) -> None:
+    def __init__(self, section: Section, group: int, make: Factory, levels: int = 1) -> None:
         super().__init__()
         section.choice("kind", "patch_merger")
+        if levels > 1:
+            raise InputError(f"a patch merger takes the last layer's features, not those of {levels}", value=levels)
         self.features, out = section.integer("mm_hidden_size"), section.integer("text_hidden_size")
         eps, joined = section.number("projector_ln_eps", 1e-5), group * self.features
         kinds = ("patchmerger", "patchmergerv2")
