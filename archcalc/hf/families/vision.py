@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from archcalc.hf import rules
+from archcalc.hf import inverses, rules
 from archcalc.hf.config import Config, Said
 from archcalc.hf.dialect import Dialect, Fixed, Key, Multimodal, Must, Rule, Table
 from archcalc.hf.families.common import BACKBONE, DENSE, MOE, SLIDING
@@ -18,9 +18,10 @@ from archcalc.hf.patterns import layers, sparse_step
 # -- text models that only stand inside others ------------------------------------------------------------------------
 
 OWN_HEAD_DIM: Table = {**QWEN2_ATTENTION, "head_dim": Rule(rules.even_head_dim)}
+VL_BACKBONE: Table = {**BACKBONE, "rope_scaling": Rule(rules.rope_scaling, inverses.multimodal_rope)}
 QWEN2_VL_TEXT = Dialect(
     model_type="qwen2_vl_text",
-    backbone=BACKBONE,
+    backbone=VL_BACKBONE,
     attention={"full": OWN_HEAD_DIM, "sliding": {**OWN_HEAD_DIM, **SLIDING}},
     ffn={"dense": DENSE},
     layers=layers(WINDOWS, "dense"),
@@ -29,7 +30,7 @@ QWEN2_VL_TEXT = Dialect(
 QWEN2_5_VL_TEXT = replace(QWEN2_VL_TEXT, model_type="qwen2_5_vl_text")
 QWEN3_VL_TEXT = Dialect(
     model_type="qwen3_vl_text",
-    backbone=BACKBONE,
+    backbone=VL_BACKBONE,
     attention={"full": QWEN3_ATTENTION},
     ffn={"dense": DENSE},
     layers=layers("full", "dense"),
@@ -37,7 +38,7 @@ QWEN3_VL_TEXT = Dialect(
 )
 QWEN3_VL_MOE_TEXT = Dialect(
     model_type="qwen3_vl_moe_text",
-    backbone=BACKBONE,
+    backbone=VL_BACKBONE,
     attention={"full": QWEN3_ATTENTION},
     ffn={"dense": DENSE, "moe": {**MOE, "norm_topk_prob": Fixed(True, "always")}},
     layers=layers("full", sparse_step),
@@ -93,6 +94,19 @@ def _text_width(config: Config) -> Said:
     return Said(top.data["text_config"].get("hidden_size"), ("text_config", "hidden_size"), "text_config.hidden_size")
 
 
+def _projection(config: Config) -> Said:
+    """Features that Kimi K2.5's projector takes: a key of the top, whatever the tower has. The release's
+    `mm_hidden_size`, which no class reads, has to say the same."""
+    top = config.outer or config
+    said = top.read("projection_hidden_size")
+    given = config.data.get("mm_hidden_size")
+    config.take("mm_hidden_size", "used")
+    if given is not None and given != said.value:
+        message = f"mm_hidden_size is {given!r}; {top.facts.config} reads projection_hidden_size: {said.value!r}"
+        raise config.error(message, "mm_hidden_size")
+    return said._replace(note=said.note or "projection_hidden_size")
+
+
 PIXELS_2: Table = {
     "kind": Fixed("smart_resize"),
     "min_pixels": Fixed(3136, "preprocessor_config.json of the release"),
@@ -119,7 +133,7 @@ QWEN_VIT: Table = {
     "num_hidden_layers": "depth",
     "num_attention_heads": "num_heads",
     "head_dim": _head_dim("embed_dim"),
-    "intermediate_size": Rule(_expanded),
+    "intermediate_size": Rule(_expanded, inverses.mlp_ratio),
     "hidden_act": "hidden_act",
     "gated": Fixed(False),
     "attention_bias": Fixed(True),
@@ -309,7 +323,7 @@ VISION = (
         vision={**MOONVIT, **K25_TOWER},
         projector={
             **MOON_MERGER,
-            "mm_hidden_size": rules.released("mm_hidden_size", "hidden_size"),
+            "mm_hidden_size": Rule(_projection, inverses.outer("projection_hidden_size")),
             "text_hidden_size": Rule(_text_width),
             "projector_hidden_act": Fixed("gelu"),
             "projector_ln_eps": Fixed(1e-5),

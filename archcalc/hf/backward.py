@@ -1,0 +1,279 @@
+"""A spec in, the `config.json` of a public class out: the reader's tables backwards, then forwards again as a check.
+
+What comes out describes the spec if the reader makes the same of it. So nothing here has to be believed: a dialect that
+drops or changes a field is no candidate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from archcalc.arch.decoder import Decoder
+from archcalc.arch.layers import Layers, LayerKind, Step
+from archcalc.errors import InputError, SpecError
+from archcalc.files.loader import validate
+from archcalc.files.model import Spec
+from archcalc.hf import json_file
+from archcalc.hf.config import frozen, show
+from archcalc.hf.dialect import Dialect, Fixed, Key, Layer, Multimodal, Rule, Table
+from archcalc.hf.draft import Clash, Draft
+from archcalc.hf.families.registry import MULTIMODAL, TEXT
+from archcalc.hf.reader import read
+from archcalc.hf.source import Source
+
+UNHELD = frozenset(
+    {
+        "dtype",
+        "processor",
+        "in_patch_limit",
+        "in_patch_limit_each_frame",
+        "patch_limit_on_one_side",
+        "temporal_merge_kernel_size",
+        "mtp_stored",
+    }
+)
+"""Fields that no class of a model has: its parameters' dtype, what a processor does with pixels, what a release holds."""
+
+LAYOUT = frozenset({"layers", "attention", "ffn", "mtp_layer"})
+"""Fields of the backbone that are compared layer by layer."""
+
+
+def config_of(spec: Spec) -> dict[str, Any]:
+    """The config of the first public class that is this architecture.
+
+    Raises:
+        InputError: no class is; the message names the nearest one and the first field that it has not.
+    """
+    nearest: tuple[int, str, Clash] | None = None
+    for row in _classes(spec):
+        config, clashes = config_as(row, spec)
+        if not clashes:
+            return config
+        far = sum(_weight(clash) for clash in clashes)
+        if nearest is None or far < nearest[0]:
+            nearest = far, row.model_type, clashes[0]
+    if nearest is None:
+        raise InputError("transformers has no class that takes pictures like this")
+    _, model_type, (field, value, other) = nearest
+    raise InputError(
+        f"transformers has no class that has {field} {_said(value)}: the nearest, {class_of(model_type)}, has"
+        f" {_said(other)}"
+    )
+
+
+def class_of(model_type: str) -> str:
+    """The public class that is built for a model type; empty where there is none."""
+    row = frozen()["types"].get(model_type, {})
+    return str(row.get("image_text") or row.get("causal") or "")
+
+
+def _classes(spec: Spec) -> Iterator[Dialect | Multimodal]:
+    """The dialects of public classes, with a tower where the spec has one."""
+    rows: Iterable[Dialect | Multimodal] = TEXT.values() if spec.vision is None else MULTIMODAL.values()
+    return (row for row in rows if class_of(row.model_type))
+
+
+def _said(value: Any) -> str:
+    return show(value) if value is None or isinstance(value, bool | int | float | str | list | dict) else str(value)
+
+
+def _weight(clash: Clash) -> int:
+    """A block of another kind is further away than a field of the same."""
+    return 100 if clash.field.endswith((".kind", ".layers")) else 1
+
+
+def config_as(row: Dialect | Multimodal, spec: Spec) -> tuple[dict[str, Any], list[Clash]]:
+    """The config of one dialect for a spec, and the fields that it has not; none if the class is the architecture."""
+    config, clashes = _written(row, spec)
+    return config, clashes or list(_lost(spec, config))
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _written(row: Dialect | Multimodal, spec: Spec) -> tuple[dict[str, Any], list[Clash]]:
+    """The keys that the dialect would need, and the fields that it has none for."""
+    top = Draft()
+    if isinstance(row, Dialect):
+        _backbone(row, spec.backbone, top)
+        return {"model_type": row.model_type, "pad_token_id": None, **top.data}, top.clashes
+    text, vision = Draft(top), Draft(top)
+    _backbone(row.text, spec.backbone, text)
+    for name, table in (("vision", row.vision), ("projector", row.projector)):
+        section = getattr(spec, name)
+        _fields(table, section.model_dump(), section.model_dump(exclude_defaults=True), vision, name)
+    config = {
+        "model_type": row.model_type,
+        "tie_word_embeddings": text.data.pop("tie_word_embeddings", False),
+        **top.data,
+        "text_config": {"model_type": row.text.model_type, "pad_token_id": None, **text.data},
+        "vision_config": {"model_type": row.vision_type, **vision.data},
+    }
+    return config, top.clashes
+
+
+def _backbone(row: Dialect, backbone: Decoder, draft: Draft) -> None:
+    plain, said = _without(backbone, LAYOUT), _without(backbone, LAYOUT, exclude_defaults=True)
+    blocks = {side: _chosen(side, row, backbone) for side in ("attention", "ffn")}
+    plain["rotary_half"] = next((half for half in map(_half, backbone.attention.values()) if half), 0)
+    table = {name: source for name, source in row.backbone.items() if name not in LAYOUT}
+    _fields(table, plain, said, draft, "backbone")
+    for side, chosen in blocks.items():
+        for name, kind in chosen.items():
+            _block(side, name, getattr(row, side)[kind], backbone, draft)
+    draft.field = "backbone.layers"
+    layers = [_layer(kind, blocks, draft, backbone) for kind in backbone.kinds()]
+    row.layers.write(draft, layers)
+
+
+def _without(section: Any, names: frozenset[str], **options: Any) -> dict[str, Any]:
+    return {name: value for name, value in section.model_dump(**options).items() if name not in names}
+
+
+def _half(block: Any) -> int:
+    """Pairs of features of a head."""
+    return int(getattr(block, "head_dim", 0)) // 2
+
+
+def _chosen(side: str, row: Dialect, backbone: Decoder) -> dict[str, str]:
+    """For each block of the spec the block of the dialect that holds most of it."""
+    tables: Mapping[str, Table] = getattr(row, side)
+    found = {}
+    for name in getattr(backbone, side):
+        far = {}
+        for kind, table in tables.items():
+            scratch = Draft()
+            _block(side, name, table, backbone, scratch)
+            far[kind] = sum(_weight(clash) for clash in scratch.clashes)
+        found[name] = min(far, key=lambda kind: far[kind])
+    return found
+
+
+def _block(side: str, name: str, table: Table, backbone: Decoder, draft: Draft) -> None:
+    block = getattr(backbone, side)[name]
+    values, said = block.model_dump(), block.model_dump(exclude_defaults=True)
+    if "rope_parameters" in values:
+        around = {"rope_theta": backbone.rope_theta, "rope_scaling": values_of(backbone.rope_scaling)}
+        own = values["rope_parameters"] = values["rope_parameters"] or around
+        if own == around:
+            said.pop("rope_parameters", None)
+    _fields(table, values, said, draft, f"backbone.{side}.{name}")
+
+
+def values_of(section: Any) -> Any:
+    """The plain data of a section that may be missing."""
+    return None if section is None else section.model_dump()
+
+
+def _fields(table: Table, values: Mapping[str, Any], said: Mapping[str, Any], draft: Draft, where: str) -> None:
+    """A section's fields by their sources. `said` are those that are not at their default: each needs a source."""
+    for name, source in table.items():
+        value = values.get(name)
+        draft.values, draft.field = values, f"{where}.{name}"
+        if name in UNHELD:
+            continue
+        if name not in values:
+            draft.clash(None, "one")
+        elif isinstance(source, Fixed):
+            if value != source.value:
+                draft.clash(value, source.value)
+        elif isinstance(source, str | Key):
+            draft.put(source if isinstance(source, str) else source.name, value)
+        elif isinstance(source, Rule):
+            if source.write is not None:
+                source.write(draft, value)
+        elif isinstance(value, Mapping):
+            _fields(source, value, {}, draft, draft.field)
+        else:
+            draft.clash(value, "one")
+    for name, value in said.items():
+        if name not in table and name not in UNHELD:
+            draft.field = f"{where}.{name}"
+            draft.clash(value, "none")
+
+
+def _layer(kind: LayerKind, blocks: Mapping[str, Mapping[str, str]], draft: Draft, backbone: Decoder) -> Layer:
+    """A layer by the dialect's names. Its steps have to be the usual two."""
+    names = {step.section: step for step in kind}
+    if [step.section for step in kind] != ["attention", "ffn"]:
+        draft.clash(f"{len(kind)} steps", "attention, then ffn")
+        return Layer("", "")
+    scope = names["attention"].scope
+    steps = [Step(attention=kind[0].mixer, scope=scope), Step(ffn=kind[1].mixer)]
+    if Layers(count=1, steps=steps).kind(backbone.norm, backbone.norm_placement) != kind:
+        draft.clash("steps of their own", "the usual ones")
+    attention, ffn = (blocks[step.section][step.mixer] for step in kind)
+    return Layer(attention, ffn, "" if scope == "self_attn" else scope)
+
+
+# -- reading it again -------------------------------------------------------------------------------------------------
+
+
+def _lost(spec: Spec, config: dict[str, Any]) -> Iterator[Clash]:
+    """The fields that the reader makes another thing of."""
+    try:
+        again = forward(config)
+    except SpecError as error:
+        yield Clash(f"what {config['model_type']} can't say", "", str(error))
+        return
+    yield from differences(spec, again)
+
+
+def forward(config: dict[str, Any]) -> Spec:
+    """The spec of a config, valid. Raises SpecError."""
+    document = json_file.load(json.dumps(config), "config.json")
+    imported = read(Source(config=document, quant=None, index=None, name="model", where="config.json"))
+    return validate(imported.data, imported, Spec)
+
+
+def differences(spec: Spec, other: Spec) -> Iterator[Clash]:
+    """The fields of an architecture that another spec has otherwise, names of blocks and places in files aside."""
+    mine, theirs = spec.backbone, other.backbone
+    yield from _unequal(_without(mine, LAYOUT), _without(theirs, LAYOUT), "backbone")
+    layers = [*zip(mine.kinds(), theirs.kinds(), strict=False)]
+    if mine.num_nextn_predict_layers:
+        layers.append((_predicted(mine), _predicted(theirs)))
+    for a, b in dict.fromkeys(layers):
+        yield from _unlike(a, b, mine, theirs)
+    for name in ("vision", "projector"):
+        a_part, b_part = values_of(getattr(spec, name)) or {}, values_of(getattr(other, name)) or {}
+        yield from _unequal(a_part, b_part, name)
+
+
+def _predicted(backbone: Decoder) -> LayerKind:
+    own = backbone.mtp_layer
+    return backbone.kinds()[-1] if own is None else own.kind(backbone.norm, backbone.norm_placement)
+
+
+def _unlike(a: LayerKind, b: LayerKind, mine: Decoder, theirs: Decoder) -> Iterator[Clash]:
+    """Two layers, by what their blocks hold."""
+    if [step._replace(mixer="") for step in a] != [step._replace(mixer="") for step in b]:
+        yield Clash("backbone.layers", _steps(a), _steps(b))
+        return
+    for one, two in zip(a, b, strict=True):
+        blocks = _effective(mine, one.section, one.mixer), _effective(theirs, two.section, two.mixer)
+        yield from _unequal(*blocks, f"backbone.{one.section}.{one.mixer}")
+
+
+def _steps(kind: Sequence[Any]) -> str:
+    return ", ".join(f"{step.input_norm or '-'} {step.scope} {step.output_norm or '-'}" for step in kind)
+
+
+def _effective(backbone: Decoder, side: str, name: str) -> dict[str, Any]:
+    """A block's fields, with the rotary embedding that holds for it."""
+    values: dict[str, Any] = getattr(backbone, side)[name].model_dump()
+    if "rope_parameters" in values and values["rope_parameters"] is None:
+        values["rope_parameters"] = {
+            "rope_theta": backbone.rope_theta,
+            "rope_scaling": values_of(backbone.rope_scaling),
+        }
+    return values
+
+
+def _unequal(mine: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> Iterator[Clash]:
+    for name in dict.fromkeys((*mine, *theirs)):
+        a, b = mine.get(name), theirs.get(name)
+        if a != b and name not in UNHELD:
+            yield Clash(f"{where}.{name}", a, b)
