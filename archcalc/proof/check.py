@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -45,7 +45,12 @@ COUNTED = (
 
 
 def crosscheck(
-    spec: Spec, *, against: str = "twin", only: Iterable[str] = (), progress: Progress = lambda _: None
+    spec: Spec,
+    *,
+    against: str = "twin",
+    only: Iterable[str] = (),
+    progress: Progress = lambda _: None,
+    config: Mapping[str, Any] | None = None,
 ) -> Report:
     """Compare every number that torch can give.
 
@@ -53,6 +58,8 @@ def crosscheck(
         against: `twin` or `transformers`.
         only: kinds to compare; all that there are by default.
         progress: told what is being built.
+        config: the config.json that the spec was read from; transformers builds its class from that and not from what
+            the spec holds.
 
     Raises:
         InputError: unknown kind or opponent, a missing extra, an architecture without a public class.
@@ -62,7 +69,7 @@ def crosscheck(
     need_torch(against)
     progress(f"loading {'torch' if against == 'twin' else 'transformers'}")
     with _no_collection():
-        ours, theirs, notes = _sides(spec, against, kinds, progress)
+        ours, theirs, notes = _sides(spec, against, kinds, progress, config)
     return _report(spec, against, kinds, joined(ours, theirs), notes)
 
 
@@ -73,15 +80,16 @@ def need_torch(against: str = "twin") -> None:
         raise InputError(f"the cross-check needs {needed}", hint=f"pip install 'archcalc[{extra}]'")
 
 
-def _sides(spec: Spec, against: str, kinds: tuple[str, ...], progress: Progress) -> tuple[Sides, Sides, list[str]]:
-    plain = spec.model_dump()
+def _sides(
+    spec: Spec, against: str, kinds: tuple[str, ...], progress: Progress, config: Mapping[str, Any] | None
+) -> tuple[Sides, Sides, list[str]]:
     if against == "transformers":
         from archcalc.proof.public import opinions
 
-        return opinions(spec, plain, kinds, progress)
+        return opinions(spec, config, kinds, progress)
     from archcalc.proof.twin import their_sides
 
-    return our_sides(spec, kinds), their_sides(plain, kinds, progress), []
+    return our_sides(spec, kinds), their_sides(spec.model_dump(), kinds, progress), []
 
 
 def our_sides(spec: Spec, kinds: Iterable[str] = KINDS) -> Sides:

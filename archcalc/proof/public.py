@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from archcalc.files.model import Spec
+from archcalc.hf.backward import config_of
 from archcalc.proof.ours import SEQ, forward_flops, weights_by_path
 from archcalc.proof.sides import Side, Sides, add, single
-from archcalc.proof.twin import Plain, Progress, by_kind
-from archcalc.reference import hf
+from archcalc.proof.twin import Progress, by_kind
+from archcalc.reference import hf, hf_flops
+from archcalc.reference.hf_names import joined_path
 from archcalc.reference.threads import one_thread
 from archcalc.workload import Workload
 
 SETTING = "prefill forward"
+
+SHORT = 64
+"""Tokens for a model with a recurrence: its eager code takes so many at once, and goes on one by one."""
+
+Config = Mapping[str, Any]
 
 
 class Opinions(NamedTuple):
@@ -24,50 +31,119 @@ class Opinions(NamedTuple):
     notes: list[str]
 
 
-def opinions(spec: Spec, plain: Plain, kinds: Iterable[str], progress: Progress) -> Opinions:
+def opinions(spec: Spec, config: Config | None, kinds: Iterable[str], progress: Progress) -> Opinions:
     """Parameters by path, and the backbone's forward FLOPs.
+
+    Args:
+        config: the release's own config.json, where the spec was read from one; by default one that is made of the
+            spec.
 
     Raises:
         InputError: no public class has this architecture, or the installed transformers is too old for it.
     """
     with one_thread():
-        return _opinions(spec, plain, kinds, progress)
+        return _opinions(spec, config, kinds, progress)
 
 
-def _opinions(spec: Spec, plain: Plain, kinds: Iterable[str], progress: Progress) -> Opinions:
+def _opinions(spec: Spec, config: Config | None, kinds: Iterable[str], progress: Progress) -> Opinions:
     found = Opinions({}, {}, [])
+    source = "a config made of the spec" if config is None else "the release's own config"
+    given = config_of(spec) if config is None else config
+    progress("building the public class on the meta device")
+    built = hf.build(given)
+    found.notes.append(f"{type(built.model).__name__} of transformers, built from {source}.")
     if "params" in kinds:
-        progress("building the public class on the meta device")
-        found.ours.update(weights_by_path(spec))
-        found.theirs.update(by_kind(hf.parameters(plain)))
-        left = ", ".join(hf.ignored(plain)) or "nothing"
-        found.notes.append(f"Not compared, computed from the config and in no checkpoint: {left}.")
+        _weights(spec, built, found)
     if "flops" in kinds:
         progress("counting FLOPs of the public class")
-        seq = _length(spec)
-        found.ours["flops"] = _experts_joined(spec, seq)
-        found.theirs["flops"] = single(_flops(plain, seq).items(), SETTING)
-        if seq < SEQ:
-            found.notes.append(f"FLOPs at {seq} tokens: transformers masks what a window hides, it does not skip it.")
+        _flops(spec, built, found)
     return found
 
 
-def _flops(plain: Plain, seq: int) -> Mapping[str, int]:
-    counted: Mapping[str, int] = hf.flops(plain, seq=seq)
-    return counted
+# -- weights ----------------------------------------------------------------------------------------------------------
+
+
+def _weights(spec: Spec, built: hf.Public, found: Opinions) -> None:
+    ours, theirs = weights_by_path(spec), by_kind(hf.parameters(built))
+    found.ours.update({kind: _joined(side, built.model_type) for kind, side in ours.items()})
+    found.theirs.update(theirs)
+    if found.ours["mtp"] and not hf.predicts(built):
+        left = sum(count * each for count, each in found.ours.pop("mtp").values())
+        found.theirs.pop("mtp")
+        found.notes.append(f"Not compared: {left:,} parameters of prediction modules, which this class has not.")
+    if spec.vision is None:
+        _drop_towers(found)
+    ignored = ", ".join(hf.ignored(built)) or "nothing"
+    found.notes.append(f"Not compared, computed from the config and in no checkpoint: {ignored}.")
+
+
+def _joined(side: Side, model_type: str) -> Side:
+    """Our weights, those added up that the class keeps in one tensor."""
+    joined: Side = {}
+    for (path, setting), (count, each) in side.items():
+        name = joined_path(path, model_type)
+        if name == path:
+            joined[path, setting] = (count, each)
+        else:
+            add(joined, name, setting, each)
+    return joined
+
+
+def _drop_towers(found: Opinions) -> None:
+    """A class of text and pictures builds its default tower where the config has none: the spec says that it is the
+    text alone."""
+    for kind, side in found.theirs.items():
+        tower = {key: value for key, value in side.items() if key[0].startswith(hf_flops.TOWERS)}
+        if tower:
+            elements = sum(count * each for count, each in tower.values())
+            found.theirs[kind] = {key: value for key, value in side.items() if key not in tower}
+            found.notes.append(f"Not compared: {elements:,} {kind} of a tower that the config does not describe.")
+
+
+# -- FLOPs ------------------------------------------------------------------------------------------------------------
+
+
+def _flops(spec: Spec, built: hf.Public, found: Opinions) -> None:
+    seq, scans = _length(spec), _scans(spec)
+    try:
+        theirs: dict[str, int] = hf_flops.flops(built, seq=seq)
+    except hf_flops.Unrunnable as error:
+        found.notes.append(f"FLOPs are not compared: the class does not run on meta with these sizes: {error}")
+        return
+    ours = _run_alike(spec, seq, built.model_type)
+    found.ours["flops"] = {key: value for key, value in ours.items() if key[0] not in scans}
+    found.theirs["flops"] = single(((path, n) for path, n in theirs.items() if path not in scans), SETTING)
+    if scans:
+        found.notes.append(
+            f"FLOPs of {len(scans)} recurrences are not compared: torch counts no products in what transformers does"
+            " element by element, and its eager code works on chunks."
+        )
+    if seq < SEQ and not scans:
+        found.notes.append(f"FLOPs at {seq} tokens: transformers masks what a window hides, it does not skip it.")
+    elif seq < SEQ:
+        found.notes.append(f"FLOPs at {seq} tokens.")
 
 
 def _length(spec: Spec) -> int:
     """As many tokens as every mixer sees all of, up to SEQ: eager code scores what a limit hides."""
-    ops = (op for segment in spec.trace(Workload()).segments for op in segment.ops)
-    return min([SEQ, *(op.span.size for op in ops if op.span is not None and op.span.size)])
+    ops = [op for segment in spec.trace(Workload()).segments for op in segment.ops]
+    most = SHORT if any(op.kind == "scan" for op in ops) else SEQ
+    return min([most, *(op.span.size for op in ops if op.span is not None and op.span.size)])
 
 
-def _experts_joined(spec: Spec, seq: int) -> Side:
-    """Our FLOPs with a layer's expert projections under one path, as transformers runs them."""
+def _scans(spec: Spec) -> frozenset[str]:
+    """Paths of recurrences."""
+    segments = spec.trace(Workload()).segments
+    return frozenset(
+        op.path.replace("{i}", str(i)) for s in segments for op in s.ops for i in s.indices if op.kind == "scan"
+    )
+
+
+def _run_alike(spec: Spec, seq: int, model_type: str) -> Side:
+    """Our FLOPs as transformers runs them: a layer's expert projections under one path, and what it has fused."""
     side: Side = {}
     tape = spec.trace(Workload(seq=seq, attention="full"))
     for (path, setting), (_, n) in forward_flops(tape, SETTING).items():
         head, star, _ = path.partition(".experts.*")
-        add(side, head + star, setting, n)
+        add(side, joined_path(head + star, model_type), setting, n)
     return side
