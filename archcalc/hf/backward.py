@@ -36,6 +36,9 @@ UNHELD = frozenset(
 )
 """Fields that no class of a model has: its parameters' dtype, what a processor does with pixels, what a release holds."""
 
+TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+"""Ids that no spec has: a class's own may be beyond the spec's vocabulary, which it refuses."""
+
 LAYOUT = frozenset({"layers", "attention", "ffn", "mtp_layer"})
 """Fields of the backbone that are compared layer by layer."""
 
@@ -98,7 +101,7 @@ def _written(row: Dialect | Multimodal, spec: Spec) -> tuple[dict[str, Any], lis
     top = Draft()
     if isinstance(row, Dialect):
         _backbone(row, spec.backbone, top)
-        return {"model_type": row.model_type, "pad_token_id": None, **top.data}, top.clashes
+        return {"model_type": row.model_type, **TOKENS, **top.data}, top.clashes
     text, vision = Draft(top), Draft(top)
     _backbone(row.text, spec.backbone, text)
     for name, table in (("vision", row.vision), ("projector", row.projector)):
@@ -108,7 +111,7 @@ def _written(row: Dialect | Multimodal, spec: Spec) -> tuple[dict[str, Any], lis
         "model_type": row.model_type,
         "tie_word_embeddings": text.data.pop("tie_word_embeddings", False),
         **top.data,
-        "text_config": {"model_type": row.text.model_type, "pad_token_id": None, **text.data},
+        "text_config": {"model_type": row.text.model_type, **TOKENS, **text.data},
         "vision_config": {"model_type": row.vision_type, **vision.data},
     }
     return config, top.clashes

@@ -15,7 +15,7 @@ from archcalc.proof.ours import OURS, SEQ
 from archcalc.proof.sides import Finding, Sides, joined
 
 KINDS = tuple(OURS)
-"""What can be compared with the twin; transformers answers the first two."""
+"""What can be compared with the twin; transformers answers the first three."""
 
 Progress = Callable[[str], None]
 
@@ -116,7 +116,7 @@ def _kinds(against: str, only: tuple[str, ...]) -> tuple[str, ...]:
     if against not in OPPONENTS:
         hint = did_you_mean(against, OPPONENTS) or "use twin or transformers"
         raise InputError(f"nothing to compare with is named {show_value(against)}", value=against, hint=hint)
-    known = KINDS if against == "twin" else KINDS[:2]
+    known = KINDS if against == "twin" else KINDS[:3]
     for name in only:
         if name not in known:
             hint = did_you_mean(name, known) or f"one of {', '.join(known)}"

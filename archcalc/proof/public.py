@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from archcalc.files.model import Spec
+from archcalc.calc.kv_cache import CacheRow, cache_rows
 from archcalc.hf.backward import config_of
 from archcalc.proof.ours import SEQ, forward_flops, weights_by_path
-from archcalc.proof.sides import Side, Sides, add, single
+from archcalc.proof.sides import Side, Sides, add, single, unfolded
 from archcalc.proof.twin import Progress, by_kind
-from archcalc.reference import hf, hf_flops
+from archcalc.reference import hf, hf_cache, hf_flops
 from archcalc.reference.hf_names import joined_path
 from archcalc.reference.threads import one_thread
 from archcalc.workload import Workload
@@ -32,7 +33,7 @@ class Opinions(NamedTuple):
 
 
 def opinions(spec: Spec, config: Config | None, kinds: Iterable[str], progress: Progress) -> Opinions:
-    """Parameters by path, and the backbone's forward FLOPs.
+    """Parameters by path, the backbone's forward FLOPs, and its cache.
 
     Args:
         config: the release's own config.json, where the spec was read from one; by default one that is made of the
@@ -57,6 +58,9 @@ def _opinions(spec: Spec, config: Config | None, kinds: Iterable[str], progress:
     if "flops" in kinds:
         progress("counting FLOPs of the public class")
         _flops(spec, built, found)
+    if "kv" in kinds:
+        progress("filling a cache of the public class")
+        _kv(spec, built, found)
     return found
 
 
@@ -68,13 +72,28 @@ def _weights(spec: Spec, built: hf.Public, found: Opinions) -> None:
     found.ours.update({kind: _joined(side, built.model_type) for kind, side in ours.items()})
     found.theirs.update(theirs)
     if found.ours["mtp"] and not hf.predicts(built):
-        left = sum(count * each for count, each in found.ours.pop("mtp").values())
-        found.theirs.pop("mtp")
-        found.notes.append(f"Not compared: {left:,} parameters of prediction modules, which this class has not.")
+        _drop_predictions(spec, found)
     if spec.vision is None:
         _drop_towers(found)
     ignored = ", ".join(hf.ignored(built)) or "nothing"
     found.notes.append(f"Not compared, computed from the config and in no checkpoint: {ignored}.")
+
+
+def _drop_predictions(spec: Spec, found: Opinions) -> None:
+    """Ours, where the class builds none."""
+    paths = {
+        path
+        for segment in spec.trace(Workload()).segments
+        for op in segment.ops
+        for w in op.weights
+        for path in (unfolded(f"{w.path}.{w.suffix}", segment) if segment.part == "mtp" else ())
+    }
+    for kind, what in (("mtp", "parameters"), ("buffers", "buffers")):
+        gone = {key: value for key, value in found.ours[kind].items() if key[0] in paths}
+        left = sum(count * each for count, each in gone.values())
+        found.ours[kind] = {key: value for key, value in found.ours[kind].items() if key not in gone}
+        if left:
+            found.notes.append(f"Not compared: {left:,} {what} of prediction modules, which this class has not.")
 
 
 def _joined(side: Side, model_type: str) -> Side:
@@ -122,6 +141,38 @@ def _flops(spec: Spec, built: hf.Public, found: Opinions) -> None:
         found.notes.append(f"FLOPs at {seq} tokens: transformers masks what a window hides, it does not skip it.")
     elif seq < SEQ:
         found.notes.append(f"FLOPs at {seq} tokens.")
+
+
+# -- cache ------------------------------------------------------------------------------------------------------------
+
+
+def _kv(spec: Spec, built: hf.Public, found: Opinions) -> None:
+    """The cache of a sequence that no window cuts, and, where there are windows, of one that is longer than each."""
+    rows = cache_rows(spec.trace(Workload()), "bf16")
+    windows = [row.span.size for row in rows if row.span.kind == "window"]
+    lengths = [min([SHORT, *(size - 1 for size in windows)]) or 1, *([max(windows) + 1] if windows else [])]
+    ours: Side = {}
+    theirs: Side = {}
+    try:
+        for tokens in dict.fromkeys(lengths):
+            held: dict[str, int] = hf_cache.cached(built, tokens=tokens)
+            theirs |= single(held.items(), f"{tokens} tokens")
+            _cached(rows, tokens, ours)
+    except hf_flops.Unrunnable as error:
+        found.notes.append(f"Caches are not compared: the class does not run on meta with these sizes: {error}")
+        return
+    found.ours["kv"], found.theirs["kv"] = ours, theirs
+    if windows:
+        found.notes.append("Cache: transformers keeps one row less than a window holds, the next query's own; so here.")
+
+
+def _cached(rows: Iterable[CacheRow], tokens: int, side: Side) -> None:
+    for row in rows:
+        entries = row.span.entries(tokens)
+        if row.span.kind == "window" and entries == row.span.size:
+            entries -= 1
+        for i in row.indices:
+            add(side, row.path.replace("{i}", str(i)), f"{tokens} tokens", row.nbytes * entries)
 
 
 def _length(spec: Spec) -> int:

@@ -38,6 +38,7 @@ def build(config: Mapping[str, Any], *, device: str = "meta", dtype: str = "bflo
     Raises:
         InputError: no public class, one that the installed transformers hasn't, or a config that the class refuses.
     """
+    public("transformers", "logging").set_verbosity_error()  # a config's token ids, a kernel that is not installed
     content = copy.deepcopy(dict(config))
     model_type = SAME_CLASS.get(content["model_type"], content["model_type"])
     del content["model_type"]
@@ -149,7 +150,7 @@ def parts(built: Public) -> Iterator[tuple[str, nn.Module]]:
     """Modules of the text model that multiply matrices, with the checkpoint's path; attention's own products are
     `...self_attn.core`."""
     for name, module in built.model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv1d) or name.endswith(ROUTERS):
+        if isinstance(module, nn.Linear) or name.endswith(ROUTERS):
             inside = name
         elif name.endswith(".experts"):
             inside = f"{name}.*.gate_proj"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from archcalc.reference.flopcount import ModuleFlops
-from archcalc.reference.guards import refuse_zero
+from archcalc.reference.guards import TwinError, refuse_zero
 from archcalc.reference.hf import Public, parts
+from archcalc.reference.hf_names import checkpoint_path
 
 TOWERS = ("vision_tower.", "mm_projector.", "visual.", "model.visual.", "transformers:model.visual.")
 
@@ -33,16 +34,39 @@ def flops(built: Public, *, seq: int, batch: int = 1) -> dict[str, int]:
         Unrunnable: when the class fails.
     """
     running = {part: path for path, part in parts(built) if not path.startswith(TOWERS)}
-    rules = {torch.ops.aten._grouped_mm: grouped_mm_flops, torch.ops.aten.convolution: conv_flops}
+    convs: list[int] = []
+
+    def convolution(x: Tensor, weight: Tensor, *_: object, **__: object) -> int:
+        """Kept apart: a layer's runs outside its module."""
+        convs.append(conv_flops(x, weight))
+        return 0
+
+    rules = {torch.ops.aten._grouped_mm: grouped_mm_flops, torch.ops.aten.convolution: convolution}
+    with ModuleFlops(running, rules) as counted:
+        run(built, seq=seq, batch=batch, use_cache=False)
+    found = counted.forward | _by_layer(built, convs)
+    refuse_zero(found, "forward")
+    return found
+
+
+def run(built: Public, *, seq: int, batch: int, use_cache: bool) -> object:
+    """The text model's output for so many new tokens. Raises Unrunnable where the class fails."""
     ids = torch.zeros(batch, seq, dtype=torch.long, device="meta")
     mask = torch.zeros(batch, 1, seq, seq, dtype=torch.bfloat16, device="meta")  # transformers' own needs data to make
     try:
-        with torch.no_grad(), ModuleFlops(running, rules) as counted:
-            built.model(input_ids=ids, attention_mask=mask, use_cache=False)
-    except (RuntimeError, KeyError, AttributeError, TypeError, ValueError, NotImplementedError) as error:
+        with torch.no_grad():
+            return built.model(input_ids=ids, attention_mask=mask, use_cache=use_cache)
+    except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise Unrunnable(" ".join(f"{type(error).__name__}: {error}".split())) from error
-    refuse_zero(counted.forward, "forward")
-    return counted.forward
+
+
+def _by_layer(built: Public, convs: list[int]) -> dict[str, int]:
+    """The convolutions that ran, in order, by the modules that hold their weights, in order."""
+    names = [name for name, module in built.model.named_modules() if isinstance(module, nn.Conv1d)]
+    if len(names) != len(convs):
+        raise TwinError(f"{len(convs)} convolutions ran, and the class holds {len(names)}")
+    paths = [checkpoint_path(f"{name}.weight", built.model_type).removesuffix(".weight") for name in names]
+    return dict(zip(paths, convs, strict=True))
 
 
 def grouped_mm_flops(rows: Tensor, stack: Tensor, *_: object, **__: object) -> int:
