@@ -12,7 +12,7 @@ INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format golden schema reports bench clean
+.PHONY: help run test lint families format golden schema reports bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z][a-z]*\):.*## /  make \1\t/p' Makefile
@@ -35,6 +35,9 @@ lint: $(VENV)/.installed-dev ## the checks that run no code of ours: style, type
 	@$(BIN)/lint-imports --no-logo
 	@echo "== codespell"
 	@$(BIN)/codespell
+
+families: $(VENV)/.installed-dev ## every key of small configs edited: what is imported against the public classes on the meta device
+	@$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/families
 
 format: $(VENV)/.installed-dev ## rewrite the code as ruff wants it
 	@$(BIN)/ruff check --fix --exit-zero --quiet

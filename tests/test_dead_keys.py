@@ -181,6 +181,44 @@ GROUPED: dict[str, Any] = {
 }
 """Windows, layers as steps, norms of several kinds, learned positions, storage by role."""
 
+LINEAR: dict[str, Any] = GROUPED | {
+    "name": "linear",
+    "title": "Linear",
+    "backbone": {
+        **{key: value for key, value in GROUPED["backbone"].items() if key not in ("mtp_layer", "layer_norm_eps")},
+        "num_hidden_layers": 3,
+        "num_nextn_predict_layers": 0,
+        "embedding_norm": None,
+        "layers": [
+            {"count": 1, "steps": [{"attention": "delta", "scope": "linear_attn"}, {"ffn": "dense"}]},
+            {"count": 1, "attention": "kda", "ffn": "dense"},
+            {"count": 1, "attention": "global", "ffn": "dense"},
+        ],
+        "attention": {
+            "delta": {
+                "kind": "gated_deltanet",
+                "linear_num_key_heads": 2,
+                "linear_num_value_heads": 4,
+                "linear_key_head_dim": 8,
+                "linear_value_head_dim": 8,
+                "linear_conv_kernel_dim": 4,
+                "hidden_act": "silu",
+                "in_proj": "fused",
+            },
+            "kda": {
+                "kind": "kda",
+                "num_heads": 4,
+                "head_dim": 8,
+                "short_conv_kernel_size": 4,
+                "use_full_rank_gate": False,
+                "a_log_size": 4,
+            },
+            "global": GROUPED["backbone"]["attention"]["global"],
+        },
+    },
+}
+"""States in place of keys and values."""
+
 PIPELINED: dict[str, Any] = {
     "kind": "plan",
     "name": "pipelined",
@@ -259,7 +297,7 @@ SPEC = (
 )
 PICTURES = ("flops {} --image 60x60 --video 9x64x64", "flops {} --image 9000x90", "flops {} --video 9x400x400")
 FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
-    "spec": {"latent": (LATENT, (*PICTURES, *SPEC)), "grouped": (GROUPED, SPEC)},
+    "spec": {"latent": (LATENT, (*PICTURES, *SPEC)), "grouped": (GROUPED, SPEC), "linear": (LINEAR, SPEC)},
     "plan": {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),
         "interleaved": (INTERLEAVED, ("train grouped.yaml --plan {}",)),

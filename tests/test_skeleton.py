@@ -24,7 +24,7 @@ from archcalc.workload import Workload
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGE = ROOT / "archcalc"
-HEAVY = {"matplotlib", "numpy", "torch", "transformers"}
+HEAVY = {"huggingface_hub", "matplotlib", "numpy", "torch", "transformers"}
 
 
 def run(command: Sequence[str | Path], cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
@@ -71,6 +71,8 @@ def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
         ("calc/broken.py", "def f():\n    import numpy", "nobody imports numpy"),
         ("cli/broken.py", "from matplotlib.figure import Figure", "Only render/plot.py"),
         ("render/broken.py", "import typer", "Only the command line"),
+        ("files/broken.py", "from archcalc.hf import source", "Imports point one way"),
+        ("hf/source.py", "def f():\n    import huggingface_hub", "Only hf/hub.py"),
     ],
 )
 def test_an_import_against_the_order_breaks_its_contract(tmp_path: Path, module: str, line: str, contract: str) -> None:
@@ -174,7 +176,9 @@ def test_the_wheel_holds_the_package_with_its_specs_and_schemas_and_nothing_else
     schemas = {f"archcalc/bundled/schema/{name}" for name in files_under("schema", ".json")}
     assert "archcalc/bundled/specs/k25.yaml" in specs
     assert "archcalc/bundled/schema/spec.schema.json" in schemas
-    assert {name for name in names if ".dist-info/" not in name} == (code | specs | schemas | {"archcalc/py.typed"})
+    assert {name for name in names if ".dist-info/" not in name} == (
+        code | specs | schemas | {"archcalc/py.typed", "archcalc/hf/defaults.json"}
+    )
     assert f"archcalc-{archcalc.__version__}.dist-info/licenses/LICENSE" in names
 
 

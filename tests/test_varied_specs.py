@@ -59,6 +59,24 @@ GQA: dict[str, Any] = {
     "qk_norm": None,
 }
 MHA = GQA | {"num_key_value_heads": 6}
+DELTA: dict[str, Any] = {
+    "kind": "gated_deltanet",
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 5,
+    "linear_value_head_dim": 3,
+    "linear_conv_kernel_dim": 4,
+    "hidden_act": "silu",
+    "in_proj": "fused",
+}
+KDA: dict[str, Any] = {
+    "kind": "kda",
+    "num_heads": 3,
+    "head_dim": 5,
+    "short_conv_kernel_size": 3,
+    "use_full_rank_gate": False,
+    "a_log_size": 3,
+}
 DENSE: dict[str, Any] = {
     "kind": "dense",
     "intermediate_size": 22,
@@ -104,6 +122,10 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "gqa-biases": GQA | {"attention_bias": True, "attention_out_bias": True},
     "gqa-normed": GQA | {"qk_norm": "per_head"},
     "mha-normed": MHA | {"qk_norm": "full"},
+    "delta": DELTA,
+    "delta-split": DELTA | {"in_proj": "split"},
+    "kda": KDA,
+    "kda-full": KDA | {"use_full_rank_gate": True, "a_log_size": 5},
     "dense": DENSE,
     "gelu": GELU,
     "moe": MOE,
@@ -261,6 +283,8 @@ VARIED: dict[str, dict[str, Any]] = {
     "two kinds of attention that take turns": content("gqa/dense mla/moe gqa/moe mla/moe gqa/dense mla/softmax"),
     "one prediction module": content("mla/dense 2*mla/moe-two", num_nextn_predict_layers=1),
     "two prediction modules, tied": content("gqa/moe", num_nextn_predict_layers=2, tie_word_embeddings=True),
+    "states and caches that take turns": content("2*delta/dense gqa/moe 2*kda/moe mla-direct/dense"),
+    "states alone": content("delta-split/moe kda-full/dense", num_nextn_predict_layers=1),
     "a tower with odd sizes": content("gqa/dense", vision=ODD_EYES),
     "a tower above prediction": content(
         "mla/moe gqa-biases/gelu",
@@ -318,9 +342,32 @@ def test_archcalc_and_the_twin_agree(sort: str) -> None:
 @st.composite
 def attentions(draw: st.DrawFn) -> dict[str, Any]:
     size = st.integers(1, 12)
-    if draw(st.booleans()):
+    kind = draw(st.sampled_from(["mla", "gqa", "gated_deltanet", "kda"]))
+    if kind == "gated_deltanet":
+        heads = draw(st.integers(1, 3))
         return {
-            "kind": "mla",
+            "kind": kind,
+            "linear_num_key_heads": heads,
+            "linear_num_value_heads": heads * draw(st.integers(1, 3)),
+            "linear_key_head_dim": draw(size),
+            "linear_value_head_dim": draw(size),
+            "linear_conv_kernel_dim": draw(st.integers(1, 5)),
+            "hidden_act": draw(st.sampled_from(["silu", "gelu"])),
+            "in_proj": draw(st.sampled_from(["fused", "split"])),
+        }
+    if kind == "kda":
+        heads, dim = draw(st.integers(1, 4)), draw(size)
+        return {
+            "kind": kind,
+            "num_heads": heads,
+            "head_dim": dim,
+            "short_conv_kernel_size": draw(st.integers(1, 5)),
+            "use_full_rank_gate": draw(st.booleans()),
+            "a_log_size": draw(st.sampled_from([heads, dim])),
+        }
+    if kind == "mla":
+        return {
+            "kind": kind,
             "num_attention_heads": draw(st.integers(1, 5)),
             "q_lora_rank": draw(st.none() | size),
             "kv_lora_rank": draw(size),

@@ -186,14 +186,14 @@ class Decoder(Block):
         with tape.scope("", purposes=self.purposes):
             embedding, x = self._embed(tape, vocab, hidden)
             for kind, indices in self.runs().items():
-                with tape.segment("model.layers.{i}", "backbone", x, indices, dtype=self.dtype) as inner:
+                with tape.segment(f"{tape.body}.layers.{{i}}", "backbone", x, indices, dtype=self.dtype) as inner:
                     x = self._layer(tape, inner, kind)
             self._head(tape, x, vocab, embedding if self.tie_word_embeddings else None)
             self._mtp(tape, x)
 
     def _embed(self, tape: Tape, vocab: Dim, hidden: Dim) -> tuple[Weight, Tensor]:
         """The embedding's weight, and the embedded tokens: [batch, seq, hidden]."""
-        with tape.segment("model.embed_tokens", "backbone", scope="model", dtype=self.dtype):
+        with tape.segment(f"{tape.body}.embed_tokens", "backbone", scope=tape.body, dtype=self.dtype):
             x = tape.embedding(new_rows(tape), "embed_tokens", vocab, hidden)
             embedding = tape.weights()[-1]
             if self.position_embeddings is not None:
@@ -259,7 +259,9 @@ class Decoder(Block):
             last = self._read(tape, last, self._blocks(tape, last), "model.output_attn_res")
             if tape.workload.logits == "last":
                 last = last.view(last.features, (last.rows[0],))
-            last = tape.norm(last, "model.norm", role="norm", site="final_norm")
+            norm = f"{tape.body}.norm"
+            with tape.scope("", purposes={norm: self.purposes["model.norm"]}):
+                last = tape.norm(last, norm, role="norm", site="final_norm")
             bias = self.lm_head_bias
             logits = tape.linear(last, "lm_head", (vocab,), role="head", site="head", weight=tied, bias=bias)
             if tape.workload.phase == "train":
@@ -275,7 +277,7 @@ class Decoder(Block):
         kind = self._predicted()
         hidden = self.dim("hidden_size")
         about = "Multi-token prediction module."
-        with tape.segment("model.layers.{i}", "mtp", x, indices, about=about, dtype=self.dtype) as inner:
+        with tape.segment(f"{tape.body}.layers.{{i}}", "mtp", x, indices, about=about, dtype=self.dtype) as inner:
             embedded = tape.copy((inner,), "shift_embedding", inner.features, site="mtp_in")
             embedded = tape.norm(embedded, "enorm", role="mtp", site="mtp_in")
             previous = tape.norm(inner, "hnorm", role="mtp", site="mtp_in")

@@ -114,6 +114,9 @@ def _check_prices(prices: Mapping[str, float], gpu: str) -> None:
 def question_of(spec: Spec, **flags: Any) -> Asked:
     """A question from the flags of `serve`, with all of them but `gpu` in use. Raises InputError."""
     _check_words(flags)
+    if flags["mtp"] and spec.backbone.mtp_stored is False:
+        message = f"the release of {spec.name} does not hold its multi-token-prediction module"
+        raise InputError(message, value="--mtp", hint="leave out --mtp")
     profile, storage = load_engine(flags["engine"]), flags["as_"]
     limit, offloaded = spec.backbone.max_position_embeddings, flags["offload_experts"]
     dtypes = ("bf16", "fp8") if flags["kv_dtype"] == "auto" else (flags["kv_dtype"],)

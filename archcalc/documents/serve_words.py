@@ -343,9 +343,11 @@ def _pages(s: Serving) -> list[str]:
     if not pool.hybrid:
         return []
     layers = len(s.worst.stage)
+    windows = ", and a window keeps a step's tokens and a page more" if pool.windows else ""
+    states = " A page holds the state of a layer, and a state takes one." if pool.states else ""
     return [
-        f"Pages of {s.block_size} tokens are shared by {pool.groups} groups of {pool.group} layers: {pool.padding} of"
-        f" {layers + pool.padding} are padding, and a window keeps a step's tokens and a page more. A sequence takes"
+        f"Pages of {format_int(s.block_size)} tokens are shared by {pool.groups} groups of {pool.group} layers:"
+        f" {pool.padding} of {layers + pool.padding} are padding{windows}.{states} A sequence takes"
         f" {format_bytes(pool.more)} more than it caches."
     ]
 
@@ -354,6 +356,10 @@ def _unloaded(spec: Spec, load: Load) -> list[str]:
     said = []
     if load.language_only and spec.vision is not None:
         said.append("Vision tower and projector are not loaded.")
-    if spec.backbone.num_nextn_predict_layers and not load.mtp:
+    if spec.backbone.mtp_stored is False:
+        said.append("The release does not hold the multi-token-prediction module: it can't be loaded.")
+    elif spec.backbone.num_nextn_predict_layers and not load.mtp:
         said.append("The multi-token-prediction module is not loaded: --mtp adds it.")
+    elif spec.backbone.mtp_stored is None:
+        said.append("Whether the release holds the multi-token-prediction module that --mtp loads is not known.")
     return said

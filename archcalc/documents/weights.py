@@ -22,7 +22,7 @@ from archcalc.files.storage import (
     release,
     second_copies,
 )
-from archcalc.tape import Weight
+from archcalc.tape import Tape, Weight
 from archcalc.training.optimizer import optimizer
 from archcalc.units import format_int
 from archcalc.workload import Workload
@@ -87,8 +87,11 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
     """
     tape = spec.trace(Workload())
     storage = storage_named(spec, as_)
-    copies = second_copies(storage, tape)
-    rows = stored_rows(tape, release(storage), copies)
+    stored = spec.backbone.mtp_stored
+    copies = [] if stored is False else second_copies(storage, tape)
+    rows = [
+        row for row in stored_rows(tape, release(storage), copies) if stored is not False or row.weight.part != "mtp"
+    ]
     total, elements = sum(row.nbytes for row in rows), sum(row.weight.elements for row in rows)
     found: dict[str, int | float | bool] = {
         "weights.bytes": total,
@@ -123,7 +126,7 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
             "Bytes: tensor data, without file headers.",
             "Elements: logical weights and stored buffers; no scales, shapes or packing.",
         ),
-        notes=[*_notes(spec, copies), *_idle_rules(storage, [row.weight for row in rows])],
+        notes=[*_notes(spec, tape, rows, copies), *_idle_rules(storage, [row.weight for row in rows])],
     )
 
 
@@ -168,16 +171,27 @@ def _kinds(members: list[StoredRow]) -> str:
     return ", ".join(dict.fromkeys(" + ".join(t.dtype for t in row.tensors) for row in members))
 
 
-def _notes(spec: Spec, copies: list[Weight]) -> list[str]:
+def _notes(spec: Spec, tape: Tape, rows: list[StoredRow], copies: list[Weight]) -> list[str]:
+    """What is said about multi-token prediction."""
+    if not spec.backbone.num_nextn_predict_layers:
+        return []
+    if spec.backbone.mtp_stored is False:
+        left_out = format_int(sum(w.elements for w in tape.weights() if w.part == "mtp"))
+        return [f"The release does not hold the multi-token-prediction module: its {left_out} elements are left out."]
+    notes = ["Multi-token-prediction weights are in, without copies of embedding and head."]
     if copies:
         doubled = sum(w.elements for w in copies)
-        return [
+        notes = [
             "The release stores embedding and head again with its multi-token-prediction module:"
             f" {format_int(doubled)} elements, counted here but in no params.* quantity."
         ]
-    if spec.backbone.num_nextn_predict_layers:
-        return ["Multi-token-prediction weights are in, without copies of embedding and head."]
-    return []
+    if spec.backbone.mtp_stored is None:
+        uncertain = format_int(sum(row.nbytes for row in rows if row.weight.part == "mtp"))
+        notes.append(
+            "Whether the release holds the multi-token-prediction module is not known: without it there are"
+            f" {uncertain} bytes less."
+        )
+    return notes
 
 
 def _idle_rules(storage: Storage, weights: list[Weight]) -> list[str]:

@@ -58,6 +58,7 @@ class Spec(Section):
             have, lack = ("vision", "projector") if self.vision else ("projector", "vision")
             raise FieldError(f"{have} without {lack}: the tower's output needs a way into the backbone", (have,))
         if self.vision and self.projector:
+            self._check_earlier(self.vision, self.projector)
             tower, joined, out = self.vision.output_dim, self.projector.input_dim, self.projector.output_dim
             if tower.size != joined.size:
                 raise FieldError(
@@ -76,13 +77,24 @@ class Spec(Section):
             check_paths(self.storage, self.trace(Workload()))
         return self
 
+    def _check_earlier(self, tower: Vision, projector: Projection) -> None:
+        """Raises FieldError for features of earlier layers that have no way into the backbone, or no layer there."""
+        if tower.earlier and not projector.takes_earlier:
+            message = f"a projector of kind {projector.kind} takes the last layer's features alone"
+            raise FieldError(message, ("projector", "kind"), ("vision",))
+        if tower.earlier > self.backbone.num_hidden_layers:
+            message = f"{tower.earlier} layers hand on their features, each to a layer of the backbone"
+            raise FieldError(message, ("vision",), ("backbone", "num_hidden_layers"))
+
     def forward(self, tape: Tape) -> None:
         """Vision first, then the projector, then the backbone over text and vision tokens."""
         if self.vision is None or self.projector is None:
             self.backbone.forward(tape)
             return
         self.projector.forward(tape, self.vision.forward(tape))
-        with tape.scope("language_model"):
+        path = self.vision.text_path
+        around, tape.body = (path.removesuffix(".model"), "model") if path.endswith(".model") else ("", path)
+        with tape.scope(around):
             self.backbone.forward(tape)
 
     def trace(self, workload: Workload) -> Tape:

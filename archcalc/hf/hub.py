@@ -25,6 +25,9 @@ T = TypeVar("T")
 PATIENCE = 12
 """The whole may take this many times the longest wait for one answer (10 s, or HF_HUB_DOWNLOAD_TIMEOUT)."""
 
+THREAD = "archcalc-hub"
+"""Name of the thread that asks."""
+
 _LOUDEST = 50
 """Log level of what is still shown: CRITICAL."""
 
@@ -97,7 +100,7 @@ def _within(seconds: float, task: Callable[[], T]) -> T:
         except Exception as error:
             errors.append(error)
 
-    thread = Thread(target=run, daemon=True)
+    thread = Thread(target=run, name=THREAD, daemon=True)
     thread.start()
     thread.join(seconds)
     if errors:

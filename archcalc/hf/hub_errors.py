@@ -58,6 +58,7 @@ _TOLD: tuple[tuple[str, str, str], ...] = (
     ),
     ("TimeoutError", *_SLOW),
     ("TimeoutException", *_SLOW),
+    ("UnicodeEncodeError", "the access token has characters that none has", "check HF_TOKEN"),
     ("FileMetadataError", "{host} does not answer as the hub does: it names no commit or no ETag", _ENDPOINT),
     (
         "NetworkError",

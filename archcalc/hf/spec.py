@@ -52,3 +52,14 @@ def import_config(argument: str) -> Imported | None:
 
     source = source_of(argument)
     return None if source is None else read(source)
+
+
+def config_text(text: bytes, name: str) -> Imported:
+    """The text of a config file, wherever it comes from, read as a spec that is not yet validated."""
+    from archcalc.hf import json_file
+    from archcalc.hf.reader import read
+    from archcalc.hf.source import Source
+
+    document = json_file.load(text, name)
+    stem = os.path.basename(os.path.dirname(name) if os.path.basename(name) == "config.json" else name)
+    return read(Source(config=document, quant=None, index=None, name=stem.removesuffix(".json") or "model", where=name))

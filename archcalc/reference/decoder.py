@@ -75,14 +75,22 @@ class Backbone(nn.Module):
         for layer in self.layers[: self.depth]:
             yield from layer.attentions()
 
-    def forward(self, x: Tensor, cache: Cache | None, absorbed: bool) -> Tensor:
-        """Embedded tokens [B,N,W] after the cached rows -> final hidden states [B,N,W], normalised."""
+    def forward(
+        self, x: Tensor, cache: Cache | None, absorbed: bool, deep: Sequence[Tensor] = (), places: Tensor | None = None
+    ) -> Tensor:
+        """Embedded tokens [B,N,W] after the cached rows -> final hidden states [B,N,W], normalised.
+
+        `deep` are features [tokens, W] that are added at `places`, flat indices into B*N, after the first layer, the
+        second one and so on (DeepStack: transformers, models/qwen3_vl/modeling_qwen3_vl.py, `_deepstack_process`).
+        """
         now = self.now(x, cache, absorbed)
         x = self.embedded(x, cache)
-        for number, layer in enumerate(self.layers[: self.depth]):
+        for index, layer in enumerate(self.layers[: self.depth]):
             if now.blocks is not None:
-                now.blocks.note(number, x)
+                now.blocks.note(index, x)
             x = layer(x, now)
+            if places is not None and index < len(deep):
+                x = x.flatten(0, 1).index_add(0, places, deep[index]).view_as(x)
         if cache is not None:
             cache.advance(x.shape[1])
         out: Tensor = self.norm(self.source(x, now))

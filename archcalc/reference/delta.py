@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from archcalc.errors import InputError
+from archcalc.reference.activations import ACTIVATIONS
 from archcalc.reference.attention import Attention, Pass
 from archcalc.reference.cache import Cache, Features, State
 from archcalc.reference.factory import Factory
-from archcalc.reference.ffn import ACTIVATIONS
 from archcalc.reference.fields import Section
 from archcalc.reference.flopcount import Product
 from archcalc.reference.kernels import delta as rule

@@ -80,6 +80,15 @@ class Section:
             self._fail(key, "a string", value)
         return value
 
+    def integers(self, key: str) -> list[int]:
+        """Integers; none where the key is absent or null."""
+        value = self._take(key)
+        if value is None:
+            return []
+        if isinstance(value, list | tuple) and all(isinstance(item, int) for item in value):
+            return [int(item) for item in value]
+        self._fail(key, "integers", value)
+
     def pair(self, key: str) -> tuple[int, int]:
         """Two integers."""
         value = self._take(key)

@@ -19,7 +19,7 @@ from archcalc.reference.indexer import Indexer
 from archcalc.reference.model import Model, MultimodalModel, build, new_cache, prediction_paths, text_of
 from archcalc.reference.pixels import Grid
 
-COUNTED = (nn.Linear, nn.Conv2d, Product)
+COUNTED = (nn.Linear, nn.Conv2d, nn.Conv3d, Product)
 """Modules that cost FLOPs; all others are gathers, norms and elementwise work, which count as none."""
 
 
@@ -141,7 +141,7 @@ def _watch_scores(parts: Mapping[nn.Module, str], cached: Mapping[nn.Module, int
 
 
 def _runs(path: str, model: Model, *, vision: bool, mtp: bool) -> bool:
-    if path.startswith(("vision_tower.", "mm_projector.")):
+    if isinstance(model, MultimodalModel) and path.startswith(model.pictures):
         return vision
     return mtp or not path.startswith(prediction_paths(model))
 
@@ -152,9 +152,7 @@ def _inputs(
     rows = vision_tokens + seq
     inputs: dict[str, Tensor | list[Grid]] = {"ids": torch.empty(batch, rows, dtype=torch.long, device="meta")}
     if chunks and isinstance(model, MultimodalModel):
-        kernel = model.vision_tower.patch_embed.proj.weight
-        patches = sum(frames * height * width for frames, height, width in chunks)
-        inputs["pixels"] = torch.empty(patches, *kernel.shape[1:], dtype=kernel.dtype, device="meta")
+        inputs["pixels"] = model.tower.pixels(sum(frames * height * width for frames, height, width in chunks))
         inputs["grids"] = chunks
         inputs["places"] = torch.empty(batch * vision_tokens, dtype=torch.long, device="meta")
     return inputs

@@ -19,8 +19,11 @@ from archcalc.reference.fields import Section
 from archcalc.reference.kernels.options import COUNTED, Options
 from archcalc.reference.patterns import LayerKind
 from archcalc.reference.pixels import Grid
-from archcalc.reference.projector import PatchMerger
+from archcalc.reference.places import place, text_path
+from archcalc.reference.projector import Mergers, PatchMerger
+from archcalc.reference.tower import Projector, Tower
 from archcalc.reference.vision import MoonViT3D
+from archcalc.reference.vit import ViT
 
 
 class TextModel(nn.Module):
@@ -43,7 +46,7 @@ class TextModel(nn.Module):
         self,
         ids: Tensor,
         *,
-        vision: Tensor | None = None,
+        vision: Sequence[Tensor] = (),
         places: Tensor | None = None,
         cache: Cache | None = None,
         absorbed: bool = False,
@@ -51,7 +54,8 @@ class TextModel(nn.Module):
     ) -> Tensor:
         """Ids [B,N] -> logits [B,N,vocab], or [B,1,vocab] with `last`.
 
-        `vision` [tokens, W] replaces the embeddings at `places`, flat indices into B*N.
+        The first of `vision` [tokens, W] replaces the embeddings at `places`, flat indices into B*N; the others are
+        added there after the first layers.
         """
         logits: Tensor = self.lm_head(self.hidden(ids, vision, places, cache, absorbed)[:, -1 if last else 0 :])
         return logits
@@ -59,18 +63,18 @@ class TextModel(nn.Module):
     def hidden(
         self,
         ids: Tensor,
-        vision: Tensor | None = None,
+        vision: Sequence[Tensor] = (),
         places: Tensor | None = None,
         cache: Cache | None = None,
         absorbed: bool = False,
     ) -> Tensor:
         """Final hidden states [B,N,W], normalised."""
-        if vision is None or places is None:
+        if not vision or places is None:
             x = self.model.embed_tokens(ids)
         else:
             flat = ids.flatten().index_fill(0, places, 0)  # placeholders may lie outside the vocabulary
-            x = self.model.embed_tokens(flat).index_copy(0, places, vision).view(*ids.shape, -1)
-        out: Tensor = self.model(x, cache, absorbed)
+            x = self.model.embed_tokens(flat).index_copy(0, places, vision[0]).view(*ids.shape, -1)
+        out: Tensor = self.model(x, cache, absorbed, vision[1:], places)
         return out
 
     def predict(self, module: int, hidden: Tensor, ids: Tensor) -> Tensor:
@@ -79,14 +83,51 @@ class TextModel(nn.Module):
         return logits
 
 
-class MultimodalModel(nn.Module):
-    """Text model, vision tower and projector under the checkpoint's names."""
+TOWERS: dict[str, type[Tower]] = {"moonvit3d": MoonViT3D, "vit": ViT}
+"""Kind of a vision tower -> class."""
 
-    def __init__(self, language_model: TextModel, vision_tower: MoonViT3D, mm_projector: PatchMerger) -> None:
+
+def tower_of(section: Section, make: Factory) -> Tower:
+    """A `vision` section as a module."""
+    made: Tower = TOWERS[section.choice("kind", *TOWERS)](section, make)
+    return made
+
+
+def projector_of(section: Section, tower: Tower, levels: int, make: Factory) -> Projector:
+    """A `projector` section as a module, for features of so many layers of a tower."""
+    group = tower.merge[0] * tower.merge[1]
+    if section.choice("kind", "patch_merger", "merger") == "merger":
+        return Mergers(section, group, make, levels)
+    return PatchMerger(section, group, make)
+
+
+class MultimodalModel(nn.Module):
+    """Text model, vision tower and projector under the checkpoint's names.
+
+    Args:
+        body: where the checkpoint keeps the text model's embedding, layers and last norm.
+
+    Attributes:
+        text, tower, projector: its parts.
+        pictures: path prefixes, each with its final dot, of what runs on pictures alone.
+    """
+
+    text: TextModel
+    tower: Tower
+    projector: Projector
+
+    def __init__(self, text: TextModel, tower: Tower, projector: Projector, body: str) -> None:
         super().__init__()
-        self.language_model = language_model
-        self.vision_tower = vision_tower
-        self.mm_projector = mm_projector
+        self.__dict__.update(text=text, tower=tower, projector=projector)  # they stand below under other names
+        if body == "language_model.model":
+            place(self, "language_model", text)
+        else:
+            place(self, body, text.model)
+            place(self, "lm_head", text.lm_head)
+        seen = {tower.path: tower, **projector.places()}
+        for path, module in seen.items():
+            place(self, path, module)
+        self.pictures = tuple(f"{path}." for path in seen)
 
     def forward(
         self,
@@ -99,15 +140,14 @@ class MultimodalModel(nn.Module):
         absorbed: bool = False,
         last: bool = False,
     ) -> Tensor:
-        """As `TextModel.forward`; patches [P, channels, patch, patch] of all chunks become the tokens at
+        """As `TextModel.forward`; patches [P, channels, ..., patch, patch] of all chunks become the tokens at
         `places`.
 
         One token a merged group; chunks in the order of `grids`, each (frames, patches down, patches across).
         """
-        vision = None if pixels is None else self.mm_projector(self.vision_tower(pixels, grids))
-        logits: Tensor = self.language_model(
-            ids, vision=vision, places=places, cache=cache, absorbed=absorbed, last=last
-        )
+        vision = [] if pixels is None else self.projector.project(self.tower.levels(pixels, grids))
+        vision = [self.tower.in_order(level, grids) for level in vision]
+        logits: Tensor = self.text(ids, vision=vision, places=places, cache=cache, absorbed=absorbed, last=last)
         return logits
 
 
@@ -131,14 +171,20 @@ def build(spec: Mapping[str, object], *, device: str = "meta", dtype: str | None
     text = TextModel(backbone, factory(backbone, device, dtype))
     if not root.has("vision") and not root.has("projector"):
         return text
-    tower = MoonViT3D(root.section("vision"), factory(root.section("vision"), device, dtype))
-    projector, group = root.section("projector"), tower.merge[0] * tower.merge[1]
-    return MultimodalModel(text, tower, PatchMerger(projector, group, factory(projector, device, dtype)))
+    vision, projector = root.section("vision"), root.section("projector")
+    tower = tower_of(vision, factory(vision, device, dtype))
+    made = projector_of(projector, tower, levels(vision), factory(projector, device, dtype))
+    return MultimodalModel(text, tower, made, text_path(vision, "model"))
+
+
+def levels(vision: Section) -> int:
+    """Layers of the tower that hand on their features: the last one, and those that are named."""
+    return 1 + len(vision.integers("deepstack_visual_indexes"))
 
 
 def text_of(model: Model) -> TextModel:
     """The text model of either kind of model."""
-    return model if isinstance(model, TextModel) else model.language_model
+    return model if isinstance(model, TextModel) else model.text
 
 
 def new_cache(model: Model, batch: int, capacity: int, *, dtype: torch.dtype | None = None) -> Cache:
@@ -155,8 +201,8 @@ def new_cache(model: Model, batch: int, capacity: int, *, dtype: torch.dtype | N
 def prediction_paths(model: Model) -> tuple[str, ...]:
     """Module path prefixes of the multi-token prediction modules, each with its final dot."""
     backbone = text_of(model).model
-    prefix = "" if isinstance(model, TextModel) else "language_model."
-    return tuple(f"{prefix}model.layers.{index}." for index in range(backbone.depth, len(backbone.layers)))
+    path = next(name for name, module in model.named_modules() if module is backbone)
+    return tuple(f"{path}.layers.{index}." for index in range(backbone.depth, len(backbone.layers)))
 
 
 def places_of(ids: Tensor, placeholder: int) -> Tensor:

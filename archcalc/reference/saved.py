@@ -9,7 +9,7 @@ A segment is charged its own input: its first operation saves it, and the segmen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -21,11 +21,12 @@ from archcalc.errors import InputError
 from archcalc.reference.fields import Section
 from archcalc.reference.kernels.options import Options
 from archcalc.reference.kernels.recompute import checkpointed
-from archcalc.reference.model import TextModel, factory
+from archcalc.reference.model import TextModel, factory, levels, projector_of, tower_of
 from archcalc.reference.patterns import layer_kinds
-from archcalc.reference.projector import PatchMerger
+from archcalc.reference.pixels import Grid
+from archcalc.reference.places import text_path
 from archcalc.reference.storages import saved_bytes
-from archcalc.reference.vision import MoonViT3D
+from archcalc.reference.tower import Tower, owned
 
 Loss = Literal["kernels", "bf16", "chunked"]
 CHUNK = 1024
@@ -37,9 +38,9 @@ def measure(
 ) -> dict[str, int]:
     """Bytes kept by one of each segment [bytes], by the module path of the first such segment.
 
-    Each kind of layer stands once, under the first layer of that kind (`model.layers.1` for layers 1 to 60), the
-    tower's blocks under block 0, final norm with head and loss under `lm_head`, learned positions and the embedding's
-    norm with the token embedding. No patches, no tower; no option reaches it.
+    Each kind of layer stands once, under the first layer of that kind (`model.layers.1` for layers 1 to 60), and so do
+    the tower's blocks, final norm with head and loss under `lm_head`, learned positions and the embedding's norm with
+    the token embedding. No patches, no tower; of the options only the kernels reach it.
 
     Args:
         spec: the whole spec as a plain mapping; `backbone`, `vision` and `projector` are read.
@@ -55,10 +56,10 @@ def measure(
     if loss not in get_args(Loss):
         raise InputError(f"loss: {loss} is none of {', '.join(get_args(Loss))}", value=loss)
     root = Section(spec, "spec")
-    prefix = "language_model." if root.has("vision") else ""
-    segments = _text(root.section("backbone"), (batch, seq), loss, Options(**how))
-    found = {f"{prefix}{path}": kept for path, kept in segments}
-    return found | (dict(_tower(root, patches)) if patches and prefix else {})
+    vision, options = root.optional_section("vision"), Options(**how)
+    segments = _text(root.section("backbone"), (batch, seq), loss, options)
+    found = {text_path(vision, path): kept for path, kept in segments}
+    return found | ({} if vision is None or not patches else dict(_tower(root, vision, patches, options)))
 
 
 def _text(section: Section, sizes: tuple[int, int], loss: Loss, options: Options) -> Iterator[tuple[str, int]]:
@@ -68,14 +69,14 @@ def _text(section: Section, sizes: tuple[int, int], loss: Loss, options: Options
     ids = torch.zeros(sizes, dtype=torch.int64, device="meta")
     x = backbone.embed_tokens(ids).detach().requires_grad_()
     now = backbone.now(x)
-    owned = [*_owned(model), *now.angles.values()]  # rotary angles are the model's, not a layer's
-    owned += [] if now.blocks is None else [now.blocks.outputs]  # kept by the layers that made them
-    yield "model.embed_tokens", saved_bytes(lambda: backbone.embedded(backbone.embed_tokens(ids)), owned)
+    of_model = [*owned(model), *now.angles.values()]  # rotary angles are the model's, not a layer's
+    of_model += [] if now.blocks is None else [now.blocks.outputs]  # kept by the layers that made them
+    yield "model.embed_tokens", saved_bytes(lambda: backbone.embedded(backbone.embed_tokens(ids)), of_model)
     for kind, layer in zip(dict.fromkeys(kinds), backbone.layers, strict=True):
-        theirs = [*owned, *now.picked.values()]  # what earlier layers picked, they keep
+        theirs = [*of_model, *now.picked.values()]  # what earlier layers picked, they keep
         yield f"model.layers.{kinds.index(kind)}", saved_bytes(partial(layer, x, now), theirs)
     last = partial(backbone.source, x, now)
-    yield "lm_head", saved_bytes(lambda: head_loss(model, last().flatten(0, 1), ids.flatten(), loss), owned)
+    yield "lm_head", saved_bytes(lambda: head_loss(model, last().flatten(0, 1), ids.flatten(), loss), of_model)
 
 
 def head_loss(model: TextModel, x: Tensor, labels: Tensor, loss: Loss) -> Tensor:
@@ -100,36 +101,22 @@ def head_loss(model: TextModel, x: Tensor, labels: Tensor, loss: Loss) -> Tensor
     return torch.stack([checkpointed(True, summed, *piece) for piece in pieces]).sum() / labels.numel()
 
 
-def _tower(root: Section, patches: int) -> Iterator[tuple[str, int]]:
-    section = root.section("vision")
-    tower = MoonViT3D(section, factory(section, options=Options()))
-    embed, encoder, grids = tower.patch_embed, tower.encoder, [(1, 1, patches)]  # any grid stands for all
-    kernel = embed.proj.weight
-    pixels = kernel.new_empty(patches, *kernel.shape[1:])  # they need no gradient, but give the weight's
-    x = kernel.new_empty(patches, kernel.shape[0], requires_grad=True)
-    angles = encoder.angles(grids)
-    yield "vision_tower.patch_embed", _kept(embed, lambda: embed(pixels, grids))
-    block = encoder.blocks[0]
-    yield "vision_tower.encoder.blocks.0", saved_bytes(lambda: block(x, angles, grids), [*_owned(block), angles])
-    yield "vision_tower.encoder.final_layernorm", _kept(encoder, lambda: encoder.final_layernorm(x))
-    if root.has("projector"):
-        yield "mm_projector", _projector(root.section("projector"), tower, patches)
-
-
-def _projector(section: Section, tower: MoonViT3D, patches: int) -> int:
+def _tower(root: Section, vision: Section, patches: int, options: Options) -> Iterator[tuple[str, int]]:
+    kernels = Options(kernels=options.kernels)
+    tower = tower_of(vision, factory(vision, options=kernels))
     height, width = tower.merge
     if patches % (height * width):
         raise InputError(f"{patches} patches don't fill groups of {height} x {width}")
-    make = factory(section, options=Options())
-    merger = PatchMerger(section, height * width, make)
-    x = torch.empty(patches // (height * width), height * width, section.integer("mm_hidden_size"), **make.at)
-    return _kept(merger, lambda: merger(x.requires_grad_()))
+    for path, of_model, run in tower.pieces(patches):
+        yield path, saved_bytes(run, of_model)
+    section = root.section("projector")
+    make = factory(section, options=kernels)
+    projector, grids = projector_of(section, tower, levels(vision), make), tower.grids(patches)
+    for path, merger in projector.pieces():
+        x = torch.empty(patches // (height * width), height * width, projector.features, **make.at, requires_grad=True)
+        yield path, saved_bytes(partial(_projected, tower, merger, x, grids), owned(merger))
 
 
-def _kept(module: nn.Module, run: Callable[[], Tensor]) -> int:
-    return saved_bytes(run, _owned(module))
-
-
-def _owned(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers: what a count of activations leaves out."""
-    return [*module.parameters(), *module.buffers()]
+def _projected(tower: Tower, merger: nn.Module, x: Tensor, grids: list[Grid]) -> Tensor:
+    """Features of one level as the backbone wants them."""
+    return tower.in_order(merger(x), grids)

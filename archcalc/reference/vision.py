@@ -1,5 +1,5 @@
 """MoonViT-3D: a vision transformer over chunks of frames, as in Kimi K2.5's public modeling code
-(arXiv:2602.02276).
+(arXiv:2602.02276), and in Kimi K3's, whose checkpoint names it so.
 
 An image is a chunk of one frame. Attention is full inside a chunk and never crosses chunks. Legend: P patches
 of all chunks, T frames, H and W patches a side, V hidden size.
@@ -7,7 +7,7 @@ of all chunks, T frames, H and W patches a side, V hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,11 @@ from archcalc.errors import InputError
 from archcalc.reference.attention import AttentionCore
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
-from archcalc.reference.kernels.counted import runs
 from archcalc.reference.norm_kinds import NormKind
 from archcalc.reference.norms import Norm
 from archcalc.reference.pixels import Grid
 from archcalc.reference.rope import Angles, rotate_pairs
+from archcalc.reference.tower import Piece, Tower, attend_inside, owned
 
 
 class PositionTable(nn.Module):
@@ -61,7 +61,8 @@ class PatchEmbed(nn.Module):
     def __init__(self, section: Section, features: int, make: Factory) -> None:
         super().__init__()
         patch, channels = section.integer("patch_size"), section.integer("in_channels", 3)
-        self.proj = nn.Conv2d(channels, features, patch, stride=patch, **make.at)
+        bias = section.flag("patch_embed_proj_bias", default=True)
+        self.proj = nn.Conv2d(channels, features, patch, stride=patch, bias=bias, **make.at)
         section.choice("pos_emb_type", "divided_fixed")
         height, width = section.integer("init_pos_emb_height"), section.integer("init_pos_emb_width")
         frames = section.integer("init_pos_emb_time")
@@ -76,10 +77,10 @@ class PatchEmbed(nn.Module):
 class VisionMLP(nn.Module):
     """fc1(gelu(fc0 x)), with the tanh form of GELU."""
 
-    def __init__(self, features: int, width: int, make: Factory) -> None:
+    def __init__(self, features: int, width: int, bias: bool, make: Factory) -> None:
         super().__init__()
-        self.fc0 = make.linear(features, width, bias=True)
-        self.fc1 = make.linear(width, features, bias=True)
+        self.fc0 = make.linear(features, width, bias=bias)
+        self.fc1 = make.linear(width, features, bias=bias)
         self.act = nn.GELU(approximate="tanh")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,16 +90,19 @@ class VisionMLP(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    """Pre-norm attention with one fused q, k, v projection, and a pre-norm MLP; every projection has a
-    bias."""
+    """Pre-norm attention with one fused q, k, v projection, and a pre-norm MLP; in K2.5 every projection has a bias,
+    in K3 none, and its heads are wider together than the residual stream."""
 
-    def __init__(self, features: int, heads: int, width: int, norm: NormKind, make: Factory) -> None:
+    def __init__(self, section: Section, features: int, norm: NormKind, make: Factory) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads = section.integer("vt_num_attention_heads")
+        inner = section.integer("qkv_hidden_size", features)
+        bias = section.flag("attn_bias", default=True)
         self.norm0, self.norm1 = Norm(norm, features, make), Norm(norm, features, make)
-        self.wqkv = make.linear(features, 3 * features, bias=True)
-        self.wo = make.linear(features, features, bias=True)
-        self.mlp = VisionMLP(features, width, make)
+        self.wqkv = make.linear(features, 3 * inner, bias=bias)
+        self.wo = make.linear(inner, features, bias=bias)
+        width, mlp_bias = section.integer("vt_intermediate_size"), section.flag("linear_bias", default=True)
+        self.mlp = VisionMLP(features, width, mlp_bias, make)
         self.core = AttentionCore(make, causal=False)
 
     def forward(self, x: Tensor, angles: Angles, grids: Sequence[Grid]) -> Tensor:
@@ -110,18 +114,11 @@ class VisionBlock(nn.Module):
     def _attend(self, qkv: Tensor, angles: Angles, grids: Sequence[Grid]) -> Tensor:
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(1)
         q, k = rotate_pairs(q, angles), rotate_pairs(k, angles)
-        blocks = list(runs([frames * height * width for frames, height, width in grids]))
-        sizes = [number * patches for number, patches in blocks]
-        pieces = [
-            self.core(*(t.unflatten(0, (number, patches)) for t in chunk), q.shape[-1] ** -0.5).flatten(0, 1)
-            for (number, patches), *chunk in zip(blocks, *(t.split(sizes) for t in (q, k, v)), strict=True)
-        ]
-        attended = pieces[0] if len(pieces) == 1 else torch.cat(pieces)  # of one piece, a copy would be kept
-        return attended.flatten(1)
+        return attend_inside(self.core, q, k, v, [frames * height * width for frames, height, width in grids])
 
 
 class Encoder(nn.Module):
-    """The blocks and a final LayerNorm, with two-dimensional rotary angles.
+    """The blocks and a final norm, with two-dimensional rotary angles.
 
     Pairs of a head's features alternate between the column's and the row's angle; both use the same
     frequencies.
@@ -134,20 +131,22 @@ class Encoder(nn.Module):
 
     def __init__(self, section: Section, features: int, make: Factory) -> None:
         super().__init__()
-        heads, width = section.integer("vt_num_attention_heads"), section.integer("vt_intermediate_size")
-        norm = NormKind(name="layer", eps=section.number("layer_norm_eps", 1e-5))
+        heads = section.integer("vt_num_attention_heads")
+        rms = section.choice("norm_type", "layernorm", "rmsnorm", default="layernorm") == "rmsnorm"
+        norm = NormKind(name="rms" if rms else "layer", eps=section.number("layer_norm_eps", 1e-5))
         theta = section.number("rope_theta", 10000.0)
         layers = section.integer("vt_num_hidden_layers")
         section.choice("video_attn_type", "spatial_temporal")
-        self.blocks = nn.ModuleList(VisionBlock(features, heads, width, norm, make) for _ in range(layers))
+        self.blocks = nn.ModuleList(VisionBlock(section, features, norm, make) for _ in range(layers))
         self.final_layernorm = Norm(norm, features, make)
-        if features % (4 * heads):
+        inner = section.integer("qkv_hidden_size", features)
+        if inner % (4 * heads):
             raise InputError(
-                f"two-dimensional rotary embedding turns features in fours; {features} do not divide into {heads} heads"
+                f"two-dimensional rotary embedding turns features in fours; {inner} do not divide into {heads} heads"
                 " of those",
-                value=features,
+                value=inner,
             )
-        half = features // heads // 2
+        half = inner // heads // 2
         frequencies = 1.0 / theta ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
         self.register_buffer("frequencies", frequencies.to(make.device), persistent=False)
 
@@ -170,12 +169,14 @@ class Encoder(nn.Module):
         return torch.polar(torch.ones_like(angles), angles)
 
 
-class MoonViT3D(nn.Module):
+class MoonViT3D(Tower):
     """Patches to merged features: embed, encode, average over a chunk's frames, group 2x2 neighbours.
 
     Args:
         section: the spec's `vision` section.
     """
+
+    path = "vision_tower"
 
     def __init__(self, section: Section, make: Factory) -> None:
         super().__init__()
@@ -198,3 +199,25 @@ class MoonViT3D(nn.Module):
         down, across = self.merge
         cells = chunk.view(frames, height // down, down, width // across, across, -1)
         return cells.permute(0, 1, 3, 2, 4, 5).mean(0).flatten(2, 3).flatten(0, 1)
+
+    @property
+    def convolution(self) -> nn.Module:
+        """What turns patches of pixels into features."""
+        return self.patch_embed.proj
+
+    def levels(self, pixels: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
+        """The last layer's alone: [merged tokens, patches of a group, V]."""
+        return [self(pixels, grids)]
+
+    def grids(self, patches: int) -> list[Grid]:
+        """One row of patches."""
+        return [(1, 1, patches)]
+
+    def pieces(self, patches: int) -> Iterator[Piece]:
+        """Patch embedding, a block, the final norm."""
+        embed, encoder, grids, pixels = self.patch_embed, self.encoder, self.grids(patches), self.pixels(patches)
+        block, angles = encoder.blocks[0], encoder.angles(grids)
+        x = pixels.new_empty(patches, embed.proj.weight.shape[0], requires_grad=True)
+        yield "vision_tower.patch_embed", owned(embed), lambda: embed(pixels, grids)
+        yield "vision_tower.encoder.blocks.0", [*owned(block), angles], lambda: block(x, angles, grids)
+        yield "vision_tower.encoder.final_layernorm", owned(encoder), lambda: encoder.final_layernorm(x)

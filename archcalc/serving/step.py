@@ -73,7 +73,7 @@ def step_peak(
     there are several [bytes]. Raises InputError for what can't be divided."""
     tape = _step_tape(model, step.tokens)
     segments = [s for s in tape.segments if s.part == "backbone" and any(i in stage for i in s.indices)]
-    encoded, vision = _encoder(model, tape, where, step) if step.encoder and stage.start == 0 else (0, 0)
+    encoded, vision = _encoder(model, where, step) if step.encoder and stage.start == 0 else (0, 0)
     found = [_layers(segments, scheme, where, step, how, pick) for pick in (0, -1)]
     received = 2 * _states(tape, step.tokens) if where.pp > 1 else 0
     layers = Bounds(*(peak + encoded + received for peak, _ in found))
@@ -242,8 +242,8 @@ _LARGEST_SIDE = 1 << 14
 """A side that every processor scales down to its own limit [pixels]."""
 
 
-def _encoder(model: Traced, tape: Tape, where: Deployment, step: Step) -> tuple[int, int]:
-    """What the tower's outputs take through the step, and the tower's own peak before it [bytes].
+def _encoder(model: Traced, where: Deployment, step: Step) -> tuple[int, int]:
+    """What the projector's outputs take through the step, and the tower's own peak before it [bytes].
 
     Engines run it on as many of its largest images as fill a step's tokens, at least one, and keep the outputs (vLLM,
     multimodal/encoder_budget.py: max(max_num_batched_tokens, tokens of the largest item)). A replicated tower runs each
@@ -257,8 +257,14 @@ def _encoder(model: Traced, tape: Tape, where: Deployment, step: Step) -> tuple[
     seen = _vision_tape(model, mine)
     parts = [s for s in seen.segments if s.part in ("vision", "projector")]
     shards = where.shards
-    outputs = _states(tape, max(step.tokens, one))
+    outputs = max(step.tokens, one) * _token_bytes(parts)
     return outputs, outputs + max(forward_peak(s, shards, frozenset(), entry=True) for s in parts)
+
+
+def _token_bytes(parts: Iterable[Segment]) -> int:
+    """What projectors make of one backbone token, those of earlier layers too [bytes]."""
+    made = [(s.count, s.ops[-1].outputs[0]) for s in parts if s.part == "projector"]
+    return sum(count * product(storage.features) * ITEM_BYTES[storage.dtype] for count, storage in made)
 
 
 def _vision_tape(model: Traced, images: int) -> Tape:

@@ -21,6 +21,7 @@ class Recorder:
         seq: new backbone tokens a sequence: the workload's text tokens, plus vision tokens once a tower has run.
         segments: the recorded segments, in forward order.
         abouts: what a module is for, by its path and the indices that it runs over.
+        body: the module that holds the decoder's embedding, layers and last norm, below what is open around it.
         norm_kind: of the model's layers, for mixers that have norms of the same kind.
         rotary: whether the model's attention rotates queries and keys, unless a block says otherwise.
         shares_choice: whether layers attend to keys that an earlier layer's indexer chose.
@@ -33,6 +34,7 @@ class Recorder:
         self.workload = workload
         self.segments: list[Segment] = []
         self.abouts: dict[tuple[str, tuple[int, ...]], str] = {}
+        self.body = "model"
         self.norm_kind: NormKind = "rms"
         self.rotary = True
         self.shares_choice = False

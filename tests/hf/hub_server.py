@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
+
+from archcalc.hf.hub import THREAD
+from tests.support import ROOT
 
 COMMIT, OLD = "a" * 40, "b" * 40
 
@@ -31,6 +37,7 @@ class Hub:
     asked: list[Asked] = field(default_factory=list)
     trouble: Callable[[Handler], bool] = lambda handler: False
     url: str = ""
+    closed: bool = False
 
     def paths(self) -> list[str]:
         return [path for _, path, _ in self.asked]
@@ -96,15 +103,43 @@ def serving(hub: Hub) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.closed = True
         server.shutdown()
         server.server_close()
         thread.join()
+        for each in threading.enumerate():  # one that was given up on ends when its server does
+            if each.name == THREAD:
+                each.join(timeout=10)
 
 
 def drip(handler: Handler) -> bool:
     """A server that sends a byte of its headers now and then, and never all."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
-    for _ in range(600):
+    while not handler.hub.closed:
         handler.wfile.write(b".")
         time.sleep(0.1)
+    handler.close_connection = True
     return True
+
+
+def in_a_process(argument: str, env: dict[str, str], before: str = "") -> subprocess.CompletedProcess[str]:
+    """The config that an argument names, printed by a process of its own, or the error as archcalc prints it."""
+    code = (
+        f"{before}\n"
+        "import json, sys\n"
+        "from archcalc.errors import ArchcalcError\n"
+        "from archcalc.hf.source import source_of\n"
+        "try: print(json.dumps(source_of(sys.argv[1]).config.data))\n"
+        "except ArchcalcError as error: sys.exit(error.render())\n"
+    )
+    clean = {
+        key: value for key, value in os.environ.items() if not key.lower().startswith(("hf_", "http", "all_proxy"))
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code, argument],
+        env=clean | {"PYTHONPATH": str(ROOT)} | env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

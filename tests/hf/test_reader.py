@@ -35,7 +35,11 @@ def small(model_type: str, **changes: Any) -> dict[str, Any]:
         given = {"num_experts_per_tok": 6, **given}
     if model_type.endswith("_text") and model_type.startswith(("qwen2", "qwen3_vl")):
         given = {"tie_word_embeddings": False, **given}
-    return of_class(model_type, **given)
+    config = of_class(model_type, **given)
+    if "vision_config" in config and "text_config" in config:  # the defaults of the two don't fit each other
+        width = "hidden_size" if model_type == "qwen2_vl" else "out_hidden_size"
+        config["vision_config"][width] = config["text_config"]["hidden_size"]
+    return config
 
 
 def total(spec: Spec) -> int:

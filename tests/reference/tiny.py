@@ -31,6 +31,24 @@ GQA: dict[str, Any] = {
     "attention_out_bias": False,
     "qk_norm": None,
 }
+DELTA: dict[str, Any] = {
+    "kind": "gated_deltanet",
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 10,
+    "linear_value_head_dim": 7,
+    "linear_conv_kernel_dim": 4,
+    "hidden_act": "silu",
+    "in_proj": "fused",
+}
+KDA: dict[str, Any] = {
+    "kind": "kda",
+    "num_heads": 3,
+    "head_dim": 8,
+    "short_conv_kernel_size": 4,
+    "use_full_rank_gate": False,
+    "a_log_size": 3,
+}
 DENSE: dict[str, Any] = {
     "kind": "dense",
     "intermediate_size": 36,

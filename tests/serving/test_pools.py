@@ -40,19 +40,19 @@ def alike(*layers: tuple[Span, int]) -> tuple[SequenceCache, Pool]:
 def test_gemma_3_27b_has_seven_groups_of_ten_layers_and_eight_of_padding() -> None:
     # 10 layers cache all tokens, 52 a window: one group, and six of which the last has two layers
     assert layers_by_span(tape("gemma-3-27b"), range(62)) == {Span("window", 1024, "sliding_window"): 52, ALL: 10}
-    assert gemma()[1] == Pool(hybrid=True, group=10, groups=7, padding=8)
+    assert gemma()[1] == Pool(hybrid=True, group=10, groups=7, padding=8, windows=True)
 
 
 @pytest.mark.parametrize(
     ("full", "windows", "pool"),
     [
         # vLLM's logs: Gemma 3 12B and 4B
-        (8, 40, Pool(hybrid=True, group=8, groups=6)),
-        (5, 29, Pool(hybrid=True, group=5, groups=7, padding=1)),
+        (8, 40, Pool(hybrid=True, group=8, groups=6, windows=True)),
+        (5, 29, Pool(hybrid=True, group=5, groups=7, padding=1, windows=True)),
         # fewer than half as many more: groups of the commonest, and the rarer one is padded
-        (10, 14, Pool(hybrid=True, group=14, groups=2, padding=4)),
-        (10, 15, Pool(hybrid=True, group=10, groups=3, padding=5)),
-        (12, 12, Pool(hybrid=True, group=12, groups=2)),
+        (10, 14, Pool(hybrid=True, group=14, groups=2, padding=4, windows=True)),
+        (10, 15, Pool(hybrid=True, group=10, groups=3, padding=5, windows=True)),
+        (12, 12, Pool(hybrid=True, group=12, groups=2, windows=True)),
     ],
 )
 def test_groups_have_the_rarest_sorts_size_unless_all_are_about_as_common(full: int, windows: int, pool: Pool) -> None:
@@ -90,11 +90,25 @@ def test_a_smaller_step_leaves_smaller_windows() -> None:
     assert gemma(tokens=512)[0].at(131_072) == (8192 + 6 * 97) * PAGE * 10 * LAYER
 
 
-def test_chunks_are_held_as_windows_are_and_a_state_as_it_is() -> None:
+def test_chunks_are_held_as_windows_are_and_a_state_in_a_page() -> None:
     # 2 layers of each: windows of 1023 + 8 tokens in 258 pages of 4 and one more; chunks of 16 + 8 in 6 pages, which
-    # begin where a page does; 2000 tokens in 500; a state
-    cache, _ = alike((WINDOW, 2), (Span("chunk", 16), 2), (ALL, 2), (SEQUENCE, 2))
-    assert cache.at(2000) == 2 * 4 * 259 + 2 * 4 * 6 + 2 * 2000 + 2
+    # begin where a page does; 2000 tokens in 500; a state of a byte a layer in a page of 4
+    cache, pool = alike((WINDOW, 2), (Span("chunk", 16), 2), (ALL, 2), (SEQUENCE, 2))
+    assert cache.at(2000) == 2 * 4 * 259 + 2 * 4 * 6 + 2 * 2000 + 2 * 4
+    assert (pool.windows, pool.states) == (True, True)
+
+
+def test_a_page_has_as_many_tokens_as_make_it_hold_a_state() -> None:
+    # vllm-project/vllm#32492: Qwen3-Next "uses non-standard block size (544)". A token has 2 x 2 x 256 elements in each
+    # of 12 layers; a state, which vLLM keeps in bf16, 32 x 128 x 128 and 3 columns of 8192 channels in each of 36
+    token, state = 2 * 2 * 256 * 2, (32 * 128 * 128 + 3 * 8192) * 2
+    stage = ((ALL, 12 * token), (SEQUENCE, 36 * state))
+    cache = SequenceCache(stages=(stage,), mesh=Mesh(block_size=16))
+    found, pool = pooled(cache, {ALL: 12, SEQUENCE: 36}, engine(), 8192)
+    assert found.mesh.block_size == 544
+    assert pool == Pool(hybrid=True, group=12, groups=4, states=True)
+    # three groups of states and 2 pages of tokens, of 12 layers each
+    assert found.at(545) == 12 * (3 + 2) * 544 * token
 
 
 def test_an_engine_without_groups_keeps_windows_whole() -> None:

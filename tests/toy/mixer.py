@@ -12,7 +12,7 @@ from archcalc.arch.block import Block, Dtype
 from archcalc.arch.decoder import Decoder
 from archcalc.arch.rows import key_rows, new_rows, pairs
 from archcalc.arch.vision.moonvit3d import MoonViT3D
-from archcalc.arch.vision.tower import Group, Tower
+from archcalc.arch.vision.tower import Features, Group, Tower
 from archcalc.files.model import Spec
 from archcalc.section import Size
 from archcalc.tape import Cache, Dim, Span, Storage, Tape, Tensor
@@ -106,7 +106,7 @@ class ToyTower(Tower):
         """A token for a window of patches."""
         return len(groups) // self.window
 
-    def forward(self, tape: Tape) -> Tensor:
+    def forward(self, tape: Tape) -> Features:
         """Pixels in; rows [batch, vision_tokens], features [window, width] out."""
         groups = self.groups(tape.workload)
         batch, _ = new_rows(tape)
@@ -117,7 +117,7 @@ class ToyTower(Tower):
             merged = (batch, Dim("vision_tokens", self.tokens(groups)))
             x = tape.copy((x,), "merge", (self.dim("window"), self.output_dim), site="vision_merge", rows=merged)
         tape.seq += self.tokens(groups)
-        return x
+        return Features(x)
 
 
 class ToyDecoder(Decoder):

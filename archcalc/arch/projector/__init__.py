@@ -1,6 +1,11 @@
 """Projectors from a vision tower into the backbone, one a file. A spec's `projector` section is one of them."""
 
+from typing import Annotated
+
+from pydantic import Field
+
+from archcalc.arch.projector.merger import Merger
 from archcalc.arch.projector.patch_merger import PatchMerger
 
-Projection = PatchMerger
-"""All of them: with a second one `Annotated[PatchMerger | Other, Field(discriminator="kind")]`."""
+Projection = Annotated[PatchMerger | Merger, Field(discriminator="kind")]
+"""All of them."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from archcalc.arch.block import Activation, Dtype, Real
 from archcalc.arch.projector.projector import Projector
+from archcalc.arch.vision.tower import Features
+from archcalc.errors import FieldError
 from archcalc.section import Size
 from archcalc.tape import Dim, Tape, Tensor
 
@@ -14,7 +18,7 @@ class PatchMerger(Projector):
     """Two-layer perceptron that maps each merge window of patches to one backbone token.
 
     Kimi K2.5, arXiv:2602.02276. The LayerNorm sees single patches, before the merge; `use_postshuffle_norm` puts it
-    after the merge instead.
+    after the merge instead. Kimi K3's `patchmergerv2` has no biases, and an RMSNorm of the result in its place.
     """
 
     purposes: ClassVar[dict[str, str]] = {
@@ -31,15 +35,28 @@ class PatchMerger(Projector):
             "matrix. It has no parameters."
         ),
         "proj.2": "Second linear: from the merged width to the backbone's hidden size.",
+        "post_norm": "RMSNorm that brings what enters the backbone to one scale.",
     }
 
     kind: Literal["patch_merger"]
+    mm_projector_type: Literal["patchmerger", "patchmergerv2"] = "patchmerger"
     mm_hidden_size: Size
     text_hidden_size: Size
     projector_hidden_act: Activation
     projector_ln_eps: Real
     use_postshuffle_norm: bool
     dtype: Dtype
+
+    @model_validator(mode="after")
+    def _one_norm(self) -> Self:
+        if self._second and self.use_postshuffle_norm:
+            message = "use_postshuffle_norm: patchmergerv2 has no norm before its linears"
+            raise FieldError(message, "use_postshuffle_norm", "mm_projector_type")
+        return self
+
+    @property
+    def _second(self) -> bool:
+        return self.mm_projector_type == "patchmergerv2"
 
     @property
     def input_dim(self) -> Dim:
@@ -51,21 +68,24 @@ class PatchMerger(Projector):
         """Features of one backbone token [elements]."""
         return self.dim("text_hidden_size")
 
-    def forward(self, tape: Tape, x: Tensor) -> Tensor:
-        """x: rows [batch, vision_tokens], features [window, mm_hidden]; returns rows alike, features [text_hidden]."""
+    def forward(self, tape: Tape, features: Features) -> None:
+        """Rows [batch, vision_tokens], features [window, mm_hidden] to rows alike, features [text_hidden]."""
+        about = self.__doc__ or ""
         with (
-            tape.segment("mm_projector", "projector", x, about=self.__doc__ or "", dtype=self.dtype) as inner,
+            tape.segment("mm_projector", "projector", features.last, about=about, dtype=self.dtype) as inner,
             tape.scope("", purposes=self.purposes),
         ):
-            window = inner.features[0]
-            patch = self.input_dim
-            merged = Dim(f"({window.name}·{patch.name})", window.size * patch.size)
-            if self.use_postshuffle_norm:
-                y = tape.layer_norm(inner.view((merged,)), "pre_norm", role="projector", site="projector_norm")
-            else:
-                single = inner.view((patch,), (*inner.rows, window))
-                y = tape.layer_norm(single, "pre_norm", role="projector", site="projector_norm")
+            window, bias = inner.features[0], not self._second
+            merged = Dim(f"({window.name}·{self.input_dim.name})", window.size * self.input_dim.size)
+            y = inner if self._second else self._normed(tape, inner, merged)
             y = y.view((merged,), inner.rows)
-            y = tape.linear(y, "proj.0", (merged,), role="projector", site="projector_fc1", bias=True)
+            y = tape.linear(y, "proj.0", (merged,), role="projector", site="projector_fc1", bias=bias)
             y = tape.activation(y, "proj.1", site="projector_act")
-            return tape.linear(y, "proj.2", (self.output_dim,), role="projector", site="projector_fc2", bias=True)
+            y = tape.linear(y, "proj.2", (self.output_dim,), role="projector", site="projector_fc2", bias=bias)
+            if self._second:
+                tape.rms_norm(y, "post_norm", role="projector", site="projector_norm")
+
+    def _normed(self, tape: Tape, x: Tensor, merged: Dim) -> Tensor:
+        single = x.view((self.input_dim,), (*x.rows, x.features[0]))
+        x = x.view((merged,)) if self.use_postshuffle_norm else single
+        return tape.layer_norm(x, "pre_norm", role="projector", site="projector_norm")

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from archcalc.arch.block import Block
-from archcalc.tape import Dim, Tape, Tensor
+from archcalc.arch.vision.tower import Features
+from archcalc.tape import Dim, Tape
 
 
 class Projector(Block):
-    """A projector: grouped patch features of a tower in, hidden states of the backbone out."""
+    """A projector: grouped patch features of a tower in, hidden states of the backbone out.
+
+    `takes_earlier`: whether it projects features of earlier layers too, each for a layer of the backbone.
+    """
+
+    takes_earlier: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -22,5 +29,5 @@ class Projector(Block):
         """Features of one backbone token, named by the spec key [elements]."""
 
     @abstractmethod
-    def forward(self, tape: Tape, x: Tensor) -> Tensor:
-        """x: rows [batch, vision_tokens], features [window, input_dim]; returns rows alike, features [output_dim]."""
+    def forward(self, tape: Tape, features: Features) -> None:
+        """Rows [batch, vision_tokens], features [window, input_dim] to rows alike, features [output_dim]."""

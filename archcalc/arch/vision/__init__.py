@@ -1,6 +1,11 @@
 """Vision towers, one a file. A spec's `vision` section is one of them, told by its `kind`."""
 
-from archcalc.arch.vision.moonvit3d import MoonViT3D
+from typing import Annotated
 
-Vision = MoonViT3D
-"""All of them: with a second one `Annotated[MoonViT3D | Other, Field(discriminator="kind")]`."""
+from pydantic import Field
+
+from archcalc.arch.vision.moonvit3d import MoonViT3D
+from archcalc.arch.vision.vit import ViT
+
+Vision = Annotated[MoonViT3D | ViT, Field(discriminator="kind")]
+"""All of them."""

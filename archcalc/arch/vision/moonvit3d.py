@@ -8,11 +8,24 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from archcalc.arch.block import Depth, Dtype, Real
-from archcalc.arch.vision.tower import Group, Tower
+from archcalc.arch.vision.tower import Features, Group, Tower
+from archcalc.arch.vision.transformer import BlockNames, BlockShape, transformer_block
 from archcalc.errors import FieldError
 from archcalc.section import Size
 from archcalc.tape import Dim, Dims, Tape, Tensor, Term
+from archcalc.tape.values import NormKind
 from archcalc.workload import Workload
+
+NAMES = BlockNames(
+    norm1="norm0",
+    norm2="norm1",
+    attn="",
+    qkv=("wqkv",),
+    out="wo",
+    fc1=("mlp.fc0",),
+    act="mlp.act",
+    fc2="mlp.fc1",
+)
 
 
 class MoonViT3D(Tower):
@@ -20,7 +33,8 @@ class MoonViT3D(Tower):
     arXiv:2602.02276).
 
     Within a chunk every patch attends to every other. After the last block frames are averaged over time and patches
-    grouped `merge_kernel_size` at a time, so one backbone token stands for a merge window of one chunk.
+    grouped `merge_kernel_size` at a time, so one backbone token stands for a merge window of one chunk. Kimi K3 has
+    RMSNorm, no biases, and heads whose joint width `qkv_hidden_size` is not the residual stream's.
     """
 
     purposes: ClassVar[dict[str, str]] = {
@@ -50,6 +64,11 @@ class MoonViT3D(Tower):
     vt_num_hidden_layers: Depth
     vt_num_attention_heads: Size
     vt_intermediate_size: Size
+    qkv_hidden_size: Size | None = None
+    norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
+    attn_bias: bool = True
+    linear_bias: bool = True
+    patch_embed_proj_bias: bool = True
     in_channels: Size
     patch_size: Size
     init_pos_emb_height: Size
@@ -69,11 +88,11 @@ class MoonViT3D(Tower):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.vt_hidden_size % self.vt_num_attention_heads:
+        key = "vt_hidden_size" if self.qkv_hidden_size is None else "qkv_hidden_size"
+        if self._qkv_width % self.vt_num_attention_heads:
             raise FieldError(
-                f"vt_hidden_size {self.vt_hidden_size} does not divide into vt_num_attention_heads"
-                f" {self.vt_num_attention_heads}",
-                "vt_hidden_size",
+                f"{key} {self._qkv_width} does not divide into vt_num_attention_heads {self.vt_num_attention_heads}",
+                key,
                 "vt_num_attention_heads",
             )
         for i, side in enumerate(("init_pos_emb_height", "init_pos_emb_width")):
@@ -84,6 +103,15 @@ class MoonViT3D(Tower):
                     ("merge_kernel_size", i),
                 )
         return self
+
+    @property
+    def _qkv_width(self) -> int:
+        """Features of all heads together [elements]."""
+        return self.vt_hidden_size if self.qkv_hidden_size is None else self.qkv_hidden_size
+
+    @property
+    def _norm(self) -> NormKind:
+        return "layer" if self.norm_type == "layernorm" else "rms"
 
     @property
     def output_dim(self) -> Dim:
@@ -124,9 +152,8 @@ class MoonViT3D(Tower):
 
     # -- the forward pass -----------------------------------------------------------------------------------------
 
-    def forward(self, tape: Tape) -> Tensor:
-        """Pixels in; returns rows [batch, vision_tokens], features [merge window, vt_hidden]: patches grouped, not
-        yet mixed."""
+    def forward(self, tape: Tape) -> Features:
+        """Pixels in; patches grouped, not yet mixed."""
         chunks = self.groups(tape.workload)
         batch = Dim("batch", tape.workload.batch)
         rows = (batch, Dim("patches", sum(c.patches for c in chunks)))
@@ -138,40 +165,31 @@ class MoonViT3D(Tower):
             pairs = (Term(2, (batch, Dim("patch_pairs", sum(c.patches**2 for c in chunks)))),)
             layers = tuple(range(self.vt_num_hidden_layers))
             with tape.segment("vision_tower.encoder.blocks.{i}", "vision", x, layers, dtype=self.dtype) as inner:
-                x = self._block(tape, inner, pairs)
+                x = transformer_block(tape, inner, self._shape(), pairs)
             last = "vision_tower.encoder.final_layernorm"
             with tape.segment(last, "vision", x, scope="", dtype=self.dtype) as inner:
-                x = tape.layer_norm(inner, last, role="vision", site="vision_norm")
+                x = tape.norm(inner, last, kind=self._norm, role="vision", site="vision_norm")
                 window = Dim("merge_kernel_size²", self.merge_kernel_size[0] * self.merge_kernel_size[1])
                 merged = (batch, Dim("vision_tokens", tokens))
                 pooled = tape.copy((x,), "vision_tower.sd2_tpool", (window, hidden), site="vision_merge", rows=merged)
         tape.seq += tokens
-        return pooled
+        return Features(pooled)
 
     def _embed(self, tape: Tape, rows: Dims, hidden: Dim) -> Tensor:
         kernel = (Dim("patch_size", self.patch_size), Dim("patch_size", self.patch_size))
+        channels, bias = self.dim("in_channels"), self.patch_embed_proj_bias
         with tape.scope("vision_tower"):
-            x = tape.conv_patch(rows, "patch_embed.proj", self.dim("in_channels"), kernel, hidden, role="vision")
+            x = tape.conv_patch(rows, "patch_embed.proj", channels, kernel, hidden, role="vision", bias=bias)
             table = (self.dim("init_pos_emb_height"), self.dim("init_pos_emb_width"), hidden)
             return tape.add_table(x, "patch_embed.pos_emb", table, role="vision", site="patch_embed")
 
-    def _block(self, tape: Tape, x: Tensor, pairs: tuple[Term, ...]) -> Tensor:
-        hidden = x.features
-        heads = self.dim("vt_num_attention_heads", "vision_heads")
-        head_dim = Dim("vt_head_dim", self.vt_hidden_size // self.vt_num_attention_heads)
-        normed = tape.layer_norm(x, "norm0", role="vision", site="vision_norm")
-        qkv = tape.linear(normed, "wqkv", (Dim("3", 3), heads, head_dim), role="vision", site="vision_qkv", bias=True)
-        q = tape.rope(qkv, "q_rope", (heads, head_dim), site="vision_qkv")
-        k = tape.rope(qkv, "k_rope", (heads, head_dim), site="vision_qkv")
-        v = qkv.view((heads, head_dim))
-        out = tape.attention(
-            q, k, v, "core", heads=heads, qk_dim=head_dim, v_dim=head_dim, pairs=pairs, site="vision_core_attn"
+    def _shape(self) -> BlockShape:
+        return BlockShape(
+            names=NAMES,
+            heads=self.dim("vt_num_attention_heads", "vision_heads"),
+            head_dim=Dim("vt_head_dim", self._qkv_width // self.vt_num_attention_heads),
+            width=self.dim("vt_intermediate_size", "vision_ffn"),
+            norm=self._norm,
+            attention_bias=self.attn_bias,
+            mlp_bias=self.linear_bias,
         )
-        out = tape.linear(out, "wo", hidden, role="vision", site="vision_attn_out", bias=True)
-        x = tape.add(x, out, "add_attn", site="residual")
-        normed = tape.layer_norm(x, "norm1", role="vision", site="vision_norm")
-        width = self.dim("vt_intermediate_size", "vision_ffn")
-        inner = tape.linear(normed, "mlp.fc0", (width,), role="vision", site="vision_fc1", bias=True)
-        inner = tape.activation(inner, "mlp.act", site="vision_act")
-        out = tape.linear(inner, "mlp.fc1", hidden, role="vision", site="vision_fc2", bias=True)
-        return tape.add(x, out, "add_mlp", site="residual")

@@ -23,6 +23,20 @@ class Group(NamedTuple):
         return self.t * self.h * self.w
 
 
+class Features(NamedTuple):
+    """What a tower hands to its projector: rows [batch, vision_tokens], features [window, output_dim].
+
+    Attributes:
+        last: of the last layer.
+        earlier: of layers before it, which the backbone's first layers see too (DeepStack, arXiv:2406.04334).
+        shuffled: whether the rows stand in another order than the backbone's tokens: the projector puts them back.
+    """
+
+    last: Tensor
+    earlier: tuple[Tensor, ...] = ()
+    shuffled: bool = False
+
+
 class Tower(Block):
     """A vision tower: pixels in, features of patches out, grouped by the window that becomes one backbone token."""
 
@@ -30,6 +44,16 @@ class Tower(Block):
     @abstractmethod
     def output_dim(self) -> Dim:
         """Features of one patch as the projector gets them, named by the spec key [elements]."""
+
+    @property
+    def text_path(self) -> str:
+        """The module of the checkpoint that holds the decoder's embedding, layers and last norm, beside this tower."""
+        return "language_model.model"
+
+    @property
+    def earlier(self) -> int:
+        """How many layers before the last one hand on their features too."""
+        return 0
 
     @abstractmethod
     def groups(self, workload: Workload) -> list[Group]:
@@ -40,6 +64,5 @@ class Tower(Block):
         """Backbone tokens of the groups."""
 
     @abstractmethod
-    def forward(self, tape: Tape) -> Tensor:
-        """Pixels in; returns rows [batch, vision_tokens], features [window, output_dim]. Adds its tokens to the tape's
-        `seq`."""
+    def forward(self, tape: Tape) -> Features:
+        """Pixels in, features out. Adds its tokens to the tape's `seq`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from archcalc.errors import InputError
 from archcalc.files.loader import bundled_dir, find, validate
 from archcalc.files.model import Spec
 from archcalc.files.yaml_loader import Document, load, read
+from archcalc.hf.spec import config_text, load_located
 
 NOTHING = "/dev/null"
 """Stands for a side that does not exist, as in git: a spec that was added or removed."""
@@ -65,6 +67,8 @@ def read_side(argument: str) -> Side:
     if argument.startswith(PREFIX):
         path = split(argument)[1].removeprefix("./")
         return _side(blob(argument), argument, argument, path)
+    if os.path.isdir(argument) or argument.startswith("hf:"):
+        return _imported(load_located(argument), argument, argument)
     found = find(argument)
     bundled = bundled_dir() in found.parents and argument == found.stem
     text = _bytes(found) if found.suffix not in (".yaml", ".yml") else read(found)
@@ -74,9 +78,16 @@ def read_side(argument: str) -> Side:
 def _side(text: bytes, label: str, source: str, file: str | None) -> Side:
     ending = Path(file or "").suffix.lower()
     if ending == ".json" or (ending not in (".yaml", ".yml") and text.lstrip()[:1] == b"{"):
+        if b'"model_type"' in text:
+            document = config_text(text, source)
+            return _imported((validate(document.data, document, Spec), document), label, file)
         return Side(label=label, file=file, saved=parse(text, source))
     document = load(text, source)
     return Side(label=label, file=file, document=document, spec=validate(document.data, document, Spec))
+
+
+def _imported(read: tuple[Spec, Document], label: str, file: str | None) -> Side:
+    return Side(label=label, file=file, document=read[1], spec=read[0])
 
 
 def _bytes(path: Path) -> bytes:

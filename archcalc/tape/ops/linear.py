@@ -116,11 +116,14 @@ class LinearOperations(Recorder):
         self._emit("embedding", name, "embedding", (), y, temps=(ids,), weights=(w,), saves=(Save(ids),))
         return y
 
-    def conv_patch(self, rows: Dims, name: str, channels: Dim, kernel: Dims, out: Dim, *, role: Role) -> Tensor:
-        """Patch convolution with stride = kernel: a linear over pixels that need no gradient. FLOPs 2·P·c·kh·kw·h."""
+    def conv_patch(
+        self, rows: Dims, name: str, channels: Dim, kernel: Dims, out: Dim, *, role: Role, bias: bool = True
+    ) -> Tensor:
+        """Patch convolution with stride = kernel: a linear over pixels that need no gradient. FLOPs 2·P·c·kh·kw·h, and
+        times kt where the kernel has a depth in time."""
         pixels = Tensor(rows, (channels, *kernel), Storage(rows, (channels, *kernel), self.dtype), requires_grad=False)
         w = self.weight(name, "weight", (out,), (channels, *kernel), role, flat=False)
-        b = self.weight(name, "bias", (out,), (), role)
+        weights = (w, self.weight(name, "bias", (out,), (), role)) if bias else (w,)
         y = Tensor(rows, (out,), Storage(rows, (out,), self.dtype))
         self._emit(
             "conv_patch",
@@ -128,7 +131,7 @@ class LinearOperations(Recorder):
             "patch_embed",
             (pixels,),
             y,
-            weights=(w, b),
+            weights=weights,
             flops=(Term(2, (*rows, channels, *kernel, out)),),
             counts_as="conv",
             saves=(Save(pixels.storage),),
@@ -179,10 +182,19 @@ class LinearOperations(Recorder):
         self._emit("add_positions", name, "embedding", (x,), y, temps=(ids,), weights=(w,), saves=(Save(ids),))
         return y
 
-    def add_table(self, x: Tensor, name: str, shape: Dims, *, role: Role, site: str) -> Tensor:
-        """Add a learned position table (interpolated to the grid). Saves nothing a token."""
+    def add_table(self, x: Tensor, name: str, shape: Dims, *, role: Role, site: str, taps: int = 0) -> Tensor:
+        """Add a learned position table, resampled to the grid: saves nothing a token. Where that is a sum of `taps`
+        weighted rows for each token, it saves their int64 numbers and fp32 weights [12·taps bytes a token]."""
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
-        self._emit(
-            "add_table", name, site, (x,), y, weights=(self.weight(name, "weight", shape, (), role, flat=False),)
-        )
+        each = (Dim("taps", taps),)
+        kept = tuple(Storage(x.rows, each, dtype) for dtype in ("int64", "float32")) if taps else ()
+        w = self.weight(name, "weight", shape, (), role, flat=False)
+        self._emit("add_table", name, site, (x,), y, temps=kept, weights=(w,), saves=tuple(Save(s) for s in kept))
+        return y
+
+    def prepend(self, x: Tensor, name: str, rows: Dims, *, role: Role, site: str) -> Tensor:
+        """A learned row before the others of each group, [T, h] -> [T + groups, h]: a bare parameter h of the open
+        module (a class token, arXiv:2010.11929). Saves nothing."""
+        y = Tensor(rows, x.features, Storage(rows, x.features, self.dtype))
+        self._emit("prepend", name, site, (x,), y, weights=(self.weight("", name, x.features, (), role),))
         return y

@@ -76,14 +76,17 @@ class PointwiseOperations(Recorder):
         self._scaled("glu", name, site, gate_up, y, (*operand, *(Save(s, ("eager",)) for s in made)), made, probs)
         return y
 
-    def activation(self, x: Tensor, name: str, *, site: str, probs: Dims | None = None) -> Tensor:
+    def activation(self, x: Tensor, name: str, *, site: str, probs: Dims | None = None, between: int = 0) -> Tensor:
         """Elementwise activation (GELU, arXiv:1606.08415). Saves its input; no FLOPs counted.
 
-        relu² (arXiv:2109.08668) too: eager code keeps relu's output in place of the input, which is as large.
+        relu² (arXiv:2109.08668) too: eager code keeps relu's output in place of the input, which is as large. Eager
+        code of several operations also keeps the results `between` them (the sigmoid in x·sigmoid(1.702·x)).
         `probs`: see `_scaled`.
         """
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
-        self._scaled("activation", name, site, x, y, (Save(x.storage),), (), probs)
+        inner = tuple(Storage(x.rows, x.features, self.dtype) for _ in range(between))
+        saves = (Save(x.storage), *(Save(s, ("eager",)) for s in inner))
+        self._scaled("activation", name, site, x, y, saves, inner, probs)
         return y
 
     def _scaled(
@@ -142,6 +145,13 @@ class PointwiseOperations(Recorder):
         rows = inputs[0].rows if rows is None else rows
         y = Tensor(rows, features, Storage(rows, features, self.dtype))
         self._emit("copy", name, site, inputs, y)
+        return y
+
+    def reorder(self, x: Tensor, name: str, entries: Dims, *, site: str) -> Tensor:
+        """The rows in another order, some at a time: [T, h] -> [T, h]. Saves the int64 order of the `entries`."""
+        order = Storage(entries, (), "int64")
+        y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
+        self._emit("reorder", name, site, (x,), y, temps=(order,), saves=(Save(order),))
         return y
 
     def add(self, x: Tensor, y: Tensor, name: str, *, site: str) -> Tensor:
