@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from archcalc.arch.decoder import Decoder
-from archcalc.arch.layers import Layers, LayerKind, Step
+from archcalc.arch.layers import LayerKind, Layers, Step
 from archcalc.errors import InputError, SpecError
 from archcalc.files.loader import validate
 from archcalc.files.model import Spec
@@ -34,7 +34,7 @@ UNHELD = frozenset(
         "mtp_stored",
     }
 )
-"""Fields that no class of a model has: its parameters' dtype, what a processor does with pixels, what a release holds."""
+"""Fields that no class of a model has: the dtype of its weights, a processor's limits, what a release holds."""
 
 TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
 """Ids that no spec has: a class's own may be beyond the spec's vocabulary, which it refuses."""

@@ -55,7 +55,8 @@ class Layer(NamedTuple):
     scope: str = ""
 
 
-class Pattern(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Pattern:
     """One half of each layer by name, and the keys that say so."""
 
     read: Callable[[Config], list[str]]
@@ -65,7 +66,8 @@ class Pattern(NamedTuple):
         return self.read(config)
 
 
-class LayerPattern(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LayerPattern:
     """The layers of a dialect, and the keys that say so."""
 
     read: Callable[[Config], list[Layer]]

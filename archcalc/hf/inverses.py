@@ -74,7 +74,7 @@ def same(key: str) -> Write:
 
 
 def every_head(draft: Draft, value: Any) -> None:
-    """`num_attention_heads` of latent attention. Classes divide it by `num_key_value_heads`, which has to be the same."""
+    """`num_attention_heads` of latent attention, and `num_key_value_heads`: the classes divide the two."""
     draft.put("num_attention_heads", value)
     draft.put("num_key_value_heads", value)
 

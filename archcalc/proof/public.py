@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from archcalc.files.model import Spec
 from archcalc.calc.kv_cache import CacheRow, cache_rows
+from archcalc.files.model import Spec
 from archcalc.hf.backward import config_of
 from archcalc.proof.ours import SEQ, forward_flops, weights_by_path
 from archcalc.proof.sides import Side, Sides, add, single, unfolded

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from archcalc.reference.flopcount import ModuleFlops
-from archcalc.reference.guards import TwinError, refuse_zero
+from archcalc.reference.guards import Rules, TwinError, refuse_zero
 from archcalc.reference.hf import Public, parts
 from archcalc.reference.hf_names import checkpoint_path
 
@@ -41,7 +41,7 @@ def flops(built: Public, *, seq: int, batch: int = 1) -> dict[str, int]:
         convs.append(conv_flops(x, weight))
         return 0
 
-    rules = {torch.ops.aten._grouped_mm: grouped_mm_flops, torch.ops.aten.convolution: convolution}
+    rules: Rules = {torch.ops.aten._grouped_mm: grouped_mm_flops, torch.ops.aten.convolution: convolution}
     with ModuleFlops(running, rules) as counted:
         run(built, seq=seq, batch=batch, use_cache=False)
     found = counted.forward | _by_layer(built, convs)
