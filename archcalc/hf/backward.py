@@ -84,7 +84,7 @@ def _said(value: Any) -> str:
 
 def _weight(clash: Clash) -> int:
     """A block of another kind is further away than a field of the same."""
-    return 100 if clash.field.endswith((".kind", ".layers")) else 1
+    return {"kind": 100, "layers": 3}.get(clash.field.rpartition(".")[2], 1)
 
 
 def config_as(row: Dialect | Multimodal, spec: Spec) -> tuple[dict[str, Any], list[Clash]]:
@@ -127,8 +127,12 @@ def _backbone(row: Dialect, backbone: Decoder, draft: Draft) -> None:
         for name, kind in chosen.items():
             _block(side, name, getattr(row, side)[kind], backbone, draft)
     draft.field = "backbone.layers"
-    layers = [_layer(kind, blocks, draft, backbone) for kind in backbone.kinds()]
-    row.layers.write(draft, layers)
+    layers = [_layer(kind, blocks, backbone) for kind in backbone.kinds()]
+    whole = [layer for layer in layers if layer is not None]
+    if len(whole) < len(layers):
+        draft.clash("steps of their own", "attention, then a feed-forward")
+    else:
+        row.layers.write(draft, whole)
 
 
 def _without(section: Any, names: frozenset[str], **options: Any) -> dict[str, Any]:
@@ -158,9 +162,8 @@ def _block(side: str, name: str, table: Table, backbone: Decoder, draft: Draft) 
     block = getattr(backbone, side)[name]
     values, said = block.model_dump(), block.model_dump(exclude_defaults=True)
     if "rope_parameters" in values:
-        around = {"rope_theta": backbone.rope_theta, "rope_scaling": values_of(backbone.rope_scaling)}
-        own = values["rope_parameters"] = values["rope_parameters"] or around
-        if own == around:
+        own = values["rope_parameters"] = values["rope_parameters"] or _around(backbone)
+        if own == _around(backbone):
             said.pop("rope_parameters", None)
     _fields(table, values, said, draft, f"backbone.{side}.{name}")
 
@@ -197,16 +200,14 @@ def _fields(table: Table, values: Mapping[str, Any], said: Mapping[str, Any], dr
             draft.clash(value, "none")
 
 
-def _layer(kind: LayerKind, blocks: Mapping[str, Mapping[str, str]], draft: Draft, backbone: Decoder) -> Layer:
-    """A layer by the dialect's names. Its steps have to be the usual two."""
-    names = {step.section: step for step in kind}
+def _layer(kind: LayerKind, blocks: Mapping[str, Mapping[str, str]], backbone: Decoder) -> Layer | None:
+    """A layer by the dialect's names; None where its steps are not the usual two."""
     if [step.section for step in kind] != ["attention", "ffn"]:
-        draft.clash(f"{len(kind)} steps", "attention, then ffn")
-        return Layer("", "")
-    scope = names["attention"].scope
+        return None
+    scope = kind[0].scope
     steps = [Step(attention=kind[0].mixer, scope=scope), Step(ffn=kind[1].mixer)]
     if Layers(count=1, steps=steps).kind(backbone.norm, backbone.norm_placement) != kind:
-        draft.clash("steps of their own", "the usual ones")
+        return None
     attention, ffn = (blocks[step.section][step.mixer] for step in kind)
     return Layer(attention, ffn, "" if scope == "self_attn" else scope)
 
@@ -239,7 +240,7 @@ def differences(spec: Spec, other: Spec) -> Iterator[Clash]:
     if mine.num_nextn_predict_layers:
         layers.append((_predicted(mine), _predicted(theirs)))
     for a, b in dict.fromkeys(layers):
-        yield from _unlike(a, b, mine, theirs)
+        yield from _unlike(layers.index((a, b)), (a, b), mine, theirs)
     for name in ("vision", "projector"):
         a_part, b_part = values_of(getattr(spec, name)) or {}, values_of(getattr(other, name)) or {}
         yield from _unequal(a_part, b_part, name)
@@ -250,13 +251,18 @@ def _predicted(backbone: Decoder) -> LayerKind:
     return backbone.kinds()[-1] if own is None else own.kind(backbone.norm, backbone.norm_placement)
 
 
-def _unlike(a: LayerKind, b: LayerKind, mine: Decoder, theirs: Decoder) -> Iterator[Clash]:
-    """Two layers, by what their blocks hold."""
+def _unlike(place: int, pair: tuple[LayerKind, LayerKind], mine: Decoder, theirs: Decoder) -> Iterator[Clash]:
+    """Two layers at a place, by what their blocks hold."""
+    a, b = pair
     if [step._replace(mixer="") for step in a] != [step._replace(mixer="") for step in b]:
         yield Clash("backbone.layers", _steps(a), _steps(b))
         return
     for one, two in zip(a, b, strict=True):
         blocks = _effective(mine, one.section, one.mixer), _effective(theirs, two.section, two.mixer)
+        if blocks[0]["kind"] != blocks[1]["kind"]:
+            words = [f"{block['kind']} in layer {place}" for block in blocks]
+            yield Clash("backbone.layers", *words)
+            return
         yield from _unequal(*blocks, f"backbone.{one.section}.{one.mixer}")
 
 
@@ -265,14 +271,16 @@ def _steps(kind: Sequence[Any]) -> str:
 
 
 def _effective(backbone: Decoder, side: str, name: str) -> dict[str, Any]:
-    """A block's fields, with the rotary embedding that holds for it."""
+    """A block's fields, without a rotary embedding of its own that is the backbone's."""
     values: dict[str, Any] = getattr(backbone, side)[name].model_dump()
-    if "rope_parameters" in values and values["rope_parameters"] is None:
-        values["rope_parameters"] = {
-            "rope_theta": backbone.rope_theta,
-            "rope_scaling": values_of(backbone.rope_scaling),
-        }
+    if values.get("rope_parameters") == _around(backbone):
+        values["rope_parameters"] = None
     return values
+
+
+def _around(backbone: Decoder) -> dict[str, Any]:
+    """The backbone's rotary embedding, as that of a block is written."""
+    return {"rope_theta": backbone.rope_theta, "rope_scaling": values_of(backbone.rope_scaling)}
 
 
 def _unequal(mine: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> Iterator[Clash]:

@@ -42,6 +42,8 @@ def build(config: Mapping[str, Any], *, device: str = "meta", dtype: str = "bflo
     content = copy.deepcopy(dict(config))
     model_type = SAME_CLASS.get(content["model_type"], content["model_type"])
     del content["model_type"]
+    if model_type not in public("transformers", "CONFIG_MAPPING"):
+        raise InputError(f"transformers has no class for model_type {model_type}")
     try:
         made = public("transformers", "AutoConfig").for_model(model_type, **content)
         model_class = _class_of(made)
