@@ -93,6 +93,10 @@ LATENT: dict[str, Any] = {
                 "topk_group": 1,
                 "norm_topk_prob": True,
                 "routed_scaling_factor": 2.5,
+                "shared_expert_intermediate_size": 48,
+                "shared_expert_gate": True,
+                "routed_expert_hidden_size": 48,
+                "latent_moe_use_norm": True,
             },
         },
     },
@@ -116,7 +120,7 @@ LATENT: dict[str, Any] = {
     ],
     "claims": [{"claim": "a claim", "quantity": "params.total", "value": "1.2M", "source": "a paper"}],
 }
-"""Latents with an indexer, experts, a prediction module, a tower, storage by rules."""
+"""Latents with an indexer, experts on a latent, a prediction module, a tower, storage by rules."""
 
 GROUPED: dict[str, Any] = {
     "kind": "spec",
@@ -471,7 +475,7 @@ EXEMPT = {
     "spec *_eps": TWIN,
     "spec *rope_theta": TWIN,
     "spec *rope_scaling.*": TWIN,
-    "spec *hidden_act": TWIN,
+    "spec projector*hidden_act": TWIN,
     "spec *.init_pos_emb_time": TWIN,
     "spec *.scoring_func": TWIN,
     "spec *.topk_group": TWIN,

@@ -336,6 +336,23 @@ def test_archcalc_and_the_twin_agree(sort: str) -> None:
     assert our_shapes(spec) == their_shapes(spec)
 
 
+@pytest.mark.twin
+@needs_torch
+@pytest.mark.parametrize("sort", ["squared and doubly bounded activations", "biases of routers and experts"])
+def test_eager_code_agrees_with_the_probabilities_in_the_activation_too(
+    sort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from archcalc.proof import twin
+
+    more = (ours.Setting("eager", "act"), ours.Setting("fused", "act", ("moe_down_proj",)))
+    for module in (ours, twin):
+        monkeypatch.setattr(module, "SETTINGS", more)
+    with sizes():
+        report = crosscheck(spec_of(VARIED[sort]), only=["activations"])
+    assert different(report) == []
+    assert {f["setting"] for f in report.findings} == {str(each) for each in more}
+
+
 # --------------------------------------------------------------------------------------------------- random models
 
 
@@ -390,31 +407,48 @@ def attentions(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def ffns(draw: st.DrawFn) -> dict[str, Any]:
-    act = draw(st.sampled_from(["silu", "gelu", "gelu_pytorch_tanh"]))
+    gated = draw(st.booleans())
+    act = draw(st.sampled_from(["silu", "gelu", "gelu_pytorch_tanh", "relu2", *(["situ"] if gated else [])]))
     if draw(st.booleans()):
         return {
             "kind": "dense",
             "intermediate_size": draw(st.integers(1, 40)),
             "hidden_act": act,
-            "gated": draw(st.booleans()),
+            "gated": gated,
             "mlp_bias": draw(st.booleans()),
         }
     groups = draw(st.integers(1, 3))
     experts = groups * draw(st.integers(2, 4))
-    return {
+    shared = draw(st.integers(0, 2))
+    method = draw(st.sampled_from(["noaux_tc", "greedy", "group_limited_greedy"]))
+    latent = draw(st.none() | st.integers(1, 20))
+    section = {
         "kind": "moe",
         "n_routed_experts": experts,
         "num_experts_per_tok": draw(st.integers(1, experts)),
-        "n_shared_experts": draw(st.integers(0, 2)),
+        "n_shared_experts": shared,
         "moe_intermediate_size": draw(st.integers(1, 20)),
         "hidden_act": act,
+        "gated": gated,
         "scoring_func": draw(st.sampled_from(["sigmoid", "softmax"])),
-        "topk_method": draw(st.sampled_from(["noaux_tc", "greedy", "group_limited_greedy"])),
+        "topk_method": method,
         "n_group": groups,
         "topk_group": draw(st.integers(1, groups)),
         "norm_topk_prob": draw(st.booleans()),
         "routed_scaling_factor": 1.0,
+        "expert_bias": draw(st.booleans()),
+        "router_bias": draw(st.sampled_from(["none", "trained"])),
+        "correction_bias": draw(st.sampled_from(["buffer", "parameter"])) if method == "noaux_tc" else "buffer",
+        "routed_expert_hidden_size": latent,
+        "latent_moe_use_norm": latent is not None and draw(st.booleans()),
     }
+    if shared:
+        section |= {
+            "shared_expert_intermediate_size": draw(st.none() | st.integers(1, 20)),
+            "shared_expert_gate": draw(st.booleans()),
+            "shared_name": draw(st.sampled_from(["shared_experts", "shared_expert"])),
+        }
+    return section
 
 
 @st.composite
@@ -451,6 +485,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         hidden_size=draw(st.integers(1, 30)),
         vocab_size=draw(st.integers(2, 50)),
         tie_word_embeddings=draw(st.booleans()),
+        lm_head_bias=draw(st.booleans()),
         num_nextn_predict_layers=draw(st.integers(0, 2)),
         dtype=draw(st.sampled_from(["bfloat16", "bfloat16", "float16", "float32"])),
     )

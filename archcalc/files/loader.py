@@ -26,9 +26,7 @@ KINDS = ("spec", "plan", "hardware", "engine", "books")
 NOUNS = {"": "spec", "plans": "plan", "hardware": "GPU", "engines": "engine"}
 """What people call a bundled file, by the folder that it stands in."""
 
-_ON_THE_HUB = re.compile(
-    r"(https?://(?:huggingface\.co|hf\.co)/)?([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(/.*)?", re.ASCII | re.I
-)
+_ON_THE_HUB = r"(?i)(https?://(?:huggingface\.co|hf\.co)/)?([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(/.*)?"
 """What somebody may write who means a model of the Hugging Face hub."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -67,7 +65,7 @@ def find(argument: str, kind: str = "") -> Path:
 
 def _refuse_hub_name(argument: str) -> None:
     """Raises InputError for an address of the hub, and for ORG/NAME where neither a file nor a folder ORG is there."""
-    found = _ON_THE_HUB.fullmatch(argument)
+    found = re.fullmatch(_ON_THE_HUB, argument, re.ASCII)
     if found is None or os.path.lexists(argument) or argument.endswith((".yaml", ".yml", ".json")):
         return
     address, model, rest = found.groups()

@@ -91,6 +91,7 @@ class Dialect:
         architectures: class names, where the type alone does not tell (a type that transformers has not).
         class_type: the model type whose public class has this architecture; empty where there is none.
         proof: what proves a dialect without a public class.
+        norm_names: modules of the norms around `attention` and `ffn`, where they have names of their own.
         scope_names: regular expressions from our module paths to the release's own, for quantization rules.
     """
 
@@ -105,6 +106,7 @@ class Dialect:
     class_type: str = ""
     proof: str = ""
     scope_names: tuple[tuple[str, str], ...] = ()
+    norm_names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def of_class(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -12,17 +12,21 @@ LONGEST_PERIOD = 64
 """Layers of a repeated pattern at most; no public model has a longer one."""
 
 
-def folded(layers: Sequence[Layer]) -> list[dict[str, Any]]:
+Norms = Mapping[str, Mapping[str, str]]
+"""Modules of the norms around `attention` and `ffn`."""
+
+
+def folded(layers: Sequence[Layer], norms: Norms) -> list[dict[str, Any]]:
     """The shortest of the spellings that `layers` of a spec has for a list of layers."""
-    best = _runs(layers)
+    best = _runs(layers, norms)
     for start in range(min(4, len(layers))):
         for period in range(2, min(LONGEST_PERIOD, (len(layers) - start) // 2) + 1):
             times = _times(layers, start, period)
             if times < 2:
                 continue
             end = start + times * period
-            repeated = {"repeat": times, "layers": _runs(layers[start : start + period])}
-            found = [*_runs(layers[:start]), repeated, *_runs(layers[end:])]
+            repeated = {"repeat": times, "layers": _runs(layers[start : start + period], norms)}
+            found = [*_runs(layers[:start], norms), repeated, *_runs(layers[end:], norms)]
             if _lines(found) < _lines(best):
                 best = found
     return best
@@ -36,14 +40,18 @@ def _times(layers: Sequence[Layer], start: int, period: int) -> int:
     return times
 
 
-def _runs(layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    return [_entry(layer, len(list(run))) for layer, run in groupby(layers)]
+def _runs(layers: Sequence[Layer], norms: Norms) -> list[dict[str, Any]]:
+    return [_entry(layer, len(list(run)), norms) for layer, run in groupby(layers)]
 
 
-def _entry(layer: Layer, count: int) -> dict[str, Any]:
-    if not layer.scope:
+def _entry(layer: Layer, count: int, norms: Norms) -> dict[str, Any]:
+    if not layer.scope and not norms:
         return {"count": count, "attention": layer.attention, "ffn": layer.ffn}
-    steps = [{"attention": layer.attention, "scope": layer.scope}, {"ffn": layer.ffn}]
+    scope = {"scope": layer.scope} if layer.scope else {}
+    steps = [
+        {"attention": layer.attention, **scope, **norms.get("attention", {})},
+        {"ffn": layer.ffn, **norms.get("ffn", {})},
+    ]
     return {"count": count, "steps": steps}
 
 

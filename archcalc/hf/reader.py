@@ -72,7 +72,7 @@ def backbone(row: Dialect, config: Config, ties: Said | None = None) -> dict[str
     asked = [key for key in (*config.taken, *config.made) if key not in before]
     used_attention = dict.fromkeys(layer.attention for layer in layers)
     used_ffn = dict.fromkeys(layer.ffn for layer in layers)
-    fields["layers"] = Said(folded(layers), (), ", ".join(_shown(config, key) for key in asked))
+    fields["layers"] = Said(folded(layers, row.norm_names), (), ", ".join(_shown(config, key) for key in asked))
     fields["attention"] = {name: fill(row.attention[name], config) for name in used_attention}
     fields["ffn"] = {name: fill(row.ffn[name], config) for name in used_ffn}
     for name in (*row.attention, *row.ffn):  # keys of blocks that this model has not are read all the same

@@ -1,4 +1,7 @@
-"""What an argument means that names a release: a config.json, a folder that holds one, a repository of the hub."""
+"""What an argument means that names a release: a config.json, a folder that holds one, a repository of the hub.
+
+Every command asks this of every argument, so what reads and fetches is imported where there is something to read.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,23 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from archcalc.errors import InputError, show_value
-from archcalc.files.document import Document
 from archcalc.files.loader import bundled_names
-from archcalc.hf import json_file
-from archcalc.hf.hub import fetch
+
+if TYPE_CHECKING:
+    from archcalc.files.document import Document
 
 PREFIX = "hf:"
 
 CONFIG, QUANT, INDEX = "config.json", "hf_quant_config.json", "model.safetensors.index.json"
 
-FILES = {CONFIG: json_file.MAX_BYTES, QUANT: json_file.MAX_BYTES, INDEX: 64 << 20}
+FILES = {CONFIG: 16 << 20, QUANT: 16 << 20, INDEX: 64 << 20}
 """All files of a release that are ever read, and the most bytes of each."""
 
-_ARGUMENT = re.compile(r"hf:((?:[\w.-]{1,96}/)?[\w.-]{1,96})(?:@(\w[\w.+/-]{0,199}))?", re.ASCII)
-_NO_REVISION = re.compile(r"\.\.|//|/\.|/$|\.$|\.lock(/|$)")
+_ARGUMENT = r"hf:((?:[\w.-]{1,96}/)?[\w.-]{1,96})(?:@(\w[\w.+/-]{0,199}))?"
+_NO_REVISION = r"\.\.|//|/\.|/$|\.$|\.lock(/|$)"
 """What no name of a branch or a tag contains: it becomes a path in the hub's cache."""
 
 
@@ -57,21 +61,29 @@ def source_of(argument: str) -> Source | None:
     if name == CONFIG:
         return _of_folder(folder)
     if name.lower().endswith(".json"):
-        return Source(config=json_file.read(argument), quant=None, index=None, name=name[:-5], where=argument)
+        config = _read(argument, CONFIG)
+        return Source(config=config, quant=None, index=None, name=name[:-5] or "model", where=argument)
     if argument in ("", *bundled_names()) or not os.path.lexists(os.path.join(argument, CONFIG)):
         return None
     return _of_folder(argument)
 
 
+def _read(path: str, name: str, source: str | None = None) -> Document:
+    """The file of that name of a release. Raises InputError."""
+    from archcalc.hf.json_file import read
+
+    return read(path, source=source, most=FILES[name])
+
+
 def _of_folder(folder: str) -> Source:
     """The release in a folder of this machine."""
     where = os.path.join(folder, CONFIG)
-    config = json_file.read(where)
+    config = _read(where, CONFIG)
     found = {}
     for name in (QUANT, INDEX):
         path = os.path.join(folder, name)
         if os.path.lexists(path):
-            found[name] = json_file.read(path, most=FILES[name])
+            found[name] = _read(path, name)
     return Source(config=config, quant=found.get(QUANT), index=found.get(INDEX), name=_name(folder), where=where)
 
 
@@ -86,8 +98,10 @@ def _name(folder: str) -> str:
 
 def _of_the_hub(argument: str) -> Source:
     """The release of a repository, as it is now or at a revision."""
-    written = _ARGUMENT.fullmatch(argument)
-    if written is None or _NO_REVISION.search(written[2] or ""):
+    from archcalc.hf.hub import fetch
+
+    written = re.fullmatch(_ARGUMENT, argument, re.ASCII)
+    if written is None or re.search(_NO_REVISION, written[2] or ""):
         raise InputError(
             f"{show_value(argument)} names no model of the hub",
             value=argument,
@@ -95,11 +109,7 @@ def _of_the_hub(argument: str) -> Source:
         )
     model, revision = written.groups()
     paths, commit = fetch(argument, model, revision, FILES)
-    found = {
-        name: json_file.read(path, source=f"{argument}/{name}", most=FILES[name])
-        for name, path in paths.items()
-        if path
-    }
+    found = {name: _read(path, name, f"{argument}/{name}") for name, path in paths.items() if path}
     return Source(
         config=found[CONFIG],
         quant=found.get(QUANT),

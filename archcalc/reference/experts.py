@@ -6,6 +6,8 @@ Legend: T tokens, R routed rows = T * K, E experts, K experts a token, F expert 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -94,19 +96,26 @@ class StackedLinear(Product):
         nn.init.normal_(self.weight, std=0.02)
         self.bias = nn.Parameter(torch.zeros(experts, outer, **make.at)) if bias else None
 
-    def forward(self, rows: Tensor, expert: Tensor, ends: Tensor, codes: tuple[Tensor, ...] = ()) -> Tensor:
+    def forward(
+        self,
+        rows: Tensor,
+        expert: Tensor,
+        ends: Tensor,
+        codes: tuple[Tensor, ...] = (),
+        probs: Tensor | None = None,
+    ) -> Tensor:
         """Rows sorted by expert [R, in] and their experts [R] -> [R, out]; expert e's are those before ends[e] and
         behind the ones before it.
 
-        With `codes`, the rows in FP8, those are kept for backward instead.
+        With `codes`, the rows in FP8, those are kept for backward instead; `probs` [R] multiply the bias alone.
         """
         out = self.kernels.grouped_linear(rows, self.weight, ends, codes)
-        return out if self.bias is None else self.kernels.expert_bias(out, self.bias, expert, ends)
+        return out if self.bias is None else self.kernels.expert_bias(out, self.bias, expert, ends, probs)
 
 
 class Experts(nn.Module):
     """The routed experts, all of them here: gather rows by expert, run the MLPs, scatter back, with the router's
-    weights inside the activation or behind down_proj."""
+    weights inside the activation, and on down_proj's bias, or behind down_proj."""
 
     def __init__(self, section: Section, experts: int, hidden: int, make: Factory) -> None:
         super().__init__()
@@ -133,11 +142,12 @@ class Experts(nn.Module):
         """Rows [R,W] sorted by expert, their probabilities [R], their experts and where each expert's end -> [T,W]."""
         names, inside = self.options.recompute, self.options.router_probs == "act"
         inner = self.inner.region()
-        down = Region(lambda product: self.down_proj(product, *sorted_by), active="moe_down_proj" in names)
+        down = Region(partial(self._down, sorted_by), active="moe_down_proj" in names)
         codes = fp8.store(rows.detach()) if "moe_up_proj_input" in self.options.fp8 else ()
         projections = (self.up_proj,) if self.gate_proj is None else (self.gate_proj, self.up_proj)
         ups = [projection(rows, *sorted_by, codes) for projection in projections]
-        last = result = down(inner(*ups, probs) if inside else inner(*ups))
+        scaled = inside and self.down_proj.bias is not None
+        last = result = down(inner(*ups, *([probs] if inside else [])), *([probs] if scaled else []))
         if not inside:
             last = result = (result * probs[:, None]).to(rows.dtype)
         combined = self.kernels.unpermute(result, token, tokens)
@@ -147,3 +157,7 @@ class Experts(nn.Module):
         inner.discard_after(last)
         down.discard_after(last)
         return combined
+
+    def _down(self, sorted_by: tuple[Tensor, Tensor], product: Tensor, probs: Tensor | None = None) -> Tensor:
+        out: Tensor = self.down_proj(product, *sorted_by, probs=probs)
+        return out

@@ -19,7 +19,7 @@ from archcalc.reference.norm_kinds import NormKind
 from archcalc.reference.norms import Norm
 
 
-class Statics(nn.Module):
+class SteeringBias(nn.Module):
     """The bias of the router's choice as a parameter without a gradient, fp32 (transformers,
     models/ernie4_5_moe/modeling_ernie4_5_moe.py, `Ernie4_5_MoeStatics`; its checkpoint has it beside the router)."""
 
@@ -42,7 +42,7 @@ class MoE(nn.Module):
         super().__init__()
         self.recompute, self.recompute_shared = make.recomputes("moe"), make.recomputes("shared_experts")
         self.gate = Router(section, hidden, make)
-        self.moe_statics = Statics(self.gate.experts, make) if self.gate.steered_from_outside else None
+        self.moe_statics = SteeringBias(self.gate.experts, make) if self.gate.steered_from_outside else None
         latent, normed = section.optional_integer("routed_expert_hidden_size"), section.flag("latent_moe_use_norm")
         self.experts = Experts(section, self.gate.experts, latent or hidden, make)
         self.routed_expert_down_proj = make.linear(hidden, latent) if latent else None

@@ -137,6 +137,26 @@ K25_VISION = {
     "pos_emb_time": 2,
     "merge_kernel_size": [2, 2],
 }
+K25_RELEASED = {
+    # the class reads none of the names that it does not know, and builds what they say in the release
+    "vt_hidden_size": 1152,
+    "vt_intermediate_size": 4304,
+    "vt_num_hidden_layers": 27,
+    "vt_num_attention_heads": 16,
+    "init_pos_emb_height": 64,
+    "init_pos_emb_width": 64,
+    "init_pos_emb_time": 4,
+    "patch_size": 14,
+    "merge_kernel_size": [2, 2],
+    "mm_hidden_size": 1152,
+    "text_hidden_size": 48,
+    "projector_hidden_act": "gelu",
+    "projector_ln_eps": 1e-5,
+    "merge_type": "sd2_tpool",
+    "pos_emb_type": "divided_fixed",
+    "video_attn_type": "spatial_temporal",
+    "mm_projector_type": "patchmerger",
+}
 VL_TEXT = text(WINDOW, MROPE)
 VL3_TEXT = text(
     HEAD, BIAS, rope_scaling={"mrope_section": [1, 2, 2], "mrope_interleaved": True, "rope_type": "default"}
@@ -195,6 +215,12 @@ BASES: dict[str, dict[str, Any]] = {
         "text_config": {"model_type": "kimi_k2", **DEEPSEEK},
         "vision_config": {"model_type": "kimi_k25_vision", **K25_VISION},
         "projection_hidden_size": 24,
+        "tie_word_embeddings": False,
+    },
+    "kimi_k25 as released": {
+        "model_type": "kimi_k25",
+        "text_config": {"model_type": "kimi_k2", **DEEPSEEK},
+        "vision_config": K25_RELEASED,
         "tie_word_embeddings": False,
     },
     "kimi_linear": text(

@@ -1,4 +1,4 @@
-"""Edits of a config: every integer halved and doubled, every boolean flipped, every key removed, foreign keys added."""
+"""Edits of a config: integers halved, doubled, one more, booleans flipped, keys removed or null, foreign keys added."""
 
 from __future__ import annotations
 
@@ -65,6 +65,23 @@ FOREIGN: dict[str, Any] = {
 }
 """Keys of other families: what a class doesn't read has no effect, or the reader refuses it."""
 
+FOREIGN_TO_TOWERS: dict[str, Any] = {
+    "depth": 2,
+    "num_hidden_layers": 2,
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "head_dim": 12,
+    "embed_dim": 16,
+    "mlp_ratio": 3,
+    "in_chans": 1,
+    "num_channels": 1,
+    "spatial_patch_size": 2,
+    "qkv_hidden_size": 32,
+    "vt_hidden_size": 32,
+    "mm_hidden_size": 32,
+    "some_new_size": 4,
+}
+
 
 def edits(config: dict[str, Any], seed: str, *, pairs: int = 12) -> Iterator[Edit]:
     """The config itself, each edit of it, and some pairs of edits, with a label each."""
@@ -85,17 +102,17 @@ def _singles(config: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
         if isinstance(value, bool):
             yield path, not value
         elif isinstance(value, int):
-            yield from ((path, value // 2), (path, 2 * value))
+            yield from ((path, value // 2), (path, value + 1), (path, 2 * value))
         if value is not None:
             yield path, None
         yield path, REMOVED
 
 
 def _foreign(config: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
-    sections: list[Path] = [(), *((key,) for key in ("text_config", "vision_config") if key in config)]
-    for section in sections:
-        there = config if not section else config[section[0]]
-        yield from (((*section, key), value) for key, value in FOREIGN.items() if key not in there)
+    sections = {"": config} | {key: config[key] for key in ("text_config", "vision_config") if key in config}
+    for section, there in sections.items():
+        foreign = FOREIGN_TO_TOWERS if section == "vision_config" else FOREIGN
+        yield from (((*filter(None, [section]), key), value) for key, value in foreign.items() if key not in there)
 
 
 def _leaves(section: dict[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:

@@ -79,7 +79,8 @@ class Handler(BaseHTTPRequestHandler):
         if content is None:
             return self.answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         etag = hashlib.sha1(content).hexdigest()
-        self.answer(200, {"ETag": f'"{etag}"', "X-Repo-Commit": commit}, content)
+        warning = {"X-HF-Warning": "old; the hub warns of something"}  # huggingface_hub logs it
+        self.answer(200, {"ETag": f'"{etag}"', "X-Repo-Commit": commit} | warning, content)
 
     def answer(self, status: int, headers: dict[str, str], content: bytes = b"") -> None:
         self.send_response(status)

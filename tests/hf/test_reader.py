@@ -38,7 +38,8 @@ def small(model_type: str, **changes: Any) -> dict[str, Any]:
     config = of_class(model_type, **given)
     if "vision_config" in config and "text_config" in config:  # the defaults of the two don't fit each other
         width = "hidden_size" if model_type == "qwen2_vl" else "out_hidden_size"
-        config["vision_config"][width] = config["text_config"]["hidden_size"]
+        if width in config["vision_config"] and model_type != "kimi_k25":
+            config["vision_config"][width] = config["text_config"]["hidden_size"]
     return config
 
 

@@ -206,6 +206,9 @@ def test_a_repository_is_read_and_nothing_but_the_three_files_is_asked_for(hub: 
     assert found.index is not None
     assert {asked.path.rpartition("/")[2] for asked in hub.asked} == set(FILES)
     assert [asked.path.rpartition("/")[2] for asked in hub.asked if asked.method == "GET"] == list(FILES)
+    assert {asked.path for asked in hub.asked if CONFIG not in asked.path.split("/")} == {
+        f"/{MODEL}/resolve/{COMMIT}/{name}" for name in (QUANT, INDEX)
+    }  # of the commit that the config is of, even if another is pushed meanwhile
     assert {asked.token for asked in hub.asked} == {None}
 
 

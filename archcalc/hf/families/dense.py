@@ -123,6 +123,10 @@ DENSE_TEXT = (
         attention={"full": {**GQA, "attention_bias": "attention_bias", **HALF}},
         ffn={"dense": DENSE},
         layers=PLAIN,
+        norm_names={
+            "attention": {"output_norm": "post_self_attn_layernorm"},
+            "ffn": {"input_norm": "post_attention_layernorm", "output_norm": "post_mlp_layernorm"},
+        },
     ),
     Dialect(
         model_type="phi3",

@@ -155,9 +155,9 @@ MOE_TEXT = (
     Dialect(
         model_type="ernie4_5_moe",
         backbone=BACKBONE,
-        attention={"full": {**GQA, "attention_bias": "use_bias", "attention_out_bias": "use_bias"}},
+        attention={"full": GQA},
         ffn={
-            "dense": {**DENSE, "mlp_bias": "use_bias"},
+            "dense": DENSE,
             "moe": {
                 **MOE,
                 "n_routed_experts": "moe_num_experts",

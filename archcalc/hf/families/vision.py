@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from archcalc.hf import inverses, rules
-from archcalc.hf.config import Config, Said
+from archcalc.hf.config import Config, Said, show
 from archcalc.hf.dialect import Dialect, Fixed, Key, Multimodal, Must, Rule, Table
 from archcalc.hf.families.common import BACKBONE, DENSE, MOE, SLIDING
 from archcalc.hf.families.dense import QWEN2_ATTENTION, QWEN3_ATTENTION, WINDOWS
@@ -75,6 +75,8 @@ def _merged(width: str) -> Rule:
 def _head_dim(width: str) -> Rule:
     def read(config: Config) -> Said:
         size, heads = config.integer(width, least=1), config.integer("num_heads", least=1)
+        if size % heads:
+            raise config.error(f"{width} {size} does not divide into num_heads {heads}", width)
         return Said(size // heads, (), f"{width} / num_heads")
 
     return Rule(read)
@@ -94,17 +96,15 @@ def _text_width(config: Config) -> Said:
     return Said(top.data["text_config"].get("hidden_size"), ("text_config", "hidden_size"), "text_config.hidden_size")
 
 
-def _projection(config: Config) -> Said:
-    """Features that Kimi K2.5's projector takes: a key of the top, whatever the tower has. The release's
-    `mm_hidden_size`, which no class reads, has to say the same."""
+def _normed_width(config: Config) -> Said:
+    """Kimi K2.5: features that the projector normalises: the tower's, which `projection_hidden_size` must say too."""
+    said = rules.released("mm_hidden_size", "hidden_size").read(config)
     top = config.outer or config
-    said = top.read("projection_hidden_size")
-    given = config.data.get("mm_hidden_size")
-    config.take("mm_hidden_size", "used")
-    if given is not None and given != said.value:
-        message = f"mm_hidden_size is {given!r}; {top.facts.config} reads projection_hidden_size: {said.value!r}"
-        raise config.error(message, "mm_hidden_size")
-    return said._replace(note=said.note or "projection_hidden_size")
+    normed = top.value("projection_hidden_size")
+    if said is None or normed != said.value:
+        message = f"projection_hidden_size is {show(normed)}, and the tower's width another"
+        raise top.error(message, "projection_hidden_size")
+    return said
 
 
 PIXELS_2: Table = {
@@ -323,7 +323,7 @@ VISION = (
         vision={**MOONVIT, **K25_TOWER},
         projector={
             **MOON_MERGER,
-            "mm_hidden_size": Rule(_projection, inverses.outer("projection_hidden_size")),
+            "mm_hidden_size": Rule(_normed_width, inverses.outer("projection_hidden_size")),
             "text_hidden_size": Rule(_text_width),
             "projector_hidden_act": Fixed("gelu"),
             "projector_ln_eps": Fixed(1e-5),

@@ -70,10 +70,12 @@ class Eager:
         """[T,W], [E,W], [E] or None -> [T,E] fp32."""
         return functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
 
-    def expert_bias(self, rows: Tensor, bias: Tensor, expert: Tensor, ends: Tensor) -> Tensor:
-        """Rows [R,out] plus their experts' biases [E,out]; the experts of the rows [R] int64, and `ends` as in
-        `grouped_linear` (transformers, integrations/moe.py, looks the biases up)."""
-        return rows + bias[expert]
+    def expert_bias(
+        self, rows: Tensor, bias: Tensor, expert: Tensor, ends: Tensor, probs: Tensor | None = None
+    ) -> Tensor:
+        """Rows [R,out] plus their experts' biases [E,out] [* probs]; the experts of the rows [R] int64, and `ends` as
+        in `grouped_linear` (transformers, integrations/moe.py, looks the biases up)."""
+        return rows + (bias[expert] if probs is None else bias[expert] * probs[:, None])
 
     def gate_output(self, x: Tensor, logits: Tensor) -> Tensor:
         """x * sigmoid(logits), [..., H, F] and [..., H, F or 1] -> [..., H, F] (transformers,

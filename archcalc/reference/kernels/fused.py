@@ -43,8 +43,10 @@ class Fused(Eager):
     def router_logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _RouterLogits.apply(x, weight, bias)
 
-    def expert_bias(self, rows: Tensor, bias: Tensor, expert: Tensor, ends: Tensor) -> Tensor:
-        return _ExpertBias.apply(rows, bias, ends)
+    def expert_bias(
+        self, rows: Tensor, bias: Tensor, expert: Tensor, ends: Tensor, probs: Tensor | None = None
+    ) -> Tensor:
+        return _ExpertBias.apply(rows, bias, probs, ends)
 
     def gate_output(self, x: Tensor, logits: Tensor) -> Tensor:
         return _GatedOutput.apply(x, logits)
@@ -149,17 +151,25 @@ class _RouterLogits(torch.autograd.Function):
 
 
 class _ExpertBias(torch.autograd.Function):
-    """Keeps nothing: the split of the rows is a list of host integers, as in TransformerEngine's grouped linear."""
+    """Keeps the probabilities, where it is given them, and the bias: the split of the rows is a list of host integers
+    (Megatron-LM, core/transformer/moe/experts.py, `TEGroupedMLP._apply_bias`)."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, bias: Tensor, ends: Tensor) -> Tensor:
-        ctx.ends, ctx.shape = ends, bias.shape
-        return rows + bias[_expert_of_each(rows, ends)]
+    def forward(ctx: Any, rows: Tensor, bias: Tensor, probs: Tensor | None, ends: Tensor) -> Tensor:
+        ctx.ends = ends
+        ctx.save_for_backward(bias, probs)
+        added = bias[_expert_of_each(rows, ends)]
+        return rows + (added if probs is None else added * probs[:, None]).to(rows.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        summed = gradient.new_zeros(ctx.shape).index_add(0, _expert_of_each(gradient, ctx.ends), gradient)
-        return gradient, summed, None
+        bias, probs = ctx.saved_tensors
+        expert = _expert_of_each(gradient, ctx.ends)
+        wide = gradient.float()
+        d_probs = None if probs is None else (wide * bias[expert].float()).sum(-1).to(probs.dtype)
+        scaled = wide if probs is None else wide * probs[:, None]
+        d_bias = wide.new_zeros(bias.shape).index_add(0, expert, scaled)
+        return gradient, d_bias.to(bias.dtype), d_probs, None
 
 
 def _expert_of_each(rows: Tensor, ends: Tensor) -> Tensor:

@@ -82,17 +82,21 @@ class LinearOperations(Recorder):
         projection.
 
         Eager code looks a row's bias up by the number of its expert, which it keeps as int64 (transformers,
-        integrations/moe.py, `grouped_mm_experts_forward`); a grouped kernel knows the split and keeps nothing.
+        integrations/moe.py, `grouped_mm_experts_forward`), and the biases themselves where probabilities that go into
+        the activation multiply the last one; a grouped kernel knows the split and keeps nothing.
         """
         features = (out,) if len(names) == 1 else (len(names) * out,)
         y = Tensor(x.rows, features, Storage(x.rows, features, self.dtype))
         offsets, numbers = Storage((), (experts,), "int32"), Storage(x.rows, (), "int64")
         once = (offsets, numbers) if bias else (offsets,)
+        looked_up = Storage(x.rows, features, self.dtype)
         for i, name in enumerate(names):
             stacked = partial(self.weight, name, role=role, stack=(experts,), active=active)
             weights = (stacked("weight", (out,), x.features), *((stacked("bias", (out,), ()),) if bias else ()))
             first = site == "expert_fc1" and i == 0
             saves = (Save(x.storage), *(Save(s, ("eager",)) for s in (once if first else ())))
+            if bias and site == "expert_fc2":
+                saves = (*saves, Save(looked_up, ("eager", "probs_act")))
             self._emit(
                 "grouped_linear",
                 name,
