@@ -39,6 +39,9 @@ UNHELD = frozenset(
 TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
 """Ids that no spec has: a class's own may be beyond the spec's vocabulary, which it refuses."""
 
+Blocks = Mapping[str, Mapping[str, str]]
+"""By section, for each block of the spec the block of the dialect."""
+
 LAYOUT = frozenset({"layers", "attention", "ffn", "mtp_layer"})
 """Fields of the backbone that are compared layer by layer."""
 
@@ -127,7 +130,7 @@ def _backbone(row: Dialect, backbone: Decoder, draft: Draft) -> None:
         for name, kind in chosen.items():
             _block(side, name, getattr(row, side)[kind], backbone, draft)
     draft.field = "backbone.layers"
-    layers = [_layer(kind, blocks, backbone) for kind in backbone.kinds()]
+    layers = [_layer(kind, blocks, backbone, row.norm_names) for kind in backbone.kinds()]
     whole = [layer for layer in layers if layer is not None]
     if len(whole) < len(layers):
         draft.clash("steps of their own", "attention, then a feed-forward")
@@ -200,12 +203,15 @@ def _fields(table: Table, values: Mapping[str, Any], said: Mapping[str, Any], dr
             draft.clash(value, "none")
 
 
-def _layer(kind: LayerKind, blocks: Mapping[str, Mapping[str, str]], backbone: Decoder) -> Layer | None:
-    """A layer by the dialect's names; None where its steps are not the usual two."""
+def _layer(kind: LayerKind, blocks: Blocks, backbone: Decoder, norms: Mapping[str, Any]) -> Layer | None:
+    """A layer by the dialect's names; None where its steps are not the usual two, with the dialect's norms."""
     if [step.section for step in kind] != ["attention", "ffn"]:
         return None
     scope = kind[0].scope
-    steps = [Step(attention=kind[0].mixer, scope=scope), Step(ffn=kind[1].mixer)]
+    steps = [
+        Step(attention=kind[0].mixer, scope=scope, **norms.get("attention", {})),
+        Step(ffn=kind[1].mixer, **norms.get("ffn", {})),
+    ]
     if Layers(count=1, steps=steps).kind(backbone.norm, backbone.norm_placement) != kind:
         return None
     attention, ffn = (blocks[step.section][step.mixer] for step in kind)

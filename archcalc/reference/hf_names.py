@@ -25,6 +25,7 @@ _TEXT_PARTS = "|".join(
         r"norm",
         r"layers\.\d+\.(?:input_layernorm|post_attention_layernorm)",
         r"layers\.\d+\.(?:pre_feedforward_layernorm|post_feedforward_layernorm)",
+        r"layers\.\d+\.(?:post_self_attn_layernorm|post_mlp_layernorm)",
         r"layers\.\d+\.self_attn\.(?:q_a_proj|q_a_layernorm|q_b_proj|kv_a_proj_with_mqa|kv_a_layernorm|kv_b_proj)",
         r"layers\.\d+\.self_attn\.(?:q_proj|k_proj|v_proj|qkv_proj|o_proj|q_norm|k_norm|core)",
         r"layers\.\d+\.self_attn\.indexer\.(?:wq_b|wk|k_norm|weights_proj|core)",
@@ -53,13 +54,6 @@ _EXPERTS = (
     (r"(.*)\.self_attn\.forget_gate\.(.*)", r"\1.self_attn.\2"),
 )
 """Inside layers, for every class: Granite's and Phi's routers, ERNIE's statistics, MiniMax's bias, Kimi's decays."""
-
-_GLM4 = (
-    (r"(.*)\.post_attention_layernorm\.(.*)", r"\1.pre_feedforward_layernorm.\2"),
-    (r"(.*)\.post_self_attn_layernorm\.(.*)", r"\1.post_attention_layernorm.\2"),
-    (r"(.*)\.post_mlp_layernorm\.(.*)", r"\1.post_feedforward_layernorm.\2"),
-)
-"""GLM-4 has Gemma's four norms under names of its own."""
 
 _TEXT_INSIDE = ((r"model\.language_model\.(.*)", r"model.\1"),)
 """A text model beside a tower."""
@@ -156,7 +150,7 @@ def checkpoint_path(name: str, model_type: str) -> str:
     if _TOWER.fullmatch(name):
         return _renamed(name, _TOWERS.get(model_type, ())) or UNMAPPED + name
     path = name
-    for rules in (_TEXT_INSIDE if model_type in _TOWERS else (), _GLM4 if model_type == "glm4" else (), _EXPERTS):
+    for rules in (_TEXT_INSIDE if model_type in _TOWERS else (), _EXPERTS):
         path = _renamed(path, rules) or path
     if not _TEXT.fullmatch(path):
         return UNMAPPED + name
