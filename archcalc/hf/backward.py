@@ -6,44 +6,26 @@ drops or changes a field is no candidate.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from archcalc.arch.decoder import Decoder
 from archcalc.arch.layers import LayerKind, Layers, Step
 from archcalc.errors import InputError, SpecError
-from archcalc.files.loader import validate
 from archcalc.files.model import Spec
-from archcalc.hf import json_file
 from archcalc.hf.config import frozen, show
 from archcalc.hf.dialect import Dialect, Fixed, Key, Layer, Multimodal, Rule, Table
 from archcalc.hf.draft import Clash, Draft
 from archcalc.hf.families.registry import MULTIMODAL, TEXT
-from archcalc.hf.reader import read
-from archcalc.hf.source import Source
-
-UNHELD = frozenset(
-    {
-        "dtype",
-        "processor",
-        "in_patch_limit",
-        "in_patch_limit_each_frame",
-        "patch_limit_on_one_side",
-        "temporal_merge_kernel_size",
-        "mtp_stored",
-    }
-)
-"""Fields that no class of a model has: the dtype of its weights, a processor's limits, what a release holds."""
+from archcalc.hf.likeness import LAYOUT, UNHELD, around, differences, forward, without
 
 TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
 """Ids that no spec has: a class's own may be beyond the spec's vocabulary, which it refuses."""
 
+UNREAD = "a config that is read"
+
 Blocks = Mapping[str, Mapping[str, str]]
 """By section, for each block of the spec the block of the dialect."""
-
-LAYOUT = frozenset({"layers", "attention", "ffn", "mtp_layer"})
-"""Fields of the backbone that are compared layer by layer."""
 
 
 def config_of(spec: Spec) -> dict[str, Any]:
@@ -87,7 +69,7 @@ def _said(value: Any) -> str:
 
 def _weight(clash: Clash) -> int:
     """A block of another kind is further away than a field of the same."""
-    return {"kind": 100, "layers": 3}.get(clash.field.rpartition(".")[2], 1)
+    return {UNREAD: 1000, "kind": 100, "layers": 3}.get(clash.field.rpartition(".")[2], 1)
 
 
 def config_as(row: Dialect | Multimodal, spec: Spec) -> tuple[dict[str, Any], list[Clash]]:
@@ -121,7 +103,7 @@ def _written(row: Dialect | Multimodal, spec: Spec) -> tuple[dict[str, Any], lis
 
 
 def _backbone(row: Dialect, backbone: Decoder, draft: Draft) -> None:
-    plain, said = _without(backbone, LAYOUT), _without(backbone, LAYOUT, exclude_defaults=True)
+    plain, said = without(backbone, LAYOUT), without(backbone, LAYOUT, exclude_defaults=True)
     blocks = {side: _chosen(side, row, backbone) for side in ("attention", "ffn")}
     plain["rotary_half"] = next((half for half in map(_half, backbone.attention.values()) if half), 0)
     table = {name: source for name, source in row.backbone.items() if name not in LAYOUT}
@@ -136,10 +118,6 @@ def _backbone(row: Dialect, backbone: Decoder, draft: Draft) -> None:
         draft.clash("steps of their own", "attention, then a feed-forward")
     else:
         row.layers.write(draft, whole)
-
-
-def _without(section: Any, names: frozenset[str], **options: Any) -> dict[str, Any]:
-    return {name: value for name, value in section.model_dump(**options).items() if name not in names}
 
 
 def _half(block: Any) -> int:
@@ -165,15 +143,10 @@ def _block(side: str, name: str, table: Table, backbone: Decoder, draft: Draft) 
     block = getattr(backbone, side)[name]
     values, said = block.model_dump(), block.model_dump(exclude_defaults=True)
     if "rope_parameters" in values:
-        own = values["rope_parameters"] = values["rope_parameters"] or _around(backbone)
-        if own == _around(backbone):
+        own = values["rope_parameters"] = values["rope_parameters"] or around(backbone)
+        if own == around(backbone):
             said.pop("rope_parameters", None)
     _fields(table, values, said, draft, f"backbone.{side}.{name}")
-
-
-def values_of(section: Any) -> Any:
-    """The plain data of a section that may be missing."""
-    return None if section is None else section.model_dump()
 
 
 def _fields(table: Table, values: Mapping[str, Any], said: Mapping[str, Any], draft: Draft, where: str) -> None:
@@ -218,79 +191,11 @@ def _layer(kind: LayerKind, blocks: Blocks, backbone: Decoder, norms: Mapping[st
     return Layer(attention, ffn, "" if scope == "self_attn" else scope)
 
 
-# -- reading it again -------------------------------------------------------------------------------------------------
-
-
 def _lost(spec: Spec, config: dict[str, Any]) -> Iterator[Clash]:
     """The fields that the reader makes another thing of."""
     try:
         again = forward(config)
     except SpecError as error:
-        yield Clash(f"what {config['model_type']} can't say", "", str(error))
+        yield Clash(UNREAD, str(error), f"none for {config['model_type']}")
         return
     yield from differences(spec, again)
-
-
-def forward(config: dict[str, Any]) -> Spec:
-    """The spec of a config, valid. Raises SpecError."""
-    document = json_file.load(json.dumps(config), "config.json")
-    imported = read(Source(config=document, quant=None, index=None, name="model", where="config.json"))
-    return validate(imported.data, imported, Spec)
-
-
-def differences(spec: Spec, other: Spec) -> Iterator[Clash]:
-    """The fields of an architecture that another spec has otherwise, names of blocks and places in files aside."""
-    mine, theirs = spec.backbone, other.backbone
-    yield from _unequal(_without(mine, LAYOUT), _without(theirs, LAYOUT), "backbone")
-    layers = [*zip(mine.kinds(), theirs.kinds(), strict=False)]
-    if mine.num_nextn_predict_layers:
-        layers.append((_predicted(mine), _predicted(theirs)))
-    for a, b in dict.fromkeys(layers):
-        yield from _unlike(layers.index((a, b)), (a, b), mine, theirs)
-    for name in ("vision", "projector"):
-        a_part, b_part = values_of(getattr(spec, name)) or {}, values_of(getattr(other, name)) or {}
-        yield from _unequal(a_part, b_part, name)
-
-
-def _predicted(backbone: Decoder) -> LayerKind:
-    own = backbone.mtp_layer
-    return backbone.kinds()[-1] if own is None else own.kind(backbone.norm, backbone.norm_placement)
-
-
-def _unlike(place: int, pair: tuple[LayerKind, LayerKind], mine: Decoder, theirs: Decoder) -> Iterator[Clash]:
-    """Two layers at a place, by what their blocks hold."""
-    a, b = pair
-    if [step._replace(mixer="") for step in a] != [step._replace(mixer="") for step in b]:
-        yield Clash("backbone.layers", _steps(a), _steps(b))
-        return
-    for one, two in zip(a, b, strict=True):
-        blocks = _effective(mine, one.section, one.mixer), _effective(theirs, two.section, two.mixer)
-        if blocks[0]["kind"] != blocks[1]["kind"]:
-            words = [f"{block['kind']} in layer {place}" for block in blocks]
-            yield Clash("backbone.layers", *words)
-            return
-        yield from _unequal(*blocks, f"backbone.{one.section}.{one.mixer}")
-
-
-def _steps(kind: Sequence[Any]) -> str:
-    return ", ".join(f"{step.input_norm or '-'} {step.scope} {step.output_norm or '-'}" for step in kind)
-
-
-def _effective(backbone: Decoder, side: str, name: str) -> dict[str, Any]:
-    """A block's fields, without a rotary embedding of its own that is the backbone's."""
-    values: dict[str, Any] = getattr(backbone, side)[name].model_dump()
-    if values.get("rope_parameters") == _around(backbone):
-        values["rope_parameters"] = None
-    return values
-
-
-def _around(backbone: Decoder) -> dict[str, Any]:
-    """The backbone's rotary embedding, as that of a block is written."""
-    return {"rope_theta": backbone.rope_theta, "rope_scaling": values_of(backbone.rope_scaling)}
-
-
-def _unequal(mine: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> Iterator[Clash]:
-    for name in dict.fromkeys((*mine, *theirs)):
-        a, b = mine.get(name), theirs.get(name)
-        if a != b and name not in UNHELD:
-            yield Clash(f"{where}.{name}", a, b)

@@ -34,10 +34,9 @@ def load_located(argument: str) -> tuple[Spec, Document]:
 def load_with_config(argument: str) -> tuple[Spec, dict[str, Any] | None]:
     """A validated spec, and the content of the config.json that it was read from, None for a spec of ours. Raises as
     `load_spec`."""
-    from archcalc.hf.imported import Imported
-
     spec, document = load_located(argument)
-    return spec, document.config.data if isinstance(document, Imported) else None
+    config: Document | None = getattr(document, "config", None)
+    return spec, None if config is None else config.data
 
 
 def import_config(argument: str) -> Imported | None:

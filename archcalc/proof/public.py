@@ -12,7 +12,7 @@ from archcalc.proof.ours import SEQ, forward_flops, weights_by_path
 from archcalc.proof.sides import Side, Sides, add, single, unfolded
 from archcalc.proof.twin import Progress, by_kind
 from archcalc.reference import hf, hf_cache, hf_flops
-from archcalc.reference.hf_names import joined_path
+from archcalc.reference.hf_names import joined_path, text_alone
 from archcalc.reference.threads import one_thread
 from archcalc.workload import Workload
 
@@ -70,11 +70,11 @@ def _opinions(spec: Spec, config: Config | None, kinds: Iterable[str], progress:
 def _weights(spec: Spec, built: hf.Public, found: Opinions) -> None:
     ours, theirs = weights_by_path(spec), by_kind(hf.parameters(built))
     found.ours.update({kind: _joined(side, built.model_type) for kind, side in ours.items()})
+    if spec.vision is None:
+        theirs = {kind: _text_alone(kind, side, built.model_type, found) for kind, side in theirs.items()}
     found.theirs.update(theirs)
     if found.ours["mtp"] and not hf.predicts(built):
         _drop_predictions(spec, found)
-    if spec.vision is None:
-        _drop_towers(found)
     ignored = ", ".join(hf.ignored(built)) or "nothing"
     found.notes.append(f"Not compared, computed from the config and in no checkpoint: {ignored}.")
 
@@ -108,15 +108,15 @@ def _joined(side: Side, model_type: str) -> Side:
     return joined
 
 
-def _drop_towers(found: Opinions) -> None:
-    """A class of text and pictures builds its default tower where the config has none: the spec says that it is the
-    text alone."""
-    for kind, side in found.theirs.items():
-        tower = {key: value for key, value in side.items() if key[0].startswith(hf_flops.TOWERS)}
-        if tower:
-            elements = sum(count * each for count, each in tower.values())
-            found.theirs[kind] = {key: value for key, value in side.items() if key not in tower}
-            found.notes.append(f"Not compared: {elements:,} {kind} of a tower that the config does not describe.")
+def _text_alone(kind: str, side: Side, model_type: str, found: Opinions) -> Side:
+    """Their side for a spec without a tower. A class of text and pictures builds its default one where the config has
+    none, and keeps the text model elsewhere for its sake."""
+    tower = {key: value for key, value in side.items() if key[0].startswith(hf_flops.TOWERS)}
+    if tower:
+        elements = sum(count * each for count, each in tower.values())
+        found.notes.append(f"Not compared: {elements:,} {kind} of a tower that the config does not describe.")
+    text = ((key, value) for key, value in side.items() if key not in tower)
+    return {(text_alone(path, model_type), setting): value for (path, setting), value in text}
 
 
 # -- FLOPs ------------------------------------------------------------------------------------------------------------
@@ -131,7 +131,10 @@ def _flops(spec: Spec, built: hf.Public, found: Opinions) -> None:
         return
     ours = _run_alike(spec, seq, built.model_type)
     found.ours["flops"] = {key: value for key, value in ours.items() if key[0] not in scans}
-    found.theirs["flops"] = single(((path, n) for path, n in theirs.items() if path not in scans), SETTING)
+    side = single(theirs.items(), SETTING)
+    if spec.vision is None:
+        side = _text_alone("flops", side, built.model_type, found)
+    found.theirs["flops"] = {key: value for key, value in side.items() if key[0] not in scans}
     if scans:
         found.notes.append(
             f"FLOPs of {len(scans)} recurrences are not compared: torch counts no products in what transformers does"
@@ -161,6 +164,8 @@ def _kv(spec: Spec, built: hf.Public, found: Opinions) -> None:
     except hf_flops.Unrunnable as error:
         found.notes.append(f"Caches are not compared: the class does not run on meta with these sizes: {error}")
         return
+    if spec.vision is None:
+        theirs = _text_alone("kv", theirs, built.model_type, found)
     found.ours["kv"], found.theirs["kv"] = ours, theirs
     if windows:
         found.notes.append("Cache: transformers keeps one row less than a window holds, the next query's own; so here.")

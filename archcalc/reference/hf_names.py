@@ -158,6 +158,14 @@ def checkpoint_path(name: str, model_type: str) -> str:
     return model + path.removeprefix("model.") if path.startswith("model.") else head + path.removeprefix("lm_head.")
 
 
+def text_alone(path: str, model_type: str) -> str:
+    """A path of the text model as it is where no tower stands beside it."""
+    for place, plain in zip(_PLACES.get(model_type, ()), ("model.", "lm_head."), strict=False):
+        if f"{path}.".startswith(place):
+            return (plain + f"{path}.".removeprefix(place)).removesuffix(".")
+    return path
+
+
 def joined_path(path: str, model_type: str) -> str:
     """A checkpoint's path as one that the class has: of the few projections that it keeps in one tensor."""
     for pattern, name in _FUSED.get(model_type, ()):

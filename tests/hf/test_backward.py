@@ -10,11 +10,12 @@ import pytest
 from archcalc.errors import InputError
 from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec
-from archcalc.hf.backward import class_of, config_as, config_of, differences, forward
+from archcalc.hf.backward import class_of, config_as, config_of
 from archcalc.hf.config import frozen
 from archcalc.hf.draft import Draft
 from archcalc.hf.families.registry import MULTIMODAL, TEXT
 from archcalc.hf.inverses import rotary_dim
+from archcalc.hf.likeness import differences, forward
 from tests.families.bases import BASES
 from tests.hf.configs import CLASSES, spec_of
 from tests.hf.test_reader import small
