@@ -62,7 +62,8 @@ LATENT: dict[str, Any] = {
         },
         "layers": [
             {"count": 1, "attention": "mla", "ffn": "dense"},
-            {"count": 2, "attention": "mla", "ffn": "moe"},
+            {"count": 1, "attention": "mla", "ffn": "moe"},
+            {"count": 1, "attention": "shared", "ffn": "moe"},
         ],
         "mtp_layer": {"attention": "mla", "ffn": "dense"},
         "attention": {
@@ -76,7 +77,18 @@ LATENT: dict[str, Any] = {
                 "v_head_dim": 8,
                 "attention_bias": False,
                 "indexer": {"index_n_heads": 2, "index_head_dim": 8, "index_topk": 16},
-            }
+            },
+            "shared": {
+                "kind": "mla",
+                "num_attention_heads": 4,
+                "q_lora_rank": 16,
+                "kv_lora_rank": 32,
+                "qk_nope_head_dim": 8,
+                "qk_rope_head_dim": 4,
+                "v_head_dim": 8,
+                "attention_bias": False,
+                "index_topk": 16,
+            },
         },
         "ffn": {
             "dense": {"kind": "dense", "intermediate_size": 96, "hidden_act": "silu", "gated": True, "mlp_bias": False},
@@ -120,7 +132,8 @@ LATENT: dict[str, Any] = {
     ],
     "claims": [{"claim": "a claim", "quantity": "params.total", "value": "1.2M", "source": "a paper"}],
 }
-"""Latents with an indexer, experts on a latent, a prediction module, a tower, storage by rules."""
+"""Latents with an indexer, a layer that shares its choice, experts on a latent, a prediction module, a tower,
+storage by rules."""
 
 GROUPED: dict[str, Any] = {
     "kind": "spec",
@@ -166,7 +179,7 @@ GROUPED: dict[str, Any] = {
                 **more,
             }
             for name, more in {
-                "global": {},
+                "global": {"rotary_dim": 6, "output_gate": "per_head"},
                 "local": {
                     "sliding_window": 16,
                     "rope_parameters": {"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 8.0}},
@@ -222,6 +235,18 @@ LINEAR: dict[str, Any] = GROUPED | {
     },
 }
 """States in place of keys and values."""
+
+RESIDUALS: dict[str, Any] = GROUPED | {
+    "name": "residuals",
+    "backbone": {key: value for key, value in GROUPED["backbone"].items() if key != "mtp_layer"}
+    | {
+        "num_hidden_layers": 2,
+        "num_nextn_predict_layers": 0,
+        "attn_res_block_size": 1,
+        "layers": [{"count": 1, "attention": name, "ffn": "dense"} for name in ("global", "local")],
+    },
+}
+"""Layers that attend to what blocks of layers made."""
 
 PIPELINED: dict[str, Any] = {
     "kind": "plan",
@@ -301,7 +326,12 @@ SPEC = (
 )
 PICTURES = ("flops {} --image 60x60 --video 9x64x64", "flops {} --image 9000x90", "flops {} --video 9x400x400")
 FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
-    "spec": {"latent": (LATENT, (*PICTURES, *SPEC)), "grouped": (GROUPED, SPEC), "linear": (LINEAR, SPEC)},
+    "spec": {
+        "latent": (LATENT, (*PICTURES, *SPEC)),
+        "grouped": (GROUPED, SPEC),
+        "linear": (LINEAR, SPEC),
+        "residuals": (RESIDUALS, SPEC[:5]),
+    },
     "plan": {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),
         "interleaved": (INTERLEAVED, ("train grouped.yaml --plan {}",)),

@@ -58,6 +58,7 @@ GQA: dict[str, Any] = {
     "attention_out_bias": False,
     "qk_norm": None,
 }
+INDEXER = {"index_n_heads": 2, "index_head_dim": 6, "index_topk": 5}
 MHA = GQA | {"num_key_value_heads": 6}
 DELTA: dict[str, Any] = {
     "kind": "gated_deltanet",
@@ -126,6 +127,13 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "delta-split": DELTA | {"in_proj": "split"},
     "kda": KDA,
     "kda-full": KDA | {"use_full_rank_gate": True, "a_log_size": 5},
+    "mla-gated": MLA | {"output_gate": "elementwise"},
+    "mla-choosing": MLA | {"indexer": INDEXER},
+    "mla-sharing": MLA | {"index_topk": INDEXER["index_topk"], "output_gate": "elementwise", "q_lora_rank": None},
+    "gqa-gated": GQA | {"output_gate": "elementwise", "rotary_dim": 6},
+    "gqa-gated-normed": GQA | {"output_gate": "elementwise", "qk_norm": "per_head", "attention_bias": True},
+    "gqa-gated-at-once": GQA | {"output_gate": "elementwise", "qk_norm": "full"},
+    "gqa-by-head": GQA | {"output_gate": "per_head", "rotary_dim": 2},
     "dense": DENSE,
     "gelu": GELU,
     "moe": MOE,
@@ -319,6 +327,15 @@ VARIED: dict[str, dict[str, Any]] = {
         dtype="float32",
         lm_head_bias=True,
     ),
+    "gated outputs": content("gqa-gated/dense gqa-gated-normed/moe gqa-gated-at-once/gelu gqa-by-head/dense"),
+    "gated latents": content("mla-gated/moe gqa-gated/dense", num_nextn_predict_layers=1),
+    "gates in float32": content("gqa-gated/dense gqa-gated-normed/moe mla-gated/dense", dtype="float32"),
+    "nothing turns": content("mla-gated/dense mla-choosing/moe mla-direct/dense gqa-gated/dense", rope_theta=None),
+    "layers that share a choice": content("mla-choosing/dense 2*mla-sharing/moe mla-choosing/moe mla-sharing/moe"),
+    "attention residuals": content("3*mla-gated/dense 4*gqa/moe", attn_res_block_size=2),
+    "attention residuals in one block, tied": content(
+        "2*gqa/gelu", attn_res_block_size=12, tie_word_embeddings=True, norm_placement="sandwich"
+    ),
     "a float32 model": content("mla/dense gqa-normed/moe", dtype="float32"),
     "three dtypes": content("gqa/softmax", vision={"dtype": "float32"}, dtype="float16"),  # projector: bfloat16
 }
@@ -392,13 +409,16 @@ def attentions(draw: st.DrawFn) -> dict[str, Any]:
             "qk_rope_head_dim": 2 * draw(st.integers(1, 4)),
             "v_head_dim": draw(size),
             "attention_bias": draw(st.booleans()),
+            "output_gate": draw(st.sampled_from([None, "elementwise"])),
         }
-    shared = draw(st.integers(1, 3))
+    shared, pairs = draw(st.integers(1, 3)), draw(st.integers(1, 7))
     return {
         "kind": "gqa",
         "num_attention_heads": shared * draw(st.integers(1, 3)),
         "num_key_value_heads": shared,
-        "head_dim": 2 * draw(st.integers(1, 7)),
+        "head_dim": 2 * pairs,
+        "rotary_dim": draw(st.none() | st.integers(1, pairs).map(lambda n: 2 * n)),
+        "output_gate": draw(st.sampled_from([None, "elementwise", "per_head"])),
         "attention_bias": draw(st.booleans()),
         "attention_out_bias": draw(st.booleans()),
         "qk_norm": draw(st.sampled_from([None, "per_head", "full"])),
@@ -478,6 +498,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
     }
     kinds = [st.sampled_from([name for name in sections if name.startswith(letter)]) for letter in "af"]
     pattern = st.builds(lambda n, a, f: {"count": n, "attention": a, "ffn": f}, st.integers(1, 2), *kinds)
+    modules = draw(st.integers(0, 2))
     return assembled(
         draw(st.lists(pattern, min_size=1, max_size=3)),
         sections,
@@ -486,7 +507,9 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         vocab_size=draw(st.integers(2, 50)),
         tie_word_embeddings=draw(st.booleans()),
         lm_head_bias=draw(st.booleans()),
-        num_nextn_predict_layers=draw(st.integers(0, 2)),
+        num_nextn_predict_layers=modules,
+        attn_res_block_size=None if modules else draw(st.none() | st.integers(1, 4)),
+        rope_theta=draw(st.sampled_from([10000.0, None])),
         dtype=draw(st.sampled_from(["bfloat16", "bfloat16", "float16", "float32"])),
     )
 
@@ -524,6 +547,12 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "images and videos in a batch": (
         "a tower above prediction",
         {"seq": 2, "batch": 2, "images": ((40, 57), (9, 200)), "videos": ((6, 40, 40), (1, 13, 30))},
+    ),
+    "a prompt over a shared choice": ("layers that share a choice", {"seq": 4, "context": 7}),
+    "a token over a shared choice": ("layers that share a choice", {"seq": 1, "context": 7, "mla": "absorbed"}),
+    "residuals in a batch, after cached context": (
+        "attention residuals",
+        {"seq": 3, "context": 6, "batch": 2, "logits": "last"},
     ),
     "images smaller than a patch": ("a tower with odd sizes", {"seq": 1, "images": ((100, 33), (1, 1))}),
 }

@@ -43,8 +43,12 @@ class Record:
 
 
 def key_of(spec: Spec) -> str:
-    """A digest of the spec's sizes and of the settings that they are compared under."""
-    sizes = {name: value for name, value in spec.model_dump(exclude_none=True).items() if name not in DESCRIPTIVE}
+    """A digest of the spec's sizes and of the settings that they are compared under.
+
+    What a key says by default is left out: a key that is new changes no digest of a spec that does not have it.
+    """
+    said = spec.model_dump(exclude_none=True, exclude_defaults=True)
+    sizes = {name: value for name, value in said.items() if name not in DESCRIPTIVE}
     settings = [SEQ, IMAGE, CACHE, CACHE_DTYPES, [str(s) for s in SETTINGS], SCHEDULES, PIPELINE, KINDS]
     text = json.dumps([sizes, settings], sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()

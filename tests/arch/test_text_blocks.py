@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from archcalc.arch.attention.gqa import GQA
 from archcalc.arch.attention.mla import MLA
 from archcalc.arch.ffn.dense import DenseFFN
 from archcalc.arch.ffn.moe import MoE
-from archcalc.tape import Dim, Tape, Tensor
+from archcalc.tape import Dim, Tape, Tensor, value
 from archcalc.workload import Workload
 
 ABSORBED, EXPANDED = (("mla", "absorbed"),), (("mla", "expanded"),)
@@ -113,6 +114,67 @@ def test_gqa_takes_head_dim_as_given_and_never_divides_the_hidden_size() -> None
 )
 def test_gqa_options_add_their_weights_and_nothing_else(changes: dict[str, Any], more: dict[str, int]) -> None:
     assert counted(GQA, GQA_SECTION | changes, 100) == counted(GQA, GQA_SECTION, 100) | more
+
+
+QWEN3_NEXT = GQA_SECTION | {
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "qk_norm": "per_head",
+    "output_gate": "elementwise",
+    "rotary_dim": 64,
+}
+
+
+def test_a_gate_for_each_feature_doubles_the_query_projection() -> None:
+    # transformers, models/qwen3_next: 16 heads of 256, twice; 2 key-value heads; hidden 2048
+    weights = counted(GQA, QWEN3_NEXT, 2048)
+    assert weights == {
+        "q_proj.weight": 2 * 4096 * 2048,
+        "k_proj.weight": 512 * 2048,
+        "v_proj.weight": 512 * 2048,
+        "q_norm.weight": 256,
+        "k_norm.weight": 256,
+        "o_proj.weight": 2048 * 4096,
+    }
+    assert sum(weights.values()) == 27_263_488
+
+
+def test_a_gate_for_each_head_is_a_projection_of_its_own() -> None:
+    plain, gated = (counted(GQA, GQA_SECTION | {"output_gate": gate}, 100) for gate in (None, "per_head"))
+    assert gated == plain | {"g_proj.weight": 8 * 100}
+
+
+def test_how_many_features_turn_is_no_weight() -> None:
+    assert counted(GQA, QWEN3_NEXT | {"rotary_dim": None}, 2048) == counted(GQA, QWEN3_NEXT, 2048)
+
+
+@pytest.mark.parametrize(
+    ("turned", "says"), [(7, "rotary_dim 7 is odd"), (18, "rotary_dim 18 is more than head_dim 16")]
+)
+def test_features_of_a_head_turn_in_pairs(turned: int, says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        GQA.model_validate(GQA_SECTION | {"rotary_dim": turned})
+
+
+def test_mla_layers_of_kimi_linear_and_kimi_k3() -> None:
+    linear = K2_MLA | {"num_attention_heads": 32, "q_lora_rank": None}
+    assert sum(counted(MLA, linear, 2304).values()) == 29_114_880  # the public class, and the released header
+    k3 = counted(MLA, K2_MLA | {"num_attention_heads": 96, "output_gate": "elementwise"}, 7168)
+    assert k3["g_proj.weight"] == 96 * 128 * 7168
+    assert sum(k3.values()) == 232_196_096  # the released header
+
+
+@pytest.mark.parametrize("choices", [ABSORBED, EXPANDED])
+def test_a_gate_of_latent_attention_costs_its_projection_only(choices: Any) -> None:
+    def flops(section: dict[str, Any]) -> dict[str, int]:
+        tape = Tape(Workload(choices=choices))
+        with tape.segment("b", "backbone") as x:
+            rows, features = (Dim("batch", 1), Dim("seq", 4)), (Dim("hidden_size", 70),)
+            MLA.model_validate(section).forward(tape, Tensor(rows, features, x.storage))
+        return {op.path: value(op.flops) for op in tape.ops("backbone") if op.flops}
+
+    assert flops(K2_MLA | {"output_gate": "elementwise"}) == flops(K2_MLA) | {"b.g_proj": 2 * 4 * 70 * 64 * 128}
 
 
 def test_equal_head_counts_make_plain_multi_head_attention() -> None:

@@ -133,7 +133,7 @@ K25_VISION = {
     "num_attention_heads": 4,
     "patch_size": 4,
     "pos_emb_height": 6,
-    "pos_emb_width": 5,
+    "pos_emb_width": 4,
     "pos_emb_time": 2,
     "merge_kernel_size": [2, 2],
 }

@@ -102,7 +102,11 @@ def missing_in(path: tuple[str, ...], extra: str) -> Any:
     [
         ((), "visoin", "did you mean vision?"),
         ((), "claim", "did you mean claims?"),
-        (("backbone",), "head_dim", "keys that it might have: embedding_norm, layer_norm_eps, lm_head_bias, mtp_layer"),
+        (
+            ("backbone",),
+            "head_dim",
+            "keys that it might have: attn_res_block_size, embedding_norm, layer_norm_eps, lm_head_bias",
+        ),
         (("backbone", "attention", "gqa"), "q_lora_rank", "known keys: attention_bias, attention_out_bias, head_dim"),
         (("backbone", "ffn", "dense"), "width", "known keys: gated, hidden_act, intermediate_size, kind, mlp_bias"),
         (("storage", "default"), "scale", "known keys: dtype, scheme"),

@@ -15,7 +15,7 @@ from archcalc.serving.engine import Bounds, Engine
 from archcalc.serving.memory import Serving
 from archcalc.serving.overhead import Kind, Load, Term, terms
 from tests.serving.deployed import GIB, engine, gpu, held, llama_8b, model, served, weights
-from tests.support import spec_of, tiny
+from tests.support import data, spec_of, tiny
 
 LOAD = Load(context=1024)
 
@@ -82,6 +82,18 @@ def test_rotary_tables_are_whole_on_every_device() -> None:
 
 def test_a_model_that_does_not_rotate_has_no_table() -> None:
     assert term(served(spec_of(tiny(rope_theta=None)), load=LOAD), "rotary") is None
+
+
+def test_a_table_is_as_wide_as_what_turns() -> None:
+    content = tiny(max_position_embeddings=64)
+    content["backbone"]["attention"]["gqa"] |= {"head_dim": 6, "rotary_dim": 4}
+    assert term(served(spec_of(content), load=LOAD), "rotary") == Bounds(2 * 64 * 4, 4 * 64 * 4)
+
+
+def test_latents_that_nothing_turns_have_no_table() -> None:
+    content = data("deepseek-v3")
+    content["backbone"] |= {"rope_theta": None, "rope_scaling": None}  # as in Kimi Linear
+    assert term(served(spec_of(content), load=LOAD, tp=8), "rotary") is None
 
 
 # ----------------------------------------------------------------------------------------------------- LoRA

@@ -90,6 +90,14 @@ def test_a_dense_layer_holds_what_callers_pass_on_and_what_its_feed_forward_make
     assert peak("llama-3.1-70b", tp=tp).layers == exactly(2 * elements * T)
 
 
+def test_attended_blocks_stand_beside_the_residual_all_the_while() -> None:
+    # 80 layers in blocks of 10: eight outputs of H = 8192, and all else as in a plain layer
+    content = data("llama-3.1-70b")
+    content["backbone"]["attn_res_block_size"] = 10
+    for tp, elements in ((1, 110_592), (8, 36_352)):
+        assert peak(spec_of(content), tp=tp).layers == exactly(2 * (elements + 8 * 8192) * T)
+
+
 def test_two_key_value_heads_are_copied_on_sixteen_devices() -> None:
     # a wide attention, hidden 8: 16 heads of queries, two of keys and two of values of 64 each
     content = tiny()

@@ -1,4 +1,11 @@
-"""Mixture of experts with optional shared experts."""
+"""Mixture of experts with optional shared experts.
+
+`correction_bias: parameter` counts the bias of the choice as one, as the class of ERNIE 4.5 does, though it gets no
+gradient; `router_bias` and `expert_bias` are trained (gpt-oss, arXiv:2508.10925). With `routed_expert_hidden_size` the
+routed experts work on a latent of that width (Kimi K3, modeling_kimi_linear.py, `KimiSparseMoeBlock`): tokens are
+projected down before they are sent, and what all adds up to is normalised and projected up; router and shared experts
+see the hidden state. `gated: false` is for routed and shared experts alike (Nemotron-H, arXiv:2504.03624).
+"""
 
 from __future__ import annotations
 
@@ -19,11 +26,7 @@ class MoE(Block):
     experts see all.
 
     With `topk_method: noaux_tc` the router holds a correction bias that balances load without a loss
-    (arXiv:2408.15664): a buffer in the checkpoint, not a trained parameter. `correction_bias: parameter` counts it as
-    one, as the class of ERNIE 4.5 does, though it gets no gradient. `router_bias` and `expert_bias` are trained
-    (gpt-oss, arXiv:2508.10925). With `routed_expert_hidden_size` the routed experts work on a latent of that width
-    (Kimi K3): tokens are projected down before they are sent and up when all is added; router and shared experts see
-    the hidden state. `gated: false` is for routed and shared experts alike (Nemotron-H, arXiv:2504.03624).
+    (arXiv:2408.15664): a buffer in the checkpoint, not a trained parameter.
     """
 
     purposes: ClassVar[dict[str, str]] = {
