@@ -14,6 +14,7 @@ from archcalc.proof.twin import Progress, by_kind
 from archcalc.reference import hf, hf_cache, hf_flops
 from archcalc.reference.hf_names import joined_path, text_alone
 from archcalc.reference.threads import one_thread
+from archcalc.tape import Op
 from archcalc.workload import Workload
 
 SETTING = "prefill forward"
@@ -183,16 +184,19 @@ def _cached(rows: Iterable[CacheRow], tokens: int, side: Side) -> None:
 def _length(spec: Spec) -> int:
     """As many tokens as every mixer sees all of, up to SEQ: eager code scores what a limit hides."""
     ops = [op for segment in spec.trace(Workload()).segments for op in segment.ops]
-    most = SHORT if any(op.kind == "scan" for op in ops) else SEQ
+    most = SHORT if any(map(_recurs, ops)) else SEQ
     return min([most, *(op.span.size for op in ops if op.span is not None and op.span.size)])
+
+
+def _recurs(op: Op) -> bool:
+    """Whether it keeps a state in place of rows."""
+    return any(cache.kind == "state" for cache in op.caches)
 
 
 def _scans(spec: Spec) -> frozenset[str]:
     """Paths of recurrences."""
     segments = spec.trace(Workload()).segments
-    return frozenset(
-        op.path.replace("{i}", str(i)) for s in segments for op in s.ops for i in s.indices if op.kind == "scan"
-    )
+    return frozenset(op.path.replace("{i}", str(i)) for s in segments for op in s.ops for i in s.indices if _recurs(op))
 
 
 def _run_alike(spec: Spec, seq: int, model_type: str) -> Side:
