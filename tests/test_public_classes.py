@@ -141,6 +141,14 @@ def test_a_file_from_the_command_line(tmp_path: Path, quantised: Config) -> None
     assert "Qwen3VLMoeForConditionalGeneration of transformers, built from the release's own config" in ran.out
 
 
+def test_kimi_k2_is_built_as_the_class_that_its_release_names() -> None:
+    named = {"architectures": ["DeepseekV3ForCausalLM"], "auto_map": {"AutoConfig": "configuration_deepseek.X"}}
+    config = FAMILIES["deepseek_v3"] | named | {"model_type": "kimi_k2"}
+    report = against(forward(config), config)
+    assert different(report) == []
+    assert report.notes[0].startswith("DeepseekV3ForCausalLM of transformers")
+
+
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "qwen3_5_moe", "kimi_k25 as released"])
 def test_text_of_a_model_with_a_tower_is_compared_without_it(name: str) -> None:
     config = {key: value for key, value in FAMILIES[name].items() if key != "vision_config"}
