@@ -31,6 +31,7 @@ from archcalc.serving.engine import Engine
 from archcalc.training.plan import Plan
 from tests.reference import tiny
 from tests.support import Ran, dumped, run
+from tests.towers import small
 
 KINDS: dict[str, type[Section]] = {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine}
 
@@ -248,6 +249,70 @@ RESIDUALS: dict[str, Any] = GROUPED | {
 }
 """Layers that attend to what blocks of layers made."""
 
+
+def seeing(name: str, tower: str, **vision: Any) -> dict[str, Any]:
+    """The grouped model with a small vision tower and its projector."""
+    made, projector = small(tower, **vision)
+    sections = {"vision": made, "projector": projector | {"text_hidden_size": 64}}
+    return GROUPED | sections | {"name": name, "title": name.capitalize()}
+
+
+WINDOWED = seeing(
+    "windowed",
+    "qwen2.5-vl-3b",
+    num_position_embeddings=25,
+    interpolate_pos_encoding=True,
+    deepstack_visual_indexes=[2, 0],
+    patch_embed_bias=True,
+)
+"""A tower with windows, positions and features of earlier layers."""
+SQUARE = seeing("square", "clip-l-336")
+"""Pictures of one size, a class token, norms around the blocks."""
+
+FLOAT = {"scheme": "float-quantized", "strategy": "channel", "scale_dtype": "bfloat16", "input_scale": True}
+NVFP4 = {"scheme": "nvfp4", "group_size": 32, "input_scale": True}
+AWQ = {"scheme": "awq", "num_bits": 4, "group_size": 32, "scale_dtype": "float16"}
+GPTQ = AWQ | {"scheme": "gptq"}
+MLX = AWQ | {"scheme": "mlx-affine"}
+ZEROS = AWQ | {"scheme": "pack-quantized", "symmetric": False}
+BNB = {"scheme": "bitsandbytes-4bit", "quant_type": "nf4", "block_size": 32, "dtype": "bfloat16", "double_quant": True}
+PLAIN = {"scheme": "plain", "dtype": "bfloat16"}
+
+PACKED: dict[str, Any] = LATENT | {
+    "storage": {
+        "attention": FLOAT,
+        "dense_ffn": AWQ,
+        "router": {"scheme": "mxfp8"},
+        "routed_expert": GPTQ,
+        "shared_expert": MLX,
+        "embedding": NVFP4,
+        "head": ZEROS,
+        "mtp_embedding": {"scheme": "mxfp4"},
+        "projector": BNB,
+        "default": PLAIN,
+    }
+}
+"""Schemes by role that the others have not."""
+
+LISTED: dict[str, Any] = GROUPED | {
+    "storage": [
+        {"match": match, "store": store}
+        for match, store in {
+            "*.0.*.q_proj": FLOAT,
+            "*.0.*.k_proj": {"scheme": "mxfp8"},
+            "*.0.*.v_proj": {"scheme": "mxfp4"},
+            "*.0.*.o_proj": NVFP4,
+            "*.0.*.up_proj": AWQ,
+            "*.0.*.down_proj": GPTQ,
+            "*.1.*.q_proj": MLX,
+            "*.1.*.k_proj": ZEROS,
+            "*.1.*.v_proj": BNB,
+            "default": PLAIN,
+        }.items()
+    ],
+}
+"""The same in rules."""
+
 PIPELINED: dict[str, Any] = {
     "kind": "plan",
     "name": "pipelined",
@@ -324,6 +389,13 @@ SPEC = (
     "train {} --plan divided.yaml",
     "claims {}",
 )
+SEEN = (
+    "flops {} --image 9x9 --video 9x9x9",
+    "params {}",
+    "params {} --depth 9",
+    "weights {}",
+    "serve {} --gpu h200 --gpus 1",
+)
 PICTURES = ("flops {} --image 60x60 --video 9x64x64", "flops {} --image 9000x90", "flops {} --video 9x400x400")
 FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
     "spec": {
@@ -331,6 +403,10 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
         "grouped": (GROUPED, SPEC),
         "linear": (LINEAR, SPEC),
         "residuals": (RESIDUALS, SPEC[:5]),
+        "windowed": (WINDOWED, (*PICTURES, *SEEN)),
+        "square": (SQUARE, (*PICTURES, *SEEN)),
+        "packed": (PACKED, ("weights {}",)),
+        "listed": (LISTED, ("weights {}",)),
     },
     "plan": {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),

@@ -25,7 +25,8 @@ from archcalc.documents.serve_words import (
     overhead_table,
     term_rows,
 )
-from archcalc.documents.weights import what_if
+from archcalc.documents.storage_notes import applied, unproven
+from archcalc.documents.weights import storage_named, what_if
 from archcalc.errors import InputError, did_you_mean, show_value
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware, hardware_names, load_hardware
@@ -52,6 +53,17 @@ class Asked(NamedTuple):
         """Of so many GPUs an hour, in the user's own currency."""
         price = self.prices.get(hardware.name, hardware.price_per_hour)
         return None if price is None else price * gpus
+
+    @property
+    def storage_notes(self) -> list[str]:
+        """What the storage asked for did not apply to."""
+        named = storage_named(self.spec, self.storage)
+        return applied(self.storage, named, self.spec.storage, self.question.served.tape)
+
+    @property
+    def storage_unproven(self) -> list[str]:
+        """What is unproven of the bytes that weights take."""
+        return unproven(storage_named(self.spec, self.storage), self.question.served.tape)
 
 
 def serve(
@@ -199,10 +211,11 @@ def serve_report(
             *host_table(best, hardware),
             *lever_table(changes, best),
         ],
-        assumptions=assumptions(question, [(hardware, best)]),
+        assumptions=[*assumptions(question, [(hardware, best)]), *asked.storage_unproven],
         conventions=(*COUNTING, *cache_lines(question.served.tape, "Cache", "dp")),
         notes=[
             *said,
+            *asked.storage_notes,
             *notes(asked.spec, question, hardware, best),
             *_refusals(found),
             *([f"Searched: {found.searched}."] if found.searched else []),
@@ -285,9 +298,10 @@ def serve_all_report(asked: Asked, gpus: list[Hardware]) -> Report:
             tuple(columns),
             rows,
         ),
-        assumptions=assumptions(question, best),
+        assumptions=[*assumptions(question, best), *asked.storage_unproven],
         conventions=(*COUNTING, *cache_lines(question.served.tape, "Cache", "dp")),
         notes=[
+            *asked.storage_notes,
             *context_notes(asked.spec, question.load.context),
             *padding_notes((each for _, s in best for each in s.padded), ENGINES_PAD),
             *(f"{name} was left out: {error.message}." for name, error in refused.items()),

@@ -8,6 +8,7 @@ from typing import Any
 from archcalc.calc.weights import StoredRow, stored_rows
 from archcalc.documents.document import Column, Report, Table
 from archcalc.documents.paths import weight_where
+from archcalc.documents.storage_notes import applied, unproven
 from archcalc.errors import InputError, did_you_mean
 from archcalc.files.loader import bundled_names, load_spec
 from archcalc.files.model import Spec
@@ -92,6 +93,7 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
     rows = [
         row for row in stored_rows(tape, release(storage), copies) if stored is not False or row.weight.part != "mtp"
     ]
+    stored_weights = [row.weight for row in rows]
     total, elements = sum(row.nbytes for row in rows), sum(row.weight.elements for row in rows)
     found: dict[str, int | float | bool] = {
         "weights.bytes": total,
@@ -122,11 +124,16 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
         quantities=found,
         rows=Table("rows", "by path", PATH_COLUMNS, by_path),
         tables=[Table("by_role", "by role", ROLE_COLUMNS, _by_role(rows, total), leads=True), *tables],
+        assumptions=unproven(storage, tape),
         conventions=(
             "Bytes: tensor data, without file headers.",
             "Elements: logical weights and stored buffers; no scales, shapes or packing.",
         ),
-        notes=[*_notes(spec, tape, rows, copies), *_idle_rules(storage, [row.weight for row in rows])],
+        notes=[
+            *applied(as_, storage, spec.storage, tape),
+            *_notes(spec, tape, rows, copies),
+            *(_idle_rules(storage, stored_weights) if as_ == "released" else []),
+        ],
     )
 
 

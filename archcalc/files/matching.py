@@ -50,7 +50,7 @@ def _once(expression: str) -> str:
 def matches(match: str, w: Weight, layer: int | None) -> bool:
     """Whether a role or a pattern is for a weight in a layer. Raises InputError where it tells experts apart."""
     if match in KEYS:
-        return match == "default" or match in _roles(w)
+        return match == "default" or match in roles(w)
     first = w.indices[0] if w.indices else 0
     layer = first if layer is None else layer
     last = product(w.stack) - 1
@@ -62,9 +62,9 @@ def matches(match: str, w: Weight, layer: int | None) -> bool:
         )
     experts = range(last + 1) if layer == first else (0, last)  # all of them in one layer
     found = pattern(match).match
-    hits = {any(found(name) is not None for name in _names(w, layer, e)) for e in experts}
+    hits = {any(found(name) is not None for name in names(w, layer, e)) for e in experts}
     if len(hits) > 1:
-        path = _names(w, layer, 0)[0]
+        path = names(w, layer, 0)[0]
         raise InputError(
             f"{match} matches some of the {last + 1} experts of {path}: they are stored alike",
             value=match,
@@ -73,14 +73,14 @@ def matches(match: str, w: Weight, layer: int | None) -> bool:
     return hits.pop()
 
 
-def _roles(w: Weight) -> tuple[str, ...]:
+def roles(w: Weight) -> tuple[str, ...]:
     """The keys that a weight answers to. The copies of embedding and head in a prediction module have their own."""
     if w.part != "mtp":
         return (w.role,)
     return (f"mtp_{w.role}",) if w.role in ("embedding", "head") else ("mtp", w.role)
 
 
-def _names(w: Weight, layer: int, expert: int) -> tuple[str, str]:
+def names(w: Weight, layer: int, expert: int) -> tuple[str, str]:
     """The path of one matrix, without and with its last piece."""
     path = w.path.replace("{i}", str(layer)).replace("{e}", str(expert))
     return path, f"{path}.{w.suffix}" if w.suffix else path
@@ -96,7 +96,7 @@ def pattern(match: str) -> re.Pattern[str]:
 
 def suggestion(match: str, weights: Iterable[Weight]) -> str:
     """What to write instead of a pattern that matches no weight: a longer one that does, or how paths look."""
-    known = [name for w in weights for layer in w.indices or (0,) for name in _names(w, layer, 0)]
+    known = [name for w in weights for layer in w.indices or (0,) for name in names(w, layer, 0)]
     body = match.removeprefix("re:")
     for longer in (f"re:.*{body}",) if match.startswith("re:") else (f"*.{body}", f"{body}.*", f"*.{body}.*"):
         with suppress(re.error):  # of flags, which only the start of an expression may have

@@ -11,7 +11,8 @@ from archcalc.arch.decoder import Decoder
 from archcalc.arch.projector import Projection
 from archcalc.arch.vision import Vision
 from archcalc.errors import FieldError
-from archcalc.files.storage import StorageSection, check_default, check_paths, release
+from archcalc.files.schemes import Quantized
+from archcalc.files.storage import StorageSection, check_default, check_groups, check_paths, release
 from archcalc.section import Section
 from archcalc.tape import Tape
 from archcalc.units import parse_printed
@@ -75,6 +76,8 @@ class Spec(Section):
         check_default(self.storage)
         if release(self.storage).by_path:
             check_paths(self.storage, self.trace(Workload()))
+        if any(isinstance(scheme, Quantized) and scheme.grouped for _, scheme in release(self.storage).rules):
+            check_groups(self.storage, self.trace(Workload()))
         return self
 
     def _check_earlier(self, tower: Vision, projector: Projection) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "StorageKey",
     "StorageSection",
     "check_default",
+    "check_groups",
     "check_paths",
     "release",
     "second_copies",
@@ -122,6 +123,10 @@ class Release:
         """
         return next(rule for rule in self.rules if matches(rule[0], w, layer))
 
+    def scheme(self, w: Weight) -> AnyScheme:
+        """What stores a weight whose layers are stored alike."""
+        return self._scheme(w, None)
+
     def idle(self, weights: Iterable[Weight]) -> dict[str, str | None]:
         """The rules but the default that store none of the weights.
 
@@ -185,7 +190,7 @@ def check_default(storage: Storage) -> None:
         default, entry = storage.get("default"), "add default: {scheme: plain, dtype: ...}"
         place: tuple[str | int, ...] = ("storage", "default")
     else:
-        _check_order([rule.match for rule in storage])
+        _check_order(_names(storage))
         default = next((rule.store for rule in storage if rule.match == "default"), None)
         entry = "end it with {match: default, store: {scheme: plain, dtype: ...}}"
         place = ("storage", len(storage) - 1, "store")
@@ -197,6 +202,23 @@ def check_default(storage: Storage) -> None:
             place,
             hint="name the quantized roles beside a plain default",
         )
+
+
+def check_groups(storage: Storage, tape: Tape) -> None:
+    """Raises FieldError for a scheme whose groups or words don't divide a weight that it stores."""
+    whole = release(storage)
+    for w in whole.split([*tape.weights(), *second_copies(storage, tape)]):
+        try:
+            whole(w)
+        except InputError as error:
+            match, scheme = whole.rule(w)
+            listed = () if isinstance(storage, Mapping) else (_names(storage).index(match), "store")
+            key = "group_size" if hasattr(scheme, "group_size") else "scheme"
+            raise FieldError(error.message, ("storage", *(listed or (match,)), key), hint=error.hint) from None
+
+
+def _names(rules: Sequence[Rule]) -> list[str]:
+    return [rule.match for rule in rules]
 
 
 def _check_order(named: list[str]) -> None:

@@ -185,6 +185,6 @@ def _divided(part: Weight, scheme: Scheme, whole: tuple[Stored, ...], parts: int
     except InputError:
         raise error from None
     for t, all_of_it in zip(stored, whole, strict=True):
-        if t.shape != all_of_it.shape and prod(t.shape) * parts != prod(all_of_it.shape):
+        if not t.about and t.shape != all_of_it.shape and prod(t.shape) * parts != prod(all_of_it.shape):
             raise error
     return stored

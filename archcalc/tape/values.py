@@ -37,7 +37,10 @@ ITEM_BYTES: dict[str, int] = {
     "int32": 4,
     "int8": 1,
     "bool": 1,
+    "uint8": 1,
+    "uint32": 4,
     "float8_e4m3fn": 1,
+    "float8_e8m0fnu": 1,
 }
 """Bytes of one element by dtype name (torch spelling)."""
 
@@ -200,11 +203,16 @@ class Weight:
 
 
 class Stored(NamedTuple):
-    """One tensor of a checkpoint: its name's last piece, its dtype and shape."""
+    """One tensor of a checkpoint: its name's last piece, its dtype and shape.
+
+    `about`: whether it only describes the others (a shape, a table of values), so that each part of a divided matrix
+    has all of it.
+    """
 
     suffix: str
     dtype: str
     shape: tuple[int, ...]
+    about: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -16,7 +16,7 @@ def tower(**changes: object) -> MoonViT3D:
     content = data("k25")
     content["vision"] |= changes
     found = spec_of(content).vision
-    assert found is not None
+    assert isinstance(found, MoonViT3D)
     return found
 
 

@@ -14,7 +14,7 @@ if find_spec("torch") is None:
     collect_ignore += ["test_layer_steps.py", "test_windows.py"]
 if find_spec("torch") is None or find_spec("transformers") is None:
     collect_ignore += ["test_checkpoint_names.py", "test_gemma.py", "test_hf.py", "test_numbers.py"]
-    collect_ignore += ["test_public_layers.py"]
+    collect_ignore += ["test_public_layers.py", "test_vit.py"]
 
 
 @pytest.fixture(autouse=True, scope="session")

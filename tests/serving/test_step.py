@@ -18,6 +18,7 @@ from archcalc.serving.overhead import Load, step_of
 from archcalc.serving.step import Peak, Step, step_peak
 from tests.serving.deployed import engine, gpu, model
 from tests.support import data, spec_of, tiny
+from tests.towers import beside
 
 T = 8192
 
@@ -397,6 +398,13 @@ def test_a_step_shorter_than_an_image_holds_one_all_the_same() -> None:
 def test_an_engine_runs_no_more_images_than_sequences() -> None:
     one, two = (peak("k25", sequences=n, encoder=True, tp=8).vision.low for n in (1, 2))
     assert (one, two) == (OUTPUTS + 2 * 3 * 1152 * 16_384, OUTPUTS + 2 * 3 * 1152 * 32_768)
+
+
+def test_features_for_the_backbones_first_layers_are_kept_too() -> None:
+    # Qwen3-VL's largest image is 4096 x 4096 px: 256 x 256 patches, 16,384 tokens, more than a step. Each has a hidden
+    # state of 4096 and three more for the first three layers. The tower: residual, 4304, its activation
+    seen = spec_of(beside(data("llama-3.1-70b"), "qwen3-vl-8b") | {"claims": []})
+    assert peak(seen, encoder=True).vision == exactly(4 * 2 * 4096 * 16_384 + 2 * (1152 + 2 * 4304) * 65_536)
 
 
 def test_later_stages_see_no_images() -> None:

@@ -101,6 +101,6 @@ def _feed_forward(tape: Tape, x: Tensor, shape: BlockShape) -> Tensor:
         both = tape.gate_up(
             x, (names.fc1[0], names.fc1[1]), shape.width, role="vision", site="vision_fc1", bias=shape.mlp_bias
         )
-        return tape.glu(both, names.act, shape.width, site="vision_act")
+        return tape.glu(both, names.act, shape.width, site="vision_act", between=shape.between)
     inner = tape.linear(x, names.fc1[0], (shape.width,), role="vision", site="vision_fc1", bias=shape.mlp_bias)
     return tape.activation(inner, names.act, site="vision_act", between=shape.between)

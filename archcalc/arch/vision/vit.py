@@ -17,7 +17,7 @@ from archcalc.section import Size
 from archcalc.tape import Dim, Tape, Tensor, Term
 from archcalc.workload import Workload
 
-Index = Annotated[int, Field(ge=0, lt=10_000)]
+Index = Annotated[int, Field(ge=0, le=9_999)]
 
 
 class ViT(Tower):
@@ -91,8 +91,6 @@ class ViT(Tower):
                     raise FieldError(message, (key, place), "num_hidden_layers")
             if len(set(indexes)) < len(indexes):
                 raise FieldError(f"{key} names a layer twice", key)
-        if self.gated and self.hidden_act == "quick_gelu":
-            raise FieldError("quick_gelu in a gated feed-forward: no public tower has it", "hidden_act", "gated")
         return self
 
     @model_validator(mode="after")
@@ -114,9 +112,10 @@ class ViT(Tower):
 
     def _check_class_token(self) -> None:
         """Raises FieldError for a class token that no public tower has."""
-        plain = isinstance(self.processor, FixedSize) and not self.interpolate_pos_encoding
-        if self.class_token and not plain:
-            raise FieldError("class_token: only pictures of one size with own positions have one", "class_token")
+        fixed = isinstance(self.processor, FixedSize) and not self.interpolate_pos_encoding
+        if self.class_token and (not fixed or self.rope_theta is not None):
+            message = "class_token: only pictures of one size have one, with learned positions of their own"
+            raise FieldError(message, "class_token")
         for key in ("class_token", "post_norm"):
             if getattr(self, key) and self.deepstack_visual_indexes:
                 raise FieldError(f"{key} beside features of earlier layers", key, "deepstack_visual_indexes")

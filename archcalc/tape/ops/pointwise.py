@@ -58,9 +58,18 @@ class PointwiseOperations(Recorder):
         return self.layer_norm(x, name, role=role, site=site, weight=kind != "none", bias=kind == "layer")
 
     def glu(
-        self, gate_up: Tensor, name: str, out: Dim, *, site: str, act: str = "silu", probs: Dims | None = None
+        self,
+        gate_up: Tensor,
+        name: str,
+        out: Dim,
+        *,
+        site: str,
+        act: str = "silu",
+        probs: Dims | None = None,
+        between: int = 0,
     ) -> Tensor:
-        """Gated activation act(gate)·up (arXiv:2002.05202). Saves gate and up; eager code also act(gate).
+        """Gated activation act(gate)·up (arXiv:2002.05202). Saves gate and up; eager code also act(gate), and what is
+        made `between` the operations of that.
 
         SiTU-GLU, b·tanh(gate/b)·sigmoid(gate) · c·tanh(up/c) in fp32 (Kimi K3, modeling_kimi_linear.py, `SituAndMul`):
         eager code keeps neither gate nor up but `SITU_KEEPS` fp32 tensors: both tanh, sigmoid, b·tanh, its product with
@@ -72,7 +81,8 @@ class PointwiseOperations(Recorder):
             made = tuple(Storage(rows, (out,), "float32") for _ in range(SITU_KEEPS))
             operand: tuple[Save, ...] = (Save(gate_up.storage, ("fused",)),)
         else:
-            made, operand = (Storage(rows, (out,), self.dtype),), (Save(gate_up.storage),)
+            made = tuple(Storage(rows, (out,), self.dtype) for _ in range(1 + between))
+            operand = (Save(gate_up.storage),)
         self._scaled("glu", name, site, gate_up, y, (*operand, *(Save(s, ("eager",)) for s in made)), made, probs)
         return y
 
