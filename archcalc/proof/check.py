@@ -43,6 +43,11 @@ COUNTED = (
     " its own counter on the meta device; activations by saved-tensor hooks, in bytes.",
 )
 
+COUNTED_PUBLIC = (
+    f"FLOPs of one forward pass of text, {SEQ} tokens at most, with full scores, by torch's own counter on the meta device;"
+    " caches in bytes, bf16, as transformers' own cache object holds them.",
+)
+
 
 def crosscheck(
     spec: Spec,
@@ -154,6 +159,6 @@ def _report(spec: Spec, against: str, kinds: tuple[str, ...], findings: list[Fin
         rows=Table("rows", "compared, integer for integer", COLUMNS, summary(findings)),
         tables=[Table("differences", "what differs", DIFFERENT, different)] if different else [],
         findings=findings,
-        conventions=COUNTED,
+        conventions=COUNTED if against == "twin" else COUNTED_PUBLIC,
         notes=notes,
     )
