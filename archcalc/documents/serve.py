@@ -62,8 +62,9 @@ class Asked(NamedTuple):
 
     @property
     def storage_unproven(self) -> list[str]:
-        """What is unproven of the bytes that weights take."""
-        return unproven(storage_named(self.spec, self.storage), self.question.served.tape)
+        """What is assumed or unproven of the bytes that weights take."""
+        released = self.spec.assumed if self.storage == "released" else ()
+        return [*released, *unproven(storage_named(self.spec, self.storage), self.question.served.tape)]
 
 
 def serve(

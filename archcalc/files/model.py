@@ -41,12 +41,16 @@ class Claim(Section):
 
 
 class Spec(Section):
-    """An architecture: what it is, how its release stores it, and what has been claimed about it."""
+    """An architecture: what it is, how its release stores it, and what has been claimed about it.
+
+    `assumed` says what no source gives: reports of bytes say that they rest on it.
+    """
 
     kind: Literal["spec"]
     name: Text
     title: Text
     sources: dict[str, Text]
+    assumed: list[Text] = Field(default=[])
     backbone: Decoder
     vision: Vision | None = None
     projector: Projection | None = None

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from archcalc.errors import SpecError, did_you_mean
+from archcalc.errors import InputError, SpecError, did_you_mean
 from archcalc.files.document import Document, Loc
+from archcalc.files.loader import validate
+from archcalc.files.model import Spec
 from archcalc.hf.config import Config, Said, facts_of, show
 from archcalc.hf.dialect import Dialect, Multimodal, Rule, fill
 from archcalc.hf.families.registry import ENCODERS, MISSING, MULTIMODAL, TEXT
 from archcalc.hf.fold import folded
 from archcalc.hf.imported import Became, Imported
+from archcalc.hf.quant import Found, storage
 from archcalc.hf.source import Source
 from archcalc.hf.unread import judge
+from archcalc.tape import Weight
+from archcalc.workload import Workload
 
 
 def read(source: Source) -> Imported:
@@ -22,17 +28,17 @@ def read(source: Source) -> Imported:
     Raises:
         SpecError: a type that is not read, a key that is missing or could change a size, with its place in the file.
     """
-    document, name, quant = source.config, source.name, source.quant
+    document, name = source.config, source.name
     where = f"{source.where} config.json" if source.where.startswith("hf:") else f"config.json of {name}"
     row = dialect_of(document)
     top = Config(document, (), facts_of(row.class_type or row.model_type))
     top.taken["model_type"] = "the dialect"
     if isinstance(row, Multimodal):
-        return _multimodal(row, top, name, where, quant)
+        return _multimodal(row, top, source, where)
     said = _head(name, where, config=("backbone", "storage"))
     said["backbone"] = backbone(row, top)
     _refuse(judge(top, row.must, row.harmless))
-    return _finish(said, [top], row, quant, [])
+    return _finish(said, [top], row, source, [])
 
 
 def dialect_of(document: Document) -> Dialect | Multimodal:
@@ -109,8 +115,9 @@ def _touch(table: Mapping[str, Any], config: Config) -> None:
                 config.taken.setdefault(name, "of a kind of layer that this model has not")
 
 
-def _multimodal(row: Multimodal, top: Config, name: str, where: str, quant: Document | None) -> Imported:
+def _multimodal(row: Multimodal, top: Config, source: Source, where: str) -> Imported:
     """A text model with a tower. Without `vision_config` the text alone, which the notes say."""
+    name = source.name
     flat = not isinstance(top.data.get("text_config"), dict)
     if flat and not (row.flat and top.data.get("text_config") is None):
         message = f"text_config is missing: {row.model_type} reads the sizes of its text model there and ignores others"
@@ -137,7 +144,7 @@ def _multimodal(row: Multimodal, top: Config, name: str, where: str, quant: Docu
         text.taken.setdefault("tie_word_embeddings", f"{row.model_type} reads it at the top alone")
         problems += judge(text, row.text.must, row.text.harmless) + judge(top, row.must, row.harmless)
     _refuse(problems)
-    return _finish(said, [text, *([] if flat else [top]), *([vision] if vision else [])], row, quant, notes)
+    return _finish(said, [text, *([] if flat else [top]), *([vision] if vision else [])], row, source, notes)
 
 
 def _part(top: Config, key: str, type_name: str) -> Config | None:
@@ -169,14 +176,57 @@ def _head(name: str, where: str, config: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _finish(
-    said: dict[str, Any], configs: list[Config], row: Any, quant: Document | None, notes: list[str]
+    said: dict[str, Any], configs: list[Config], row: Dialect | Multimodal, source: Source, notes: list[str]
 ) -> Imported:
-    dtype = said["backbone"]["dtype"].value
-    said["storage"] = {"default": {"scheme": "plain", "dtype": dtype}}
+    document = source.config
+    _look_for_mtp(said["backbone"], source.index)
     receipt = [became for config in configs for became in _receipt(config)]
     if row.proof:
         notes.append(f"model_type {row.model_type} has no public class in transformers; {row.proof}")
-    return Imported(said, configs[0].document, receipt, notes)
+    dtype = said["backbone"]["dtype"]
+    said["storage"] = {"default": {"scheme": "plain", "dtype": dtype.value}}
+    plain = Imported(said, document, receipt, notes)
+    weights = validate(plain.data, plain, Spec).trace(Workload()).weights()
+    names = row.text.scope_names if isinstance(row, Multimodal) else row.scope_names
+    found = stored(document, source.quant, weights, row.model_type, names)
+    said["storage"] = found.section
+    if found.assumed:
+        said["assumed"] = list(dict.fromkeys(found.assumed))
+    order = ("kind", "name", "title", "sources", "assumed", "backbone", "vision", "projector", "storage")
+    said = {name: said[name] for name in order if name in said}
+    return Imported(said, document, receipt, [*notes, *found.notes])
+
+
+def _look_for_mtp(backbone: dict[str, Any], index: Document | None) -> None:
+    """Whether the release holds its prediction modules, where the index of its tensors says so."""
+    names = None if index is None else index.data.get("weight_map")
+    if not isinstance(names, dict) or not names or not backbone["num_nextn_predict_layers"].value:
+        return
+    last = f".layers.{backbone['num_hidden_layers'].value}."
+    held = any("mtp" in name or last in name for name in names)
+    backbone["mtp_stored"] = Said(held, (), "model.safetensors.index.json")
+
+
+def stored(
+    document: Document, quant: Document | None, weights: list[Weight], family: str, names: Sequence[tuple[str, str]]
+) -> Found:
+    """How the release stores its weights. Raises SpecError at the quantization config."""
+    rules = [(re.compile(pattern), name) for pattern, name in names]
+
+    def release_name(path: str) -> str:
+        for pattern, name in rules:
+            path = pattern.sub(name, path)
+        return path
+
+    try:
+        return storage(document.data, None if quant is None else quant.data, weights, family, release_name)
+    except SpecError:
+        raise
+    except InputError as error:
+        inside = "quantization_config" not in document.data and isinstance(document.data.get("text_config"), dict)
+        loc = ("text_config", "quantization_config") if inside else ("quantization_config",)
+        problem = document.problem(error.message, loc, key=True, value=error.value, hint=error.hint)
+        raise SpecError.from_problems([problem]) from None
 
 
 def _receipt(config: Config) -> list[Became]:

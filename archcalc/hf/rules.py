@@ -6,7 +6,7 @@ from typing import Any
 
 from archcalc.hf import inverses
 from archcalc.hf.config import Config, Said, show
-from archcalc.hf.dialect import Rule
+from archcalc.hf.dialect import Fixed, Rule
 
 DTYPES = ("bfloat16", "float16", "float32")
 SCALINGS = ("yarn", "llama3", "linear")
@@ -226,7 +226,11 @@ def every_head() -> Rule:
 # -- multi-token prediction -------------------------------------------------------------------------------------------
 
 
-def mtp(key: str, note: str = "") -> Rule:
+UNKNOWN = Fixed(None, "unknown until headers: configs and releases disagree")
+"""Whether a release holds its prediction modules, where no header of the family has been seen."""
+
+
+def mtp(key: str) -> Rule:
     """How many prediction modules the config claims. No public class builds any, so that no class default counts."""
 
     def read(config: Config) -> Said:
@@ -235,8 +239,7 @@ def mtp(key: str, note: str = "") -> Rule:
             config.take(key, "null")
             return Said(0, (), "the config claims no multi-token prediction")
         config.taken[key] = "used"
-        names = "" if key == "num_nextn_predict_layers" else key
-        return Said(value, (*config.loc, key), "; ".join(filter(None, (names, note if value else ""))))
+        return Said(value, (*config.loc, key), "" if key == "num_nextn_predict_layers" else key)
 
     return Rule(read, inverses.mtp(key))
 

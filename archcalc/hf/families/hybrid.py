@@ -40,6 +40,7 @@ QWEN3_5 = Dialect(
     backbone={
         **CENTERED,
         "num_nextn_predict_layers": rules.mtp("mtp_num_hidden_layers"),
+        "mtp_stored": rules.UNKNOWN,
         "mtp_layer": Fixed({"attention": "full", "ffn": "dense"}),
     },
     attention={"linear": DELTANET, "full": GATED_ATTENTION},
@@ -54,6 +55,7 @@ QWEN3_5_MOE = Dialect(
     backbone={
         **CENTERED,
         "num_nextn_predict_layers": rules.mtp("mtp_num_hidden_layers"),
+        "mtp_stored": rules.UNKNOWN,
         "mtp_layer": Fixed({"attention": "full", "ffn": "moe"}),
     },
     attention={"linear": DELTANET, "full": GATED_ATTENTION},
@@ -71,6 +73,7 @@ HYBRID_TEXT = (
         backbone={
             **CENTERED,
             "num_nextn_predict_layers": rules.mtp("num_nextn_predict_layers"),
+            "mtp_stored": rules.UNKNOWN,
             "mtp_layer": Fixed({"attention": "full", "ffn": "moe"}),
         },
         attention={"linear": {**DELTANET, "in_proj": Fixed("fused")}, "full": GATED_ATTENTION},

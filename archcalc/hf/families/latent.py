@@ -64,6 +64,14 @@ SAME_EXPERTS: Must = {**ROUTING, "num_experts": lambda config: config.value("n_r
 INDEXED = DEEPSEEK_V3.harmless | {"layer_types", "first_k_dense_replace"}
 """`layer_types` says indexed_attention (or deepseek_sparse_attention) of every layer, whatever else."""
 
+KIMI_NAMES = (
+    (r"\.mlp\.(?=experts|shared_experts|routed_expert|gate(\.|$))", ".block_sparse_moe."),
+    (r"\.(\d+|\*|\{e\})\.gate_proj", r".\1.w1"),
+    (r"\.(\d+|\*|\{e\})\.down_proj", r".\1.w2"),
+    (r"\.(\d+|\*|\{e\})\.up_proj", r".\1.w3"),
+)
+"""Modules of Kimi Linear's and K3's mixtures, as their releases call them."""
+
 KIMI_ALWAYS: Must = {"moe_router_activation_func": ("sigmoid",), "mla_use_nope": (True,), "moe_layer_freq": (1,)}
 
 LATENT_TEXT = (
@@ -107,7 +115,11 @@ LATENT_TEXT = (
     ),
     Dialect(
         model_type="glm_moe_dsa",
-        backbone={**WITH_MTP, "mtp_layer": Fixed({"attention": "full", "ffn": "moe"}, "a layer with its own indexer")},
+        backbone={
+            **WITH_MTP,
+            "mtp_stored": rules.UNKNOWN,
+            "mtp_layer": Fixed({"attention": "full", "ffn": "moe"}, "a layer with its own indexer"),
+        },
         attention={"full": {**MLA, **OWN_INDEX}, "shared": {**MLA, "index_topk": "index_topk"}},
         ffn=FFN,
         layers=layers(indexers, named("mlp_layer_types", SPARSE, first_dense())),
@@ -123,7 +135,7 @@ LATENT_TEXT = (
     ),
     Dialect(
         model_type="glm4_moe_lite",
-        backbone=WITH_MTP,
+        backbone={**WITH_MTP, "mtp_stored": rules.UNKNOWN},
         attention={"mla": MLA},
         ffn=FFN,
         layers=layers("mla", named("mlp_layer_types", SPARSE, first_layer_dense)),
@@ -149,6 +161,7 @@ LATENT_TEXT = (
         ffn={"dense": DENSE, "moe": K3_MOE},
         layers=layers(kda, named("mlp_layer_types", SPARSE, first_dense("first_k_dense_replace", 1))),
         must={**KIMI_ALWAYS, "tie_word_embeddings": (False,)},
+        scope_names=KIMI_NAMES,
         harmless=DEEPSEEK_V3.harmless | {"use_grouped_topk", "rope_theta", "rope_parameters", "rope_scaling"},
     ),
 )
@@ -195,6 +208,7 @@ KIMI_K3_TEXT = Dialect(
             "use_grouped_topk",
         }
     ),
+    scope_names=KIMI_NAMES,
     proof="the sum over Kimi K3's released header is the config's total: 2,779,931,754,752",
 )
 """`text_config` of Kimi K3: it calls itself kimi_linear, and is more."""

@@ -80,7 +80,7 @@ MOE_TEXT = (
         backbone={
             **BACKBONE,
             "num_nextn_predict_layers": rules.mtp("num_mtp_modules"),
-            "mtp_stored": Fixed(None, "unknown until headers"),
+            "mtp_stored": rules.UNKNOWN,
         },
         attention={"full": {**GQA, "qk_norm": Fixed("full", "over all heads at once, always"), **PARTIAL}},
         ffn={"moe": {**LOCAL_MOE, **NOAUX}},
@@ -99,7 +99,11 @@ MOE_TEXT = (
     ),
     Dialect(
         model_type="glm4_moe",
-        backbone={**BACKBONE, "num_nextn_predict_layers": rules.mtp("num_nextn_predict_layers")},
+        backbone={
+            **BACKBONE,
+            "num_nextn_predict_layers": rules.mtp("num_nextn_predict_layers"),
+            "mtp_stored": rules.UNKNOWN,
+        },
         attention={"full": {**QKV_BIASED, "qk_norm": rules.when("use_qk_norm", "per_head"), **HALF}},
         ffn={"dense": DENSE, "moe": DEEPSEEK_MOE},
         layers=layers("full", first_dense()),
