@@ -44,8 +44,8 @@ COUNTED = (
 )
 
 COUNTED_PUBLIC = (
-    f"FLOPs of one forward pass of text, {SEQ} tokens at most, with full scores, by torch's own counter on the meta device;"
-    " caches in bytes, bf16, as transformers' own cache object holds them.",
+    f"FLOPs of one forward pass of text, {SEQ} tokens at most, with full scores, by torch's own counter on the meta"
+    " device; caches in bytes, bf16, as transformers' own cache object holds them.",
 )
 
 
