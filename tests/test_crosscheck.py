@@ -126,10 +126,15 @@ def test_k25_agrees_with_the_public_class() -> None:
     report = crosscheck(load_spec("k25"), against="transformers")
     assert different(report) == {}
     # FLOPs: layers of 6 in attention, router, the experts in one module, 3 shared; one of 9; the head
-    paths = {"params": 1310, "buffers": 60, "flops": 60 * (6 + 1 + 1 + 3) + 9 + 1}
+    paths = {"params": 1310, "buffers": 60, "flops": 60 * (6 + 1 + 1 + 3) + 9 + 1, "kv": 61}
     assert Counter(f["kind"] for f in report.findings) == paths
     by_kind = {row["kind"]: row["theirs"] for row in (report.rows.rows if report.rows else ())}
-    assert by_kind == {"params": 1_026_879_353_328, "buffers": 23_040, "flops": 301_491_134_922_752}
+    assert by_kind == {
+        "params": 1_026_879_353_328,
+        "buffers": 23_040,
+        "flops": 301_491_134_922_752,
+        "kv": 61 * 64 * 2 * (512 + 64),  # 64 tokens' latents and rotary keys in bf16
+    }
     assert any("inv_freq" in note for note in report.notes)
 
 
@@ -137,7 +142,12 @@ def test_k25_agrees_with_the_public_class() -> None:
 def test_gemma_3_agrees_with_the_public_class_within_its_window() -> None:
     report = crosscheck(load_spec("gemma-3-27b"), against="transformers")
     assert different(report) == {}
-    assert Counter(f["kind"] for f in report.findings) == {"params": 62 * 13 + 2, "flops": 62 * 8 + 1}
+    assert Counter(f["kind"] for f in report.findings) == {"params": 62 * 13 + 2, "flops": 62 * 8 + 1, "kv": 2 * 62}
+    held = {(f["path"], f["setting"]): f["theirs"] for f in report.findings if f["kind"] == "kv"}
+    each = 2 * 16 * 128 * 2  # keys and values of 16 heads of 128, in bf16; a window of 1024 keeps 1023 of them
+    assert held["model.layers.0.self_attn", "64 tokens"] == held["model.layers.5.self_attn", "64 tokens"] == 64 * each
+    assert held["model.layers.0.self_attn", "1025 tokens"] == 1023 * each
+    assert held["model.layers.5.self_attn", "1025 tokens"] == 1025 * each
     assert "FLOPs at 1024 tokens: transformers masks what a window hides, it does not skip it." in report.notes
 
 
@@ -401,7 +411,7 @@ def test_an_unequal_number_of_parts_differs_even_where_the_sums_are_equal() -> N
         (("--only", "params,everything"), "one of params, flops, kv, weights, activations, schedule"),
         (("--against", "transformer"), "did you mean transformers?"),
         (("--against", "jax"), "use twin or transformers"),
-        (("--against", "transformers", "--only", "kv"), "one of params, flops"),
+        (("--against", "transformers", "--only", "weights"), "one of params, flops, kv"),
     ],
 )
 def test_what_can_not_be_compared_exits_2(arguments: tuple[str, ...], says: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from archcalc.hf.config import Config, Said
+from archcalc.hf.draft import Draft
+from archcalc.hf.inverses import Write, WriteKinds
 
 
 class Fixed(NamedTuple):
@@ -26,9 +28,12 @@ class Key(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What takes more than one key: a function of the config, which says what it read."""
+    """What takes more than one key: a function of the config, which says what it read, and one that writes it, None
+    where the value follows from other fields; `name` is the key that it is about, if that is one."""
 
     read: Callable[[Config], Said | None]
+    write: Write | None = None
+    name: str = ""
 
 
 Source: TypeAlias = str | Fixed | Key | Rule
@@ -48,6 +53,28 @@ class Layer(NamedTuple):
     attention: str
     ffn: str
     scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One half of each layer by name, and the keys that say so."""
+
+    read: Callable[[Config], list[str]]
+    write: WriteKinds
+
+    def __call__(self, config: Config) -> list[str]:
+        return self.read(config)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPattern:
+    """The layers of a dialect, and the keys that say so."""
+
+    read: Callable[[Config], list[Layer]]
+    write: Callable[[Draft, Sequence[Layer]], None]
+
+    def __call__(self, config: Config) -> list[Layer]:
+        return self.read(config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +99,7 @@ class Dialect:
     backbone: Table
     attention: Mapping[str, Table]
     ffn: Mapping[str, Table]
-    layers: Callable[[Config], list[Layer]]
+    layers: LayerPattern
     must: Must = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
     architectures: tuple[str, ...] = ()

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from archcalc.hf import inverses
 from archcalc.hf.config import Config, show
-from archcalc.hf.dialect import Layer
+from archcalc.hf.dialect import Layer, LayerPattern, Pattern
+from archcalc.hf.draft import Draft
 
 MOST_LAYERS = 10_000
 """As many as a spec may have."""
 
+LAYER_TYPES = {"full_attention": "full", "sliding_attention": "sliding"}
+INDEXERS = {"full": "full", "shared": "shared"}
+
 Kinds = Callable[[Config], list[str]]
 """One name a layer."""
+
+
+def inverse(write: inverses.WriteKinds) -> Callable[[Kinds], Pattern]:
+    """A pattern that is read by the function below and written by this one."""
+    return lambda read: Pattern(read, write)
 
 
 def depth(config: Config) -> int:
@@ -23,9 +33,7 @@ def depth(config: Config) -> int:
     return count
 
 
-def layers(
-    attention: Kinds | str, ffn: Kinds | str, scopes: dict[str, str] | None = None
-) -> Callable[[Config], list[Layer]]:
+def layers(attention: Pattern | str, ffn: Pattern | str, scopes: dict[str, str] | None = None) -> LayerPattern:
     """Layers from the kinds of their two halves, each the same for all or a pattern."""
 
     def read(config: Config) -> list[Layer]:
@@ -34,10 +42,17 @@ def layers(
         others = [ffn] * count if isinstance(ffn, str) else ffn(config)
         return [Layer(a, f, (scopes or {}).get(a, "")) for a, f in zip(mixers, others, strict=True)]
 
-    return read
+    def write(draft: Draft, found: Sequence[Layer]) -> None:
+        for half, kinds in ((attention, [layer.attention for layer in found]), (ffn, [layer.ffn for layer in found])):
+            (inverses.constant(half) if isinstance(half, str) else half.write)(draft, kinds)
+        for layer in found:
+            if layer.scope != (scopes or {}).get(layer.attention, ""):
+                draft.clash(layer.scope or "self_attn", (scopes or {}).get(layer.attention) or "self_attn")
+
+    return LayerPattern(read, write)
 
 
-def named(key: str, names: dict[str, str], otherwise: Kinds) -> Kinds:
+def named(key: str, names: dict[str, str], otherwise: Kinds) -> Pattern:
     """A list with a name a layer (`layer_types`, `mlp_layer_types`, `indexer_types`), or else another rule."""
 
     def read(config: Config) -> list[str]:
@@ -46,7 +61,7 @@ def named(key: str, names: dict[str, str], otherwise: Kinds) -> Kinds:
             return otherwise(config)
         return _named(config, key, value, names)
 
-    return read
+    return Pattern(read, inverses.named(key, names))
 
 
 def _named(config: Config, key: str, value: Any, names: dict[str, str]) -> list[str]:
@@ -61,14 +76,14 @@ def _named(config: Config, key: str, value: Any, names: dict[str, str]) -> list[
     return [names[entry] for entry in value]
 
 
-def first_dense(key: str = "first_k_dense_replace", absent: Any = ...) -> Kinds:
+def first_dense(key: str = "first_k_dense_replace", absent: Any = ...) -> Pattern:
     """The first k layers are dense, all others sparse (DeepSeek)."""
 
     def read(config: Config) -> list[str]:
         count, first = depth(config), config.integer(key, absent)
         return ["dense" if i < first else "moe" for i in range(count)]
 
-    return read
+    return Pattern(read, inverses.first_dense(key))
 
 
 def first_layer_dense(config: Config) -> list[str]:
@@ -76,6 +91,7 @@ def first_layer_dense(config: Config) -> list[str]:
     return ["dense", *["moe"] * (depth(config) - 1)]
 
 
+@inverse(inverses.sparse_step)
 def sparse_step(config: Config) -> list[str]:
     """`decoder_sparse_step` and `mlp_only_layers` (Qwen): every step-th layer is sparse, but those listed."""
     count = depth(config)
@@ -105,6 +121,7 @@ def interval(key: str, default: int, every: str, others: str) -> Kinds:
     return read
 
 
+@inverse(inverses.upper_windows)
 def upper_windows(config: Config) -> list[str]:
     """`use_sliding_window` with `max_window_layers` (Qwen2): layers from that one on slide."""
     count, first = depth(config), config.integer("max_window_layers", 0)
@@ -112,37 +129,41 @@ def upper_windows(config: Config) -> list[str]:
     return ["sliding" if on and i >= first else "full" for i in range(count)]
 
 
-def windows_if_used(key: str, names: dict[str, str]) -> Kinds:
+def windows_if_used(key: str, names: dict[str, str]) -> Pattern:
     """`layer_types`, or else `max_window_layers`, where `use_sliding_window` is on; without it no layer slides."""
 
     def read(config: Config) -> list[str]:
         kinds = named(key, names, upper_windows)(config)
         return kinds if config.value("use_sliding_window", False) is True else ["full"] * len(kinds)
 
-    return read
+    return Pattern(read, inverses.used_windows(key, names))
 
 
+@inverse(inverses.every_window)
 def every_window(config: Config) -> list[str]:
     """`sliding_window` of all layers alike (Mistral), none where it is null."""
     return ["full" if config.value("sliding_window", None) is None else "sliding"] * depth(config)
 
 
+@inverse(inverses.every_window_if_used)
 def every_window_if_used(config: Config) -> list[str]:
     """`sliding_window` of all layers alike, where `use_sliding_window` is on (Qwen3-MoE)."""
     return every_window(config) if config.value("use_sliding_window", False) is True else ["full"] * depth(config)
 
 
+@inverse(inverses.used_windows("layer_types", LAYER_TYPES))
 def alternating_windows(config: Config) -> list[str]:
     """Every other layer below `max_window_layers` slides, from the first on (Qwen2-MoE)."""
     count, first = depth(config), config.integer("max_window_layers", 0)
     on = config.value("use_sliding_window", False) is True
     plain = ["sliding" if on and i % 2 == 0 and i < first else "full" for i in range(count)]
-    kinds = named("layer_types", {"full_attention": "full", "sliding_attention": "sliding"}, lambda _: plain)(config)
+    kinds = named("layer_types", LAYER_TYPES, lambda _: plain)(config)
     if "sliding" in kinds and not on:
         raise config.error("layer_types has sliding_attention, and use_sliding_window is off", "layer_types")
     return kinds
 
 
+@inverse(inverses.smollm)
 def smollm(config: Config) -> list[str]:
     """SmolLM3: every fourth layer does not rotate (`no_rope_layers` holds a 0, or `no_rope_layer_interval`), and those
     slide where `use_sliding_window` is on, unless `layer_types` says which do."""
@@ -155,13 +176,14 @@ def smollm(config: Config) -> list[str]:
     on = config.value("use_sliding_window", False) is True and config.value("sliding_window", None) is not None
     slides = named(
         "layer_types",
-        {"full_attention": "full", "sliding_attention": "sliding"},
+        LAYER_TYPES,
         lambda _: ["sliding" if on and not turn else "full" for turn in turns],
     )(config)
     slides = slides if on else ["full"] * count
     return [kind if turn else f"{kind}_nope" for kind, turn in zip(slides, turns, strict=True)]
 
 
+@inverse(inverses.ernie)
 def ernie(config: Config) -> list[str]:
     """ERNIE 4.5: sparse from `moe_layer_start_index` to `moe_layer_end_index`, every `moe_layer_interval`-th."""
     count, step = depth(config), config.integer("moe_layer_interval", 1, least=1)
@@ -170,13 +192,14 @@ def ernie(config: Config) -> list[str]:
     return ["moe" if (i + 1) % step == 0 and first <= i <= last else "dense" for i in range(count)]
 
 
+@inverse(inverses.named("indexer_types", INDEXERS))
 def indexers(config: Config) -> list[str]:
     """GLM-5: `indexer_types`, or `index_topk_pattern` in letters, or every `index_topk_freq`-th layer after
     `index_skip_topk_offset` owns an indexer and the others share it."""
     count = depth(config)
     letters = {"F": "full", "S": "shared"}
     if config.value("indexer_types", None) is not None:
-        return named("indexer_types", {"full": "full", "shared": "shared"}, lambda _: [])(config)
+        return named("indexer_types", INDEXERS, lambda _: [])(config)
     pattern = config.value("index_topk_pattern", None)
     if pattern is not None:
         listed = list(pattern) if isinstance(pattern, str) else pattern
@@ -184,12 +207,13 @@ def indexers(config: Config) -> list[str]:
             config,
             "index_topk_pattern",
             listed,
-            letters if isinstance(pattern, str) else {"full": "full", "shared": "shared"},
+            letters if isinstance(pattern, str) else INDEXERS,
         )
     step, offset = max(config.integer("index_topk_freq", 1), 1), config.integer("index_skip_topk_offset", 2)
     return ["shared" if max(i - offset + 1, 0) % step else "full" for i in range(count)]
 
 
+@inverse(inverses.kda)
 def kda(config: Config) -> list[str]:
     """Kimi Linear: `linear_attn_config` lists its layers, counted **from 1**; `layer_types` goes before it."""
     count = depth(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from archcalc.hf import inverses
 from archcalc.hf.config import Config, Said, show
 from archcalc.hf.dialect import Fixed, Rule
 
@@ -164,7 +165,7 @@ def one_of(key: str, *values: str) -> Rule:
             raise config.error(f"{key} is {show(said.value)}, and this model type knows {known}", key)
         return said
 
-    return Rule(read)
+    return Rule(read, inverses.same(key))
 
 
 def released(name: str, own: str) -> Rule:
@@ -181,7 +182,7 @@ def released(name: str, own: str) -> Rule:
             raise config.error(message, name, hint=f"add {own} if the model has that many")
         return Said(said.value, (*config.loc, name))
 
-    return Rule(read)
+    return Rule(read, inverses.same(own))
 
 
 def kv_heads(config: Config) -> Said:
@@ -195,7 +196,7 @@ def kv_heads(config: Config) -> Said:
 
 def partial(default: float = 1.0) -> Rule:
     """`rotary_dim` of a head whose class turns a part of it, `default` of it where the config does not say."""
-    return Rule(lambda config: rotary_dim(config, head_dim(config).value, default))
+    return Rule(lambda config: rotary_dim(config, head_dim(config).value, default), inverses.rotary_dim)
 
 
 def by_type(config: Config, layer_type: str, key: str, otherwise: float) -> Said:
@@ -209,6 +210,17 @@ def by_type(config: Config, layer_type: str, key: str, otherwise: float) -> Said
         return Said(_real(config.data[key]), (*config.loc, key), "" if key == "rope_theta" else key)
     config.made[key] = f"default of {config.facts.config}: {otherwise}"
     return Said(otherwise, (), config.made[key], default=True)
+
+
+def theta_of(layer_type: str, key: str, otherwise: float) -> Rule:
+    """`by_type` as a rule."""
+    return Rule(lambda config: by_type(config, layer_type, key, otherwise), inverses.theta_of(key))
+
+
+def every_head() -> Rule:
+    """`num_attention_heads` of latent attention."""
+    key = "num_attention_heads"
+    return Rule(lambda config: config.read(key), inverses.every_head, key)
 
 
 # -- multi-token prediction -------------------------------------------------------------------------------------------
@@ -229,7 +241,7 @@ def mtp(key: str) -> Rule:
         config.taken[key] = "used"
         return Said(value, (*config.loc, key), "" if key == "num_nextn_predict_layers" else key)
 
-    return Rule(read)
+    return Rule(read, inverses.mtp(key))
 
 
 def when(key: str, value: str) -> Rule:
@@ -240,7 +252,7 @@ def when(key: str, value: str) -> Rule:
         said = config.read(key)
         return Said(value if on else None, said.loc, said.note or f"{key}: {str(on).lower()}", said.default)
 
-    return Rule(read)
+    return Rule(read, inverses.when(key, value))
 
 
 def inside(key: str, name: str, otherwise: str = "") -> Rule:
@@ -255,4 +267,4 @@ def inside(key: str, name: str, otherwise: str = "") -> Rule:
         said = config.read(otherwise)
         return said._replace(note=said.note or otherwise)
 
-    return Rule(read)
+    return Rule(read, inverses.inside(key, name))

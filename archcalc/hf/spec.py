@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from archcalc.files import loader
 from archcalc.files.document import Document
@@ -29,6 +29,14 @@ def load_located(argument: str) -> tuple[Spec, Document]:
     if document is None:
         return loader.load_located(argument)
     return loader.validate(document.data, document, Spec), document
+
+
+def load_with_config(argument: str) -> tuple[Spec, dict[str, Any] | None]:
+    """A validated spec, and the content of the config.json that it was read from, None for a spec of ours. Raises as
+    `load_spec`."""
+    spec, document = load_located(argument)
+    config: Document | None = getattr(document, "config", None)
+    return spec, None if config is None else config.data
 
 
 def import_config(argument: str) -> Imported | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -15,7 +15,7 @@ from archcalc.proof.ours import OURS, SEQ
 from archcalc.proof.sides import Finding, Sides, joined
 
 KINDS = tuple(OURS)
-"""What can be compared with the twin; transformers answers the first two."""
+"""What can be compared with the twin; transformers answers the first three."""
 
 Progress = Callable[[str], None]
 
@@ -43,9 +43,19 @@ COUNTED = (
     " its own counter on the meta device; activations by saved-tensor hooks, in bytes.",
 )
 
+COUNTED_PUBLIC = (
+    f"FLOPs of one forward pass of text, {SEQ} tokens at most, with full scores, by torch's own counter on the meta"
+    " device; caches in bytes, bf16, as transformers' own cache object holds them.",
+)
+
 
 def crosscheck(
-    spec: Spec, *, against: str = "twin", only: Iterable[str] = (), progress: Progress = lambda _: None
+    spec: Spec,
+    *,
+    against: str = "twin",
+    only: Iterable[str] = (),
+    progress: Progress = lambda _: None,
+    config: Mapping[str, Any] | None = None,
 ) -> Report:
     """Compare every number that torch can give.
 
@@ -53,6 +63,8 @@ def crosscheck(
         against: `twin` or `transformers`.
         only: kinds to compare; all that there are by default.
         progress: told what is being built.
+        config: the config.json that the spec was read from; transformers builds its class from that and not from what
+            the spec holds.
 
     Raises:
         InputError: unknown kind or opponent, a missing extra, an architecture without a public class.
@@ -62,7 +74,7 @@ def crosscheck(
     need_torch(against)
     progress(f"loading {'torch' if against == 'twin' else 'transformers'}")
     with _no_collection():
-        ours, theirs, notes = _sides(spec, against, kinds, progress)
+        ours, theirs, notes = _sides(spec, against, kinds, progress, config)
     return _report(spec, against, kinds, joined(ours, theirs), notes)
 
 
@@ -73,15 +85,16 @@ def need_torch(against: str = "twin") -> None:
         raise InputError(f"the cross-check needs {needed}", hint=f"pip install 'archcalc[{extra}]'")
 
 
-def _sides(spec: Spec, against: str, kinds: tuple[str, ...], progress: Progress) -> tuple[Sides, Sides, list[str]]:
-    plain = spec.model_dump()
+def _sides(
+    spec: Spec, against: str, kinds: tuple[str, ...], progress: Progress, config: Mapping[str, Any] | None
+) -> tuple[Sides, Sides, list[str]]:
     if against == "transformers":
         from archcalc.proof.public import opinions
 
-        return opinions(spec, plain, kinds, progress)
+        return opinions(spec, config, kinds, progress)
     from archcalc.proof.twin import their_sides
 
-    return our_sides(spec, kinds), their_sides(plain, kinds, progress), []
+    return our_sides(spec, kinds), their_sides(spec.model_dump(), kinds, progress), []
 
 
 def our_sides(spec: Spec, kinds: Iterable[str] = KINDS) -> Sides:
@@ -108,7 +121,7 @@ def _kinds(against: str, only: tuple[str, ...]) -> tuple[str, ...]:
     if against not in OPPONENTS:
         hint = did_you_mean(against, OPPONENTS) or "use twin or transformers"
         raise InputError(f"nothing to compare with is named {show_value(against)}", value=against, hint=hint)
-    known = KINDS if against == "twin" else KINDS[:2]
+    known = KINDS if against == "twin" else KINDS[:3]
     for name in only:
         if name not in known:
             hint = did_you_mean(name, known) or f"one of {', '.join(known)}"
@@ -146,6 +159,6 @@ def _report(spec: Spec, against: str, kinds: tuple[str, ...], findings: list[Fin
         rows=Table("rows", "compared, integer for integer", COLUMNS, summary(findings)),
         tables=[Table("differences", "what differs", DIFFERENT, different)] if different else [],
         findings=findings,
-        conventions=COUNTED,
+        conventions=COUNTED if against == "twin" else COUNTED_PUBLIC,
         notes=notes,
     )

@@ -183,4 +183,4 @@ OURS: dict[str, Callable[[Spec], Sides]] = {
     "activations": activations,
     "schedule": schedule,
 }
-"""Our side by what `--only` may name. The twin has the same keys; transformers answers the first two."""
+"""Our side by what `--only` may name. The twin has the same keys; transformers answers the first three."""

@@ -12,9 +12,9 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from archcalc.reference import hf
 from archcalc.reference.model import Model, places_of
 from tests.reference import tiny
+from tests.reference.publicly import built
 from tests.reference.test_numbers import assert_same, with_vision
 
 pytestmark = pytest.mark.twin
@@ -35,10 +35,10 @@ def unstacked(twin: Model) -> dict[str, torch.Tensor]:
 
 def loaded(twin: Model, spec: dict[str, Any], folder: Path) -> Any:
     """What `from_pretrained` makes of the twin saved under its own names."""
-    empty, choice = hf.build(spec)
+    empty: Any = built(spec).model
     empty.config.save_pretrained(folder)
     save_file(unstacked(twin), folder / "model.safetensors", metadata={"format": "pt"})
-    model, info = getattr(transformers, choice.model).from_pretrained(
+    model, info = getattr(transformers, type(empty).__name__).from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     assert not info["missing_keys"]

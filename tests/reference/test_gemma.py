@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from archcalc.reference import hf, measure
-from archcalc.reference.hf_config import choose
 from archcalc.reference.measure import Row
 from archcalc.reference.model import build
 from archcalc.reference.saved import measure as measure_saved
+from tests.reference.publicly import built as public_class
 
 pytestmark = pytest.mark.twin
 
@@ -119,7 +119,7 @@ def key(row: Row) -> tuple[str, int, int, str]:
 
 @pytest.mark.parametrize("spec", [GEMMA, V32], ids=["Gemma 3 27B", "DeepSeek-V3.2"])
 def test_parameters_are_transformers_path_by_path(spec: dict[str, Any]) -> None:
-    assert sorted(map(key, hf.parameters(spec))) == sorted(map(key, measure.parameters(build(spec))))
+    assert sorted(map(key, hf.parameters(public_class(spec)))) == sorted(map(key, measure.parameters(build(spec))))
 
 
 def test_gemma_3_27b_has_27009346304_parameters_in_its_text_model() -> None:
@@ -145,12 +145,12 @@ def test_deepseek_v32_has_671877929216_parameters_without_its_prediction_module(
 
 
 def test_transformers_is_told_the_types_of_gemmas_layers_and_both_ropes() -> None:
-    choice = choose(GEMMA)
-    assert (choice.model, choice.config) == ("Gemma3ForCausalLM", "Gemma3TextConfig")
-    types = choice.arguments["layer_types"]
+    public = public_class(GEMMA)
+    assert type(public.model).__name__ == "Gemma3ForCausalLM"
+    types = public.model.config.layer_types
     assert types[:6] == ["sliding_attention"] * 5 + ["full_attention"]
     assert (len(types), types.count("full_attention"), types[-2:]) == (62, 10, ["sliding_attention"] * 2)
-    assert choice.arguments["rope_parameters"] == {
+    assert public.model.config.rope_parameters == {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
     }

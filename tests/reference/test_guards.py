@@ -26,7 +26,7 @@ from archcalc.reference.guards import (
     storage_bytes,
     storage_key,
 )
-from archcalc.reference.hf import grouped_mm_flops
+from archcalc.reference.hf_flops import grouped_mm_flops
 from tests.reference import tiny
 
 pytestmark = pytest.mark.twin

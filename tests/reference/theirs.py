@@ -7,19 +7,20 @@ from typing import Any
 
 import torch
 
-from archcalc.reference import hf
 from archcalc.reference.hf_names import checkpoint_path
 from archcalc.reference.model import Model
+from tests.reference.publicly import built
 
 
 def with_weights_of(twin: Model, spec: dict[str, Any]) -> Any:
     """transformers' class for the spec, on CPU in float32, holding the twin's weights."""
-    theirs, choice = hf.build(spec, device="cpu", dtype="float32")
+    public = built(spec, device="cpu", dtype="float32")
+    theirs: Any = public.model
     ours = dict(twin.state_dict())
     used = set()
     with torch.no_grad():
         for name, tensor in theirs.state_dict().items():
-            paths, value = _converted(name, ours, choice.multimodal, spec)
+            paths, value = _converted(name, ours, public.model_type, spec)
             tensor.copy_(value.view(tensor.shape))
             used.update(paths)
     assert used == set(ours), f"never used: {sorted(set(ours) - used)}"
@@ -27,16 +28,16 @@ def with_weights_of(twin: Model, spec: dict[str, Any]) -> Any:
 
 
 def _converted(
-    name: str, ours: dict[str, torch.Tensor], multimodal: bool, spec: dict[str, Any]
+    name: str, ours: dict[str, torch.Tensor], model_type: str, spec: dict[str, Any]
 ) -> tuple[list[str], torch.Tensor]:
     if ".mlp.experts." in name:
         prefix, matrix = name.rsplit(".", 1)
-        if multimodal:
+        if "vision" in spec:
             prefix = prefix.replace("model.language_model", "language_model.model")
         halves = ["gate_proj", "up_proj"] if matrix == "gate_up_proj" else ["down_proj"]
         paths = [f"{prefix}.{half}.weight" for half in halves]
         return paths, torch.cat([ours[path] for path in paths], dim=1)
-    path = checkpoint_path(name, multimodal=multimodal)
+    path = checkpoint_path(name, model_type)
     if path == "model.embed_tokens.weight" and spec["backbone"].get("norm") == "rms_zero_centered":
         return [path], ours[path] / spec["backbone"]["hidden_size"] ** 0.5  # Gemma multiplies embeddings by that
     for part, letter in enumerate("qkv"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archcalc.hf import rules
+from archcalc.hf import inverses, rules
 from archcalc.hf.dialect import Fixed, Key, Rule, Table
 
 BACKBONE: Table = {
@@ -14,15 +14,15 @@ BACKBONE: Table = {
     "num_nextn_predict_layers": Fixed(0),
     "rms_norm_eps": "rms_norm_eps",
     "dtype": Rule(rules.dtype),
-    "rope_theta": Rule(rules.rope_theta),
-    "rope_scaling": Rule(rules.rope_scaling),
+    "rope_theta": Rule(rules.rope_theta, inverses.rope_theta),
+    "rope_scaling": Rule(rules.rope_scaling, inverses.rope_scaling),
 }
 
 GQA: Table = {
     "kind": Fixed("gqa"),
     "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": Rule(rules.kv_heads),
-    "head_dim": Rule(rules.head_dim),
+    "num_key_value_heads": Rule(rules.kv_heads, inverses.same("num_key_value_heads")),
+    "head_dim": Rule(rules.head_dim, inverses.same("head_dim")),
     "attention_bias": Fixed(False),
     "attention_out_bias": Fixed(False),
     "qk_norm": Fixed(None),
@@ -70,7 +70,7 @@ DEEPSEEK_MOE: Table = {
 
 MLA: Table = {
     "kind": Fixed("mla"),
-    "num_attention_heads": "num_attention_heads",
+    "num_attention_heads": rules.every_head(),
     "q_lora_rank": "q_lora_rank",
     "kv_lora_rank": "kv_lora_rank",
     "qk_nope_head_dim": "qk_nope_head_dim",

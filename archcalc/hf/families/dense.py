@@ -3,12 +3,20 @@ modeling_TYPE.py."""
 
 from __future__ import annotations
 
-from archcalc.hf import rules
+from archcalc.hf import inverses, rules
 from archcalc.hf.dialect import Dialect, Fixed, Rule, Table
 from archcalc.hf.families.common import BACKBONE, BIASED, DENSE, GQA, SLIDING
-from archcalc.hf.patterns import every_window, interval, layers, named, smollm, upper_windows, windows_if_used
+from archcalc.hf.patterns import (
+    LAYER_TYPES,
+    every_window,
+    interval,
+    layers,
+    named,
+    smollm,
+    upper_windows,
+    windows_if_used,
+)
 
-LAYER_TYPES = {"full_attention": "full", "sliding_attention": "sliding"}
 PLAIN = layers("full", "dense")
 WINDOWS = windows_if_used("layer_types", LAYER_TYPES)
 
@@ -26,6 +34,7 @@ LLAMA = Dialect(
 
 QWEN2_ATTENTION: Table = {**GQA, "attention_bias": Fixed(True, "Qwen2's q, k and v always have one")}
 QWEN3_ATTENTION: Table = {**BIASED, "qk_norm": Fixed("per_head")}
+GEMMA_ATTENTION: Table = {**QWEN3_ATTENTION, "head_dim": Rule(rules.head_dim, inverses.scaled_head_dim)}
 
 DENSE_TEXT = (
     LLAMA,
@@ -146,18 +155,15 @@ DENSE_TEXT = (
             **BACKBONE,
             "norm": Fixed("rms_zero_centered", "Gemma3RMSNorm multiplies by 1 + weight"),
             "norm_placement": Fixed("sandwich", "a norm before and one after attention and feed-forward"),
-            "rope_theta": Rule(lambda config: rules.by_type(config, "full_attention", "rope_theta", 1_000_000.0)),
+            "rope_theta": rules.theta_of("full_attention", "rope_theta", 1_000_000.0),
         },
         attention={
-            "full": {**BIASED, "qk_norm": Fixed("per_head")},
+            "full": GEMMA_ATTENTION,
             "sliding": {
-                **BIASED,
-                "qk_norm": Fixed("per_head"),
+                **GEMMA_ATTENTION,
                 **SLIDING,
                 "rope_parameters": {
-                    "rope_theta": Rule(
-                        lambda config: rules.by_type(config, "sliding_attention", "rope_local_base_freq", 10_000.0)
-                    ),
+                    "rope_theta": rules.theta_of("sliding_attention", "rope_local_base_freq", 10_000.0),
                     "rope_scaling": Fixed(None),
                 },
             },

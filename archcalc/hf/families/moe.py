@@ -5,8 +5,9 @@ from __future__ import annotations
 from archcalc.hf import rules
 from archcalc.hf.dialect import Dialect, Fixed, Key, Rule, Table
 from archcalc.hf.families.common import BACKBONE, BIASED, DEEPSEEK_MOE, DENSE, GQA, MOE, SLIDING
-from archcalc.hf.families.dense import HALF, LAYER_TYPES, PARTIAL, QWEN3_ATTENTION
+from archcalc.hf.families.dense import HALF, PARTIAL, QWEN3_ATTENTION
 from archcalc.hf.patterns import (
+    LAYER_TYPES,
     alternating_windows,
     depth,
     ernie,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from archcalc.hf import rules
+from archcalc.hf import inverses, rules
 from archcalc.hf.config import Config, Said, show
 from archcalc.hf.dialect import Dialect, Fixed, Key, Multimodal, Must, Rule, Table
 from archcalc.hf.families.common import BACKBONE, DENSE, MOE, SLIDING
@@ -18,9 +18,10 @@ from archcalc.hf.patterns import layers, sparse_step
 # -- text models that only stand inside others ------------------------------------------------------------------------
 
 OWN_HEAD_DIM: Table = {**QWEN2_ATTENTION, "head_dim": Rule(rules.even_head_dim)}
+VL_BACKBONE: Table = {**BACKBONE, "rope_scaling": Rule(rules.rope_scaling, inverses.multimodal_rope)}
 QWEN2_VL_TEXT = Dialect(
     model_type="qwen2_vl_text",
-    backbone=BACKBONE,
+    backbone=VL_BACKBONE,
     attention={"full": OWN_HEAD_DIM, "sliding": {**OWN_HEAD_DIM, **SLIDING}},
     ffn={"dense": DENSE},
     layers=layers(WINDOWS, "dense"),
@@ -29,7 +30,7 @@ QWEN2_VL_TEXT = Dialect(
 QWEN2_5_VL_TEXT = replace(QWEN2_VL_TEXT, model_type="qwen2_5_vl_text")
 QWEN3_VL_TEXT = Dialect(
     model_type="qwen3_vl_text",
-    backbone=BACKBONE,
+    backbone=VL_BACKBONE,
     attention={"full": QWEN3_ATTENTION},
     ffn={"dense": DENSE},
     layers=layers("full", "dense"),
@@ -37,7 +38,7 @@ QWEN3_VL_TEXT = Dialect(
 )
 QWEN3_VL_MOE_TEXT = Dialect(
     model_type="qwen3_vl_moe_text",
-    backbone=BACKBONE,
+    backbone=VL_BACKBONE,
     attention={"full": QWEN3_ATTENTION},
     ffn={"dense": DENSE, "moe": {**MOE, "norm_topk_prob": Fixed(True, "always")}},
     layers=layers("full", sparse_step),
@@ -132,7 +133,7 @@ QWEN_VIT: Table = {
     "num_hidden_layers": "depth",
     "num_attention_heads": "num_heads",
     "head_dim": _head_dim("embed_dim"),
-    "intermediate_size": Rule(_expanded),
+    "intermediate_size": Rule(_expanded, inverses.mlp_ratio),
     "hidden_act": "hidden_act",
     "gated": Fixed(False),
     "attention_bias": Fixed(True),
@@ -322,7 +323,7 @@ VISION = (
         vision={**MOONVIT, **K25_TOWER},
         projector={
             **MOON_MERGER,
-            "mm_hidden_size": Rule(_normed_width),
+            "mm_hidden_size": Rule(_normed_width, inverses.outer("projection_hidden_size")),
             "text_hidden_size": Rule(_text_width),
             "projector_hidden_act": Fixed("gelu"),
             "projector_ln_eps": Fixed(1e-5),
