@@ -128,6 +128,8 @@ class Evaluation:
             return False
         if w.role in NEVER and not (reading.embeddings and (w.role == "embedding" or (w.role == "router" and router))):
             return False
+        if reading.backbone and product(w.out) == 1:  # a gate of one logit: words of several outputs can't hold it
+            return False
         parts = ("backbone",) if reading.backbone else ("backbone", "mtp") if self.found.text_only else ()
         return not parts or w.part in parts
 
