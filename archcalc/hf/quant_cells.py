@@ -43,6 +43,9 @@ class Evaluation:
         self.routers = False
         """Whether a router stays that the config does not name."""
         self.schemes: list[tuple[Store, AnyScheme]] = []
+        lists = (reading.skipped, *(targets for targets, _ in reading.groups if targets is not None))
+        self.alike = not reading.named and all(listed.alike for listed in lists)
+        """Whether the config tells no layers apart."""
 
     def cells(self, weights: Sequence[Weight]) -> list[Cell]:
         """Every weight in every layer with what stores it.
@@ -76,8 +79,11 @@ class Evaluation:
         stays = self._stays(w)
         dtype = self.dtype if w.trainable else w.dtype
         plain: Store = {"scheme": "plain", "dtype": dtype if stays is None else stays or self.dtype}
-        found = []
+        found: list[Cell] = []
         for n, layer in enumerate(w.indices or (None,)):
+            if found and self.alike:
+                found.append(found[0]._replace(layer=layer))
+                continue
             name = self.release_name(w.path.replace("{i}", str(layer)))
             if self.found.text_only:  # names of the text model, whose config it is
                 name = name.removeprefix("language_model.")
@@ -127,6 +133,8 @@ class Evaluation:
         if w.role == "head" and not reading.head:
             return False
         if w.role in NEVER and not (reading.embeddings and (w.role == "embedding" or (w.role == "router" and router))):
+            return False
+        if reading.backbone and product(w.out) == 1:  # a gate of one logit: words of several outputs can't hold it
             return False
         parts = ("backbone",) if reading.backbone else ("backbone", "mtp") if self.found.text_only else ()
         return not parts or w.part in parts
