@@ -105,7 +105,7 @@ def quantization(config: Mapping[str, Any], hf_quant: Mapping[str, Any] | None =
         return Config("none", {}, "")
     data = hf_quant.get("quantization")
     if not isinstance(data, Mapping):
-        raise InputError("hf_quant_config.json has no mapping quantization", value=data)
+        raise InputError("hf_quant_config.json: quantization is no mapping", value=data)
     return Config("modelopt", data, "hf_quant_config.json: quantization")
 
 
