@@ -73,8 +73,13 @@ def crosscheck(
     kinds = _kinds(against, tuple(only))
     need_torch(against)
     progress(f"loading {'torch' if against == 'twin' else 'transformers'}")
-    with _no_collection():
-        ours, theirs, notes = _sides(spec, against, kinds, progress, config)
+    try:
+        with _no_collection():
+            ours, theirs, notes = _sides(spec, against, kinds, progress, config)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise InputError(f"torch can't hold a tensor of {spec.title}: its bytes are more than 2^63") from None
     return _report(spec, against, kinds, joined(ours, theirs), notes)
 
 

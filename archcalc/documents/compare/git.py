@@ -52,7 +52,9 @@ def blob(argument: str, *, most: int = MOST_BYTES) -> bytes:
         hint="paths count from the top of the repository; ./ before one makes it count from here",
     )  # fmt: skip
     refuse_larger(int(size), most, argument, "is this the right file?")
-    return _git("cat-file", "blob", name, failed=f"{path} is no file in revision {revision}", argument=argument)
+    hint = "name a file inside it, such as a config.json"
+    failed = f"{path} is no file in revision {revision}"
+    return _git("cat-file", "blob", name, failed=failed, argument=argument, hint=hint)
 
 
 def beside(argument: str, name: str, most: int) -> bytes | None:
