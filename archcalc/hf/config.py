@@ -71,6 +71,7 @@ class Config:
         outer: the mapping around it, where the spec needs both.
         taken: what became of each key that was read, by its own name.
         made: what the class supplied, by key.
+        assumed: what neither the file nor the class says, and the spec needs.
     """
 
     def __init__(self, document: Document, loc: Loc, facts: Facts, outer: Config | None = None) -> None:
@@ -80,6 +81,7 @@ class Config:
         self.outer = outer
         self.taken: dict[str, str] = {}
         self.made: dict[str, str] = {}
+        self.assumed: list[str] = []
         data: Any = document.data
         for part in loc:
             data = data[part]

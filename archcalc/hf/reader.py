@@ -193,8 +193,9 @@ def _finish(
     names = row.text.scope_names if isinstance(row, Multimodal) else row.scope_names
     found = stored(document, source.quant, weights, row.model_type, names)
     said["storage"] = found.section
-    if found.assumed:
-        said["assumed"] = list(dict.fromkeys(found.assumed))
+    assumed = [text for config in configs for text in config.assumed]
+    if assumed or found.assumed:
+        said["assumed"] = list(dict.fromkeys((*assumed, *found.assumed)))
     order = ("kind", "name", "title", "sources", "assumed", "backbone", "vision", "projector", "storage")
     said = {name: said[name] for name in order if name in said}
     return Imported(said, document, receipt, [*notes, *found.notes])
