@@ -192,6 +192,7 @@ def seeing() -> dict[str, Any]:
     content["vision"] |= {"vt_hidden_size": 24, "vt_num_hidden_layers": 2, "vt_num_attention_heads": 2}
     content["vision"]["vt_intermediate_size"] = 30
     content["projector"] |= {"mm_hidden_size": 24, "text_hidden_size": 16}
+    content["storage"] = {"default": content["storage"]["default"]}
     return content
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files as package_files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from archcalc.errors import SpecError
@@ -50,7 +50,7 @@ def frozen() -> Any:
     """The frozen facts of all classes."""
     import json
 
-    return json.loads(package_files("archcalc.hf").joinpath("defaults.json").read_text(encoding="utf-8"))
+    return json.loads(Path(__file__).with_name("defaults.json").read_text(encoding="utf-8"))
 
 
 def facts_of(type_name: str) -> Facts:

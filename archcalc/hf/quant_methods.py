@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from archcalc.errors import InputError, show_value
 from archcalc.hf.quant_names import NameList, NameMap
@@ -13,8 +12,7 @@ Store = dict[str, Any]
 """A scheme as a storage section writes it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(NamedTuple):
     """What a quantization config says, before it meets a weight.
 
     Attributes:
@@ -32,8 +30,8 @@ class Reading:
     """
 
     groups: tuple[tuple[NameList | None, Store], ...] = ()
-    skipped: NameList = field(default_factory=lambda: NameList((), "", "exact"))
-    named: NameMap = field(default_factory=lambda: NameMap({}, ""))
+    skipped: NameList = NameList((), "", "exact")
+    named: NameMap = NameMap({}, "")
     experts: Store | None = None
     only: frozenset[str] = frozenset()
     head: bool = False

@@ -18,6 +18,10 @@ wildcards, or a module that holds it (ModelOpt)."""
 
 EXPERT = re.compile(r"(?<=\bexperts\.)\d+(?=\.|$)")
 SPECIAL = set("*?[]()|^$+\\{}")
+NUMBER = re.compile(r"(?:^|[.*\\])\d+(?:$|[.*\\])")
+"""What may stand for the number of a layer or an expert."""
+WORDS = re.compile(r"(?:[\w-]|\\?\.\*|\\\.|[()|^$])*")
+"""An expression in which `.*` alone can stand for a number: words, dots, alternatives."""
 
 
 class NameMap:
@@ -64,6 +68,10 @@ class NameMap:
             )
         return first
 
+    def __bool__(self) -> bool:
+        """Whether it says anything."""
+        return bool(self._whole or self._experts)
+
     def without(self, modules: set[str]) -> list[str]:
         """The entries that are for none of the modules."""
         return [name for name in (*self._whole, *self._experts) if name not in modules]
@@ -73,7 +81,10 @@ class NameList:
     """A list of names and patterns under a key of a config."""
 
     def __init__(self, entries: Iterable[str], key: str, syntax: Syntax) -> None:
+        entries = tuple(entries)
         self.key, self.syntax = key, syntax
+        self.alike = not any(self._numbered(entry) for entry in entries)
+        """Whether no entry can tell layers, or the experts of one, apart."""
         literal: list[str] = []
         patterns: list[str] = []
         for entry in entries:
@@ -86,6 +97,15 @@ class NameList:
         self._patterns: list[re.Pattern[str]] = []
         for entry in patterns:
             self._read(entry)
+
+    def _numbered(self, entry: str) -> bool:
+        """Whether an entry may be for some layers or experts alone."""
+        if NUMBER.search(entry):
+            return True
+        if self._plain(entry):
+            return False
+        body = entry.removeprefix("re:")
+        return bool(set(body) & set("?[")) if self.syntax == "glob" else WORDS.fullmatch(body) is None
 
     def _plain(self, entry: str) -> bool:
         """Whether an entry is a name, rather than a pattern of names."""
@@ -134,7 +154,9 @@ class NameList:
             return name in self
         if self._map.get(name, experts) is not None:
             return True
-        tried = range(experts) if first else sorted({0, experts - 1})
+        tried: Iterable[int] = range(experts) if first else sorted({0, experts - 1})
+        if self.alike:
+            tried = (0,)
         hits = {name.replace("{e}", str(e)) in self for e in tried}
         if len(hits) > 1:
             raise InputError(

@@ -90,7 +90,7 @@ def awq(s: Settings) -> Reading:
     scheme = _words(s, "awq", ("bits", "w_bit"), ("group_size", "q_group_size"))
     skipped = NameList(s.names("modules_to_not_convert"), f"{s.where}.modules_to_not_convert", "substring")
     s.done("quant_method zero_point do_fuse exllama_config fuse_max_seq_len modules_to_fuse")
-    return Reading(groups=((None, scheme),), skipped=skipped, backbone=True, lenient=True)
+    return Reading(groups=((None, scheme),), skipped=skipped, backbone=True)
 
 
 GPTQ_TRAINED = (
@@ -107,7 +107,7 @@ def gptq(s: Settings) -> Reading:
     s.must("pack_dtype", "int32")
     scheme, head = _words(s, "gptq", ("bits",), ("group_size",)), s.get("lm_head") is True
     s.done(GPTQ_TRAINED)
-    return Reading(groups=((None, scheme),), backbone=True, head=head, lenient=True)
+    return Reading(groups=((None, scheme),), backbone=True, head=head)
 
 
 AUTO_ROUND_TRAINED = (

@@ -44,6 +44,9 @@ def read(source: Source) -> Imported:
 def dialect_of(document: Document) -> Dialect | Multimodal:
     """The row of a config's `model_type`. Raises SpecError naming the type and what is missing for it."""
     model_type = document.data.get("model_type")
+    if model_type is None and document.data.get("tool") == "archcalc":
+        hint = "archcalc diff compares saved reports"
+        raise _error(document, "this is a saved report of archcalc: model_type is missing", (), hint)
     if not isinstance(model_type, str):
         what = "is missing" if model_type is None else f"must be text, not {show(model_type)}"
         hint = "a config.json of a Hugging Face model has one, such as llama"

@@ -99,5 +99,7 @@ class GQA(Attention):
         q: Tensor = self.q_proj(x).unflatten(-1, (self.heads, -1))
         if self.gate == "elementwise":
             query, gate = q.chunk(2, dim=-1)
+            if self.norm == "full":  # all heads at once: side by side, even where one head needs no copy for that
+                query = query.clone(memory_format=torch.contiguous_format)
             return query, gate
         return q, self.g_proj(x)[..., None] if self.gate == "per_head" else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from archcalc.reference.activations import ACTIVATIONS
+from archcalc.reference.activations import ACTIVATIONS, Glu
 from archcalc.reference.attention import AttentionCore
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
@@ -117,7 +117,7 @@ class FeedForward(nn.Module):
         """[P, V] -> [P, V]."""
         first, *up = (self.get_submodule(name)(x) for name in self._into)
         if up:
-            inner = self.kernels.gated(first, up[0], None, self._act, fp8=False)
+            inner = self.kernels.gated(first, up[0], None, Glu(self._act), fp8=False)
         else:
             inner = self.kernels.activated(first, None, self._act, fp8=False)
         out: Tensor = self.get_submodule(self._out)(inner)

@@ -166,8 +166,10 @@ DEEPSEEK = text(MLA, DEEP_MOE)
 # name: config. A name is its model_type, and what is particular about a further one.
 BASES: dict[str, dict[str, Any]] = {
     "arcee": text(BIAS, MLP_BIAS, hidden_act="relu2"),
-    "deepseek_v2": text(MLA, DEEP_MOE, topk_method="greedy", without=("num_nextn_predict_layers",)),
-    "deepseek_v2 lite": text(MLA, DEEP_MOE, q_lora_rank=None, topk_method="greedy"),
+    "deepseek_v2": text(
+        MLA, DEEP_MOE, topk_method="greedy", scoring_func="softmax", without=("num_nextn_predict_layers",)
+    ),
+    "deepseek_v2 lite": text(MLA, DEEP_MOE, q_lora_rank=None, topk_method="greedy", scoring_func="softmax"),
     "deepseek_v3": DEEPSEEK,
     "deepseek_v3 without q_lora": DEEPSEEK | {"q_lora_rank": None},
     "deepseek_v32": text(MLA, DEEP_MOE, INDEXER),
