@@ -146,9 +146,19 @@ def _multimodal(row: Multimodal, top: Config, source: Source, where: str) -> Imp
         problems += judge(text, {**row.must, **row.text.must}, row.harmless | row.text.harmless)
     else:
         text.taken.setdefault("tie_word_embeddings", f"{row.model_type} reads it at the top alone")
+        _repeated(top, text)
         problems += judge(text, row.text.must, row.text.harmless) + judge(top, row.must, row.harmless)
     _refuse(problems)
     return _finish(said, [text, *([] if flat else [top]), *([vision] if vision else [])], row, source, notes)
+
+
+def _repeated(top: Config, text: Config) -> None:
+    """Keys of the text model that stand at the top too, as transformers 4.52 to 4.56 saved Qwen-VL: the class ignores
+    them there, so that they have to say the same. A window that the text model does not use may be another."""
+    off = {"sliding_window", "layer_types"} if text.data.get("use_sliding_window") is not True else ()
+    for key, value in top.data.items():
+        if key not in top.taken and key in text.data and (key in off or text.data[key] == value):
+            top.taken[key] = "windows are off" if key in off else "text_config says the same"
 
 
 def _part(top: Config, key: str, type_name: str) -> Config | None:
