@@ -69,7 +69,7 @@ def _unread(model_type: str) -> tuple[str, Loc, str | None]:
         return f"model_type {model_type} is an encoder: archcalc reads decoders", ("model_type",), None
     if model_type in MISSING:
         return f"model_type {model_type} is not read: {MISSING[model_type]}", ("model_type",), None
-    hint = did_you_mean(model_type, (*TEXT, *MULTIMODAL)) or "archcalc import --help lists the types that are read"
+    hint = did_you_mean(model_type, (*TEXT, *MULTIMODAL)) or "docs/families.md lists the types that are read"
     return f"model_type {show(model_type)} is not read: no dialect of archcalc knows its keys", ("model_type",), hint
 
 
