@@ -404,6 +404,26 @@ def test_compressed_tensors_ignores_a_module_not_what_stands_inside_it() -> None
     assert schemes["model.layers.1.self_attn.o_proj"] == "plain"
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"re:model\.layers\.(0|2)\..*",
+        r"re:.*\.(0|2)\.(mlp|self_attn).*",
+        r"re:.*(layers\.0|layers\.2)\..*",
+        r"re:.*layers\.[02]\..*",
+        r"re:.*layers.(0|2).*_proj",
+    ],
+)
+def test_an_expression_for_some_layers_is_for_those_alone(pattern: str) -> None:
+    section = found(wide(), k25("pack-quantized") | {"ignore": [pattern, "lm_head"]}).section
+    schemes = paths(wide(), section)
+    assert {i: schemes[f"model.layers.{i}.self_attn.q_proj"] for i in range(3)} == {
+        0: "plain",
+        1: "pack-quantized",
+        2: "plain",
+    }
+
+
 def test_mlx_modules_may_have_settings_of_their_own() -> None:
     own = {"model.layers.0.mlp.down_proj": {"bits": 8, "group_size": 32}, "model.embed_tokens": False}
     settings = {"bits": 4, "group_size": 32, **own}
