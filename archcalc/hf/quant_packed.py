@@ -56,7 +56,7 @@ def _scheme(w: Settings, form: object, inputs: Settings | None) -> Store:
     if w.get("actorder") == "group":
         raise w.error("actorder", "a group index beside the weights is not known")
     scale = str(w.get("scale_dtype", default=w.dtype)).removeprefix("torch.")
-    static = inputs is not None and not inputs.data.get("dynamic")
+    static = inputs is not None and inputs.data.get("dynamic") is not True  # `local` keeps its scale of a whole tensor
     what = (form, kind, bits)
     if form == "pack-quantized" and kind == "int" and bits in (4, 8):
         packed: Store = {"scheme": form, "num_bits": bits, "group_size": size, "scale_dtype": scale}

@@ -404,6 +404,14 @@ def test_compressed_tensors_ignores_a_module_not_what_stands_inside_it() -> None
     assert schemes["model.layers.1.self_attn.o_proj"] == "plain"
 
 
+@pytest.mark.parametrize(("dynamic", "kept"), [(True, False), ("local", True), (False, True)])
+def test_a_scale_of_inputs_is_stored_unless_all_of_it_is_found_while_running(dynamic: Any, kept: bool) -> None:
+    # compressed-tensors 0.20.0, lifecycle/initialize.py: input_global_scale is made for `local` too
+    config = k25("nvfp4-pack-quantized", "lm_head", type="float", group_size=16, strategy="tensor_group")
+    config["config_groups"]["group_0"]["input_activations"] = {"num_bits": 4, "dynamic": dynamic, "group_size": 16}
+    assert by_role(found(wide(), config))["routed_expert"].get("input_scale", True) is kept
+
+
 @pytest.mark.parametrize(
     "pattern",
     [
