@@ -84,6 +84,10 @@ def storage(
     if (fact.copies if copies is None else copies) and any(w.part == "mtp" for w in weights):
         rules += [("mtp_embedding", default), ("mtp_head", default)]
     assumed += _assumed(found, fact, family, cells)
+    if found.method == "bitsandbytes" and any(w.role == "routed_expert" for w in weights):
+        assumed.append(
+            "storage: routed experts are quantized, as by transformers 4; 5 stacks them and leaves them plain"
+        )
     if evaluated.routers and fact is ASSUMED:
         assumed.append("storage: routers are not quantized; the config does not name them")
     return Found(_section([*rules, ("default", default)]), assumed, [*reading.notes, *evaluated.notes()])

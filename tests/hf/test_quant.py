@@ -396,6 +396,12 @@ def test_a_list_of_what_stays_replaces_the_head_that_stays_without_one(settings:
     assert [*quantized.values()] == [False, True, False]
 
 
+def test_what_bitsandbytes_does_with_experts_is_assumed() -> None:
+    # transformers 5.24, integrations/bitsandbytes.py: nn.Linear alone is replaced, and a mixture has none
+    answer = found(wide(), {"quant_method": "bitsandbytes", "load_in_4bit": True})
+    assert any("transformers 4" in line for line in answer.assumed)
+
+
 def test_compressed_tensors_ignores_a_module_not_what_stands_inside_it() -> None:
     # compressed-tensors 0.20.0, utils/match.py, match_name: the name is the target, or an expression matches it
     whole = k25("pack-quantized") | {"ignore": ["model.layers.0.self_attn", "model.layers.1.self_attn.o_proj"]}
