@@ -176,4 +176,3 @@ class Multimodal(NamedTuple):
     vision_harmless: frozenset[str] = frozenset()
     proof: str = ""
     architectures: tuple[str, ...] = ()
-    processor: str = ""

@@ -19,13 +19,26 @@ BY_METHOD = {
 """By method; a config that keeps claiming modules says nothing of what its maker wrote."""
 
 
+def copies(backbone: dict[str, Any], index: Document | None) -> bool | None:
+    """Whether embedding and head are stored again in a prediction module; None where no index says so."""
+    names = _names(index)
+    last = f"layers.{backbone['num_hidden_layers'].value}."
+    return any(f"{last}embed_tokens." in name for name in names) if names else None
+
+
+def _names(index: Document | None) -> dict[str, Any]:
+    """The tensors of an index by name; none where there is no index."""
+    names = None if index is None else index.data.get("weight_map")
+    return names if isinstance(names, dict) else {}
+
+
 def look(backbone: dict[str, Any], method: str, index: Document | None) -> list[str]:
     """Set `mtp_stored` of a backbone section; what to say of modules that its config does not claim."""
     claimed = bool(backbone["num_nextn_predict_layers"].value)
     if claimed and method in BY_METHOD:
         backbone["mtp_stored"] = BY_METHOD[method]
-    names = None if index is None else index.data.get("weight_map")
-    if not isinstance(names, dict) or not names:
+    names = _names(index)
+    if not names:
         return []
     last = f".layers.{backbone['num_hidden_layers'].value}."
     held = [name for name in names if "mtp" in name or last in name]

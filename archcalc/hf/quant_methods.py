@@ -89,7 +89,8 @@ def fp8(s: Settings) -> Reading:
     """FP8 in blocks (DeepSeek) or with a scale a matrix; overlaid with ModelOpt's map where there is one. The head
     stays unless a list of what does leaves it out (transformers, quantizers/base.py, get_modules_to_not_convert)."""
     s.must("fmt", "e4m3", "float8_e4m3fn")
-    s.must("scale_fmt", "ue8m0", "float32")  # how scales are rounded; their dtype is the release's
+    s.must("scale_fmt", "ue8m0", "float32", "float")  # how scales are rounded; their dtype is the release's
+    s.must("expert_dtype", "fp8")
     block, static = s.get("weight_block_size"), s.get("activation_scheme") == "static"
     s.must("activation_scheme", "dynamic", "static")
     scheme: Store = {"scheme": "float-quantized", "strategy": "tensor", "scale_dtype": "float32"}

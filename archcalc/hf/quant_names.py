@@ -18,8 +18,8 @@ wildcards, or a module that holds it (ModelOpt)."""
 
 EXPERT = re.compile(r"(?<=\bexperts\.)\d+(?=\.|$)")
 SPECIAL = set("*?[]()|^$+\\{}")
-NUMBER = re.compile(r"(?:^|[.*\\])\d+(?:$|[.*\\])")
-"""What may stand for the number of a layer or an expert."""
+NUMBER = re.compile(r"(?<![\w-])\d+(?![\w-])")
+"""What may stand for the number of a layer or an expert: digits that are no part of a word, as in `(0|1)`."""
 WORDS = re.compile(r"(?:[\w-]|\\?\.\*|\\\.|[()|^$])*")
 """An expression in which `.*` alone can stand for a number: words, dots, alternatives."""
 

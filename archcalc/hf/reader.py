@@ -201,7 +201,8 @@ def _finish(
     plain = Imported(said, document, receipt, notes)
     weights = validate(plain.data, plain, Spec).trace(Workload()).weights()
     names = row.text.scope_names if isinstance(row, Multimodal) else row.scope_names
-    found = stored(document, source.quant, weights, row.model_type, names)
+    again = prediction.copies(said["backbone"], source.index)
+    found = stored(document, source.quant, weights, row.model_type, names, again)
     said["storage"] = found.section
     method = quantization(document.data, None if source.quant is None else source.quant.data).method
     notes.extend(prediction.look(said["backbone"], method, source.index))
@@ -214,7 +215,12 @@ def _finish(
 
 
 def stored(
-    document: Document, quant: Document | None, weights: list[Weight], family: str, names: Sequence[tuple[str, str]]
+    document: Document,
+    quant: Document | None,
+    weights: list[Weight],
+    family: str,
+    names: Sequence[tuple[str, str]],
+    copies: bool | None,
 ) -> Found:
     """How the release stores its weights. Raises SpecError at the quantization config."""
     rules = [(re.compile(pattern), name) for pattern, name in names]
@@ -225,7 +231,7 @@ def stored(
         return path
 
     try:
-        return storage(document.data, None if quant is None else quant.data, weights, family, release_name)
+        return storage(document.data, None if quant is None else quant.data, weights, family, release_name, copies)
     except SpecError:
         raise
     except InputError as error:

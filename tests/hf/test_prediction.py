@@ -44,3 +44,15 @@ def test_modules_that_are_held_and_not_claimed_are_named() -> None:
         " claims none: no number here counts them"
     ]
     assert imported(of_class("qwen3_next"), tensors=(FIRST,)).notes == []
+
+
+def test_the_index_tells_whether_embedding_and_head_are_stored_again() -> None:
+    again = ("model.layers.61.embed_tokens.weight", "model.layers.61.shared_head.head.weight")
+
+    def stored(*tensors: str, model_type: str = "deepseek_v3") -> set[str]:
+        spec = imported(of_class(model_type, num_nextn_predict_layers=1), tensors=tensors).data
+        return {"mtp_embedding", "mtp_head"} & set(spec["storage"])
+
+    assert stored() == set()  # of plain DeepSeek-V3 nothing is known
+    assert stored(FIRST, PREDICTED) == set()
+    assert stored(FIRST, PREDICTED, *again) == {"mtp_embedding", "mtp_head"}

@@ -38,13 +38,7 @@ GEMMA_ATTENTION: Table = {**QWEN3_ATTENTION, "head_dim": Rule(rules.head_dim, in
 
 DENSE_TEXT = (
     LLAMA,
-    Dialect(
-        model_type="internlm3",
-        backbone=BACKBONE,
-        attention={"full": BIASED},
-        ffn={"dense": {**DENSE, "mlp_bias": "mlp_bias"}},
-        layers=PLAIN,
-    ),
+    LLAMA._replace(model_type="internlm3"),
     Dialect(
         model_type="mistral",
         backbone=BACKBONE,
@@ -88,13 +82,7 @@ DENSE_TEXT = (
         ffn={"dense": {**DENSE, "mlp_bias": "mlp_bias"}},
         layers=PLAIN,
     ),
-    Dialect(
-        model_type="granite",
-        backbone=BACKBONE,
-        attention={"full": BIASED},
-        ffn={"dense": {**DENSE, "mlp_bias": "mlp_bias"}},
-        layers=PLAIN,
-    ),
+    LLAMA._replace(model_type="granite"),
     Dialect(
         model_type="arcee",
         backbone=BACKBONE,

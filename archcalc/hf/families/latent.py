@@ -76,17 +76,7 @@ KIMI_ALWAYS: Must = {"moe_router_activation_func": ("sigmoid",), "mla_use_nope":
 
 LATENT_TEXT = (
     DEEPSEEK_V3,
-    Dialect(
-        model_type="kimi_k2",
-        class_type="deepseek_v3",
-        architectures=("DeepseekV3ForCausalLM",),
-        backbone=WITH_MTP,
-        attention={"mla": MLA},
-        ffn=FFN,
-        layers=layers("mla", first_dense()),
-        must=ROUTING,
-        harmless=DEEPSEEK_V3.harmless,
-    ),
+    DEEPSEEK_V3._replace(model_type="kimi_k2", class_type="deepseek_v3", architectures=("DeepseekV3ForCausalLM",)),
     Dialect(
         model_type="deepseek_v2",
         backbone=WITH_MTP,
