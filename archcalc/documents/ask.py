@@ -14,6 +14,7 @@ from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless, show_value
 from archcalc.files.loader import bundled_dir, bundled_names, find
 from archcalc.files.model import Spec
+from archcalc.hf.spec import called as called_release
 
 COMMANDS = ("params", "claims", "flops", "kv", "weights", "serve", "train", "report")
 """Commands about one spec. Each is a module beside this one, with a function that has the module's name and takes the
@@ -61,7 +62,11 @@ def line(command: str, spec: str, arguments: Mapping[str, Any]) -> str:
 
 def called(argument: str, folder: str = "") -> str:
     """What a file is called in a text that does not depend on where it was written: a bundled one by its name, however
-    it was found, another by its file's name, wherever it lies. Raises InputError."""
+    it was found, another by its file's name, wherever it lies; a release of another's by what names the model. Raises
+    InputError."""
+    release = None if folder else called_release(argument)
+    if release is not None:
+        return release
     path = find(argument, folder)
     inside = path.resolve().parent == (bundled_dir() / folder).resolve()
     return path.stem if inside else path.name

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import InputError
-from archcalc.files.loader import validate
+from archcalc.files.loader import text_of, validate
 from archcalc.files.model import Spec
 from archcalc.hf.config import show
 from archcalc.hf.imported import Imported
-from archcalc.hf.spec import import_config
+from archcalc.hf.spec import config_text, import_config, is_config
 
 COLUMNS = (Column("path", "key"), Column("value", "value"), Column("became", "what became of it"))
 
@@ -18,13 +20,18 @@ def imported(argument: str) -> Imported:
     read."""
     document = import_config(argument)
     if document is None:
-        raise InputError(
-            f"{argument} is no config.json, no model folder and no hf:ORG/NAME",
-            value=argument,
-            hint=f"did you mean hf:{argument}?" if argument.count("/") == 1 else "give a path to a config.json",
-        )
+        text, source = text_of(argument)
+        if not is_config(text):
+            hint = "archcalc show prints a spec" if _is_ours(text) else "a model's config is JSON, and has model_type"
+            raise InputError("this is no config.json of a model", source=source, value=argument, hint=hint)
+        document = config_text(text, source)
     validate(document.data, document, Spec)
     return document
+
+
+def _is_ours(text: bytes) -> bool:
+    """Whether a text says that it is one of our files."""
+    return re.search(rb"^\W*kind\W", text, re.MULTILINE) is not None
 
 
 def receipt(document: Imported) -> Report:

@@ -102,12 +102,16 @@ def load_spec(argument: str) -> Spec:
 
 def load_located(argument: str) -> tuple[Spec, Document]:
     """A validated spec, and the document that knows where each part of it stands. Raises as `load_spec`."""
-    if argument == "-":
-        document = load(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>")
-    else:
-        path = find(argument)
-        document = load(read(path), str(path))
+    document = load(*text_of(argument))
     return validate(document.data, document, Spec), document
+
+
+def text_of(argument: str) -> tuple[bytes, str]:
+    """The text of a spec's file, a bundled one or stdin, and what it is called. Raises InputError."""
+    if argument == "-":
+        return sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>"
+    path = find(argument)
+    return read(path), str(path)
 
 
 def parse(text: bytes | str, source: str, model: type[Model]) -> Model:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
+import stat
+import time
 
 from archcalc.errors import InputError
 from archcalc.files.document import split_lines
 
 MAX_BYTES = 1 << 20
+
+NOBODY = 3.0
+"""How long somebody may take to open a pipe that is to be read [s]."""
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
@@ -21,7 +27,10 @@ def contents(path: str | os.PathLike[str], most: int, wanted: str = "a YAML file
     """The first bytes of a file, at most `most` of them. Raises InputError that says what is in the way."""
     source = os.fsdecode(path)
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_opened) as file:
+            if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                return _piped(file.fileno(), most, source)
+            os.set_blocking(file.fileno(), True)
             return file.read(most)
     except FileNotFoundError:
         raise InputError("no such file", source=source, value=source, hint="check the path") from None
@@ -36,6 +45,32 @@ def contents(path: str | os.PathLike[str], most: int, wanted: str = "a YAML file
         raise InputError(
             f"can't read this file: {reason}", source=source, value=source, hint="check the path"
         ) from None
+
+
+def _opened(path: str, flags: int) -> int:
+    """A file descriptor; of a pipe at once, whether anybody writes to it or not."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _piped(pipe: int, most: int, source: str) -> bytes:
+    """What is written to a pipe. Raises InputError where nobody opens it to write."""
+    data, opened, end = b"", False, time.monotonic() + NOBODY
+    while len(data) < most:
+        try:
+            chunk = os.read(pipe, most - len(data))
+        except BlockingIOError:  # somebody has it open and takes his time
+            select.select([pipe], [], [])
+            opened = True
+            continue
+        data += chunk
+        if chunk:
+            continue
+        if data or opened:
+            break
+        if time.monotonic() > end:
+            raise InputError("nobody writes to this pipe", source=source, value=source, hint="name a file")
+        time.sleep(0.02)
+    return data
 
 
 def decode(text: str | bytes, source: str) -> str:

@@ -1,8 +1,9 @@
 """Strict, bounded JSON with a position for everything: the text of a file in, a Document out.
 
 What is read is RFC 8259 with an object at the top, at most 64 levels deep, each key once, numbers that a 64-bit
-integer or a double can hold. The standard library parses; places are found by a second walk (`json_places`) that only
-an error takes, so that a file of megabytes costs what `json.loads` costs.
+integer or a double can hold, and beside these the NaN and Infinity that Python writes. The standard library parses;
+places are found by a second walk (`json_places`) that only an error takes, so that a file of megabytes costs what
+`json.loads` costs.
 
 Its neighbours: `json_places` finds places and what breaks these rules, `json_syntax` explains what is no JSON.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Any, NoReturn
+from typing import Any
 
 from archcalc.errors import InputError, show_value
 from archcalc.files.document import Document
@@ -59,9 +60,7 @@ def load(text: str | bytes, source: str, *, most: int = MAX_BYTES) -> Document:
         text = utf8(text, source, "JSON")
     _check_ends(text, source)
     try:
-        data: Any = json.loads(
-            text, object_pairs_hook=_mapping, parse_int=_integer, parse_float=_float, parse_constant=_constant
-        )
+        data: Any = json.loads(text, object_pairs_hook=_mapping, parse_int=_integer, parse_float=_float)
     except json.JSONDecodeError as error:
         raise InputError.from_problems([syntax_problem(error, text, source)]) from None
     except (_Refused, RecursionError):
@@ -124,10 +123,6 @@ def _float(token: str) -> float:
     if bad_number(token):
         raise _Refused
     return float(token)
-
-
-def _constant(token: str) -> NoReturn:
-    raise _Refused
 
 
 def _depth(data: Any) -> int:

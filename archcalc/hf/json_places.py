@@ -140,9 +140,7 @@ def problem(text: str, source: str, offset: int, message: str, hint: str | None,
 
 def bad_number(token: str) -> tuple[str, str | None] | None:
     """What is wrong with a number, or with another bare word, and the hint; None if it is fine."""
-    if token in ("NaN", "Infinity", "-Infinity"):
-        return "JSON has no NaN and no Infinity", "write null, or leave the key out"
-    if token[0] not in "-0123456789":
+    if token[0] not in "-0123456789" or token == "-Infinity":
         return None
     if len(token) > MAX_DIGITS:
         return f"a number of more than {MAX_DIGITS:,} digits", None

@@ -22,7 +22,11 @@ _STRAY: tuple[tuple[str, str, str | None], ...] = (
     (r"//|/\*|#", "comments are not allowed in JSON", "leave them out"),
     (r"'", "text stands in double quotes in JSON", 'write "text"'),
     (r"(True|False|None)\b", "JSON writes true, false and null in small letters", None),
-    (r"[-+]?(nan|inf|infinity)\b", "JSON has no NaN and no Infinity", "write null, or leave the key out"),
+    (
+        r"[-+]?(nan|inf|infinity)\b",
+        "this is not how a config writes a number that is none",
+        "write NaN, Infinity or null",
+    ),
 )
 """What stands where something else is due, what we say, and the hint. The first that fits is used."""
 

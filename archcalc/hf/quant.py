@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 from archcalc.errors import InputError, show_value
@@ -73,7 +72,7 @@ def storage(
     settings = Settings(found.data, found.where, dtype, fact.scale or "float32")
     reading = METHODS[found.method](settings) if found.data else Reading()
     if found.method == "fp8" and (experts := _experts(config)):
-        reading = replace(reading, experts=experts)
+        reading = reading._replace(experts=experts)
         assumed.append(f"storage: routed experts of {family} as {experts['scheme']}, by header rows of one release")
     evaluated = Evaluation(reading, found, fact, dtype, release_name)
     cells = evaluated.cells(weights)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from archcalc.errors import InputError, show_value
-from archcalc.files.schemes import AnyScheme, Scheme
+from archcalc.files.schemes import AnyScheme
 from archcalc.hf.quant_facts import Fact
 from archcalc.hf.quant_methods import Reading, Store
 from archcalc.hf.quant_rules import Cell
@@ -18,7 +18,10 @@ from archcalc.tape import Weight, product
 NEVER = frozenset({"embedding", "router", "mtp"})
 """Roles that are quantized by name only, but for MLX: embeddings, routers, the joint of a prediction module."""
 
-SCHEMES: TypeAdapter[AnyScheme] = TypeAdapter(Scheme)
+SCHEMES: dict[str, type[AnyScheme]] = {
+    name: one for one in get_args(AnyScheme) for name in get_args(one.model_fields["scheme"].annotation)
+}
+"""By the name that a spec writes."""
 
 
 class Config(NamedTuple):
@@ -43,6 +46,9 @@ class Evaluation:
         self.routers = False
         """Whether a router stays that the config does not name."""
         self.schemes: list[tuple[Store, AnyScheme]] = []
+        lists = (reading.skipped, *(targets for targets, _ in reading.groups if targets is not None))
+        self.alike = not reading.named and all(listed.alike for listed in lists)
+        """Whether the config tells no layers apart."""
 
     def cells(self, weights: Sequence[Weight]) -> list[Cell]:
         """Every weight in every layer with what stores it.
@@ -76,8 +82,11 @@ class Evaluation:
         stays = self._stays(w)
         dtype = self.dtype if w.trainable else w.dtype
         plain: Store = {"scheme": "plain", "dtype": dtype if stays is None else stays or self.dtype}
-        found = []
+        found: list[Cell] = []
         for n, layer in enumerate(w.indices or (None,)):
+            if found and self.alike:
+                found.append(found[0]._replace(layer=layer))
+                continue
             name = self.release_name(w.path.replace("{i}", str(layer)))
             if self.found.text_only:  # names of the text model, whose config it is
                 name = name.removeprefix("language_model.")
@@ -151,7 +160,7 @@ class Evaluation:
         known = next((scheme for data, scheme in self.schemes if data is store), None)
         if known is None:
             try:
-                known = SCHEMES.validate_python(store)
+                known = SCHEMES[store["scheme"]].model_validate(store)
             except ValidationError as error:
                 problem = error.errors()[0]
                 key, value = problem["loc"][-1], problem["input"]

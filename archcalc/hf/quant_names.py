@@ -18,13 +18,17 @@ wildcards, or a module that holds it (ModelOpt)."""
 
 EXPERT = re.compile(r"(?<=\bexperts\.)\d+(?=\.|$)")
 SPECIAL = set("*?[]()|^$+\\{}")
+NUMBER = re.compile(r"(?:^|[.*\\])\d+(?:$|[.*\\])")
+"""What may stand for the number of a layer or an expert."""
+WORDS = re.compile(r"(?:[\w-]|\\?\.\*|\\\.|[()|^$])*")
+"""An expression in which `.*` alone can stand for a number: words, dots, alternatives."""
 
 
 class NameMap:
     """What a config says by module name; entries of experts are folded, as the experts of a layer are stored alike."""
 
-    def __init__(self, entries: Mapping[str, Any], key: str) -> None:
-        self.key = key
+    def __init__(self, entries: Mapping[str, Any], key: str, *, exact: bool = False) -> None:
+        self.key, self.exact = key, exact
         self.found = 0
         self._whole: dict[str, Any] = {}
         self._experts: dict[str, dict[int, Any]] = {}
@@ -37,7 +41,8 @@ class NameMap:
                 self._experts.setdefault(template, {})[int(expert[0])] = value
 
     def get(self, name: str, experts: int) -> tuple[Any] | None:
-        """What it says of a name with `{e}` for each of so many experts, or of the nearest module that holds it.
+        """What it says of a name with `{e}` for each of so many experts, or, unless names are exact, of the nearest
+        module that holds it.
 
         Raises InputError where experts differ.
         """
@@ -49,7 +54,7 @@ class NameMap:
             if inner in self._experts:
                 self.found += 1
                 return (self._alike(inner, experts),)
-            inner = inner.rpartition(".")[0]
+            inner = "" if self.exact else inner.rpartition(".")[0]
         return None
 
     def _alike(self, template: str, experts: int) -> Any:
@@ -64,6 +69,10 @@ class NameMap:
             )
         return first
 
+    def __bool__(self) -> bool:
+        """Whether it says anything."""
+        return bool(self._whole or self._experts)
+
     def without(self, modules: set[str]) -> list[str]:
         """The entries that are for none of the modules."""
         return [name for name in (*self._whole, *self._experts) if name not in modules]
@@ -73,19 +82,31 @@ class NameList:
     """A list of names and patterns under a key of a config."""
 
     def __init__(self, entries: Iterable[str], key: str, syntax: Syntax) -> None:
+        entries = tuple(entries)
         self.key, self.syntax = key, syntax
+        self.alike = not any(self._numbered(entry) for entry in entries)
+        """Whether no entry can tell layers, or the experts of one, apart."""
         literal: list[str] = []
         patterns: list[str] = []
         for entry in entries:
             if not entry:
                 raise InputError(f"{key} has an entry without a name", value=entry)
             (literal if self._plain(entry) else patterns).append(entry)
-        self._map = NameMap(dict.fromkeys(literal, True), key)
+        self._map = NameMap(dict.fromkeys(literal, True), key, exact=syntax == "exact")
         self._ends = {len(entry): {e for e in literal if len(e) == len(entry)} for entry in literal}
         self._starts: dict[int, set[str]] = {}
         self._patterns: list[re.Pattern[str]] = []
         for entry in patterns:
             self._read(entry)
+
+    def _numbered(self, entry: str) -> bool:
+        """Whether an entry may be for some layers or experts alone."""
+        if NUMBER.search(entry):
+            return True
+        if self._plain(entry):
+            return False
+        body = entry.removeprefix("re:")
+        return bool(set(body) & set("?[")) if self.syntax == "glob" else WORDS.fullmatch(body) is None
 
     def _plain(self, entry: str) -> bool:
         """Whether an entry is a name, rather than a pattern of names."""
@@ -134,7 +155,9 @@ class NameList:
             return name in self
         if self._map.get(name, experts) is not None:
             return True
-        tried = range(experts) if first else sorted({0, experts - 1})
+        tried: Iterable[int] = range(experts) if first else sorted({0, experts - 1})
+        if self.alike:
+            tried = (0,)
         hits = {name.replace("{e}", str(e)) in self for e in tried}
         if len(hits) > 1:
             raise InputError(

@@ -140,7 +140,8 @@ def _words(s: Settings, scheme: str, bits: tuple[str, ...], group: tuple[str, ..
 
 
 def bitsandbytes(s: Settings) -> Reading:
-    """bitsandbytes' nf4, fp4 and int8: every linear but the head and what is skipped."""
+    """bitsandbytes' nf4, fp4 and int8: every linear but what is skipped; without a list, the head is
+    (transformers, quantizers/base.py, get_modules_to_not_convert)."""
     four, eight = s.get("load_in_4bit", "_load_in_4bit"), s.get("load_in_8bit", "_load_in_8bit")
     kind = s.get("bnb_4bit_quant_type", default="fp4")
     double = s.get("bnb_4bit_use_double_quant", default=False)
@@ -156,7 +157,7 @@ def bitsandbytes(s: Settings) -> Reading:
     if four:
         scheme = {"scheme": "bitsandbytes-4bit", "quant_type": kind, "dtype": s.dtype}
         scheme |= {"double_quant": True} if double else {}
-    return Reading(groups=((None, scheme),), skipped=skipped)
+    return Reading(groups=((None, scheme),), skipped=skipped, head=s.get("llm_int8_skip_modules") is not None)
 
 
 def mlx(s: Settings) -> Reading:

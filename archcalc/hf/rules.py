@@ -185,6 +185,20 @@ def released(name: str, own: str) -> Rule:
     return Rule(read, inverses.same(own))
 
 
+def assumed(key: str, value: int, why: str) -> Rule:
+    """A key that the class leaves null, where it can't run so: the value of the family's releases, said as assumed."""
+
+    def read(config: Config) -> Said:
+        said = config.read(key, None)
+        if said.value is not None:
+            return said
+        config.made[key] = f"assumed: {why}"
+        config.assumed.append(f"{key}: {value}; {why}")
+        return Said(value, (), config.made[key], default=True)
+
+    return Rule(read, inverses.same(key))
+
+
 def kv_heads(config: Config) -> Said:
     """`num_key_value_heads`; as many as there are heads where it is null."""
     said = config.read("num_key_value_heads", None)

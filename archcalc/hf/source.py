@@ -60,12 +60,43 @@ def source_of(argument: str) -> Source | None:
     folder, name = os.path.split(argument)
     if name == CONFIG:
         return _of_folder(folder)
-    if name.lower().endswith(".json"):
-        config = _read(argument, CONFIG)
-        return Source(config=config, quant=None, index=None, name=name[:-5] or "model", where=argument)
-    if argument in ("", *bundled_names()) or not os.path.lexists(os.path.join(argument, CONFIG)):
+    if name.lower().endswith(".json") and not os.path.isdir(argument):
+        return alone(_read(argument, CONFIG), argument)
+    if not _is_folder(argument):
         return None
+    if not os.path.lexists(os.path.join(argument, CONFIG)):
+        raise InputError(
+            f"this folder has no {CONFIG}",
+            source=argument,
+            value=argument,
+            hint=f"name a spec inside it, or a folder that holds the {CONFIG} of a model",
+        )
     return _of_folder(argument)
+
+
+def alone(config: Document, path: str, *, quant: Document | None = None, index: Document | None = None) -> Source:
+    """A config file by itself, called as it or the folder that it is for; a pipe has no name that tells."""
+    folder, name = os.path.split(path)
+    called = _name(folder) if name == CONFIG else re.sub(r"(?i)\.json$", "", name)
+    if path.startswith(("<", "/dev/")):
+        called = ""
+    return Source(config=config, quant=quant, index=index, name=called or "model", where=config.source)
+
+
+def _is_folder(argument: str) -> bool:
+    """Whether an argument is a folder that no bundled name hides."""
+    return argument not in ("", *bundled_names()) and os.path.isdir(argument)
+
+
+def called(argument: str) -> str | None:
+    """What the release that an argument names is called in a text that does not depend on where it was written: what
+    was written for the hub, else a file with the folder that names the model. None where it names no release."""
+    if argument.startswith(PREFIX):
+        return argument
+    folder, name = os.path.split(argument)
+    if name == CONFIG or _is_folder(argument):
+        return os.path.join(_name(folder if name == CONFIG else argument), CONFIG)
+    return name if name.lower().endswith(".json") else None
 
 
 def _read(path: str, name: str, source: str | None = None) -> Document:

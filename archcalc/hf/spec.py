@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from archcalc.files import loader
 from archcalc.files.document import Document
 from archcalc.files.model import Spec
+from archcalc.files.yaml_loader import load
 
 if TYPE_CHECKING:
     from archcalc.hf.imported import Imported
@@ -25,9 +27,10 @@ def load_spec(argument: str) -> Spec:
 
 def load_located(argument: str) -> tuple[Spec, Document]:
     """A validated spec, and the document that knows where each part of it stands. Raises as `load_spec`."""
-    document = import_config(argument)
+    document: Document | None = import_config(argument)
     if document is None:
-        return loader.load_located(argument)
+        text, source = loader.text_of(argument)
+        document = config_text(text, source) if is_config(text) else load(text, source)
     return loader.validate(document.data, document, Spec), document
 
 
@@ -39,26 +42,64 @@ def load_with_config(argument: str) -> tuple[Spec, dict[str, Any] | None]:
     return spec, None if config is None else config.data
 
 
+def called(argument: str) -> str | None:
+    """What the release that an argument names is called in a text that does not depend on where it was written; None
+    where it names none."""
+    if not _may_name_release(argument):
+        return None
+    from archcalc.hf.source import called
+
+    return called(argument)
+
+
 def import_config(argument: str) -> Imported | None:
     """A release's config read as a spec that is not yet validated; None for an argument that names no release.
 
     The network is touched for `hf:` alone.
     """
-    if not argument.startswith("hf:") and not argument.lower().endswith(".json") and not os.path.isdir(argument):
+    if not _may_name_release(argument):
         return None
     from archcalc.hf.reader import read
     from archcalc.hf.source import source_of
 
     source = source_of(argument)
-    return None if source is None else read(source)
+    return None if source is None or is_spec(source.config) else read(source)
 
 
-def config_text(text: bytes, name: str) -> Imported:
-    """The text of a config file, wherever it comes from, read as a spec that is not yet validated."""
+def _may_name_release(argument: str) -> bool:
+    return argument.startswith("hf:") or argument.lower().endswith(".json") or os.path.isdir(argument)
+
+
+def is_config(text: bytes) -> bool:
+    """Whether a text that no name tells looks like a release's config."""
+    return text.lstrip()[:1] == b"{" and b'"model_type"' in text
+
+
+def is_spec(document: Document) -> bool:
+    """Whether a JSON file holds one of our own files, which are YAML, as JSON is."""
+    return "model_type" not in document.data and document.data.get("kind") in loader.KINDS
+
+
+def config_text(
+    text: bytes, source: str, path: str | None = None, beside: Callable[[str, int], bytes | None] | None = None
+) -> Imported:
+    """The text of a config file, wherever it comes from, read as a spec that is not yet validated.
+
+    Args:
+        text: the file.
+        source: what errors call it.
+        path: what names the model, if not `source`.
+        beside: the text of a file around it, by its name and the most bytes of it; None for one that is not there.
+    """
     from archcalc.hf import json_file
     from archcalc.hf.reader import read
-    from archcalc.hf.source import Source
+    from archcalc.hf.source import FILES, INDEX, QUANT, alone
 
-    document = json_file.load(text, name)
-    stem = os.path.basename(os.path.dirname(name) if os.path.basename(name) == "config.json" else name)
-    return read(Source(config=document, quant=None, index=None, name=stem.removesuffix(".json") or "model", where=name))
+    around = {}
+    for name in (QUANT, INDEX) if beside else ():
+        content = beside(name, FILES[name]) if beside else None
+        if content is not None:
+            at = source.removesuffix(os.path.basename(source)) + name
+            around[name] = json_file.load(content, at, most=FILES[name])
+    config = json_file.load(text, source)
+    return read(alone(config, path or source, quant=around.get(QUANT), index=around.get(INDEX)))

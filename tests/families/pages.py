@@ -50,10 +50,12 @@ RELEASES = {
 COMPUTED = {
     "attn_type_list": "full attention in every layer",
     "in_chans": "as `in_channels`",
+    "layer_types": "what the keys of its window say",
     "num_experts": "as `n_routed_experts`",
     "qk_head_dim": "the sum of its two parts",
     "spatial_patch_size": "as `patch_size`",
     "text_hidden_size": "the text's `hidden_size`",
+    "use_sliding_window": "true where a layer slides",
 }
 """Keys that a class ignores, and that have to say what it computes."""
 

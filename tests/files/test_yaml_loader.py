@@ -344,7 +344,7 @@ def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_without_permission_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr(builtins, "open", refuse)  # root may read anything, so chmod would prove nothing

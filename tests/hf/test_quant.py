@@ -379,6 +379,31 @@ def test_the_scheme_of_a_method(settings: dict[str, Any], scheme: dict[str, Any]
     assert by_role(answer).get("head") is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (BLOCKS, "modules_to_not_convert"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "llm_int8_skip_modules"),
+    ],
+    ids=["fp8", "bitsandbytes"],
+)
+def test_a_list_of_what_stays_replaces_the_head_that_stays_without_one(settings: dict[str, Any], key: str) -> None:
+    # transformers 5.24, quantizers/base.py, get_modules_to_not_convert: its default is taken where there is no list
+    quantized = {
+        str(listed): paths(wide(), found(wide(), {**settings, key: listed}).section)["lm_head"] != "plain"
+        for listed in (None, ["model.layers.0"], ["model.layers.0", "lm_head"])
+    }
+    assert [*quantized.values()] == [False, True, False]
+
+
+def test_compressed_tensors_ignores_a_module_not_what_stands_inside_it() -> None:
+    # compressed-tensors 0.20.0, utils/match.py, match_name: the name is the target, or an expression matches it
+    whole = k25("pack-quantized") | {"ignore": ["model.layers.0.self_attn", "model.layers.1.self_attn.o_proj"]}
+    schemes = paths(wide(), found(wide(), whole).section)
+    assert schemes["model.layers.0.self_attn.q_proj"] == "pack-quantized"
+    assert schemes["model.layers.1.self_attn.o_proj"] == "plain"
+
+
 def test_mlx_modules_may_have_settings_of_their_own() -> None:
     own = {"model.layers.0.mlp.down_proj": {"bits": 8, "group_size": 32}, "model.embed_tokens": False}
     settings = {"bits": 4, "group_size": 32, **own}

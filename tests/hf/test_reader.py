@@ -179,6 +179,17 @@ def test_a_flat_qwen2_vl_is_read_as_its_class_does():
     assert spec_of(flat).model_dump() == spec_of(nested).model_dump()
 
 
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_text_keys_at_the_top_too_have_to_say_the_same(model_type):
+    # transformers 4.52.4 wrote both; the class reads text_config alone
+    nested = small(model_type)
+    windows = {"sliding_window": 32768} if "sliding_window" in nested["text_config"] else {}  # off, and so no size
+    both = {**nested["text_config"], **nested, **windows}
+    assert spec_of(both).model_dump() == spec_of(nested).model_dump()
+    with pytest.raises(SpecError, match="hidden_size 96 could change a size"):
+        imported({**both, "hidden_size": 96})
+
+
 # -- types ------------------------------------------------------------------------------------------------------------
 
 

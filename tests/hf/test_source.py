@@ -90,7 +90,7 @@ def test_a_folder_of_the_hubs_cache_is_called_like_its_repository(here: Path) ->
     assert read(str(snapshot)).name == "Tiny-1.5"
 
 
-@pytest.mark.parametrize("argument", ["k25", "", "-", "empty", "s.yaml", "none", "org/name", "a\0b", "empty/none.yaml"])
+@pytest.mark.parametrize("argument", ["k25", "", "-", "s.yaml", "none", "org/name", "a\0b", "empty/none.yaml"])
 def test_what_names_no_release_is_left_to_others(argument: str, here: Path) -> None:
     (here / "empty").mkdir()
     (here / "s.yaml").write_text("kind: spec\n")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
 import subprocess
 from os import environ
 
 from archcalc.errors import InputError
+from archcalc.files.text_file import refuse_larger
 
 PREFIX = "git:"
 MOST_BYTES = 16 << 20
@@ -34,12 +36,38 @@ def split(argument: str) -> tuple[str, str]:
     return revision, path
 
 
-def blob(argument: str) -> bytes:
+def blob(argument: str, *, most: int = MOST_BYTES) -> bytes:
     """The bytes of `git:REV:path`, as committed; REV is anything that names a commit or tree.
 
     Raises:
-        InputError: git is missing, no repository, no such revision, no such file in it, or a file past 16 MiB.
+        InputError: git is missing, no repository, no such revision, no such file in it, or a file of more than `most`
+            bytes.
     """
+    revision, path = split(argument)
+    name = _name(argument)
+    size = _git(
+        "cat-file", "-s", name,
+        failed=f"revision {revision} has no file {path}",
+        argument=argument,
+        hint="paths count from the top of the repository; ./ before one makes it count from here",
+    )  # fmt: skip
+    refuse_larger(int(size), most, argument, "is this the right file?")
+    return _git("cat-file", "blob", name, failed=f"{path} is no file in revision {revision}", argument=argument)
+
+
+def beside(argument: str, name: str, most: int) -> bytes | None:
+    """The bytes of the file of another name beside `git:REV:path`, None where there is none. Raises as `blob`."""
+    revision, path = split(argument)
+    other = f"{PREFIX}{revision}:{posixpath.join(posixpath.dirname(path), name)}"
+    try:
+        _git("cat-file", "-e", _name(other), failed="no such file", argument=other)
+    except InputError:
+        return None
+    return blob(other, most=most)
+
+
+def _name(argument: str) -> str:
+    """What git calls `git:REV:path`: the tree's object id and the path. Raises InputError."""
     revision, path = split(argument)
     _git("rev-parse", "--git-dir", failed="this is not inside a git repository", argument=argument)
     tree = _git(
@@ -48,16 +76,7 @@ def blob(argument: str) -> bytes:
         argument=argument,
         hint="a shallow clone has only its newest commits: fetch the others (in GitHub Actions, fetch-depth: 0)",
     )  # fmt: skip
-    name = f"{tree.decode().strip()}:{path}"
-    size = _git(
-        "cat-file", "-s", name,
-        failed=f"revision {revision} has no file {path}",
-        argument=argument,
-        hint="paths count from the top of the repository; ./ before one makes it count from here",
-    )  # fmt: skip
-    if int(size) > MOST_BYTES:
-        raise InputError("the file is larger than 16 MiB", source=argument, hint="is this the right file?")
-    return _git("cat-file", "blob", name, failed=f"{path} is no file in revision {revision}", argument=argument)
+    return f"{tree.decode().strip()}:{path}"
 
 
 def _git(*arguments: str, failed: str, argument: str, hint: str | None = None) -> bytes:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from archcalc.documents.compare.git import MOST_BYTES, PREFIX, blob, split
+from archcalc.documents.compare.git import MOST_BYTES, PREFIX, beside, blob, split
 from archcalc.documents.compare.saved import Saved, parse
-from archcalc.errors import InputError
 from archcalc.files.loader import bundled_dir, find, validate
 from archcalc.files.model import Spec
+from archcalc.files.text_file import contents, refuse_larger
 from archcalc.files.yaml_loader import Document, load, read
-from archcalc.hf.spec import config_text, load_located
+from archcalc.hf.spec import called, config_text, is_config, load_located
 
 NOTHING = "/dev/null"
 """Stands for a side that does not exist, as in git: a spec that was added or removed."""
+
+CONFIG = "config.json"
+
+_REPORT = re.compile(rb'"tool"\s*:\s*"archcalc"')
+_SPEC = re.compile(rb'"kind"\s*:\s*"spec"')
+"""What tells apart JSON files of any name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +64,7 @@ def is_object_id(revision: str) -> bool:
 
 
 def read_side(argument: str) -> Side:
-    """A side of a diff: path or bundled name of a spec, path of a saved report, `git:REV:path` of either, `/dev/null`.
+    """A side of a diff: a spec, a release's config, a saved report, `git:REV:path` of one, or `/dev/null`.
 
     Raises:
         InputError: what can't be read, is no report, or comes from a newer version.
@@ -66,37 +74,58 @@ def read_side(argument: str) -> Side:
         return Side(label=argument)
     if argument.startswith(PREFIX):
         path = split(argument)[1].removeprefix("./")
-        return _side(blob(argument), argument, argument, path)
-    if os.path.isdir(argument) or argument.startswith("hf:"):
-        return _imported(load_located(argument), argument, argument)
+        return _of_git(blob(argument), argument, path)
+    release = called(argument)
+    if release is not None and not argument.lower().endswith(".json"):
+        file = None if argument.startswith("hf:") else os.path.join(argument, CONFIG)
+        return _specified(load_located(argument), argument, file)
     found = find(argument)
     bundled = bundled_dir() in found.parents and argument == found.stem
     text = _bytes(found) if found.suffix not in (".yaml", ".yml") else read(found)
-    return _side(text, argument, str(found), None if bundled else str(found))
+    file = None if bundled else str(found)
+    if _kind(text, file) == "config":
+        if release is not None:
+            return _specified(load_located(argument), argument, file)
+        return _specified(_valid(config_text(text, str(found))), argument, file)
+    return _side(text, argument, str(found), file)
+
+
+def _of_git(text: bytes, label: str, path: str) -> Side:
+    """A file of a revision; a config with the files beside it."""
+    if _kind(text, path) != "config":
+        return _side(text, label, label, path)
+    around = partial(beside, label) if os.path.basename(path) == CONFIG else None
+    return _specified(_valid(config_text(text, label, path, around)), label, path)
+
+
+def _kind(text: bytes, file: str | None) -> str:
+    """What a text is: `spec`, `config` or `report`."""
+    ending = Path(file or "").suffix.lower()
+    if ending in (".yaml", ".yml") or (ending != ".json" and text.lstrip()[:1] != b"{"):
+        return "spec"
+    if _REPORT.search(text):
+        return "report"
+    if os.path.basename(file or "") == CONFIG or is_config(text):
+        return "config"
+    return "spec" if _SPEC.search(text) else "report"
 
 
 def _side(text: bytes, label: str, source: str, file: str | None) -> Side:
-    ending = Path(file or "").suffix.lower()
-    if ending == ".json" or (ending not in (".yaml", ".yml") and text.lstrip()[:1] == b"{"):
-        if b'"model_type"' in text:
-            document = config_text(text, source)
-            return _imported((validate(document.data, document, Spec), document), label, file)
+    if _kind(text, file) == "report":
         return Side(label=label, file=file, saved=parse(text, source))
-    document = load(text, source)
-    return Side(label=label, file=file, document=document, spec=validate(document.data, document, Spec))
+    return _specified(_valid(load(text, source)), label, file)
 
 
-def _imported(read: tuple[Spec, Document], label: str, file: str | None) -> Side:
+def _valid(document: Document) -> tuple[Spec, Document]:
+    return validate(document.data, document, Spec), document
+
+
+def _specified(read: tuple[Spec, Document], label: str, file: str | None) -> Side:
     return Side(label=label, file=file, document=read[1], spec=read[0])
 
 
 def _bytes(path: Path) -> bytes:
     """The bytes of a file that may be larger than a spec. Raises InputError."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1)
-    except (OSError, ValueError):
-        return read(path)  # says what is in the way
-    if len(text) > MOST_BYTES:
-        raise InputError("the file is larger than 16 MiB", source=str(path), hint="is this the right file?")
+    text = contents(path, MOST_BYTES + 1)
+    refuse_larger(len(text), MOST_BYTES, str(path), "is this the right file?")
     return text

@@ -13,7 +13,7 @@ from archcalc.hf.patterns import (
     layers,
     named,
     smollm,
-    upper_windows,
+    types_of,
     windows_if_used,
 )
 
@@ -51,7 +51,7 @@ DENSE_TEXT = (
         attention={"full": GQA, "sliding": {**GQA, **SLIDING}},
         ffn={"dense": DENSE},
         layers=layers(every_window, "dense"),
-        must={"attention_bias": (False,), "mlp_bias": (False,)},
+        must={"attention_bias": (False,), "mlp_bias": (False,), "layer_types": types_of(every_window)},
     ),
     Dialect(
         model_type="qwen2",
@@ -134,7 +134,7 @@ DENSE_TEXT = (
         attention={"full": {**GQA, **PARTIAL}, "sliding": {**GQA, **PARTIAL, **SLIDING}},
         ffn={"dense": DENSE},
         layers=layers(every_window, "dense"),
-        must={"attention_bias": (False,), "mlp_bias": (False,)},
+        must={"attention_bias": (False,), "mlp_bias": (False,), "layer_types": types_of(every_window)},
         scope_names=(
             (r"self_attn\.[qkv]_proj", "self_attn.qkv_proj"),
             (r"mlp\.(gate|up)_proj", "mlp.gate_up_proj"),
@@ -145,7 +145,7 @@ DENSE_TEXT = (
         backbone={**BACKBONE, "num_nextn_predict_layers": rules.mtp("num_nextn_predict_layers")},
         attention={"full": QWEN2_ATTENTION, "sliding": {**QWEN2_ATTENTION, **SLIDING}},
         ffn={"dense": DENSE},
-        layers=layers(upper_windows, "dense"),
+        layers=layers(WINDOWS, "dense"),
         must={"attention_bias": (True,), "use_mrope": (False,)},
         proof="the sum over MiMo-7B's released header is the config's total: 7,622,619,136",
     ),

@@ -96,6 +96,9 @@ LATENT_TEXT = (
             "moe": {
                 **DEEPSEEK_MOE,
                 "scoring_func": Fixed("softmax"),
+                "num_experts_per_tok": rules.assumed(
+                    "num_experts_per_tok", 6, "the config has none; DeepSeek-V2 and V2-Lite have 6"
+                ),
                 "topk_method": rules.one_of("topk_method", "greedy", "group_limited_greedy"),
                 "norm_topk_prob": Key("norm_topk_prob", otherwise=False),
             },
