@@ -102,7 +102,7 @@ def test_another_size_in_the_config_shows_by_its_field(key: str) -> None:
     assert [clash.field.rpartition(".")[2] for clash in found] == [key]
 
 
-CLASSES = {
+BUNDLED_TYPES = {
     "deepseek-v3": "deepseek_v3",
     "deepseek-v3.2": "deepseek_v32",
     "gemma-3-27b": "gemma3_text",
@@ -126,13 +126,13 @@ CLASSES = {
 }
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", BUNDLED_TYPES)
 def test_a_bundled_spec_has_a_public_class(name: str) -> None:
-    assert config_of(load_spec(name))["model_type"] == CLASSES[name]
+    assert config_of(load_spec(name))["model_type"] == BUNDLED_TYPES[name]
 
 
 def test_kimi_k3_is_the_one_bundled_spec_without_a_public_class() -> None:
-    assert set(BUNDLED) - set(CLASSES) == {"kimi-k3"}
+    assert set(BUNDLED) - set(BUNDLED_TYPES) == {"kimi-k3"}
     with pytest.raises(InputError, match="transformers has no class that has"):
         config_of(load_spec("kimi-k3"))
 
