@@ -35,6 +35,10 @@ RENDER_MOST = 20
 """Problems printed in full; the rest are counted."""
 
 
+MESSAGE_MOST = 600
+"""Characters of a message that are printed; of a longer one its beginning and its end."""
+
+
 class Related(NamedTuple):
     """A second place of a problem, such as where a doubled key stood first. Lines and columns from 1."""
 
@@ -261,6 +265,8 @@ def _headline(source: str | None, line: int | None, column: int | None, severity
     place = "" if source is None else harmless(source)
     if line is not None:
         place += f":{line}" if column is None else f":{line}:{column}"
+    if len(message) > MESSAGE_MOST:  # it quotes a key that is no name
+        message = f"{message[: MESSAGE_MOST * 2 // 3]}...{message[-MESSAGE_MOST // 3 :]}"
     text = severity + harmless(message)
     return f"{place.lstrip(':')}: {text}" if place else text
 

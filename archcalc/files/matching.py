@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from fnmatch import translate
 from functools import cache
+from math import comb
 from typing import Literal, get_args
 
 from archcalc.errors import InputError
@@ -24,9 +25,15 @@ MANY = 65_536
 ENDLESS = re.compile(r"(?<!\\)(?:\\\\)*\)[*+{]|\\[1-9]|\(\?P=|\(\?\(")
 """What can make an expression try for ever: a group that is repeated, and what was matched before, again."""
 
-MOST_REPEATS = 8
-"""`*`, `+` and `{` of an expression at most; two `.*` in a row count as one."""
+LONGEST_PATH = 60
+"""Characters of a path of a module, about."""
 
+MOST_TRIES = 1_000_000
+"""Ways in which an expression may try to match a path, some hundredths of a second."""
+
+_TOKEN = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+_WIDE = re.compile(r"\.|\\[wWsSD]|\[(?!0-9\])")
+"""What a repeated token begins with that may match any part of a path."""
 
 _A_NUMBER = re.compile(r"(?:^|[.*])\d+(?:$|[.*])")
 """What may stand for the number of a layer or an expert."""
@@ -40,13 +47,41 @@ def check_bounded(expression: str) -> None:
             value=expression,
             hint="write the alternatives out, or use several rules",
         )
-    if len(re.findall(r"(?<!\\)[*+{]", _once(expression))) > MOST_REPEATS:
+    if tries(expression) > MOST_TRIES:
         raise InputError(
-            f"this expression could try for ever: it repeats more than {MOST_REPEATS} times", value=expression
+            "this expression could try for ever: too much of it may match in several ways",
+            value=expression,
+            hint="two or three of .* are enough for a path; write several rules instead",
         )
 
 
-def _once(expression: str) -> str:
+def tries(expression: str) -> int:
+    """In how many ways a path can be tried, about and at most: the places where repeats of anything may end, and the
+    alternatives of each group that may match the same."""
+    ways, wide, last = 1, 0, ""
+    groups: list[tuple[int, bool]] = [(1, True)]  # alternatives so far, and whether all are words
+    for token in _TOKEN.findall(re.sub(r"(?<!\\)\.[*+]\$?$", "", once(expression))):
+        number, words = groups[-1]
+        if token == "(":
+            groups.append((1, True))
+        elif token == ")" and len(groups) > 1:
+            del groups[-1]
+            ways *= number if not words else min(number, 2)
+            groups[-1] = (groups[-1][0], False)
+        elif token == "|":
+            groups[-1] = (number + 1, words)
+        elif token in "*+{" and last != "\\":
+            wide += bool(_WIDE.match(last))
+            ways *= 1 if _WIDE.match(last) else 3
+        elif token == "?" and last not in "(*+}?":
+            ways *= 2
+        if token not in "(|)":
+            groups[-1] = (groups[-1][0], groups[-1][1] and re.fullmatch(r"[\w-]", token) is not None)
+        last = token
+    return ways * comb(LONGEST_PATH, min(wide, LONGEST_PATH // 2))
+
+
+def once(expression: str) -> str:
     """The same expression with one `.*` where several stand in a row."""
     return re.sub(r"(?<!\\)(?:\.\*){2,}", ".*", expression)
 
@@ -111,7 +146,7 @@ def pattern(match: str) -> re.Pattern[str]:
     """A pattern of paths as a regular expression, to be matched from the first character on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of a set in a set, which Python may read otherwise one day
-        return re.compile(_once(match.removeprefix("re:")) if match.startswith("re:") else translate(match))
+        return re.compile(once(match.removeprefix("re:")) if match.startswith("re:") else translate(match))
 
 
 def suggestion(match: str, weights: Iterable[Weight]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from archcalc.errors import SpecError
-from archcalc.files.document import Document, Loc
+from archcalc.files.document import Document, Loc, cut
 
 
 class Said(NamedTuple):
@@ -98,7 +99,7 @@ class Config:
         found = [name for name in self.names(key) if name in self.data]
         for other in found[1:]:
             if self.data[other] != self.data[found[0]]:
-                message = f"{found[0]} {self.data[found[0]]!r} and {other} {self.data[other]!r} are one key"
+                message = f"{found[0]} {show(self.data[found[0]])} and {other} {show(self.data[other])} are one key"
                 raise self.error(message, other, hint="keep one of the two")
         for name in found:
             self.taken.setdefault(name, "used")
@@ -163,6 +164,11 @@ class Config:
         value = self.data.get(name) if name else None
         problem = self.document.problem(message, loc, key=name is None, value=value, hint=hint)
         return SpecError.from_problems([problem])
+
+
+def named(key: str) -> str:
+    """A key of a file in a message: cut, and quoted where it would read as a word of the sentence."""
+    return cut(key) if re.fullmatch(r"\w*_\w*", key) else f"`{cut(key)}`"
 
 
 def show(value: Any) -> str:

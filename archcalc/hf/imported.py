@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from archcalc.files.document import Document, Loc, Mark
+from archcalc.errors import Problem
+from archcalc.files.document import Document, Loc, Mark, cut
 from archcalc.hf.config import Said
 
 
@@ -75,10 +76,30 @@ class Imported(Document):
         return tuple(path)
 
     def position(self, loc: Loc, *, key: bool = False) -> Mark:
+        return self.config.position(self._place(loc), key=key)
+
+    def _place(self, loc: Loc) -> Loc:
+        """Where the config says what stands at a path of the spec, or the nearest part around it."""
         path = self.resolve(loc)
         while path and path not in self.places:
             path = path[:-1]
-        return self.config.position(self.places.get(path, ()), key=key)
+        return self.places.get(path, ())
+
+    def problem(
+        self,
+        message: str,
+        loc: Loc = (),
+        *,
+        key: bool = False,
+        value: object = None,
+        hint: str | None = None,
+        related: Iterable[tuple[Loc, str]] = (),
+    ) -> Problem:
+        """A problem, with the config's own name of the key where the spec has another."""
+        own = next((cut(part) for part in reversed(self._place(loc)) if isinstance(part, str)), "")
+        if own not in message:
+            message = f"{own}: {message}"
+        return super().problem(message, loc, key=key, value=value, hint=hint, related=related)
 
 
 def _with_fields(row: Became, places: Mapping[Loc, Loc]) -> Became:

@@ -83,7 +83,7 @@ def storage(
     rules = compress(cells, default)[:-1]
     if (fact.copies if copies is None else copies) and any(w.part == "mtp" for w in weights):
         rules += [("mtp_embedding", default), ("mtp_head", default)]
-    assumed += _assumed(found, fact, family, cells)
+    assumed += [*fact.assumed, *_assumed(found, fact, family, cells)]
     if found.method == "bitsandbytes" and any(w.role == "routed_expert" for w in weights):
         assumed.append(
             "storage: routed experts are quantized, as by transformers 4; 5 stacks them and leaves them plain"
@@ -111,7 +111,7 @@ def quantization(config: Mapping[str, Any], hf_quant: Mapping[str, Any] | None =
         return Config("none", {}, "")
     data = hf_quant.get("quantization")
     if not isinstance(data, Mapping):
-        raise InputError("hf_quant_config.json has no mapping quantization", value=data)
+        raise InputError("hf_quant_config.json: quantization is no mapping", value=data)
     return Config("modelopt", data, "hf_quant_config.json: quantization")
 
 

@@ -163,8 +163,9 @@ class Evaluation:
                 known = SCHEMES[store["scheme"]].model_validate(store)
             except ValidationError as error:
                 problem = error.errors()[0]
-                key, value = problem["loc"][-1], problem["input"]
-                message = f"{self.found.where}: {key} {show_value(value)} is not known in {store['scheme']}"
+                field, value = str([*problem["loc"], ""][1]), problem["input"]  # after the scheme's tag
+                key = next((key for key in self.found.data if key.endswith(field) or field.endswith(key)), field)
+                message = f"{key} {show_value(value)} is not known in {store['scheme']}"
                 raise InputError(message, value=value) from None
             self.schemes.append((store, known))
         return known

@@ -157,6 +157,8 @@ def modelopt_map(s: Settings, entries: object) -> NameMap:
         inner = s.inner(entry, "quantized_layers")
         kind = (inner.get("quant_algo"), inner.get("group_size"))
         inner.done("has_zero_point")
+        if not isinstance(kind[0], str) or not isinstance(kind[1], int | None):
+            raise inner.error("quant_algo", f"{show_value(kind[0])} in groups of {show_value(kind[1])} is not known")
         if kind not in seen:
             seen[kind] = algorithm(inner, *kind)
         found[name] = seen[kind]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import translate
+from time import perf_counter
 from typing import Any, Literal
 
 from archcalc.errors import InputError
-from archcalc.files.matching import check_bounded
+from archcalc.files.matching import check_bounded, once
 
 Syntax = Literal["exact", "boundary", "substring", "glob"]
 """How a method reads its lists. `exact`: the whole name, or an expression after `re:` matched from the start
@@ -16,7 +17,11 @@ Syntax = Literal["exact", "boundary", "substring", "glob"]
 (transformers, quantizers_utils.py, should_convert_module). `substring`: anywhere (AutoAWQ). `glob`: the whole name with
 wildcards, or a module that holds it (ModelOpt)."""
 
-EXPERT = re.compile(r"(?<=\bexperts\.)\d+(?=\.|$)")
+MOST_PATTERNS = 4096
+PATIENCE = 20.0
+"""How many expressions a list may have, and how long they may try in all [s]: known lists have a few."""
+
+EXPERT = re.compile(r"(?<=\bexperts\.)[0-9]{1,9}(?=\.|$)")
 SPECIAL = set("*?[]()|^$+\\{}")
 NUMBER = re.compile(r"(?<![\w-])\d+(?![\w-])")
 """What may stand for the number of a layer or an expert: digits that are no part of a word, as in `(0|1)`."""
@@ -93,9 +98,14 @@ class NameList:
                 raise InputError(f"{key} has an entry without a name", value=entry)
             (literal if self._plain(entry) else patterns).append(entry)
         self._map = NameMap(dict.fromkeys(literal, True), key, exact=syntax == "exact")
-        self._ends = {len(entry): {e for e in literal if len(e) == len(entry)} for entry in literal}
+        self._ends: dict[int, set[str]] = {}
+        for entry in literal:
+            self._ends.setdefault(len(entry), set()).add(entry)
         self._starts: dict[int, set[str]] = {}
         self._patterns: list[re.Pattern[str]] = []
+        self._spent = 0.0
+        if len(patterns) > MOST_PATTERNS:
+            raise InputError(f"{key} has {len(patterns):,} expressions, more than {MOST_PATTERNS:,}", value=patterns[0])
         for entry in patterns:
             self._read(entry)
 
@@ -126,6 +136,7 @@ class NameList:
                 self._patterns.append(re.compile(translate(entry)))
                 return
             check_bounded(expression)
+            expression = once(expression)
             bounded = rf"(?:{expression})(?:(?<=\.)|(?=\.|$))"
             self._patterns.append(re.compile(bounded if self.syntax == "boundary" else expression))
         except (re.error, OverflowError, RecursionError) as error:
@@ -146,7 +157,14 @@ class NameList:
         return self._matches(name)
 
     def _matches(self, name: str) -> bool:
-        return any(found.match(name) is not None for found in self._patterns)
+        if not self._patterns:
+            return False
+        start = perf_counter()
+        hit = any(found.match(name) is not None for found in self._patterns)
+        self._spent += perf_counter() - start
+        if self._spent > PATIENCE:
+            raise InputError(f"{self.key}: its {len(self._patterns):,} expressions take too long to try")
+        return hit
 
     def holds(self, name: str, experts: int, *, first: bool) -> bool:
         """Whether it is for a name, in which `{e}` stands for each of so many experts; all of them are tried in the
@@ -171,5 +189,7 @@ class NameList:
         if self.syntax == "substring":
             return []
         left = self._map.without(modules)
-        ends = tuple(modules) if self.syntax == "boundary" and left else ()
-        return [entry for entry in left if not any(module.endswith(entry) for module in ends)]
+        if self.syntax != "boundary" or not left:
+            return left
+        ends = {module[-n:] for module in modules for n in self._ends}
+        return [entry for entry in left if entry not in ends]

@@ -22,7 +22,7 @@ def compressed_tensors(s: Settings) -> Reading:
     groups = [_group(s.inner(group, f"config_groups.{name}"), overall) for name, group in given.items()]
     skipped = NameList(s.names("ignore"), f"{s.where}.ignore", "exact")
     cache = s.get("kv_cache_scheme")
-    if s.get("sparsity_config", default={}).get("format", "dense") != "dense":
+    if s.inner(s.get("sparsity_config", default={}), "sparsity_config").get("format", default="dense") != "dense":
         raise s.error("sparsity_config", "sparse formats are not known")
     s.done("quant_method version global_compression_ratio")
     taken = tuple((targets, scheme) for targets, scheme in groups if scheme is not None)

@@ -17,7 +17,7 @@ from archcalc.hf.families.registry import ENCODERS, MISSING, MULTIMODAL, TEXT
 from archcalc.hf.fold import folded
 from archcalc.hf.imported import Became, Imported
 from archcalc.hf.quant import Found, quantization, storage
-from archcalc.hf.source import Source
+from archcalc.hf.source import QUANT, Source
 from archcalc.hf.unread import judge
 from archcalc.tape import Weight
 from archcalc.workload import Workload
@@ -59,16 +59,16 @@ def dialect_of(document: Document) -> Dialect | Multimodal:
         named = document.data.get("architectures")
         if not isinstance(named, list) or not set(row.architectures) & set(map(str, named)):
             classes = " or ".join(row.architectures)
-            message = f"model_type {model_type} has no public class, and architectures does not name {classes}"
+            message = f"model_type {show(model_type)} has no public class, and architectures does not name {classes}"
             raise _error(document, message, ("architectures",), None)
     return row
 
 
 def _unread(model_type: str) -> tuple[str, Loc, str | None]:
     if model_type in ENCODERS:
-        return f"model_type {model_type} is an encoder: archcalc reads decoders", ("model_type",), None
+        return f"model_type {show(model_type)} is an encoder: archcalc reads decoders", ("model_type",), None
     if model_type in MISSING:
-        return f"model_type {model_type} is not read: {MISSING[model_type]}", ("model_type",), None
+        return f"model_type {show(model_type)} is not read: {MISSING[model_type]}", ("model_type",), None
     hint = did_you_mean(model_type, (*TEXT, *MULTIMODAL)) or "docs/families.md lists the types that are read"
     return f"model_type {show(model_type)} is not read: no dialect of archcalc knows its keys", ("model_type",), hint
 
@@ -235,10 +235,24 @@ def stored(
     except SpecError:
         raise
     except InputError as error:
-        inside = "quantization_config" not in document.data and isinstance(document.data.get("text_config"), dict)
-        loc = ("text_config", "quantization_config") if inside else ("quantization_config",)
-        problem = document.problem(error.message, loc, key=True, value=error.value, hint=error.hint)
-        raise SpecError.from_problems([problem]) from None
+        message = error.message.removeprefix(f"{QUANT}: ")
+        where = quant if quant is not None and message != error.message else document
+        loc = _spelled(where.data, message)
+        raise SpecError.from_problems(
+            [where.problem(message, loc, key=True, value=error.value, hint=error.hint)]
+        ) from None
+
+
+def _spelled(data: Any, message: str) -> Loc:
+    """The path that a message begins with, as far as the data has it: `quantization_config.bits: ...`."""
+    loc: list[str | int] = []
+    while isinstance(data, dict):
+        key = next((key for key in data if re.match(rf"{re.escape(key)}(?![\w-])", message)), None)
+        if not key:
+            break
+        loc.append(key)
+        data, message = data[key], message[len(key) :].removeprefix(".")
+    return tuple(loc)
 
 
 def _receipt(config: Config) -> list[Became]:

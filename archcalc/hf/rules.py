@@ -115,7 +115,8 @@ def rotary_dim(config: Config, head_dim: int, default: float = 1.0) -> Said | No
     else:
         factor, loc = default, ()
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= 1:
-        raise config.error(f"partial_rotary_factor must be above 0 and at most 1, not {show(factor)}", None)
+        where = "partial_rotary_factor" if "partial_rotary_factor" in config.data else key
+        raise config.error(f"partial_rotary_factor must be above 0 and at most 1, not {show(factor)}", where)
     if factor == 1:
         return None
     if loc:
@@ -124,10 +125,20 @@ def rotary_dim(config: Config, head_dim: int, default: float = 1.0) -> Said | No
         note = f"default of {config.facts.config}: {factor} of head_dim"
         config.made["partial_rotary_factor"] = f"default of {config.facts.config}: {factor}"
     turned = int(head_dim * factor)
+    if not turned:
+        raise config.error(f"partial_rotary_factor {factor} of head_dim {head_dim} is no feature", "head_dim")
     return Said(turned + turned % 2, loc, note, default=not loc)
 
 
 # -- attention --------------------------------------------------------------------------------------------------------
+
+
+def whole_head(config: Config) -> int:
+    """`head_dim` where the reader computes with it. Raises SpecError for what is no size."""
+    value = head_dim(config).value
+    if type(value) is not int or value < 1:
+        raise config.error(f"head_dim must be an integer of at least 1, not {show(value)}", "head_dim")
+    return value
 
 
 def head_dim(config: Config) -> Said:
@@ -137,6 +148,8 @@ def head_dim(config: Config) -> Said:
         return config.read("head_dim")
     config.take("head_dim", "null")
     hidden, heads = config.integer("hidden_size", least=1), config.integer("num_attention_heads", least=1)
+    if hidden < heads:
+        raise config.error(f"hidden_size {hidden} leaves nothing for each of {heads} heads", "hidden_size")
     return Said(hidden // heads, (), "hidden_size / num_attention_heads")
 
 
@@ -210,7 +223,7 @@ def kv_heads(config: Config) -> Said:
 
 def partial(default: float = 1.0) -> Rule:
     """`rotary_dim` of a head whose class turns a part of it, `default` of it where the config does not say."""
-    return Rule(lambda config: rotary_dim(config, head_dim(config).value, default), inverses.rotary_dim)
+    return Rule(lambda config: rotary_dim(config, whole_head(config), default), inverses.rotary_dim)
 
 
 def by_type(config: Config, layer_type: str, key: str, otherwise: float) -> Said:

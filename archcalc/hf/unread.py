@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from archcalc.errors import Problem
-from archcalc.hf.config import Config, show
+from archcalc.hf.config import Config, named, show
 from archcalc.hf.dialect import Must
 
 _WORDS = """
@@ -66,7 +66,7 @@ def judge(config: Config, must: Must, harmless: frozenset[str]) -> list[Problem]
                 config.taken[key] = "the class does this always"
                 continue
             only = " or ".join(show(one) for one in allowed)
-            message = f"{key} is {show(value)}, and what is supported for this model type is {only}"
+            message = f"{named(key)} is {show(value)}, and what is supported for this model type is {only}"
             problems.append(_problem(config, key, message, "the public class ignores the key and does that always"))
         elif key in harmless or key in HARMLESS or HARMLESS_NAME.fullmatch(key):
             config.taken[key] = "harmless"
@@ -81,7 +81,7 @@ def judge(config: Config, must: Must, harmless: frozenset[str]) -> list[Problem]
         elif key in config.facts.defaults and value == config.facts.defaults[key]:
             config.taken[key] = "as the class has it"
         else:
-            message = f"{key} {show(value)} could change a size, and this model type is not known to have it"
+            message = f"{named(key)} {show(value)} could change a size, and this model type is not known to have it"
             hint = "if the model's class reads it, archcalc needs a rule for it; if not, delete the key"
             problems.append(_problem(config, key, message, hint))
     return problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import cache
 from typing import Any
 
@@ -455,7 +456,20 @@ def test_a_rule_reads_its_own_pattern() -> None:
         Rule(match="norms", store=Plain(scheme="plain", dtype="bfloat16"))
 
 
-@pytest.mark.parametrize("endless", ["re:(a+)+$", "re:(.*.*)*x", "re:(m|mo|mod)+!", r"re:(.+)x\1", "re:" + "a.*b" * 9])
+@pytest.mark.parametrize(
+    "endless",
+    [
+        "re:(a+)+$",
+        "re:(.*.*)*x",
+        "re:(m|mo|mod)+!",
+        r"re:(.+)x\1",
+        "re:" + "a.*b" * 9,
+        "re:" + ".?" * 30 + "zz",
+        "re:" + "(.|.)" * 20 + "z",
+        "re:" + ".*." * 6 + "z",
+        r"re:(\w|.)*z",
+    ],
+)
 def test_an_expression_that_could_try_for_ever_is_refused(endless: str) -> None:
     with pytest.raises(InputError, match="could try for ever"):
         check_bounded(endless.removeprefix("re:"))
@@ -466,6 +480,15 @@ def test_expressions_of_public_releases_are_taken() -> None:
     check_bounded(r".*self_attn.*")
     check_bounded(r".*mlp\.(gate|up|gate_up|down)_proj.*")
     check_bounded(r"model\.layers\.\d+\.mlp\.experts\.\d+\..*")
+    check_bounded(r"(model\.)?.*layers\.(3|4|5|6|7|8|9)\..*experts.*(gate|up|down|gate_up)_proj.*")
+
+
+@pytest.mark.parametrize("expression", [".*." * 4 + "z", ".?" * 19 + "z", "(.|.)" * 19 + "z", "(a|b|c|.)" * 9 + "z"])
+def test_what_is_taken_is_tried_in_no_time(expression: str) -> None:
+    check_bounded(expression)
+    start = time.perf_counter()
+    assert pattern(f"re:{expression}").match("a" * 60) is None
+    assert time.perf_counter() - start < 1
 
 
 def test_stars_in_a_row_are_one() -> None:

@@ -534,7 +534,7 @@ def test_a_config_without_its_algorithm_is_read_from_the_file_beside_it() -> Non
         ({**BLOCKS, "weight_block_size": [128]}, "block_size"),
         ({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemv"}, "version"),
         ({"quant_method": "awq", "group_size": 32}, "bits"),
-        ({"quant_method": "awq", "bits": 3, "group_size": 32}, "num_bits 3"),
+        ({"quant_method": "awq", "bits": 3, "group_size": 32}, "bits 3 is not known in awq"),
         ({"quant_method": "gptq", "bits": 4, "group_size": 32, "dynamic": {"+:.*": {"bits": 8}}}, "dynamic"),
         ({"quant_method": "bitsandbytes"}, "load_in_4bit"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "quant_algo"),
