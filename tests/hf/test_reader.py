@@ -190,6 +190,20 @@ def test_text_keys_at_the_top_too_have_to_say_the_same(model_type):
         imported({**both, "hidden_size": 96})
 
 
+def test_rope_scaling_replaces_rope_parameters_as_in_the_class():
+    # transformers 5.24, modeling_rope_utils.py: what it leaves out comes from the top, not from the other mapping
+    both = {"rope_parameters": {"rope_theta": 500.0}, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    assert spec_of({**LLAMA, **both, "rope_theta": 77.0}).backbone.rope_theta == 77.0
+    assert spec_of({**LLAMA, **both, "rope_scaling": {}}).backbone.rope_theta == 500.0
+
+
+@pytest.mark.parametrize(("model_type", "turned"), [("minimax_m2", 32), ("phi3", None), ("qwen3_next", 64)])
+def test_rotary_dim_is_a_key_of_minimax_alone(model_type, turned):
+    # phi3 and qwen3_next read partial_rotary_factor, by default 1 and 0.25 of a head of 256
+    spec = spec_of(of_class(model_type, rotary_dim=32))
+    assert {getattr(block, "rotary_dim", turned) for block in spec.backbone.attention.values()} == {turned}
+
+
 # -- types ------------------------------------------------------------------------------------------------------------
 
 

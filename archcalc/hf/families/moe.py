@@ -6,7 +6,7 @@ from archcalc.hf import rules
 from archcalc.hf.config import Config
 from archcalc.hf.dialect import Dialect, Fixed, Key, Rule, Table
 from archcalc.hf.families.common import BACKBONE, BIASED, DEEPSEEK_MOE, DENSE, GQA, MOE, SLIDING
-from archcalc.hf.families.dense import HALF, PARTIAL, QWEN3_ATTENTION
+from archcalc.hf.families.dense import HALF, QWEN3_ATTENTION
 from archcalc.hf.patterns import (
     LAYER_TYPES,
     alternating_windows,
@@ -44,6 +44,8 @@ QWEN_SHARED: Table = {
     "shared_expert_gate": Fixed(True, "a sigmoid gate on the shared expert"),
     "shared_name": Fixed("shared_expert"),
 }
+
+ROTARY: Table = {"rotary_dim": rules.partial(key_of_its_own=True)}
 
 NOAUX: Table = {
     "scoring_func": Fixed("sigmoid"),
@@ -93,7 +95,7 @@ MOE_TEXT = (
             "num_nextn_predict_layers": rules.mtp("num_mtp_modules"),
             "mtp_stored": rules.UNKNOWN,
         },
-        attention={"full": {**GQA, "qk_norm": Fixed("full", "over all heads at once, always"), **PARTIAL}},
+        attention={"full": {**GQA, "qk_norm": Fixed("full", "over all heads at once, always"), **ROTARY}},
         ffn={"moe": {**LOCAL_MOE, **NOAUX}},
         layers=layers("full", "moe"),
         must={
