@@ -10,6 +10,8 @@ import typer
 
 from archcalc.cli.options import Format, Output, Units
 
+STDOUT = Path("-")
+
 
 def command(
     source: Annotated[
@@ -48,10 +50,19 @@ def _print(text: str, format_name: str | None, output: list[Path] | None) -> Non
         raise InputError(
             f"import prints YAML, not {format_name}", value=format_name, hint="--explain prints a report in that format"
         )
-    if not output:
-        sys.stdout.write(text)
-        return
-    from archcalc.cli.output import write_file
+    from archcalc.cli.output import PICTURES, write_file
+    from archcalc.render import ENDINGS
 
-    for path in output:
-        write_file(path, text.encode())
+    for path in output or ():
+        ending = path.suffix.lower()
+        if ending in PICTURES or ending.removeprefix(".") in ENDINGS:
+            raise InputError(
+                f"import prints YAML, which {path.name} does not say",
+                value=str(path),
+                hint="end it in .yaml; --explain prints a report in other formats",
+            )
+    for path in output or (STDOUT,):
+        if path == STDOUT:
+            sys.stdout.write(text)
+        else:
+            write_file(path, text.encode())

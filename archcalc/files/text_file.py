@@ -32,6 +32,8 @@ def contents(path: str | os.PathLike[str], most: int, wanted: str = "a YAML file
                 return _piped(file.fileno(), most, source)
             os.set_blocking(file.fileno(), True)
             return file.read(most)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError("no such file", source=source, value=source, hint="check the path") from None
     except IsADirectoryError:

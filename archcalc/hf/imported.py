@@ -85,6 +85,15 @@ class Imported(Document):
             path = path[:-1]
         return self.places.get(path, ())
 
+    def _note(self, path: Loc) -> str:
+        """How a value came about that the config does not say."""
+        node: Any = self.said
+        for part in path:
+            node = node.value if isinstance(node, Said) else node
+            inside: Any = node if isinstance(node, Mapping | list) else {part: None}
+            node = inside[part]
+        return f"{path[-1]}: {cut(node.note)}" if isinstance(node, Said) and node.note else ""
+
     def problem(
         self,
         message: str,
@@ -96,9 +105,12 @@ class Imported(Document):
         related: Iterable[tuple[Loc, str]] = (),
     ) -> Problem:
         """A problem, with the config's own name of the key where the spec has another."""
-        own = next((cut(part) for part in reversed(self._place(loc)) if isinstance(part, str)), "")
+        place = self._place(loc)
+        own = next((cut(part) for part in reversed(place) if isinstance(part, str)), "")
         if own not in message:
             message = f"{own}: {message}"
+        if not place and (note := self._note(self.resolve(loc))):
+            message = f"{message} ({note})"
         return super().problem(message, loc, key=key, value=value, hint=hint, related=related)
 
 

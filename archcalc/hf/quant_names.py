@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, Literal
 
 from archcalc.errors import InputError
-from archcalc.files.matching import check_bounded, once
+from archcalc.files.matching import MANY, check_bounded, once
 
 Syntax = Literal["exact", "boundary", "substring", "glob"]
 """How a method reads its lists. `exact`: the whole name, or an expression after `re:` matched from the start
@@ -176,6 +176,9 @@ class NameList:
         tried: Iterable[int] = range(experts) if first else sorted({0, experts - 1})
         if self.alike:
             tried = (0,)
+        elif experts > MANY:
+            message = f"{self.key} may tell experts apart, and {name} has {experts:,}; at most {MANY:,} are looked at"
+            raise InputError(message, value=name)
         hits = {name.replace("{e}", str(e)) in self for e in tried}
         if len(hits) > 1:
             raise InputError(

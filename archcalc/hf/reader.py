@@ -29,13 +29,13 @@ def read(source: Source) -> Imported:
     Raises:
         SpecError: a type that is not read, a key that is missing or could change a size, with its place in the file.
     """
-    document, name = source.config, source.name
+    document, name = source.config, source.name.encode(errors="replace").decode()  # of bytes that are no UTF-8
     where = f"{source.where} config.json" if source.where.startswith("hf:") else f"config.json of {name}"
     row = dialect_of(document)
     top = Config(document, (), facts_of(row.class_type or row.model_type))
     top.taken["model_type"] = "the dialect"
     if isinstance(row, Multimodal):
-        return _multimodal(row, top, source, where)
+        return _multimodal(row, top, source, name, where)
     said = _head(name, where, config=("backbone", "storage"))
     said["backbone"] = backbone(row, top)
     _refuse(judge(top, row.must, row.harmless))
@@ -69,7 +69,7 @@ def _unread(model_type: str) -> tuple[str, Loc, str | None]:
         return f"model_type {show(model_type)} is an encoder: archcalc reads decoders", ("model_type",), None
     if model_type in MISSING:
         return f"model_type {show(model_type)} is not read: {MISSING[model_type]}", ("model_type",), None
-    hint = did_you_mean(model_type, (*TEXT, *MULTIMODAL)) or "docs/families.md lists the types that are read"
+    hint = did_you_mean(model_type, (*TEXT, *MULTIMODAL)) or f"read are {', '.join(sorted((*TEXT, *MULTIMODAL)))}"
     return f"model_type {show(model_type)} is not read: no dialect of archcalc knows its keys", ("model_type",), hint
 
 
@@ -119,11 +119,12 @@ def _touch(table: Mapping[str, Any], config: Config) -> None:
                 config.taken.setdefault(name, "of a kind of layer that this model has not")
 
 
-def _multimodal(row: Multimodal, top: Config, source: Source, where: str) -> Imported:
+def _multimodal(row: Multimodal, top: Config, source: Source, name: str, where: str) -> Imported:
     """A text model with a tower. Without `vision_config` the text alone, which the notes say."""
-    name = source.name
     flat = not isinstance(top.data.get("text_config"), dict)
     if flat and not (row.flat and top.data.get("text_config") is None):
+        if top.data.get("text_config") is not None:
+            raise top.error(f"text_config must be a mapping, not {show(top.data['text_config'])}", "text_config")
         message = f"text_config is missing: {row.model_type} reads the sizes of its text model there and ignores others"
         raise _error(top.document, message, ("text_config",), "this file was flattened; take the release's own")
     facts = facts_of(row.text.of_class)

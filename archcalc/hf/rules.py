@@ -154,7 +154,7 @@ def head_dim(config: Config) -> Said:
     config.take("head_dim", "null")
     hidden, heads = config.integer("hidden_size", least=1), config.integer("num_attention_heads", least=1)
     if hidden < heads:
-        raise config.error(f"hidden_size {hidden} leaves nothing for each of {heads} heads", "hidden_size")
+        raise config.error(f"hidden_size {hidden} is less than num_attention_heads {heads}", "hidden_size")
     return Said(hidden // heads, (), "hidden_size / num_attention_heads")
 
 
@@ -162,7 +162,7 @@ def even_head_dim(config: Config) -> Said:
     """hidden_size / num_attention_heads, which must divide; a `head_dim` in the file has to say the same."""
     hidden, heads = config.integer("hidden_size", least=1), config.integer("num_attention_heads", least=1)
     if hidden % heads:
-        raise config.error(f"hidden_size {hidden} does not divide into {heads} heads", "hidden_size")
+        raise config.error(f"hidden_size {hidden} does not divide into num_attention_heads {heads}", "hidden_size")
     given = config.data.get("head_dim")
     config.take("head_dim", "the class computes it")
     if given is not None and given != hidden // heads:

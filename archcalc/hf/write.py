@@ -10,6 +10,7 @@ from archcalc.hf.config import Said
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./ -]*[A-Za-z0-9_]|[A-Za-z_]")
 WORDS = frozenset({"true", "false", "null", "True", "False", "TRUE", "FALSE", "Null", "NULL", "nan", "inf"})
+_ESCAPED = {'"': '\\"', "\\": "\\\\"}
 GAP = ("backbone", "vision", "projector", "storage", "claims")
 """Sections with an empty line before them."""
 
@@ -91,11 +92,16 @@ def _real(value: float) -> str:
 
 
 def _quoted(text: str) -> str:
-    import json
+    """Text in double quotes; what does not print as an escape."""
+    return (
+        '"' + "".join(_ESCAPED.get(char) or (char if char.isprintable() else _escape(ord(char))) for char in text) + '"'
+    )
 
-    return json.dumps(text, ensure_ascii=True)
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"
 
 
 def _comment(text: str) -> str:
     """One line, whatever the text holds."""
-    return " ".join(re.sub(r"[^\x20-\x7e\u00a0-\ud7ff]", " ", text).split())
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
