@@ -163,7 +163,7 @@ class Evaluation:
                 known = SCHEMES[store["scheme"]].model_validate(store)
             except ValidationError as error:
                 problem = error.errors()[0]
-                field, value = str([*problem["loc"], ""][1]), problem["input"]  # after the scheme's tag
+                field, value = str([*problem["loc"], ""][0]), problem["input"]
                 key = next((key for key in self.found.data if key.endswith(field) or field.endswith(key)), field)
                 message = f"{key} {show_value(value)} is not known in {store['scheme']}"
                 raise InputError(message, value=value) from None
