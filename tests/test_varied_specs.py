@@ -637,7 +637,7 @@ def test_blocks_that_are_cut_short_have_a_scale_as_in_torchs_pooling() -> None:
 
 # ------------------------------------------------------------------------------------------- what every tape is like
 
-HEAD = {"model.norm", "lm_head", "loss", "model.output_attn_res_proj"}
+HEAD = {"model.norm", "model.language_model.norm", "lm_head", "loss", "model.output_attn_res_proj"}
 """Parts of the last segment, which is named after the head and holds the final norm too."""
 
 
