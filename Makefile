@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?=
 PYTEST_FLAGS ?= -n 2
-SPECS := $(sort $(wildcard specs/*.yaml))
+BOOKS = $(shell sed -n 's/^  \([^ :]*\):.*/\1/p' reports/books.yaml)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 INPUTS := pyproject.toml constraints.txt
@@ -46,13 +46,14 @@ format: $(VENV)/.installed-dev ## rewrite the code as ruff wants it
 golden: $(VENV)/.installed-dev ## rewrite the golden files; read the diff before you commit it
 	@$(BIN)/python -m pytest -k golden --snapshot-update
 
-schema: $(VENV)/.installed-base ## rewrite schema/ from the types, docs/glossary.md from the quantities, the tables of docs/validation.md
+schema: $(VENV)/.installed-base ## rewrite schema/ from the types, docs/glossary.md from the quantities, the tables of the other pages
 	@for kind in spec plan hardware engine books; do $(BIN)/archcalc schema $$kind -o schema/$$kind.schema.json; done
 	@$(BIN)/python -m archcalc.documents.glossary >docs/glossary.md
 	@$(BIN)/python -m tests.serving.published_logs
+	@$(BIN)/python -m tests.families.pages
 
-reports: $(VENV)/.installed-dev ## rewrite reports/ for every bundled spec, with a cross-check where it is not current
-	@$(BIN)/archcalc report $(SPECS) --dir reports
+reports: $(VENV)/.installed-dev ## rewrite the reports that reports/books.yaml names, with a cross-check where one is not current
+	@$(BIN)/archcalc report $(BOOKS) --dir reports
 
 bench: $(VENV)/.installed-base ## start-up time against the import floor, and peak memory
 	@$(BIN)/python tests/bench_startup.py

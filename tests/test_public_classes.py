@@ -22,6 +22,7 @@ from archcalc.hf.likeness import forward
 from archcalc.proof import crosscheck
 from archcalc.reference import hf
 from tests.families.bases import BASES
+from tests.families.pages import NOT_RUN, ROWS, keeps_a_state
 from tests.support import run, written
 
 pytestmark = pytest.mark.twin
@@ -38,9 +39,9 @@ def runnable(config: Config) -> Config:
     return changed | {key: value for key, value in widths.items() if key in config}
 
 
-FAMILIES = {name: runnable(config) for name, config in BASES.items() if name != "kimi_k25"}  # its pictures don't merge
+FAMILIES = {name: runnable(config) for name, config in BASES.items() if name not in NOT_RUN}
 NAMES = list(FAMILIES)
-HYBRIDS = {name for name in NAMES if name.startswith(("qwen3_next", "qwen3_5", "kimi_linear"))}
+HYBRIDS = {name for name in NAMES if keeps_a_state(ROWS[name.split()[0]])}
 
 
 def different(report: Report) -> list[tuple[str, str, int, int]]:

@@ -637,7 +637,7 @@ def test_blocks_that_are_cut_short_have_a_scale_as_in_torchs_pooling() -> None:
 
 # ------------------------------------------------------------------------------------------- what every tape is like
 
-HEAD = {"model.norm", "lm_head", "loss"}
+HEAD = {"model.norm", "model.language_model.norm", "lm_head", "loss", "model.output_attn_res_proj"}
 """Parts of the last segment, which is named after the head and holds the final norm too."""
 
 
@@ -664,6 +664,8 @@ def test_every_operation_lies_under_its_segment(name: str) -> None:
                 assert {path.removeprefix(segment.path.removesuffix("lm_head")) for path in outside} <= HEAD
             elif segment.path.endswith("final_layernorm"):
                 assert outside == {"vision_tower.sd2_tpool"}  # frames and windows are joined after the norm
+            elif segment.path.endswith("visual.patch_embed"):  # positions stand beside the patches' convolution
+                assert outside <= {f"{segment.path.removesuffix('patch_embed')}pos_embed"}
             else:
                 assert outside == set()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from fractions import Fraction
 from functools import partial
@@ -162,6 +162,9 @@ def _conventions(
         own = [w for w in weights if quantity == "params.total" or w.part in ("backbone", "mtp")]
         for cause, (text, keep) in TRAINED.items():
             yield cause, text, sum(w.elements for w in own if keep(w))
+        if predicts := int(found["params.mtp"]):
+            text = "with the multi-token-prediction module and its copies of embedding and head"
+            yield "mtp-and-copies-included", text, int(found[quantity]) + predicts + _ends(weights)
         if quantity == "params.total":
             yield "vision-excluded", "without vision tower and projector", int(found["params.backbone"])
         else:
@@ -169,8 +172,7 @@ def _conventions(
     elif quantity == "params.mtp":
         mtp = [w for w in weights if w.trainable and w.part == "mtp"]
         yield "layer-only", "for its decoder layer alone", sum(w.elements for w in mtp if w.role != "mtp")
-        ends = sum(w.elements for w in weights if w.part == "backbone" and w.role in ("embedding", "head"))
-        both = int(found["params.mtp"]) + ends
+        both = int(found["params.mtp"]) + _ends(weights)
         yield "embedding-and-head-included", "with its copies of embedding and head", both
     elif quantity.startswith("params["):
         inside = weights_at(tape, quantity[7:-1])
@@ -178,6 +180,11 @@ def _conventions(
         yield "bias-excluded", "without biases", unbiased
     elif quantity == "moe.activation_ratio":
         yield from _with_shared(tape)
+
+
+def _ends(weights: Iterable[Weight]) -> int:
+    """Elements of the backbone's embedding and head, which some releases store again beside a prediction module."""
+    return sum(w.elements for w in weights if w.part == "backbone" and w.role in ("embedding", "head"))
 
 
 def _with_shared(tape: Tape) -> Iterator[tuple[str, str, Fraction]]:

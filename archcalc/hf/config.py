@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files as package_files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from archcalc.errors import SpecError
@@ -51,7 +51,7 @@ def frozen() -> Any:
     """The frozen facts of all classes."""
     import json
 
-    return json.loads(package_files("archcalc.hf").joinpath("defaults.json").read_text(encoding="utf-8"))
+    return json.loads(Path(__file__).with_name("defaults.json").read_text(encoding="utf-8"))
 
 
 def facts_of(type_name: str) -> Facts:
@@ -72,6 +72,7 @@ class Config:
         outer: the mapping around it, where the spec needs both.
         taken: what became of each key that was read, by its own name.
         made: what the class supplied, by key.
+        assumed: what neither the file nor the class says, and the spec needs.
     """
 
     def __init__(self, document: Document, loc: Loc, facts: Facts, outer: Config | None = None) -> None:
@@ -81,6 +82,7 @@ class Config:
         self.outer = outer
         self.taken: dict[str, str] = {}
         self.made: dict[str, str] = {}
+        self.assumed: list[str] = []
         data: Any = document.data
         for part in loc:
             data = data[part]

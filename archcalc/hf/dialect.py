@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from archcalc.hf.config import Config, Said
 from archcalc.hf.draft import Draft
 from archcalc.hf.inverses import Write, WriteKinds
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Fixed(NamedTuple):
@@ -55,30 +57,31 @@ class Layer(NamedTuple):
     scope: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class Pattern:
     """One half of each layer by name, and the keys that say so."""
 
-    read: Callable[[Config], list[str]]
-    write: WriteKinds
+    __slots__ = ("read", "write")
+
+    def __init__(self, read: Callable[[Config], list[str]], write: WriteKinds) -> None:
+        self.read, self.write = read, write
 
     def __call__(self, config: Config) -> list[str]:
         return self.read(config)
 
 
-@dataclass(frozen=True, slots=True)
 class LayerPattern:
     """The layers of a dialect, and the keys that say so."""
 
-    read: Callable[[Config], list[Layer]]
-    write: Callable[[Draft, Sequence[Layer]], None]
+    __slots__ = ("read", "write")
+
+    def __init__(self, read: Callable[[Config], list[Layer]], write: Callable[[Draft, Sequence[Layer]], None]) -> None:
+        self.read, self.write = read, write
 
     def __call__(self, config: Config) -> list[Layer]:
         return self.read(config)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialect:
+class Dialect(NamedTuple):
     """How one model type's config is read.
 
     Attributes:
@@ -100,13 +103,13 @@ class Dialect:
     attention: Mapping[str, Table]
     ffn: Mapping[str, Table]
     layers: LayerPattern
-    must: Must = field(default_factory=dict)
+    must: Must = NOTHING
     harmless: frozenset[str] = frozenset()
     architectures: tuple[str, ...] = ()
     class_type: str = ""
     proof: str = ""
     scope_names: tuple[tuple[str, str], ...] = ()
-    norm_names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    norm_names: Mapping[str, Mapping[str, str]] = NOTHING
 
     @property
     def of_class(self) -> str:
@@ -146,8 +149,7 @@ def _read(name: str, source: Source, config: Config) -> Said | None:
     return Said(None, said.loc, said.note, said.default) if said.loc else config.read(source.name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Multimodal:
+class Multimodal(NamedTuple):
     """How a model type with towers is read: a text dialect at `text_config`, a tower at `vision_config`.
 
     Attributes:
@@ -168,10 +170,9 @@ class Multimodal:
     ties: str = "top"
     flat: bool = False
     class_type: str = ""
-    must: Must = field(default_factory=dict)
-    vision_must: Must = field(default_factory=dict)
+    must: Must = NOTHING
+    vision_must: Must = NOTHING
     harmless: frozenset[str] = frozenset()
     vision_harmless: frozenset[str] = frozenset()
     proof: str = ""
     architectures: tuple[str, ...] = ()
-    processor: str = ""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from archcalc.errors import Problem
 from archcalc.files.document import Document, Loc, Mark, cut
 from archcalc.hf.config import Said
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Became:
+class Became(NamedTuple):
     """What became of one key of a config.
 
     Attributes:
@@ -33,23 +31,27 @@ class Imported(Document):
 
     Attributes:
         said: the spec's data with `Said` leaves.
-        receipt: what became of each key.
         notes: what whoever reads the spec should know.
         config: the file.
     """
 
-    __slots__ = ("_text", "config", "notes", "places", "receipt", "said")
+    __slots__ = ("_receipt", "_text", "config", "notes", "places", "said")
 
     def __init__(self, said: Mapping[str, Any], config: Document, receipt: list[Became], notes: list[str]) -> None:
         places: dict[Loc, Loc] = {}
         self.data = _plain(said, (), places)
         self.said = said
         self.config = config
-        self.receipt = [_with_fields(row, places) for row in receipt]
+        self._receipt = receipt
         self.notes = notes
         self.places = places
         self.source = config.source
         self._text: str | None = None
+
+    @property
+    def receipt(self) -> list[Became]:
+        """What became of each key, with the fields of the spec that it became."""
+        return [_with_fields(row, self.places) for row in self._receipt]
 
     @property
     def text(self) -> str:  # type: ignore[override]
@@ -116,7 +118,7 @@ def _with_fields(row: Became, places: Mapping[Loc, Loc]) -> Became:
     """A row of the receipt with the fields of the spec that its key became."""
     key = tuple(row.key.split("."))
     fields = [".".join(map(str, field)) for field, loc in places.items() if loc[: len(key)] == key]
-    return replace(row, became=", ".join(fields)) if fields and not row.default else row
+    return row._replace(became=", ".join(fields)) if fields and not row.default else row
 
 
 def _plain(node: Any, loc: Loc, places: dict[Loc, Loc]) -> Any:

@@ -123,20 +123,31 @@ def interval(key: str, default: int, every: str, others: str) -> Kinds:
 
 @inverse(inverses.upper_windows)
 def upper_windows(config: Config) -> list[str]:
-    """`use_sliding_window` with `max_window_layers` (Qwen2): layers from that one on slide."""
-    count, first = depth(config), config.integer("max_window_layers", 0)
-    on = config.value("use_sliding_window", True) is True and config.value("sliding_window") is not None
-    return ["sliding" if on and i >= first else "full" for i in range(count)]
+    """`max_window_layers`: layers from that one on slide, where `sliding_window` is set."""
+    count = depth(config)
+    if config.value("sliding_window", None) is None:
+        return ["full"] * count
+    first = config.integer("max_window_layers")
+    return ["full" if i < first else "sliding" for i in range(count)]
 
 
 def windows_if_used(key: str, names: dict[str, str]) -> Pattern:
     """`layer_types`, or else `max_window_layers`, where `use_sliding_window` is on; without it no layer slides."""
 
     def read(config: Config) -> list[str]:
-        kinds = named(key, names, upper_windows)(config)
-        return kinds if config.value("use_sliding_window", False) is True else ["full"] * len(kinds)
+        full = ["full"] * depth(config)
+        if config.value("use_sliding_window", False) is True:
+            return named(key, names, upper_windows)(config)
+        named(key, names, lambda _: full)(config)  # the class checks the list all the same
+        return full
 
     return Pattern(read, inverses.used_windows(key, names))
+
+
+def types_of(windows: Pattern) -> Callable[[Config], list[str]]:
+    """The `layer_types` that say what a pattern does, for a class that does not read them."""
+    words = {kind: word for word, kind in LAYER_TYPES.items()}
+    return lambda config: [words[kind] for kind in windows(config)]
 
 
 @inverse(inverses.every_window)
@@ -158,9 +169,14 @@ def alternating_windows(config: Config) -> list[str]:
     on = config.value("use_sliding_window", False) is True
     plain = ["sliding" if on and i % 2 == 0 and i < first else "full" for i in range(count)]
     kinds = named("layer_types", LAYER_TYPES, lambda _: plain)(config)
+    _check_used(kinds, on, config)
+    return kinds
+
+
+def _check_used(kinds: Sequence[str], on: bool, config: Config) -> None:
+    """Raises SpecError for layers that slide by name with windows off: the class's masks and kernels then differ."""
     if "sliding" in kinds and not on:
         raise config.error("layer_types has sliding_attention, and use_sliding_window is off", "layer_types")
-    return kinds
 
 
 @inverse(inverses.smollm)
@@ -179,7 +195,7 @@ def smollm(config: Config) -> list[str]:
         LAYER_TYPES,
         lambda _: ["sliding" if on and not turn else "full" for turn in turns],
     )(config)
-    slides = slides if on else ["full"] * count
+    _check_used(slides, on, config)
     return [kind if turn else f"{kind}_nope" for kind, turn in zip(slides, turns, strict=True)]
 
 

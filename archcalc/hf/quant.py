@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 from archcalc.errors import InputError, show_value
@@ -54,6 +53,7 @@ def storage(
     weights: Sequence[Weight],
     family: str,
     release_name: Callable[[str], str] = str,
+    copies: bool | None = None,
 ) -> Found:
     """The storage section of a release.
 
@@ -63,6 +63,8 @@ def storage(
         weights: the model's weights, as its tape has them.
         family: model type at the top of the config.
         release_name: from a module's path, its layer written out and `{e}` for the expert, to the release's own name.
+        copies: whether embedding and head are stored again in each prediction module; None for what is known of the
+            family.
 
     Raises:
         InputError: a method, or a key, that is not known and may change sizes; experts of a layer that differ.
@@ -73,15 +75,19 @@ def storage(
     settings = Settings(found.data, found.where, dtype, fact.scale or "float32")
     reading = METHODS[found.method](settings) if found.data else Reading()
     if found.method == "fp8" and (experts := _experts(config)):
-        reading = replace(reading, experts=experts)
+        reading = reading._replace(experts=experts)
         assumed.append(f"storage: routed experts of {family} as {experts['scheme']}, by header rows of one release")
     evaluated = Evaluation(reading, found, fact, dtype, release_name)
     cells = evaluated.cells(weights)
     default: Store = {"scheme": "plain", "dtype": dtype}
     rules = compress(cells, default)[:-1]
-    if fact.copies and any(w.part == "mtp" for w in weights):
+    if (fact.copies if copies is None else copies) and any(w.part == "mtp" for w in weights):
         rules += [("mtp_embedding", default), ("mtp_head", default)]
-    assumed += _assumed(found, fact, family, cells)
+    assumed += [*fact.assumed, *_assumed(found, fact, family, cells)]
+    if found.method == "bitsandbytes" and any(w.role == "routed_expert" for w in weights):
+        assumed.append(
+            "storage: routed experts are quantized, as by transformers 4; 5 stacks them and leaves them plain"
+        )
     if evaluated.routers and fact is ASSUMED:
         assumed.append("storage: routers are not quantized; the config does not name them")
     return Found(_section([*rules, ("default", default)]), assumed, [*reading.notes, *evaluated.notes()])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from archcalc.errors import InputError, show_value
-from archcalc.files.schemes import AnyScheme, Scheme
+from archcalc.files.schemes import AnyScheme
 from archcalc.hf.quant_facts import Fact
 from archcalc.hf.quant_methods import Reading, Store
 from archcalc.hf.quant_rules import Cell
@@ -18,7 +18,10 @@ from archcalc.tape import Weight, product
 NEVER = frozenset({"embedding", "router", "mtp"})
 """Roles that are quantized by name only, but for MLX: embeddings, routers, the joint of a prediction module."""
 
-SCHEMES: TypeAdapter[AnyScheme] = TypeAdapter(Scheme)
+SCHEMES: dict[str, type[AnyScheme]] = {
+    name: one for one in get_args(AnyScheme) for name in get_args(one.model_fields["scheme"].annotation)
+}
+"""By the name that a spec writes."""
 
 
 class Config(NamedTuple):
@@ -157,10 +160,10 @@ class Evaluation:
         known = next((scheme for data, scheme in self.schemes if data is store), None)
         if known is None:
             try:
-                known = SCHEMES.validate_python(store)
+                known = SCHEMES[store["scheme"]].model_validate(store)
             except ValidationError as error:
                 problem = error.errors()[0]
-                field, value = str([*problem["loc"], ""][1]), problem["input"]  # after the scheme's tag
+                field, value = str([*problem["loc"], ""][0]), problem["input"]
                 key = next((key for key in self.found.data if key.endswith(field) or field.endswith(key)), field)
                 message = f"{key} {show_value(value)} is not known in {store['scheme']}"
                 raise InputError(message, value=value) from None

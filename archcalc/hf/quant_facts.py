@@ -12,6 +12,7 @@ class Fact(NamedTuple):
         source: where it is known from.
         scale: dtype of the scales of FP8 blocks.
         stays: globs of weights that are stored plain whatever the config says, each with a dtype; "" is the config's.
+        assumed: what the source leaves open.
         copies: whether embedding and head are stored again in each multi-token-prediction module.
     """
 
@@ -19,6 +20,7 @@ class Fact(NamedTuple):
     scale: str | None = None
     stays: tuple[tuple[str, str], ...] = ()
     copies: bool = False
+    assumed: tuple[str, ...] = ()
 
 
 QWEN = Fact("Qwen/Qwen3-30B-A3B-Thinking-2507-FP8, header: 31,170,895,872 B", "bfloat16")
@@ -41,6 +43,7 @@ FACTS: dict[tuple[str, str], Fact] = {
             ("*.routed_expert_*_proj", ""),
             ("*_res_proj", ""),
         ),
+        assumed=("storage: o_norm in float32, inferred from the bytes of the release; no source names its dtype",),
     ),
     ("kimi_linear", "none"): Fact(
         "moonshotai/Kimi-Linear-48B-A3B-Instruct, header: 98,245,528,576 B",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from archcalc.errors import InputError, show_value
 from archcalc.hf.quant_names import NameList, NameMap
@@ -13,8 +12,7 @@ Store = dict[str, Any]
 """A scheme as a storage section writes it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(NamedTuple):
     """What a quantization config says, before it meets a weight.
 
     Attributes:
@@ -32,8 +30,8 @@ class Reading:
     """
 
     groups: tuple[tuple[NameList | None, Store], ...] = ()
-    skipped: NameList = field(default_factory=lambda: NameList((), "", "exact"))
-    named: NameMap = field(default_factory=lambda: NameMap({}, ""))
+    skipped: NameList = NameList((), "", "exact")
+    named: NameMap = NameMap({}, "")
     experts: Store | None = None
     only: frozenset[str] = frozenset()
     head: bool = False
@@ -88,9 +86,11 @@ class Settings:
 
 
 def fp8(s: Settings) -> Reading:
-    """FP8 in blocks (DeepSeek) or with a scale a matrix; overlaid with ModelOpt's map where there is one."""
+    """FP8 in blocks (DeepSeek) or with a scale a matrix; overlaid with ModelOpt's map where there is one. The head
+    stays unless a list of what does leaves it out (transformers, quantizers/base.py, get_modules_to_not_convert)."""
     s.must("fmt", "e4m3", "float8_e4m3fn")
-    s.must("scale_fmt", "ue8m0", "float32")  # how scales are rounded; their dtype is the release's
+    s.must("scale_fmt", "ue8m0", "float32", "float")  # how scales are rounded; their dtype is the release's
+    s.must("expert_dtype", "fp8")
     block, static = s.get("weight_block_size"), s.get("activation_scheme") == "static"
     s.must("activation_scheme", "dynamic", "static")
     scheme: Store = {"scheme": "float-quantized", "strategy": "tensor", "scale_dtype": "float32"}
@@ -110,7 +110,8 @@ def fp8(s: Settings) -> Reading:
         + (" config_groups group_size ignore kv_cache_quant_algo moe_quant_algo producer quant_algo" if entries else "")
     )
     notes = ("Blocks of [1, 32] are taken as mxfp8.",) if block == [1, 32] else ()
-    return Reading(groups=((None, scheme),), skipped=skipped, named=named, notes=notes)
+    head = s.get("modules_to_not_convert", "ignored_layers") is not None
+    return Reading(groups=((None, scheme),), skipped=skipped, named=named, head=head, notes=notes)
 
 
 def mxfp4(s: Settings) -> Reading:

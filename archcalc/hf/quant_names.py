@@ -23,8 +23,8 @@ PATIENCE = 20.0
 
 EXPERT = re.compile(r"(?<=\bexperts\.)[0-9]{1,9}(?=\.|$)")
 SPECIAL = set("*?[]()|^$+\\{}")
-NUMBER = re.compile(r"(?:^|[.*\\])\d+(?:$|[.*\\])")
-"""What may stand for the number of a layer or an expert."""
+NUMBER = re.compile(r"(?<![\w-])\d+(?![\w-])")
+"""What may stand for the number of a layer or an expert: digits that are no part of a word, as in `(0|1)`."""
 WORDS = re.compile(r"(?:[\w-]|\\?\.\*|\\\.|[()|^$])*")
 """An expression in which `.*` alone can stand for a number: words, dots, alternatives."""
 
@@ -32,8 +32,8 @@ WORDS = re.compile(r"(?:[\w-]|\\?\.\*|\\\.|[()|^$])*")
 class NameMap:
     """What a config says by module name; entries of experts are folded, as the experts of a layer are stored alike."""
 
-    def __init__(self, entries: Mapping[str, Any], key: str) -> None:
-        self.key = key
+    def __init__(self, entries: Mapping[str, Any], key: str, *, exact: bool = False) -> None:
+        self.key, self.exact = key, exact
         self.found = 0
         self._whole: dict[str, Any] = {}
         self._experts: dict[str, dict[int, Any]] = {}
@@ -46,7 +46,8 @@ class NameMap:
                 self._experts.setdefault(template, {})[int(expert[0])] = value
 
     def get(self, name: str, experts: int) -> tuple[Any] | None:
-        """What it says of a name with `{e}` for each of so many experts, or of the nearest module that holds it.
+        """What it says of a name with `{e}` for each of so many experts, or, unless names are exact, of the nearest
+        module that holds it.
 
         Raises InputError where experts differ.
         """
@@ -58,7 +59,7 @@ class NameMap:
             if inner in self._experts:
                 self.found += 1
                 return (self._alike(inner, experts),)
-            inner = inner.rpartition(".")[0]
+            inner = "" if self.exact else inner.rpartition(".")[0]
         return None
 
     def _alike(self, template: str, experts: int) -> Any:
@@ -96,7 +97,7 @@ class NameList:
             if not entry:
                 raise InputError(f"{key} has an entry without a name", value=entry)
             (literal if self._plain(entry) else patterns).append(entry)
-        self._map = NameMap(dict.fromkeys(literal, True), key)
+        self._map = NameMap(dict.fromkeys(literal, True), key, exact=syntax == "exact")
         self._ends: dict[int, set[str]] = {}
         for entry in literal:
             self._ends.setdefault(len(entry), set()).add(entry)

@@ -56,7 +56,7 @@ def _scheme(w: Settings, form: object, inputs: Settings | None) -> Store:
     if w.get("actorder") == "group":
         raise w.error("actorder", "a group index beside the weights is not known")
     scale = str(w.get("scale_dtype", default=w.dtype)).removeprefix("torch.")
-    static = inputs is not None and not inputs.data.get("dynamic")
+    static = inputs is not None and inputs.data.get("dynamic") is not True  # `local` keeps its scale of a whole tensor
     what = (form, kind, bits)
     if form == "pack-quantized" and kind == "int" and bits in (4, 8):
         packed: Store = {"scheme": form, "num_bits": bits, "group_size": size, "scale_dtype": scale}
@@ -83,27 +83,31 @@ def _nvfp4(size: object, static: bool) -> Store:
 # ------------------------------------------------------------------------------------------- packed integers
 
 
-def awq(s: Settings) -> Reading:
-    """AutoAWQ's `gemm`; other layouts are not known."""
-    s.must("version", "gemm", "GEMM")
-    s.must("backend", "autoawq")
-    scheme = _words(s, "awq", ("bits", "w_bit"), ("group_size", "q_group_size"))
-    skipped = NameList(s.names("modules_to_not_convert"), f"{s.where}.modules_to_not_convert", "substring")
-    s.done("quant_method zero_point do_fuse exllama_config fuse_max_seq_len modules_to_fuse")
-    return Reading(groups=((None, scheme),), skipped=skipped, backbone=True)
-
-
 GPTQ_TRAINED = (
     "quant_method desc_act sym damp_percent static_groups true_sequential model_name_or_path model_file_base_name"
     " dataset meta tokenizer batch_size block_name_to_quantize cache_block_outputs exllama_config max_input_length"
-    " model_seqlen module_name_preceding_first_block pad_token_id use_cuda_fp16 use_exllama disable_exllama"
+    " model_seqlen module_name_preceding_first_block pad_token_id use_cuda_fp16 use_exllama disable_exllama backend"
+    " act_group_aware hyb_act"
 )
-"""Keys of GPTQ that say how weights were found, or are read."""
+"""Keys of GPTQ that say how weights were found, or which kernel reads them; transformers 5 writes them of AWQ too."""
+
+
+def awq(s: Settings) -> Reading:
+    """AutoAWQ's `gemm`; other layouts are not known."""
+    s.must("version", "gemm", "GEMM")
+    s.must("format", "gemm", "GEMM")
+    if s.get("backend") == "llm-awq":
+        raise s.error("backend", "the layout of llm-awq is not known")
+    scheme = _words(s, "awq", ("bits", "w_bit"), ("group_size", "q_group_size"))
+    skipped = NameList(s.names("modules_to_not_convert"), f"{s.where}.modules_to_not_convert", "substring")
+    s.done(f"{GPTQ_TRAINED} zero_point do_fuse fuse_max_seq_len modules_to_fuse")
+    return Reading(groups=((None, scheme),), skipped=skipped, backbone=True)
 
 
 def gptq(s: Settings) -> Reading:
     """AutoGPTQ's layout. Modules of one's own choice are not known."""
     s.must("checkpoint_format", "gptq", "gptq_v2")
+    s.must("format", "gptq", "gptq_v2")
     s.must("pack_dtype", "int32")
     scheme, head = _words(s, "gptq", ("bits",), ("group_size",)), s.get("lm_head") is True
     s.done(GPTQ_TRAINED)
@@ -120,8 +124,8 @@ AUTO_ROUND_TRAINED = (
 def auto_round(s: Settings) -> Reading:
     """AutoRound in GPTQ's or AWQ's layout, for the layers of the backbone."""
     packing = str(s.get("packing_format", default="auto_round:auto_gptq"))
-    name = {"auto_gptq": "gptq", "auto_awq": "awq"}.get(packing.removeprefix("auto_round:"))
-    if name is None:
+    name = packing.removeprefix("auto_round:").removeprefix("auto_")
+    if name not in ("gptq", "awq"):
         raise s.error("packing_format", f"{packing} is not known")
     s.must("data_type", "int")
     s.must("act_bits", 16, 32)
@@ -140,7 +144,8 @@ def _words(s: Settings, scheme: str, bits: tuple[str, ...], group: tuple[str, ..
 
 
 def bitsandbytes(s: Settings) -> Reading:
-    """bitsandbytes' nf4, fp4 and int8: every linear but the head and what is skipped."""
+    """bitsandbytes' nf4, fp4 and int8: every linear but what is skipped; without a list, the head is
+    (transformers, quantizers/base.py, get_modules_to_not_convert)."""
     four, eight = s.get("load_in_4bit", "_load_in_4bit"), s.get("load_in_8bit", "_load_in_8bit")
     kind = s.get("bnb_4bit_quant_type", default="fp4")
     double = s.get("bnb_4bit_use_double_quant", default=False)
@@ -156,7 +161,7 @@ def bitsandbytes(s: Settings) -> Reading:
     if four:
         scheme = {"scheme": "bitsandbytes-4bit", "quant_type": kind, "dtype": s.dtype}
         scheme |= {"double_quant": True} if double else {}
-    return Reading(groups=((None, scheme),), skipped=skipped)
+    return Reading(groups=((None, scheme),), skipped=skipped, head=s.get("llm_int8_skip_modules") is not None)
 
 
 def mlx(s: Settings) -> Reading:

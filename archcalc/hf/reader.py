@@ -10,12 +10,13 @@ from archcalc.errors import InputError, SpecError, did_you_mean
 from archcalc.files.document import Document, Loc
 from archcalc.files.loader import validate
 from archcalc.files.model import Spec
+from archcalc.hf import prediction
 from archcalc.hf.config import Config, Said, facts_of, show
 from archcalc.hf.dialect import Dialect, Multimodal, Rule, fill
 from archcalc.hf.families.registry import ENCODERS, MISSING, MULTIMODAL, TEXT
 from archcalc.hf.fold import folded
 from archcalc.hf.imported import Became, Imported
-from archcalc.hf.quant import Found, storage
+from archcalc.hf.quant import Found, quantization, storage
 from archcalc.hf.source import QUANT, Source
 from archcalc.hf.unread import judge
 from archcalc.tape import Weight
@@ -146,9 +147,19 @@ def _multimodal(row: Multimodal, top: Config, source: Source, name: str, where: 
         problems += judge(text, {**row.must, **row.text.must}, row.harmless | row.text.harmless)
     else:
         text.taken.setdefault("tie_word_embeddings", f"{row.model_type} reads it at the top alone")
+        _repeated(top, text)
         problems += judge(text, row.text.must, row.text.harmless) + judge(top, row.must, row.harmless)
     _refuse(problems)
     return _finish(said, [text, *([] if flat else [top]), *([vision] if vision else [])], row, source, notes)
+
+
+def _repeated(top: Config, text: Config) -> None:
+    """Keys of the text model that stand at the top too, as transformers 4.52 to 4.56 saved Qwen-VL: the class ignores
+    them there, so that they have to say the same. A window that the text model does not use may be another."""
+    off = {"sliding_window", "layer_types"} if text.data.get("use_sliding_window") is not True else ()
+    for key, value in top.data.items():
+        if key not in top.taken and key in text.data and (key in off or text.data[key] == value):
+            top.taken[key] = "windows are off" if key in off else "text_config says the same"
 
 
 def _part(top: Config, key: str, type_name: str) -> Config | None:
@@ -183,7 +194,6 @@ def _finish(
     said: dict[str, Any], configs: list[Config], row: Dialect | Multimodal, source: Source, notes: list[str]
 ) -> Imported:
     document = source.config
-    _look_for_mtp(said["backbone"], source.index)
     receipt = [became for config in configs for became in _receipt(config)]
     if row.proof:
         notes.append(f"model_type {row.model_type} has no public class in transformers; {row.proof}")
@@ -192,31 +202,26 @@ def _finish(
     plain = Imported(said, document, receipt, notes)
     weights = validate(plain.data, plain, Spec).trace(Workload()).weights()
     names = row.text.scope_names if isinstance(row, Multimodal) else row.scope_names
-    found = stored(document, source.quant, weights, row.model_type, names)
+    again = prediction.copies(said["backbone"], source.index)
+    found = stored(document, source.quant, weights, row.model_type, names, again)
     said["storage"] = found.section
-    if found.assumed:
-        said["assumed"] = list(dict.fromkeys(found.assumed))
+    method = quantization(document.data, None if source.quant is None else source.quant.data).method
+    notes.extend(prediction.look(said["backbone"], method, source.index))
+    assumed = [text for config in configs for text in config.assumed]
+    if assumed or found.assumed:
+        said["assumed"] = list(dict.fromkeys((*assumed, *found.assumed)))
     order = ("kind", "name", "title", "sources", "assumed", "backbone", "vision", "projector", "storage")
     said = {name: said[name] for name in order if name in said}
     return Imported(said, document, receipt, [*notes, *found.notes])
 
 
-def _look_for_mtp(backbone: dict[str, Any], index: Document | None) -> None:
-    """Whether the release holds its prediction modules, where the index of its tensors says so."""
-    if index is None:
-        return
-    names = index.data.get("weight_map")
-    if not isinstance(names, dict | None):
-        raise _error(index, f"weight_map must be a mapping, not {show(names)}", ("weight_map",), None)
-    if not names or not backbone["num_nextn_predict_layers"].value:
-        return
-    last = f".layers.{backbone['num_hidden_layers'].value}."
-    held = any("mtp" in name or last in name for name in names)
-    backbone["mtp_stored"] = Said(held, (), "model.safetensors.index.json")
-
-
 def stored(
-    document: Document, quant: Document | None, weights: list[Weight], family: str, names: Sequence[tuple[str, str]]
+    document: Document,
+    quant: Document | None,
+    weights: list[Weight],
+    family: str,
+    names: Sequence[tuple[str, str]],
+    copies: bool | None,
 ) -> Found:
     """How the release stores its weights. Raises SpecError at the quantization config."""
     rules = [(re.compile(pattern), name) for pattern, name in names]
@@ -227,7 +232,7 @@ def stored(
         return path
 
     try:
-        return storage(document.data, None if quant is None else quant.data, weights, family, release_name)
+        return storage(document.data, None if quant is None else quant.data, weights, family, release_name, copies)
     except SpecError:
         raise
     except InputError as error:

@@ -48,16 +48,21 @@ def dtype(config: Config) -> Said:
 
 def _rotary(config: Config) -> tuple[dict[str, Any], str]:
     """The rotary parameters in one mapping, and the key that they stand under: `rope_parameters` since transformers
-    5, `rope_scaling` before."""
-    for key in ("rope_parameters", "rope_scaling"):
+    5, `rope_scaling` before, which replaces the other as a whole where it says anything."""
+    found: dict[str, Any] = {}
+    name = ""
+    for key in ("rope_scaling", "rope_parameters"):
         value = config.data.get(key)
-        if isinstance(value, dict):
-            config.taken[key] = "used"
-            return value, key
-        if value is not None:
+        if value is not None and not isinstance(value, dict):
             raise config.error(f"{key} must be a mapping, not {show(value)}", key)
-        config.take(key, "null")
-    return {}, ""
+        if not value:
+            config.take(key, "null" if value is None else "empty")
+        elif found:
+            config.take(key, f"{name} goes before it")
+        else:
+            config.taken[key] = "used"
+            found, name = value, key
+    return found, name
 
 
 def rope_theta(config: Config) -> Said:
@@ -101,16 +106,16 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def rotary_dim(config: Config, head_dim: int, default: float = 1.0) -> Said | None:
-    """Features of a head that turn, where not all do: `partial_rotary_factor` of them, or `rotary_dim`."""
+def rotary_dim(config: Config, head_dim: int, default: float, key_of_its_own: bool) -> Said | None:
+    """Features of a head that turn, where not all do: `partial_rotary_factor` of them, or a class's `rotary_dim`."""
     values, key = _rotary(config)
-    for name in ("partial_rotary_factor", "rotary_dim"):
+    for name in ("partial_rotary_factor", *(("rotary_dim",) if key_of_its_own else ())):
         config.take(name, "used")
     if "partial_rotary_factor" in values:
         factor, loc, note = values["partial_rotary_factor"], (*config.loc, key, "partial_rotary_factor"), ""
     elif config.data.get("partial_rotary_factor") is not None:
         factor, loc = config.data["partial_rotary_factor"], (*config.loc, "partial_rotary_factor")
-    elif config.data.get("rotary_dim") is not None:
+    elif key_of_its_own and config.data.get("rotary_dim") is not None:
         return Said(config.data["rotary_dim"], (*config.loc, "rotary_dim"))
     else:
         factor, loc = default, ()
@@ -198,6 +203,20 @@ def released(name: str, own: str) -> Rule:
     return Rule(read, inverses.same(own))
 
 
+def assumed(key: str, value: int, why: str) -> Rule:
+    """A key that the class leaves null, where it can't run so: the value of the family's releases, said as assumed."""
+
+    def read(config: Config) -> Said:
+        said = config.read(key, None)
+        if said.value is not None:
+            return said
+        config.made[key] = f"assumed: {why}"
+        config.assumed.append(f"{key}: {value}; {why}")
+        return Said(value, (), config.made[key], default=True)
+
+    return Rule(read, inverses.same(key))
+
+
 def kv_heads(config: Config) -> Said:
     """`num_key_value_heads`; as many as there are heads where it is null."""
     said = config.read("num_key_value_heads", None)
@@ -207,9 +226,13 @@ def kv_heads(config: Config) -> Said:
     return Said(heads.value, heads.loc, "num_attention_heads: num_key_value_heads is not set")
 
 
-def partial(default: float = 1.0) -> Rule:
+def partial(default: float = 1.0, *, key_of_its_own: bool = False) -> Rule:
     """`rotary_dim` of a head whose class turns a part of it, `default` of it where the config does not say."""
-    return Rule(lambda config: rotary_dim(config, whole_head(config), default), inverses.rotary_dim)
+
+    def read(config: Config) -> Said | None:
+        return rotary_dim(config, whole_head(config), default, key_of_its_own)
+
+    return Rule(read, inverses.rotary_dim)
 
 
 def by_type(config: Config, layer_type: str, key: str, otherwise: float) -> Said:

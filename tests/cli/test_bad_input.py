@@ -120,7 +120,7 @@ def test_files_that_are_no_text_of_ours(content: bytes, says: str, here: Path) -
         ("none.yaml", "none.yaml: error: no such file"),
         ("folder/none", "no such file"),
         ("k52", "did you mean k25?"),
-        ("gpt", "bundled: deepseek-v3, gemma-3-27b, k25"),
+        ("gpt", "bundled: deepseek-v3, deepseek-v3.2, gemma-3-27b"),
         ("", "no file and no bundled spec"),
         (".", ".: error: this folder has no config.json"),
         ("folder", "this folder has no config.json"),

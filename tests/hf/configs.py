@@ -29,12 +29,20 @@ def of_class(model_type: str, **changes: Any) -> dict[str, Any]:
     return config | changes
 
 
-def imported(config: dict[str, Any] | str, *, quant: dict[str, Any] | None = None, name: str = "model") -> Imported:
-    """The reader's answer for a config."""
+def imported(
+    config: dict[str, Any] | str,
+    *,
+    quant: dict[str, Any] | None = None,
+    tensors: tuple[str, ...] = (),
+    name: str = "model",
+) -> Imported:
+    """The reader's answer for a config, with an index of these tensors beside it if there are any."""
     text = config if isinstance(config, str) else json.dumps(config, indent=1)
     beside = None if quant is None else json_file.load(json.dumps(quant), "hf_quant_config.json")
+    weight_map = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
+    index = json_file.load(json.dumps(weight_map), "model.safetensors.index.json") if tensors else None
     document = json_file.load(text, "config.json")
-    return read(Source(config=document, quant=beside, index=None, name=name, where="config.json"))
+    return read(Source(config=document, quant=beside, index=index, name=name, where="config.json"))
 
 
 def spec_of(config: dict[str, Any] | str, **more: Any) -> Spec:

@@ -379,6 +379,65 @@ def test_the_scheme_of_a_method(settings: dict[str, Any], scheme: dict[str, Any]
     assert by_role(answer).get("head") is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (BLOCKS, "modules_to_not_convert"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "llm_int8_skip_modules"),
+    ],
+    ids=["fp8", "bitsandbytes"],
+)
+def test_a_list_of_what_stays_replaces_the_head_that_stays_without_one(settings: dict[str, Any], key: str) -> None:
+    # transformers 5.24, quantizers/base.py, get_modules_to_not_convert: its default is taken where there is no list
+    quantized = {
+        str(listed): paths(wide(), found(wide(), {**settings, key: listed}).section)["lm_head"] != "plain"
+        for listed in (None, ["model.layers.0"], ["model.layers.0", "lm_head"])
+    }
+    assert [*quantized.values()] == [False, True, False]
+
+
+def test_what_bitsandbytes_does_with_experts_is_assumed() -> None:
+    # transformers 5.24, integrations/bitsandbytes.py: nn.Linear alone is replaced, and a mixture has none
+    answer = found(wide(), {"quant_method": "bitsandbytes", "load_in_4bit": True})
+    assert any("transformers 4" in line for line in answer.assumed)
+
+
+def test_compressed_tensors_ignores_a_module_not_what_stands_inside_it() -> None:
+    # compressed-tensors 0.20.0, utils/match.py, match_name: the name is the target, or an expression matches it
+    whole = k25("pack-quantized") | {"ignore": ["model.layers.0.self_attn", "model.layers.1.self_attn.o_proj"]}
+    schemes = paths(wide(), found(wide(), whole).section)
+    assert schemes["model.layers.0.self_attn.q_proj"] == "pack-quantized"
+    assert schemes["model.layers.1.self_attn.o_proj"] == "plain"
+
+
+@pytest.mark.parametrize(("dynamic", "kept"), [(True, False), ("local", True), (False, True)])
+def test_a_scale_of_inputs_is_stored_unless_all_of_it_is_found_while_running(dynamic: Any, kept: bool) -> None:
+    # compressed-tensors 0.20.0, lifecycle/initialize.py: input_global_scale is made for `local` too
+    config = k25("nvfp4-pack-quantized", "lm_head", type="float", group_size=16, strategy="tensor_group")
+    config["config_groups"]["group_0"]["input_activations"] = {"num_bits": 4, "dynamic": dynamic, "group_size": 16}
+    assert by_role(found(wide(), config))["routed_expert"].get("input_scale", True) is kept
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"re:model\.layers\.(0|2)\..*",
+        r"re:.*\.(0|2)\.(mlp|self_attn).*",
+        r"re:.*(layers\.0|layers\.2)\..*",
+        r"re:.*layers\.[02]\..*",
+        r"re:.*layers.(0|2).*_proj",
+    ],
+)
+def test_an_expression_for_some_layers_is_for_those_alone(pattern: str) -> None:
+    section = found(wide(), k25("pack-quantized") | {"ignore": [pattern, "lm_head"]}).section
+    schemes = paths(wide(), section)
+    assert {i: schemes[f"model.layers.{i}.self_attn.q_proj"] for i in range(3)} == {
+        0: "plain",
+        1: "pack-quantized",
+        2: "plain",
+    }
+
+
 def test_mlx_modules_may_have_settings_of_their_own() -> None:
     own = {"model.layers.0.mlp.down_proj": {"bits": 8, "group_size": 32}, "model.embed_tokens": False}
     settings = {"bits": 4, "group_size": 32, **own}

@@ -179,6 +179,31 @@ def test_a_flat_qwen2_vl_is_read_as_its_class_does():
     assert spec_of(flat).model_dump() == spec_of(nested).model_dump()
 
 
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_text_keys_at_the_top_too_have_to_say_the_same(model_type):
+    # transformers 4.52.4 wrote both; the class reads text_config alone
+    nested = small(model_type)
+    windows = {"sliding_window": 32768} if "sliding_window" in nested["text_config"] else {}  # off, and so no size
+    both = {**nested["text_config"], **nested, **windows}
+    assert spec_of(both).model_dump() == spec_of(nested).model_dump()
+    with pytest.raises(SpecError, match="hidden_size 96 could change a size"):
+        imported({**both, "hidden_size": 96})
+
+
+def test_rope_scaling_replaces_rope_parameters_as_in_the_class():
+    # transformers 5.24, modeling_rope_utils.py: what it leaves out comes from the top, not from the other mapping
+    both = {"rope_parameters": {"rope_theta": 500.0}, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    assert spec_of({**LLAMA, **both, "rope_theta": 77.0}).backbone.rope_theta == 77.0
+    assert spec_of({**LLAMA, **both, "rope_scaling": {}}).backbone.rope_theta == 500.0
+
+
+@pytest.mark.parametrize(("model_type", "turned"), [("minimax_m2", 32), ("phi3", None), ("qwen3_next", 64)])
+def test_rotary_dim_is_a_key_of_minimax_alone(model_type, turned):
+    # phi3 and qwen3_next read partial_rotary_factor, by default 1 and 0.25 of a head of 256
+    spec = spec_of(of_class(model_type, rotary_dim=32))
+    assert {getattr(block, "rotary_dim", turned) for block in spec.backbone.attention.values()} == {turned}
+
+
 # -- types ------------------------------------------------------------------------------------------------------------
 
 

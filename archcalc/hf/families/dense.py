@@ -13,7 +13,7 @@ from archcalc.hf.patterns import (
     layers,
     named,
     smollm,
-    upper_windows,
+    types_of,
     windows_if_used,
 )
 
@@ -38,20 +38,14 @@ GEMMA_ATTENTION: Table = {**QWEN3_ATTENTION, "head_dim": Rule(rules.head_dim, in
 
 DENSE_TEXT = (
     LLAMA,
-    Dialect(
-        model_type="internlm3",
-        backbone=BACKBONE,
-        attention={"full": BIASED},
-        ffn={"dense": {**DENSE, "mlp_bias": "mlp_bias"}},
-        layers=PLAIN,
-    ),
+    LLAMA._replace(model_type="internlm3"),
     Dialect(
         model_type="mistral",
         backbone=BACKBONE,
         attention={"full": GQA, "sliding": {**GQA, **SLIDING}},
         ffn={"dense": DENSE},
         layers=layers(every_window, "dense"),
-        must={"attention_bias": (False,), "mlp_bias": (False,)},
+        must={"attention_bias": (False,), "mlp_bias": (False,), "layer_types": types_of(every_window)},
     ),
     Dialect(
         model_type="qwen2",
@@ -88,13 +82,7 @@ DENSE_TEXT = (
         ffn={"dense": {**DENSE, "mlp_bias": "mlp_bias"}},
         layers=PLAIN,
     ),
-    Dialect(
-        model_type="granite",
-        backbone=BACKBONE,
-        attention={"full": BIASED},
-        ffn={"dense": {**DENSE, "mlp_bias": "mlp_bias"}},
-        layers=PLAIN,
-    ),
+    LLAMA._replace(model_type="granite"),
     Dialect(
         model_type="arcee",
         backbone=BACKBONE,
@@ -134,7 +122,7 @@ DENSE_TEXT = (
         attention={"full": {**GQA, **PARTIAL}, "sliding": {**GQA, **PARTIAL, **SLIDING}},
         ffn={"dense": DENSE},
         layers=layers(every_window, "dense"),
-        must={"attention_bias": (False,), "mlp_bias": (False,)},
+        must={"attention_bias": (False,), "mlp_bias": (False,), "layer_types": types_of(every_window)},
         scope_names=(
             (r"self_attn\.[qkv]_proj", "self_attn.qkv_proj"),
             (r"mlp\.(gate|up)_proj", "mlp.gate_up_proj"),
@@ -145,7 +133,7 @@ DENSE_TEXT = (
         backbone={**BACKBONE, "num_nextn_predict_layers": rules.mtp("num_nextn_predict_layers")},
         attention={"full": QWEN2_ATTENTION, "sliding": {**QWEN2_ATTENTION, **SLIDING}},
         ffn={"dense": DENSE},
-        layers=layers(upper_windows, "dense"),
+        layers=layers(WINDOWS, "dense"),
         must={"attention_bias": (True,), "use_mrope": (False,)},
         proof="the sum over MiMo-7B's released header is the config's total: 7,622,619,136",
     ),

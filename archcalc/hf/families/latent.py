@@ -76,17 +76,7 @@ KIMI_ALWAYS: Must = {"moe_router_activation_func": ("sigmoid",), "mla_use_nope":
 
 LATENT_TEXT = (
     DEEPSEEK_V3,
-    Dialect(
-        model_type="kimi_k2",
-        class_type="deepseek_v3",
-        architectures=("DeepseekV3ForCausalLM",),
-        backbone=WITH_MTP,
-        attention={"mla": MLA},
-        ffn=FFN,
-        layers=layers("mla", first_dense()),
-        must=ROUTING,
-        harmless=DEEPSEEK_V3.harmless,
-    ),
+    DEEPSEEK_V3._replace(model_type="kimi_k2", class_type="deepseek_v3", architectures=("DeepseekV3ForCausalLM",)),
     Dialect(
         model_type="deepseek_v2",
         backbone=WITH_MTP,
@@ -96,6 +86,9 @@ LATENT_TEXT = (
             "moe": {
                 **DEEPSEEK_MOE,
                 "scoring_func": Fixed("softmax"),
+                "num_experts_per_tok": rules.assumed(
+                    "num_experts_per_tok", 6, "the config has none; DeepSeek-V2 and V2-Lite have 6"
+                ),
                 "topk_method": rules.one_of("topk_method", "greedy", "group_limited_greedy"),
                 "norm_topk_prob": Key("norm_topk_prob", otherwise=False),
             },

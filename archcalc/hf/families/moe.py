@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from archcalc.hf import rules
+from archcalc.hf.config import Config
 from archcalc.hf.dialect import Dialect, Fixed, Key, Rule, Table
 from archcalc.hf.families.common import BACKBONE, BIASED, DEEPSEEK_MOE, DENSE, GQA, MOE, SLIDING
-from archcalc.hf.families.dense import HALF, PARTIAL, QWEN3_ATTENTION
+from archcalc.hf.families.dense import HALF, QWEN3_ATTENTION
 from archcalc.hf.patterns import (
     LAYER_TYPES,
     alternating_windows,
@@ -17,6 +18,7 @@ from archcalc.hf.patterns import (
     layers,
     named,
     sparse_step,
+    types_of,
     upper_windows,
 )
 
@@ -43,10 +45,20 @@ QWEN_SHARED: Table = {
     "shared_name": Fixed("shared_expert"),
 }
 
+ROTARY: Table = {"rotary_dim": rules.partial(key_of_its_own=True)}
+
 NOAUX: Table = {
     "scoring_func": Fixed("sigmoid"),
     "topk_method": Fixed("noaux_tc", "its e_score_correction_bias is a buffer, not a parameter"),
 }
+
+DOTS_WINDOWS = named("layer_types", LAYER_TYPES, upper_windows)
+
+
+def _windows_used(config: Config) -> bool:
+    """`use_sliding_window`, which dots1's class ignores: it may say anything where no layer slides."""
+    return "sliding" in DOTS_WINDOWS(config) or config.data["use_sliding_window"]
+
 
 QWEN2_MOE_ATTENTION: Table = {**GQA, "attention_bias": "qkv_bias"}
 QKV_BIASED: Table = {**GQA, "attention_bias": "attention_bias"}
@@ -58,6 +70,7 @@ MOE_TEXT = (
         attention={"full": GQA, "sliding": {**GQA, **SLIDING}},
         ffn={"moe": LOCAL_MOE},
         layers=layers(every_window, "moe"),
+        must={"layer_types": types_of(every_window)},
         scope_names=MIXTRAL_NAMES,
     ),
     Dialect(
@@ -73,7 +86,7 @@ MOE_TEXT = (
         attention={"full": QWEN3_ATTENTION, "sliding": {**QWEN3_ATTENTION, **SLIDING}},
         ffn={"dense": DENSE, "moe": MOE},
         layers=layers(every_window_if_used, sparse_step),
-        must={"use_qk_norm": (True,)},
+        must={"use_qk_norm": (True,), "layer_types": types_of(every_window_if_used)},
     ),
     Dialect(
         model_type="minimax_m2",
@@ -82,7 +95,7 @@ MOE_TEXT = (
             "num_nextn_predict_layers": rules.mtp("num_mtp_modules"),
             "mtp_stored": rules.UNKNOWN,
         },
-        attention={"full": {**GQA, "qk_norm": Fixed("full", "over all heads at once, always"), **PARTIAL}},
+        attention={"full": {**GQA, "qk_norm": Fixed("full", "over all heads at once, always"), **ROTARY}},
         ffn={"moe": {**LOCAL_MOE, **NOAUX}},
         layers=layers("full", "moe"),
         must={
@@ -119,8 +132,13 @@ MOE_TEXT = (
         backbone=BACKBONE,
         attention={"full": QWEN3_ATTENTION, "sliding": {**QWEN3_ATTENTION, **SLIDING}},
         ffn={"dense": DENSE, "moe": DEEPSEEK_MOE},
-        layers=layers(named("layer_types", LAYER_TYPES, upper_windows), first_dense()),
-        must={"scoring_func": ("noaux_tc", "sigmoid"), "topk_method": ("noaux_tc",), "moe_layer_freq": (1,)},
+        layers=layers(DOTS_WINDOWS, first_dense()),
+        must={
+            "scoring_func": ("noaux_tc", "sigmoid"),
+            "topk_method": ("noaux_tc",),
+            "moe_layer_freq": (1,),
+            "use_sliding_window": _windows_used,
+        },
     ),
     Dialect(
         model_type="granitemoe",
@@ -159,6 +177,7 @@ MOE_TEXT = (
         attention={"full": BIASED, "sliding": {**BIASED, **SLIDING}},
         ffn={"moe": {**LOCAL_MOE, "norm_topk_prob": Fixed(False, "sparsemixer")}},
         layers=layers(every_window, "moe"),
+        must={"layer_types": types_of(every_window)},
         scope_names=MIXTRAL_NAMES,
     ),
     Dialect(

@@ -4,8 +4,6 @@ config.json: it is the release's, and said so."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from archcalc.hf import inverses, rules
 from archcalc.hf.config import Config, Said, show
 from archcalc.hf.dialect import Dialect, Fixed, Key, Multimodal, Must, Rule, Table
@@ -27,7 +25,7 @@ QWEN2_VL_TEXT = Dialect(
     layers=layers(WINDOWS, "dense"),
     must={"attention_bias": (True,), "qkv_bias": (True,)},
 )
-QWEN2_5_VL_TEXT = replace(QWEN2_VL_TEXT, model_type="qwen2_5_vl_text")
+QWEN2_5_VL_TEXT = QWEN2_VL_TEXT._replace(model_type="qwen2_5_vl_text")
 QWEN3_VL_TEXT = Dialect(
     model_type="qwen3_vl_text",
     backbone=VL_BACKBONE,
