@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from archcalc.files.document import Document
-from archcalc.hf.config import Said
+from archcalc.errors import SpecError
+from archcalc.files.document import Document, cut
+from archcalc.hf.config import Said, show
 
 INDEX = "model.safetensors.index.json"
 
@@ -27,9 +28,12 @@ def copies(backbone: dict[str, Any], index: Document | None) -> bool | None:
 
 
 def _names(index: Document | None) -> dict[str, Any]:
-    """The tensors of an index by name; none where there is no index."""
+    """The tensors of an index by name; none where there is no index. Raises SpecError for a map that is none."""
     names = None if index is None else index.data.get("weight_map")
-    return names if isinstance(names, dict) else {}
+    if index is not None and not isinstance(names, dict | None):
+        message = f"weight_map must be a mapping, not {show(names)}"
+        raise SpecError.from_problems([index.problem(message, ("weight_map",), value=names)])
+    return names or {}
 
 
 def look(backbone: dict[str, Any], method: str, index: Document | None) -> list[str]:
@@ -48,6 +52,6 @@ def look(backbone: dict[str, Any], method: str, index: Document | None) -> list[
     if not held:
         return []
     return [
-        f"{INDEX} has {len(held):,} tensors of multi-token prediction, such as {min(held)}, and the config claims none:"
-        " no number here counts them"
+        f"{INDEX} has {len(held):,} tensors of multi-token prediction, such as {cut(min(held))}, and the config claims"
+        " none: no number here counts them"
     ]
