@@ -131,6 +131,13 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+LISTS = [
+    *(("fp8", "modules_to_not_convert"), ("awq", "modules_to_not_convert"), ("compressed-tensors", "ignore")),
+    *(("modelopt", "exclude_modules"), ("bitsandbytes", "llm_int8_skip_modules"), ("mxfp4", "modules_to_not_convert")),
+]
+"""Keys that list modules."""
+
+
 def paths(data: dict[str, Any], inside: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path of every key."""
     for key, value in data.items():
@@ -282,16 +289,18 @@ def test_an_error_about_a_file_beside_a_config_has_its_place_there() -> None:
 
 
 @pytest.mark.parametrize("entry", ["model.layers.{}.x", "*layers.{}.*x*", "re:.*layers.{}.*x", "re:(a|b){}.*x"])
-@pytest.mark.parametrize(
-    ("method", "key"),
-    [
-        *(("fp8", "modules_to_not_convert"), ("awq", "modules_to_not_convert"), ("compressed-tensors", "ignore")),
-        *(("modelopt", "exclude_modules"), ("bitsandbytes", "llm_int8_skip_modules")),
-    ],
-)
+@pytest.mark.parametrize(("method", "key"), LISTS)
 def test_lists_of_22000_entries_take_no_time(method: str, key: str, entry: str) -> None:
     settings = METHODS[method] | {key: [entry.format(n) for n in range(22_000)]}
     outcome(MOE | {"quantization_config": settings})
+
+
+@pytest.mark.parametrize("entry", ENDLESS, ids=lambda entry: ascii(entry[:20]))
+def test_no_name_in_a_list_or_a_map_takes_long_or_upsets_anything(entry: str) -> None:
+    for method, key in LISTS:
+        outcome(MOE | {"quantization_config": METHODS[method] | {key: [entry]}})
+    for method in ("fp8", "modelopt map"):
+        outcome(MOE | {"quantization_config": METHODS[method] | {"quantized_layers": {entry: {"quant_algo": "FP8"}}}})
 
 
 def test_patterns_do_not_look_at_more_experts_than_anybody_has() -> None:
