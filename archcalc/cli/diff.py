@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from archcalc.documents.document import Report
 
 STDOUT = Path("-")
-SIDE = "a spec file, the name of a bundled spec, a saved JSON report, or git:REV:path of either; /dev/null is nothing."
+SIDE = "a spec in each form that a SPEC may have, a saved JSON report, or git:REV:path of a file; /dev/null is nothing."
 
 
 def command(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from archcalc.cli.options import SpecArguments
 from archcalc.errors import ArchcalcError, CheckFailed, harmless
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class StaleReports(CheckFailed):
 
 
 def command(
-    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Spec files or bundled names.")],
+    specs: SpecArguments,
     directory: Annotated[
         Path, typer.Option("--dir", metavar="DIR", help="Where the reports are: NAME.md, NAME.json and pictures.")
     ] = Path("reports"),
