@@ -78,3 +78,10 @@ MLA: Table = {
     "v_head_dim": "v_head_dim",
     "attention_bias": "attention_bias",
 }
+
+EXPERTS_BY_NUMBER = (
+    (r"\.(\d+|\*|\{e\})\.gate_proj", r".\1.w1"),
+    (r"\.(\d+|\*|\{e\})\.down_proj", r".\1.w2"),
+    (r"\.(\d+|\*|\{e\})\.up_proj", r".\1.w3"),
+)
+"""An expert's matrices as Mixtral's checkpoint calls them (transformers, conversion_mapping.py)."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from archcalc.hf import rules
 from archcalc.hf.config import Config
 from archcalc.hf.dialect import Dialect, Fixed, Key, Must, Table
-from archcalc.hf.families.common import BACKBONE, DEEPSEEK_MOE, DENSE, MLA
+from archcalc.hf.families.common import BACKBONE, DEEPSEEK_MOE, DENSE, EXPERTS_BY_NUMBER, MLA
 from archcalc.hf.patterns import first_dense, first_layer_dense, indexers, kda, layers, named
 
 WITH_MTP: Table = {**BACKBONE, "num_nextn_predict_layers": rules.mtp("num_nextn_predict_layers")}
@@ -66,9 +66,7 @@ INDEXED = DEEPSEEK_V3.harmless | {"layer_types", "first_k_dense_replace"}
 
 KIMI_NAMES = (
     (r"\.mlp\.(?=experts|shared_experts|routed_expert|gate(\.|$))", ".block_sparse_moe."),
-    (r"\.(\d+|\*|\{e\})\.gate_proj", r".\1.w1"),
-    (r"\.(\d+|\*|\{e\})\.down_proj", r".\1.w2"),
-    (r"\.(\d+|\*|\{e\})\.up_proj", r".\1.w3"),
+    *EXPERTS_BY_NUMBER,
 )
 """Modules of Kimi Linear's and K3's mixtures, as their releases call them."""
 

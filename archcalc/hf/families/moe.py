@@ -5,7 +5,7 @@ from __future__ import annotations
 from archcalc.hf import rules
 from archcalc.hf.config import Config
 from archcalc.hf.dialect import Dialect, Fixed, Key, Rule, Table
-from archcalc.hf.families.common import BACKBONE, BIASED, DEEPSEEK_MOE, DENSE, GQA, MOE, SLIDING
+from archcalc.hf.families.common import BACKBONE, BIASED, DEEPSEEK_MOE, DENSE, EXPERTS_BY_NUMBER, GQA, MOE, SLIDING
 from archcalc.hf.families.dense import HALF, QWEN3_ATTENTION
 from archcalc.hf.patterns import (
     LAYER_TYPES,
@@ -24,9 +24,7 @@ from archcalc.hf.patterns import (
 
 MIXTRAL_NAMES = (
     (r"\.mlp\.", ".block_sparse_moe."),
-    (r"\.(\d+|\*|\{e\})\.gate_proj", r".\1.w1"),
-    (r"\.(\d+|\*|\{e\})\.down_proj", r".\1.w2"),
-    (r"\.(\d+|\*|\{e\})\.up_proj", r".\1.w3"),
+    *EXPERTS_BY_NUMBER,
 )
 """Mixtral's checkpoint calls its experts' matrices so (transformers, conversion_mapping.py)."""
 
