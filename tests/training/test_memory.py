@@ -201,6 +201,16 @@ def test_cached_placeholders_are_one_of_each_weight_shape() -> None:
     assert ranks("kimi-k2", "activations.kernels=eager")[1].cached == 0
 
 
+def test_the_heads_gathered_input_stays_whatever_placeholders_are_cached() -> None:
+    """Rank 15 holds the head, whose input is T x 7168 in bf16 with the rows of all devices: Megatron-LM's global
+    buffer, no placeholder."""
+    sp = ("parallel.tp=2", "parallel.sp=true", "parallel.world=512", "activations.recompute=[]", "activations.fp8=[]")
+    last = ranks("kimi-k2", *sp, "memory.placeholder_grads=false")[15]
+    assert last.cached == 2 * T * 7168
+    assert ranks("kimi-k2", *sp, "memory.placeholder_grads=false")[14].cached == 0
+    assert ranks("kimi-k2", *sp, "activations.kernels=eager")[15].cached == 0
+
+
 def test_query_key_and_value_are_one_weight_to_the_cache() -> None:
     """Llama 3.1 70B: (64 + 2·8)·128 x 8192 beside o_proj's 8192 x 8192 and gate-and-up, down; no head, no
     embedding."""
