@@ -242,3 +242,24 @@ def test_live_states_of_the_test_itself_are_the_schedules() -> None:
     order = get_schedule("interleaved-1f1b").order(k2_plan().pipeline, 1)
     assert max(sum(s.live) for _, s in states_of(order, 2)) == 46
     assert Fraction(46, 1) == ranks("kimi-k2")[1].live_chunks
+
+
+def test_iteration_1_runs_without_the_moments() -> None:
+    """AdamW's moments are 8 of the 12 bytes that it keeps a parameter. With an efficiency of 1 nothing is rounded, and
+    the worst moment of rank 1 is one of the pipeline."""
+    options = ("precision.optimizer=adamw", "memory.allocator_efficiency=1")
+    r = ranks("kimi-k2", *options, "parallel.world=2048")[1]
+    assert r.moment != "optimizer step"
+    assert r.peak - r.peak_first == r.static.late
+    few = ranks("kimi-k2", *options)[1]  # 256 devices: 34 GB of moments, more than what a pipeline keeps under offload
+    assert few.peak_first == few.total - few.activation - few.transient
+    assert abs(r.static.late - Fraction(8, 12) * r.static.optimizer) < 2  # dense and expert shards are rounded apart
+
+
+def test_the_first_step_has_the_moments_that_it_makes() -> None:
+    """FusedAdam that holds the master makes all its states in the step: what the step itself takes stands beside them,
+    with nothing alive of the pipeline."""
+    few = ("parallel.world=256", "batch.global_tokens=8388608", "activations.offload=all")
+    r = ranks("kimi-k2", "precision.optimizer=adamw-precision-aware", "memory.allocator_efficiency=1", *few)[1]
+    assert (r.moment, r.static.late) == ("optimizer step", r.static.optimizer)
+    assert r.peak_first == r.peak == r.total
