@@ -10,7 +10,8 @@ from typing import NamedTuple
 from archcalc.calc.activations import Saved, Savers, saved_rows
 from archcalc.calc.sharding import Shards
 from archcalc.tape import Segment, Tape
-from archcalc.training.transient import head_transient, layer_backward, layer_forward
+from archcalc.training.transient import head_backward, head_transient, layer_backward, layer_forward
+from archcalc.training.weight_grads import NO_GRADS, WeightGrads, head_gradient
 
 
 class SegmentMemory(NamedTuple):
@@ -74,15 +75,21 @@ def chunk_memory(pieces: Iterable[tuple[SegmentMemory, int]], gathered: int = 0)
 
 @lru_cache(maxsize=4096)
 def segment_memory(
-    tape: Tape, n: int, shards: Shards, savers: Savers, offload: frozenset[str] | None = frozenset()
+    tape: Tape,
+    n: int,
+    shards: Shards,
+    savers: Savers,
+    offload: frozenset[str] | None = frozenset(),
+    grads: WeightGrads = NO_GRADS,
 ) -> SegmentMemory:
-    """The segment at a place of the tape. `offload` holds the sites whose storages wait in host memory, None all.
+    """The segment at a place of the tape. `offload` holds the sites whose storages wait in host memory, None all;
+    `grads` says how weights' gradients are made.
 
     Remembered: plans that differ in placement, schedule or owners ask for the same segments.
     """
     segment, rows = tape.segments[n], segment_rows(tape, n, shards, savers)
     needed = linear_inputs(segment)
-    forward, backward = _transient(tape, n, shards, savers, rows)
+    forward, backward = _transient(tape, n, shards, savers, rows, grads)
     return SegmentMemory(
         path=segment.path,
         saved=_sum(rows),
@@ -103,15 +110,21 @@ def segment_rows(tape: Tape, n: int, shards: Shards, savers: Savers) -> list[Sav
     return rows
 
 
-def _transient(tape: Tape, n: int, shards: Shards, savers: Savers, rows: list[Saved]) -> tuple[int, int]:
+def _transient(
+    tape: Tape, n: int, shards: Shards, savers: Savers, rows: list[Saved], grads: WeightGrads
+) -> tuple[int, int]:
     """What one copy of a segment takes while it runs forward, and backward, beside what is kept [bytes]."""
     segment = tape.segments[n]
     head = tape.segments[head_of(tape)] if segment.part == "mtp" else segment
     loss = head_transient(head, shards, savers) or (0, 0)
+    gradient = head_gradient(head, shards, grads)
+    if gradient:
+        loss = loss[0], max(loss[1], head_backward(head, shards, rows, gradient))
     if head is segment and loss != (0, 0):
         return loss
+    one_gemm = "fused" in savers.variants
     bare = segment_rows(tape, n, shards, Savers(variants=savers.variants))
-    back = max(0, layer_backward(segment, shards, bare) - _sum(rows))
+    back = max(0, layer_backward(segment, shards, bare, grads, one_gemm=one_gemm) - _sum(rows))
     return max(layer_forward(segment, shards, rows), loss[0]), max(back, loss[1])
 
 

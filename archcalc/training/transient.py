@@ -13,6 +13,7 @@ from archcalc.calc.liveness import backward_peak, forward_peak
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
 from archcalc.tape.dims import product
+from archcalc.training.weight_grads import NO_GRADS, WeightGrads, after_operands, beside_operands
 
 CHUNKED_LOSS_TOKENS = 1024
 """Tokens of one piece of a chunked head and loss; assumed, no source gives one number."""
@@ -24,10 +25,15 @@ def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved]) -> in
     return max(forward_peak(segment, shards, kept), routed_copies(segment, shards, kept))
 
 
-def layer_backward(segment: Segment, shards: Shards, bare: Sequence[Saved]) -> int:
+def layer_backward(
+    segment: Segment, shards: Shards, bare: Sequence[Saved], grads: WeightGrads = NO_GRADS, *, one_gemm: bool = True
+) -> int:
     """All that one copy of a segment takes backward [bytes]. `bare` is what it would keep without savers: all
-    of it is there again before its backward starts."""
-    return backward_peak(segment, shards, {row.storage: row.nbytes for row in bare}) + _ring_buffers(segment, shards)
+    of it is there again before its backward starts. `grads` and `one_gemm` say how weights' gradients are made."""
+    kept = {row.storage: row.nbytes for row in bare}
+    made = beside_operands(segment, shards, grads, one_gemm=one_gemm)
+    after = after_operands(segment, shards, grads)
+    return backward_peak(segment, shards, kept, made, after) + _ring_buffers(segment, shards)
 
 
 def routed_copies(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
@@ -95,6 +101,16 @@ def head_transient(segment: Segment, shards: Shards, savers: Savers) -> tuple[in
     tokens = max(1, _tokens(loss, shards))
     piece = 7 * logits * min(tokens, CHUNKED_LOSS_TOKENS) // tokens
     return piece, piece
+
+
+def head_backward(segment: Segment, shards: Shards, rows: Sequence[Saved], gradient: int) -> int:
+    """What the head's linear takes backward where its weight's `gradient` is a tensor of its own, beside what the
+    segment keeps [bytes]: the logits' gradient in place of what the loss kept, its input's, and that one."""
+    loss = next(op for op in segment.ops if op.site == "loss")
+    kept = sum(row.nbytes for row in rows if row.site == "loss")
+    part = local_bytes(head_input(segment), shards)
+    whole = gathered_head_input(segment, shards)
+    return local_bytes(loss.inputs[0], shards) - kept + part + whole + gradient
 
 
 def head_input(segment: Segment) -> Storage:
