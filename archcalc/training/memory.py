@@ -21,7 +21,8 @@ class RankMemory:
     """One pipeline rank at its worst moment [bytes]; `peak` has the allocator's efficiency in.
 
     `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `peak_first` the
-    peak of the first iteration, which runs before the optimizer has made its moments and steps with them.
+    peak of the first iteration, which runs before the optimizer has made its moments and steps with them; `resting`
+    what is allocated between steps.
     """
 
     rank: int
@@ -36,6 +37,7 @@ class RankMemory:
     running: int
     peak: int
     peak_first: int
+    resting: int
     moment: str
     chunk_memory: tuple[ChunkMemory, ...]
 
@@ -75,6 +77,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         running=running,
         peak=run.fragmented(total),
         peak_first=run.fragmented(max(running - held.late, resting + held.step)),
+        resting=run.fragmented(resting + own.left + held.copied),
         moment=text,
         chunk_memory=sizes,
     )

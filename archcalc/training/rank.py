@@ -26,12 +26,14 @@ class Rank:
             LinearWithGradAccumulationAndAsyncCommunication, takes it from core/utils.py, GlobalMemoryBuffer, in
             forward and backward, whatever gradients are cached) [bytes].
         messages: between stages, beside a forward and beside a backward [bytes].
+        left: messages that stay between steps [bytes].
     """
 
     chunks: tuple[Chunk, ...]
     static: Static
     cached: int
     messages: tuple[int, int]
+    left: int
 
 
 def ranks_of(
@@ -46,6 +48,7 @@ def ranks_of(
             static=known[held][0],
             cached=known[held][1],
             messages=messages(schedule, plan.pipeline, rank, message),
+            left=left(schedule, plan.pipeline, rank, message),
         )
         for rank, held in enumerate(placed)
     )
@@ -84,3 +87,14 @@ def messages(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> tu
     if schedule.chunks_per_rank(pipeline.vpp) > 1:
         return 4 * size, 4 * size
     return ((rank > 0) + (rank < pp - 1)) * size, (rank > 0) * size
+
+
+def left(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> int:
+    """Messages that stay between steps [bytes]: the last input of each chunk, and its gradient.
+
+    A chunk holds what it was given until it is given the next (Megatron-LM core/transformer/transformer_block.py,
+    set_input_tensor); the gradient is the input's own (core/pipeline_parallel/schedules.py, backward_step,
+    retain_grad). The first stage is given nothing.
+    """
+    chunks = schedule.chunks_per_rank(pipeline.vpp)
+    return 2 * size * (chunks - (rank == 0))
