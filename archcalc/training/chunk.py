@@ -111,8 +111,8 @@ def _transient(tape: Tape, n: int, shards: Shards, savers: Savers, rows: list[Sa
     if head is segment and loss != (0, 0):
         return loss
     bare = segment_rows(tape, n, shards, Savers(variants=savers.variants))
-    back = max(0, layer_backward(segment, shards, bare) - _sum(rows))
-    return max(layer_forward(segment, shards, rows), loss[0]), max(back, loss[1])
+    back = max(0, layer_backward(segment, shards, bare, savers.variants) - _sum(rows))
+    return max(layer_forward(segment, shards, rows, savers.variants), loss[0]), max(back, loss[1])
 
 
 def head_of(tape: Tape) -> int:
