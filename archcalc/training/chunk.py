@@ -124,8 +124,9 @@ def _transient(
         return loss
     one_gemm = "fused" in savers.variants
     bare = segment_rows(tape, n, shards, Savers(variants=savers.variants))
-    back = max(0, layer_backward(segment, shards, bare, grads, one_gemm=one_gemm) - _sum(rows))
-    return max(layer_forward(segment, shards, rows), loss[0]), max(back, loss[1])
+    back = layer_backward(segment, shards, bare, grads, one_gemm=one_gemm, variants=savers.variants)
+    back = max(0, back - _sum(rows))
+    return max(layer_forward(segment, shards, rows, savers.variants), loss[0]), max(back, loss[1])
 
 
 def head_of(tape: Tape) -> int:
