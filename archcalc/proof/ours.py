@@ -76,7 +76,7 @@ SETTINGS = (
     Setting("fused", "act", ("core_attn",), core="unfused"),
     Setting("fused", "act", core="unfused"),
     *(Setting(kernels, "out", core="unfused", dropout=(0.1, 0.1)) for kernels in ("fused", "eager")),
-    Setting("fused", "act", dropout=(0.1, 0.1)),
+    Setting("fused", "act", core="flash-attn", dropout=(0.1, 0.1)),
     Setting("fused", "act", ("core_attn",), core="unfused", dropout=(0.0, 0.1)),
     Setting("fused", "act", ("full",), core="unfused", dropout=(0.1, 0.1)),
 )

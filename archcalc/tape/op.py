@@ -12,6 +12,7 @@ Variant = Literal[
     "fused",
     "eager",
     "flash",
+    "flash_copied",
     "unfused",
     "hidden_dropout",
     "attention_dropout",

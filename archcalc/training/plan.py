@@ -119,11 +119,13 @@ class Activations(Section):
     TransformerEngine's with fused ones, plain code with eager ones.
 
     `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
-    it in GPT-2's kin alone. `core: unfused` writes attention's scores out, in 16 bit under fused kernels.
+    it in GPT-2's kin alone. `core`: `flash` is a fused kernel that takes tensors in the layer's order (cuDNN's),
+    `flash-attn` the package of that name, for which TransformerEngine reorders them; `unfused` writes attention's
+    scores out, in 16 bit under fused kernels.
     """
 
     kernels: Literal["fused", "eager"]
-    core: Literal["flash", "unfused"] = "flash"
+    core: Literal["flash", "flash-attn", "unfused"] = "flash"
     hidden_dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
     router_probs: Literal["act", "out"]

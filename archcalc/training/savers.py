@@ -73,6 +73,10 @@ def check_groups(known: frozenset[str]) -> None:
 check_groups(SITES)
 
 
+CORES: dict[str, set[Variant]] = {"flash-attn": {"flash", "flash_copied"}}
+"""Attention cores that are another one and something more."""
+
+
 class Lever(NamedTuple):
     """How activations are kept once one saver more is in use: that saver, and all that are in use with it.
 
@@ -103,7 +107,7 @@ def levers(
     attention_dropout: float = 0.0,
 ) -> tuple[Lever, ...]:
     """From no savers to all that a plan names, one at a time. Raises InputError for a name there is not."""
-    ways = {kernels, core, f"probs_{router_probs}", f"loss_{cross_entropy}"}
+    ways = {kernels, *CORES.get(core, {core}), f"probs_{router_probs}", f"loss_{cross_entropy}"}
     ways |= {"hidden_dropout"} if hidden_dropout else set()
     ways |= {"attention_dropout" if attention_dropout else "attention_undropped"}
     variants: frozenset[Variant] = frozenset(v for v in get_args(Variant) if v in ways)

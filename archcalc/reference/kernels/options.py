@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from archcalc.errors import InputError, did_you_mean
 
 KernelName = Literal["fused", "eager", "counted"]
-CoreName = Literal["flash", "unfused", "counted"]
+CoreName = Literal["flash", "flash-attn", "unfused", "counted"]
 RouterProbs = Literal["act", "out"]
 
 RECOMPUTE = (
@@ -37,9 +37,9 @@ class Options:
 
     Attributes:
         kernels: what the elementwise operations and the experts' products keep.
-        core: `flash` keeps q, k, v, out and the log-sum-exp; `unfused` keeps the whole score matrix, in 16 bit with
-            fused kernels, else in fp32 with fp32 q, k, v; `counted` multiplies no more pairs than a window or an
-            indexer leaves.
+        core: `flash` keeps q, k, v, out and the log-sum-exp, `flash-attn` the same and hands on a copy of out;
+            `unfused` keeps the whole score matrix, in 16 bit with fused kernels, else in fp32 with fp32 q, k, v;
+            `counted` multiplies no more pairs than a window or an indexer leaves.
         router_probs: `act` multiplies them into the experts' activation, `out` after down_proj.
         hidden_dropout, attention_dropout: the chance that an element of a residual branch, or of the embedded tokens,
             and one of the softmax, is dropped.

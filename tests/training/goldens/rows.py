@@ -88,7 +88,12 @@ def rows() -> tuple[Golden, ...]:
     return tuple(found)
 
 
-NAMES = {"family": "family", "container": "container"}
+NAMED: dict[str, dict[str, Any]] = {
+    "tunable_overlap": {"group": 5},
+    "uneven_pipeline": {"first_layers": 2, "last_layers": 2},
+    "account_for_embedding_loss": {"split_with_ends": True},
+}
+"""Settings of tests of these names that their model_config.yaml states."""
 
 
 def table(path: Path) -> tuple[Golden, ...]:
@@ -104,6 +109,8 @@ def _line(line: Mapping[str, str]) -> Golden:
     for key, value in published()["defaults"].items():
         if run[key] is None:
             run[key] = False if isinstance(value, bool) else value if key in ALWAYS else None
+    for name, settings in NAMED.items():
+        run |= settings if name in line["test"] else {}
     if run["cp"] > 1 or any(word in line["test"] for word in ("nondet", "reshard")):
         run["cublas"] = "default"
     return Golden(

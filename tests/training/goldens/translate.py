@@ -169,18 +169,28 @@ def _ffn(row: Golden) -> dict[str, Any]:
     return {"dense": dense, "moe": moe}
 
 
+def deterministic(row: Golden) -> bool:
+    """Whether the run asks for deterministic kernels (NVTE_ALLOW_NONDETERMINISTIC_ALGO=0, CUBLAS_WORKSPACE_CONFIG)."""
+    return row.run.get("cublas") != "default"
+
+
 def core(row: Golden) -> str:
     """The attention core that ran.
 
-    `auto` leaves it to TransformerEngine, which takes a fused kernel; the long-term image of 2025 had none that is
-    deterministic, so that --deterministic-mode left the unfused one (inferred: its goldens are those of the runs with
-    `--attention-backend unfused`).
+    `auto` leaves it to TransformerEngine (attention/dot_product_attention/utils.py, get_attention_backend): cuDNN's
+    fused kernel from sm90 on, flash-attn below; where kernels have to be deterministic cuDNN's only on sm90 (below by
+    that function, on Blackwell as its goldens say), and flash-attn only from 2.4.1 on, which the long-term image of
+    2025 did not have: its goldens are those of the runs with `--attention-backend unfused`.
     """
     backend = str(row["attention_backend"])
-    if backend == "auto":
-        late = row.container == "lts" and row.date < "2026" and row.run.get("cublas") != "default"
-        return "unfused" if late else "flash"
-    return "flash" if backend == "flash" else "unfused"
+    if backend == "flash":
+        return "flash-attn"
+    if backend != "auto":
+        return "unfused"
+    if row.container == "lts" and row.date < "2026" and deterministic(row):
+        return "unfused"
+    cudnn = row.device == "h100" or (row.device != "a100" and not deterministic(row))
+    return "flash" if cudnn else "flash-attn"
 
 
 def layout(row: Golden) -> str | list[int]:
@@ -207,8 +217,8 @@ def _expanded(text: str) -> str:
     return re.sub(r"(\w)\*(\d+)", lambda m: m[1] * int(m[2]), text)
 
 
-def plan(row: Golden, *, first: bool = False) -> Plan:
-    """The plan of a row. `first`: as it stands before the first backward made its workspaces."""
+def plan(row: Golden) -> Plan:
+    """The plan of a row."""
     run = row.run
     least = run["pp"] * run["tp"] * run["cp"]
     experts = run["pp"] * run["ep"] * (run.get("etp") or run["tp"]) if run.get("experts") else 1
@@ -221,18 +231,16 @@ def plan(row: Golden, *, first: bool = False) -> Plan:
         "fp8": [],
         "offload": "none",
         "moe_imbalance": 1.0,
+        "hidden_dropout": run["hidden_dropout"],
+        "attention_dropout": run["attention_dropout"],
         "cross_entropy": "te" if run["cross_entropy"] == "fused:te" else "fused",
     }
-    for name in ("hidden_dropout", "attention_dropout"):
-        if name in type_fields():
-            activations[name] = run[name]
     memory: dict[str, Any] = {
-        "fixed": f"{fixed(row, first=first)}B",
+        "fixed": f"{fixed(row)}B",
         "allocator_efficiency": 1.0,
         "placeholder_grads": bool(run["grad_accum_fusion"]) and row.container == "dev" and row.date >= "2026",
+        "gradient_accumulation_fusion": bool(run["grad_accum_fusion"]),
     }
-    if "gradient_accumulation_fusion" in Plan.model_fields["memory"].annotation.model_fields:
-        memory["gradient_accumulation_fusion"] = bool(run["grad_accum_fusion"])
     return Plan.model_validate(
         {
             "kind": "plan",
@@ -258,13 +266,6 @@ def plan(row: Golden, *, first: bool = False) -> Plan:
             "memory": memory,
         }
     )
-
-
-def type_fields() -> set[str]:
-    """Fields of a plan's activations."""
-    from archcalc.training.plan import Activations
-
-    return set(Activations.model_fields)
 
 
 SELECTIVE = {"layernorm": "layernorm", "mla_up_proj": "mla_up_proj", "mlp": "mlp", "moe_act": "swiglu", "moe": "moe"}

@@ -14,7 +14,7 @@ HOPPER, BLACKWELL = {"h100", "h200"}, {"gb200", "b200"}
 
 
 class Workspace(NamedTuple):
-    """A buffer that stays for the whole run."""
+    """A buffer that stays for the whole run; a `late` one is made by the first backward."""
 
     what: str
     nbytes: int
@@ -23,12 +23,12 @@ class Workspace(NamedTuple):
 
 def workspaces(row: Golden) -> list[Workspace]:
     """All of a run."""
-    return [*_torch(row), *_transformer_engine(row), *_scores(row)]
+    return [*_torch(row), *_transformer_engine(row), *_global_buffer(row)]
 
 
-def fixed(row: Golden, *, first: bool = False) -> int:
-    """Their sum [bytes]; `first`: without those that the first backward has not made yet."""
-    return sum(each.nbytes for each in workspaces(row) if not (first and each.late))
+def fixed(row: Golden) -> int:
+    """Their sum [bytes]."""
+    return sum(each.nbytes for each in workspaces(row))
 
 
 def _torch(row: Golden) -> list[Workspace]:
@@ -45,19 +45,29 @@ def _torch(row: Golden) -> list[Workspace]:
 
 def _transformer_engine(row: Golden) -> list[Workspace]:
     """TransformerEngine's own: 4 MiB, from sm90 on 32 MiB and 1 KiB; four more where GEMMs are grouped, one a stream
-    (pytorch/cpp_extensions/gemm.py, get_cublas_workspace_size_bytes; module/base.py, get_multi_stream_cublas_workspace).
+    (pytorch/cpp_extensions/gemm.py, get_cublas_workspace_size_bytes; module/base.py,
+    get_multi_stream_cublas_workspace).
+    A router's GEMM is its own in any case (Megatron-LM core/transformer/moe/moe_utils.py, RouterGatingLinearFunction).
     """
-    if row["transformer_impl"] == "local":
+    if row["transformer_impl"] == "local" and not row.run.get("experts"):
         return []
     size = 4 * MIB if row.device not in HOPPER | BLACKWELL else 32 * MIB + 1024
     grouped = 4 if row["grouped_gemm"] else 0
     return [Workspace("TransformerEngine's cuBLAS workspace", size)] * (1 + grouped)
 
 
-def _scores(row: Golden) -> list[Workspace]:
-    """Local attention multiplies queries and keys into a buffer of GlobalMemoryBuffer, batch x heads x seq^2 of 16 bit
-    (Megatron-LM core/transformer/dot_product_attention.py, matmul_input_buffer)."""
-    if row["transformer_impl"] != "local":
-        return []
-    scores = row["mbs"] * row["heads"] // row["tp"] * row["seq"] ** 2
-    return [Workspace("local attention's buffer of scores", 2 * scores)]
+def _global_buffer(row: Golden) -> list[Workspace]:
+    """GlobalMemoryBuffer's tensor "mpu" of 16 bit (Megatron-LM core/utils.py), which stays at its largest: the gathered
+    input of a sequence-parallel head, which archcalc counts itself; the scores that local attention starts from
+    (core/transformer/dot_product_attention.py, matmul_input_buffer); tokens of all ranks of a TP x EP group, which the
+    all-gather dispatcher gathers (core/transformer/moe/token_dispatcher.py, use_global_buffer)."""
+    run = row.run
+    tokens = run["mbs"] * run["seq"] // run["cp"]
+    head = 2 * tokens * run["hidden"] if run["sp"] and run["tp"] > 1 else 0
+    scores = gathered = 0
+    if run["transformer_impl"] == "local":
+        scores = 2 * (run["mbs"] * run["heads"] // run["tp"]) * run["seq"] ** 2
+    if run.get("dispatcher") == "allgather":
+        ranks = run["ep"] * (run.get("etp") or run["tp"])
+        gathered = 2 * tokens // (run["tp"] if head else 1) * ranks * run["hidden"] if ranks > 1 else 0
+    return [Workspace("Megatron-LM's global buffer", max(head, scores, gathered) - head)]
