@@ -113,7 +113,8 @@ class Precision(Section):
 
 class Activations(Section):
     """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
-    TransformerEngine's with fused ones, plain code with eager ones."""
+    TransformerEngine's with fused ones, plain code with eager ones. `attention_mask: loader` is a mask that the data
+    loader makes, seq x seq bytes for each sequence."""
 
     kernels: Literal["fused", "eager"]
     core: Literal["flash", "unfused"] = "flash"
@@ -123,6 +124,7 @@ class Activations(Section):
     offload: Text | list[Text]
     moe_imbalance: Annotated[float, Field(ge=1)]
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
+    attention_mask: Literal["none", "loader"] = "none"
 
     @property
     def loss(self) -> str:
@@ -196,13 +198,15 @@ class Memory(Section):
 
 
 class Plan(Section):
-    """A training plan."""
+    """A training plan. `stack` names a file with a training framework's facts, which fill in what the plan leaves out
+    and add their workspaces to `memory.fixed`."""
 
     kind: Literal["plan"]
     name: Text
     title: str = ""
     sources: dict[str, Text] = Field(default_factory=dict)
     hardware: Text
+    stack: Text | None = None
     parallel: Parallel
     schedule: ScheduleSection
     batch: Batch
