@@ -29,11 +29,12 @@ from archcalc.hardware import Hardware
 from archcalc.section import Section
 from archcalc.serving.engine import Engine
 from archcalc.training.plan import Plan
+from archcalc.training.stack import Stack
 from tests.reference import tiny
 from tests.support import Ran, dumped, run
 from tests.towers import small
 
-KINDS: dict[str, type[Section]] = {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine}
+KINDS: dict[str, type[Section]] = {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine, "stack": Stack}
 
 # ------------------------------------------------------------------------------------------------ files that set keys
 
@@ -419,9 +420,19 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
             (
                 "serve k25 --gpu {} --gpus 16 --offload-experts host",
                 "train latent.yaml --plan pipelined.yaml --set hardware={}",
+                "train latent.yaml --plan pipelined.yaml --set hardware={} --set stack=megatron-2025",
             ),
         ),
         "l40s": (bundled("hardware", "l40s"), ("serve llama-3.1-70b --gpu {} --gpus 8",)),
+    },
+    "stack": {
+        "megatron": (
+            bundled("stacks", "megatron-2025"),
+            (
+                "train latent.yaml --plan pipelined.yaml --set stack={}",
+                "train latent.yaml --plan pipelined.yaml --set stack={} --set hardware=a100",
+            ),
+        ),
     },
     "engine": {
         "vllm": (

@@ -20,6 +20,7 @@ from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.offload import offload_need
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run, compiled
+from archcalc.training.stack import settled, stack_lines
 from archcalc.units import format_bytes
 from archcalc.workload import Workload
 
@@ -93,6 +94,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
     run = run_of(spec, plan)
     ranks = training_memory(run)
     top = worst(ranks)
+    filled, stack = settled(plan)
     shown = top if rank is None else ranks[_checked(rank, len(ranks))]
     hardware = load_hardware(plan.hardware)
     tables = [
@@ -120,7 +122,8 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
         tables=tables,
         assumptions=[
             *_assumed(plan),
-            *_unlisted(plan),
+            *stack_lines(plan, stack, hardware),
+            *_unlisted(filled),
             *run.tape.assumed,
             *(f"{hardware.name}: {line}" for line in hardware.defaults if line.startswith("memory_") or need),
         ],
@@ -133,7 +136,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             " many logs print exactly that.",
             "transient: gradients, recomputed tensors and routed copies of the running layer, logits, messages between"
             " stages.",
-            "fixed: the plan's memory.fixed and what fused kernels cache for the whole run.",
+            "fixed: the plan's memory.fixed, what fused kernels cache for the whole run, and its stack's workspaces.",
         ),
         notes=_notes(spec, plan, run, ranks, hardware.memory_visible_bytes),
     )
@@ -179,7 +182,7 @@ def rank_row(r: RankMemory) -> dict[str, Any]:
         "buffers_bytes": r.static.buffers,
         "activation_bytes": r.activation,
         "transient_bytes": r.transient,
-        "fixed_bytes": r.fixed + r.cached,
+        "fixed_bytes": r.fixed + r.cached + r.workspaces,
         "offloaded_bytes": r.offloaded,
         "peak_bytes": r.peak,
         "peak_first_bytes": r.peak_first,
@@ -205,6 +208,7 @@ def terms(r: RankMemory) -> list[dict[str, Any]]:
             r.cached,
             "a placeholder gradient of each weight shape; the head's gathered input under SP",
         ),
+        ("workspaces", r.workspaces, "of libraries, as the plan's stack says"),
         ("fragmentation", r.peak - r.total, "what the allocator can't use: memory.allocator_efficiency"),
     ]
     return [{"path": name, "term": name, "bytes": n, "what": what} for name, n, what in rows]

@@ -116,7 +116,8 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 class Activations(Section):
     """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
-    TransformerEngine's with fused ones, plain code with eager ones.
+    TransformerEngine's with fused ones, plain code with eager ones. `attention_mask: loader` is a mask that the data
+    loader makes, seq x seq bytes for each sequence.
 
     `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
     it in GPT-2's kin alone. `core`: `flash` is a fused kernel that takes tensors in the layer's order (cuDNN's),
@@ -134,6 +135,7 @@ class Activations(Section):
     offload: Text | list[Text]
     moe_imbalance: Annotated[float, Field(ge=1)]
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
+    attention_mask: Literal["none", "loader"] = "none"
 
     @property
     def loss(self) -> str:
@@ -209,13 +211,15 @@ class Memory(Section):
 
 
 class Plan(Section):
-    """A training plan."""
+    """A training plan. `stack` names a file with a training framework's facts, which fill in what the plan leaves out
+    and add their workspaces to `memory.fixed`."""
 
     kind: Literal["plan"]
     name: Text
     title: str = ""
     sources: dict[str, Text] = Field(default_factory=dict)
     hardware: Text
+    stack: Text | None = None
     parallel: Parallel
     schedule: ScheduleSection
     batch: Batch

@@ -11,14 +11,15 @@ from archcalc.calc.sharding import Shards
 from archcalc.tape import Tape
 from archcalc.training.placement import check_model, chunks
 from archcalc.training.plan import Plan
-from archcalc.training.rank import Rank, ranks_of
+from archcalc.training.rank import Rank, Resting, ranks_of
 from archcalc.training.savers import Lever
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
+from archcalc.training.stack import Stack, settled
 from archcalc.training.weight_grads import WeightGrads
 
 VOCAB_DIVISIBLE_BY = 128
 """Megatron-LM pads the vocabulary to a multiple of this times tp (--make-vocab-size-divisible-by, training/tokenizer);
-here only where tp does not divide it."""
+here only where tp does not divide it, unless the plan names a stack, which says how."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,7 @@ class Run:
         devices: of one stage in one model replica.
         item_bytes: of a parameter and of its gradient [bytes].
         weight_grads: how weights' gradients reach the accumulation buffer.
+        mask: the data loader's attention mask of one micro-batch [bytes].
         fixed: what no formula gives [bytes].
         efficiency: share of the memory that the allocator can use.
         utilization: share of the peak FLOP/s that computes.
@@ -50,6 +52,7 @@ class Run:
     devices: int
     item_bytes: tuple[int, int]
     weight_grads: WeightGrads
+    mask: int
     fixed: int
     efficiency: Fraction
     utilization: float
@@ -86,9 +89,12 @@ def compiled(tape: Tape, plan: Plan) -> Run:
     Raises:
         InputError: where model and plan don't fit each other.
     """
-    shards, schedule = mesh_of(plan), get_schedule(plan.schedule.kind)
+    plan, stack = settled(plan)
+    shards, schedule = mesh_of(plan, stack), get_schedule(plan.schedule.kind)
     check_model(tape, shards)
-    placed = chunks(tape, schedule, plan.pipeline, plan.parallel.layout, decoupled=plan.vision.decoupled)
+    layout = stack.layers if stack is not None and plan.parallel.layout == "auto" else plan.parallel.layout
+    placed = chunks(tape, schedule, plan.pipeline, layout, decoupled=plan.vision.decoupled)
+    rests = Resting(tape, plan, stack, shards)
     return Run(
         tape=tape,
         tokens=plan.batch.micro_batch * plan.batch.seq // plan.parallel.cp,
@@ -96,10 +102,11 @@ def compiled(tape: Tape, plan: Plan) -> Run:
         levers=plan.activations.levers(),
         schedule=schedule,
         pipeline=plan.pipeline,
-        ranks=ranks_of(tape, plan, schedule, placed, shards),
+        ranks=ranks_of(rests, schedule, placed),
         devices=plan.parallel.replica // plan.parallel.pp,
         item_bytes=plan.precision.item_bytes,
         weight_grads=weight_grads_of(plan),
+        mask=mask_of(plan),
         fixed=plan.memory.fixed_bytes,
         efficiency=plan.memory.efficiency,
         utilization=plan.memory.compute_utilization,
@@ -115,7 +122,14 @@ def weight_grads_of(plan: Plan) -> WeightGrads:
     return WeightGrads(item, "blank" if blank else "fused")
 
 
-def mesh_of(plan: Plan) -> Shards:
+def mask_of(plan: Plan) -> int:
+    """The data loader's attention mask of one micro-batch on one device [bytes]: a byte for each pair, its queries
+    divided over context-parallel devices (Megatron-LM core/utils.py, get_batch_on_this_cp_rank)."""
+    made = plan.activations.attention_mask == "loader"
+    return plan.batch.micro_batch * plan.batch.seq * plan.batch.seq // plan.parallel.cp if made else 0
+
+
+def mesh_of(plan: Plan, stack: Stack | None = None) -> Shards:
     """The mesh of one stage as the calculators know it."""
     p = plan.parallel
     return Shards(
@@ -124,7 +138,8 @@ def mesh_of(plan: Plan) -> Shards:
         cp=p.cp,
         ep=p.ep,
         etp=p.etp,
-        vocab_multiple=VOCAB_DIVISIBLE_BY * p.tp,
+        vocab_multiple=(VOCAB_DIVISIBLE_BY if stack is None else stack.vocabulary_multiple) * p.tp,
+        vocab_always=stack is not None,
         imbalance=Fraction(str(plan.activations.moe_imbalance)),
         ulysses=p.cp_comm == "a2a",
     )
