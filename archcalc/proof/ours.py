@@ -45,6 +45,7 @@ class Setting(NamedTuple):
     fp8: tuple[str, ...] = ()
     core: str = "flash"
     dropout: tuple[float, float] = (0.0, 0.0)
+    deterministic: bool = False
 
     @property
     def plain(self) -> bool:
@@ -59,7 +60,8 @@ class Setting(NamedTuple):
 
     def __str__(self) -> str:
         pieces = [self.kernels, *([self.core] if self.core != "flash" else []), f"probs@{self.router_probs}"]
-        return " ".join([*pieces, *(f"+{name}" for name in (*self.recompute, *self.fp8, *self.drops))])
+        more = ("deterministic",) if self.deterministic else ()
+        return " ".join([*pieces, *(f"+{name}" for name in (*self.recompute, *self.fp8, *self.drops, *more))])
 
 
 K2 = ("layernorm", "swiglu", "mla_up_proj", "moe_down_proj")
@@ -76,7 +78,7 @@ SETTINGS = (
     Setting("fused", "act", ("core_attn",), core="unfused"),
     Setting("fused", "act", core="unfused"),
     *(Setting(kernels, "out", core="unfused", dropout=(0.1, 0.1)) for kernels in ("fused", "eager")),
-    Setting("fused", "act", core="flash-attn", dropout=(0.1, 0.1)),
+    Setting("fused", "act", core="flash-attn", dropout=(0.1, 0.1), deterministic=True),
     Setting("fused", "act", ("core_attn",), core="unfused", dropout=(0.0, 0.1)),
     Setting("fused", "act", ("full",), core="unfused", dropout=(0.1, 0.1)),
 )
@@ -167,6 +169,7 @@ def activations(spec: Spec) -> Sides:
             cross_entropy=setting.kernels,
             hidden_dropout=setting.dropout[0],
             attention_dropout=setting.dropout[1],
+            deterministic=setting.deterministic,
         )
         for segment in (*backbone, *(tower if setting.plain else ())):
             kept = saved_bytes(segment, Shards(), how)

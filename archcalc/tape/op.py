@@ -19,6 +19,7 @@ Variant = Literal[
     "attention_undropped",
     "probs_act",
     "probs_out",
+    "deterministic",
     "loss_eager",
     "loss_fused",
     "loss_te",

@@ -122,7 +122,8 @@ class Activations(Section):
     `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
     it in GPT-2's kin alone. `core`: `flash` is a fused kernel that takes tensors in the layer's order (cuDNN's),
     `flash-attn` the package of that name, for which TransformerEngine reorders them; `unfused` writes attention's
-    scores out, in 16 bit under fused kernels.
+    scores out, in 16 bit under fused kernels. `deterministic` is Megatron-LM's --deterministic-mode without
+    --moe-permute-fusion: rows of experts are added up by a kernel that keeps them.
     """
 
     kernels: Literal["fused", "eager"]
@@ -130,6 +131,7 @@ class Activations(Section):
     hidden_dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
     router_probs: Literal["act", "out"]
+    deterministic: bool = False
     recompute: list[Text]
     fp8: list[Text]
     offload: Text | list[Text]
@@ -160,6 +162,7 @@ class Activations(Section):
         return levers(
             kernels=self.kernels,
             core=self.core,
+            deterministic=self.deterministic,
             router_probs=self.router_probs,
             cross_entropy=self.loss,
             recompute=self.recompute,

@@ -75,19 +75,24 @@ def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
     fixed = static(weights, shards, owners, items, plan.precision.optimizer)
+    heads = any(op.site == "head" for chunk in held for n, _ in chunk for op in tape.segments[n].ops)
+    heads |= any(tape.segments[n].part == "mtp" for chunk in held for n, _ in chunk)
     if plan.activations.kernels != "fused":
-        return fixed, 0, _workspaces(plan, stack, weights)
+        return fixed, 0, _workspaces(plan, stack, weights, heads)
     gathered = sum(gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk)
     cached = items[0] * placeholders(tape, weights, shards) if _caches(plan) else 0
-    return fixed, cached + gathered, _workspaces(plan, stack, weights)
+    return fixed, cached + gathered, _workspaces(plan, stack, weights, heads)
 
 
-def _workspaces(plan: Plan, stack: Stack | None, weights: Held) -> int:
-    """The workspaces of a plan's stack on a rank with these weights [bytes]."""
+def _workspaces(plan: Plan, stack: Stack | None, weights: Held, heads: bool) -> int:
+    """The workspaces of a plan's stack on a rank with these weights [bytes]; `heads` says whether it runs the head,
+    whose weight may be the embedding's. Unfused attention multiplies with torch too (TransformerEngine,
+    attention/dot_product_attention/backends.py, `UnfusedDotProductAttention`)."""
     if stack is None:
         return 0
     roles = {w.role for w, _ in weights}
-    runs = {"torch"} if plan.activations.kernels == "eager" or roles & {"head", "router"} else set()
+    plain = plan.activations.kernels == "eager" or plan.activations.core == "unfused"
+    runs = {"torch"} if plain or heads or "router" in roles else set()
     if plan.activations.kernels == "fused":
         runs |= {"fused", "experts"} if "routed_expert" in roles else {"fused"}
     return stack.workspace_bytes(load_hardware(plan.hardware), frozenset(runs))

@@ -105,9 +105,11 @@ def levers(
     offload: str | Sequence[str],
     hidden_dropout: float = 0.0,
     attention_dropout: float = 0.0,
+    deterministic: bool = False,
 ) -> tuple[Lever, ...]:
     """From no savers to all that a plan names, one at a time. Raises InputError for a name there is not."""
     ways = {kernels, *CORES.get(core, {core}), f"probs_{router_probs}", f"loss_{cross_entropy}"}
+    ways |= {"deterministic"} if deterministic else set()
     ways |= {"hidden_dropout"} if hidden_dropout else set()
     ways |= {"attention_dropout" if attention_dropout else "attention_undropped"}
     variants: frozenset[Variant] = frozenset(v for v in get_args(Variant) if v in ways)
@@ -137,6 +139,7 @@ def savers(
     fp8: Sequence[str] = (),
     hidden_dropout: float = 0.0,
     attention_dropout: float = 0.0,
+    deterministic: bool = False,
 ) -> Savers:
     """The savers of these names, all in use. Raises InputError for a name there is not."""
     return levers(
@@ -149,6 +152,7 @@ def savers(
         offload="none",
         hidden_dropout=hidden_dropout,
         attention_dropout=attention_dropout,
+        deterministic=deterministic,
     )[-1].savers
 
 

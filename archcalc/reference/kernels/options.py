@@ -41,6 +41,7 @@ class Options:
             `unfused` keeps the whole score matrix, in 16 bit with fused kernels, else in fp32 with fp32 q, k, v;
             `counted` multiplies no more pairs than a window or an indexer leaves.
         router_probs: `act` multiplies them into the experts' activation, `out` after down_proj.
+        deterministic: whether experts' rows are added up by index_add whatever the kernels are.
         hidden_dropout, attention_dropout: the chance that an element of a residual branch, or of the embedded tokens,
             and one of the softmax, is dropped.
         recompute: names out of `RECOMPUTE`.
@@ -53,6 +54,7 @@ class Options:
     kernels: KernelName = "fused"
     core: CoreName = "flash"
     router_probs: RouterProbs = "act"
+    deterministic: bool = False
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
     recompute: frozenset[str] = frozenset()

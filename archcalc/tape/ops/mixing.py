@@ -265,7 +265,9 @@ class MixingOperations(Recorder):
 
     def combine(self, x: Tensor, name: str, rows: Dims) -> Tensor:
         """Exchange back and add up: [R, h] -> [T, h]. With `probs_out` the probabilities multiply here, which keeps the
-        experts' output and the probabilities (fp32 fused, bf16 eager); eager code also keeps index_add's source."""
+        experts' output and the probabilities (fp32 fused, bf16 eager); eager code also keeps index_add's source, and so
+        does Megatron-LM in its deterministic mode (core/transformer/moe/moe_utils.py, `unpermute`; torch
+        tools/autograd/derivatives.yaml, index_add)."""
         p32, p16 = Storage(x.rows, (), "float32"), Storage(x.rows, (), self.dtype)
         source = Storage(x.rows, x.features, self.dtype)
         y = Tensor(rows, x.features, Storage(rows, x.features, self.dtype))
@@ -274,7 +276,7 @@ class MixingOperations(Recorder):
             Save(p32, ("fused", "probs_out")),
             Save(p16, ("eager", "probs_out")),
             Save(source, ("eager", "probs_out")),
-            Save(x.storage, ("eager", "probs_act")),
+            *(Save(x.storage, (how, "probs_act")) for how in ("eager", "deterministic")),
         )
         self._emit("combine", name, "combine", (x,), y, temps=(p32, p16, source), saves=saves, exchange="return")
         return y

@@ -12,7 +12,7 @@ from archcalc.training.memory import RankMemory, training_memory
 from tests.support import ROOT
 from tests.training.goldens.rows import Golden
 from tests.training.goldens.translate import MISSING, missing, plan, spec
-from tests.training.goldens.workspaces import workspaces
+from tests.training.goldens.workspaces import torch_workspace
 
 PAGE = ROOT / "docs" / "validation.md"
 MARKS = ("<!-- goldens: generated -->", "<!-- /goldens -->")
@@ -41,7 +41,7 @@ class Predicted:
     def first(self) -> int:
         """Predicted peak of the first step: where it has one micro-batch, autograd's workspace comes behind it
         [bytes]."""
-        late = sum(each.nbytes for each in workspaces(self.row) if each.late)
+        late = torch_workspace(self.row)
         return self.rank.peak_first - (late if plan(self.row).micro_batches == 1 else 0)
 
     @property

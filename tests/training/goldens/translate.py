@@ -8,7 +8,7 @@ from typing import Any
 from archcalc.files.model import Spec
 from archcalc.training.plan import Plan
 from tests.training.goldens.rows import Golden
-from tests.training.goldens.workspaces import fixed
+from tests.training.goldens.workspaces import deterministic, fixed, stack
 
 MISSING = {
     "bert": "an encoder whose attention looks both ways, with token types and a pooler",
@@ -19,7 +19,7 @@ MISSING = {
     "cuda_graphs": "memory pools of captured CUDA graphs",
     "deferred_wgrad": "weight gradients of the head that wait (--defer-embedding-wgrad-compute)",
     "ep_overlap": "a forward beside a backward (--overlap-moe-expert-parallel-comm)",
-    "optimizer_instances": "several instances of the distributed optimizer",
+    "repeated": "the golden file repeats another test's, byte for byte: its own option did not reach the run",
     "muon": "Muon in Megatron-LM's layouts",
     "fsdp": "Megatron-LM's own FSDP",
     "hybrid": "layers by a hybrid pattern",
@@ -44,7 +44,7 @@ def missing(row: Golden) -> tuple[str, ...]:
         "cuda_graphs": bool(run.get("cuda_graph")),
         "deferred_wgrad": "defer_embedding_wgrad" in name,
         "ep_overlap": bool(run["ep_overlap"]),
-        "optimizer_instances": "multi_dist_optimizer_instances" in name,
+        "repeated": "multi_dist_optimizer_instances" in name and row.container == "lts" and row.date < "2026",
         "muon": run["optimizer"] == "muon",
         "fsdp": bool(run["fsdp"]),
         "world": row.world is None and bool(run["dist_optimizer"]),
@@ -169,11 +169,6 @@ def _ffn(row: Golden) -> dict[str, Any]:
     return {"dense": dense, "moe": moe}
 
 
-def deterministic(row: Golden) -> bool:
-    """Whether the run asks for deterministic kernels (NVTE_ALLOW_NONDETERMINISTIC_ALGO=0, CUBLAS_WORKSPACE_CONFIG)."""
-    return row.run.get("cublas") != "default"
-
-
 def core(row: Golden) -> str:
     """The attention core that ran.
 
@@ -217,28 +212,36 @@ def _expanded(text: str) -> str:
     return re.sub(r"(\w)\*(\d+)", lambda m: m[1] * int(m[2]), text)
 
 
+def instances(row: Golden) -> int:
+    """Instances of the distributed optimizer (--num-distributed-optimizer-instances, 2 in tests of that name): each
+    shares its states among its own GPUs, so that a GPU has what it has in a run of one instance."""
+    return 2 if "multi_dist_optimizer_instances" in row.test else 1
+
+
 def plan(row: Golden) -> Plan:
     """The plan of a row."""
     run = row.run
     least = run["pp"] * run["tp"] * run["cp"]
     experts = run["pp"] * run["ep"] * (run.get("etp") or run["tp"]) if run.get("experts") else 1
     half = run["precision"] == "fp16"
+    copies = instances(row)
     activations: dict[str, Any] = {
         "kernels": "fused",
         "core": core(row),
         "router_probs": "act",
+        "deterministic": deterministic(row),
         "recompute": _recompute(row),
         "fp8": [],
         "offload": "none",
         "moe_imbalance": 1.0,
         "hidden_dropout": run["hidden_dropout"],
         "attention_dropout": run["attention_dropout"],
+        "attention_mask": "loader" if run.get("attention_mask_in_dataloader", True) else "none",
         "cross_entropy": "te" if run["cross_entropy"] == "fused:te" else "fused",
     }
     memory: dict[str, Any] = {
         "fixed": f"{fixed(row)}B",
         "allocator_efficiency": 1.0,
-        "placeholder_grads": bool(run["grad_accum_fusion"]) and row.container == "dev" and row.date >= "2026",
         "gradient_accumulation_fusion": bool(run["grad_accum_fusion"]),
     }
     return Plan.model_validate(
@@ -246,8 +249,9 @@ def plan(row: Golden) -> Plan:
             "kind": "plan",
             "name": "golden",
             "hardware": row.device,
+            "stack": stack(row),
             "parallel": {
-                "world": row.world or max(least, experts) * 2,
+                "world": (row.world or max(least, experts) * 2) // copies,
                 "pp": run["pp"],
                 "vpp": run["vpp"],
                 "layout": layout(row),
@@ -259,7 +263,7 @@ def plan(row: Golden) -> Plan:
                 "zero": 1 if run["dist_optimizer"] else 0,
             },
             "schedule": {"kind": "interleaved-1f1b" if run["vpp"] > 1 else "1f1b", "group": run.get("group")},
-            "batch": {"seq": run["seq"], "micro_batch": run["mbs"], "global_tokens": run["gbs"] * run["seq"]},
+            "batch": {"seq": run["seq"], "micro_batch": run["mbs"], "global_tokens": run["gbs"] // copies * run["seq"]},
             "precision": {"params": "bf16", "grads": "bf16" if half else "fp32", "optimizer": "adamw"},
             "activations": activations,
             "vision": {"process": "decoupled"},
