@@ -67,7 +67,7 @@ def rows() -> tuple[Golden, ...]:
     found = []
     for test in published()["tests"]:
         run = published()["defaults"] | test["run"]
-        for platform, commit, date, resting, peak, first in test["figures"]:
+        for platform, commit, date, resting, peak, first, *seen in test["figures"]:
             container, device = platform.split()
             found.append(
                 Golden(
@@ -82,6 +82,7 @@ def rows() -> tuple[Golden, ...]:
                     resting=resting,
                     peak=peak,
                     first=first,
+                    seen=(seen[0][0], seen[0][1]) if seen else None,
                     taught=test.get("taught", {}).get(platform),
                 )
             )
@@ -99,7 +100,7 @@ NAMED: dict[str, dict[str, Any]] = {
 def table(path: Path) -> tuple[Golden, ...]:
     """Rows of a CSV file with one golden a line, its settings by our names: empty is the default or none, `yes` and
     `no` are what they say; `platform` is the golden file's (`dev_dgx_h100`)."""
-    return tuple(_line(line) for line in csv.DictReader(path.open()))
+    return tuple(_line(line) for line in csv.DictReader(path.read_text().splitlines()))
 
 
 def _line(line: Mapping[str, str]) -> Golden:

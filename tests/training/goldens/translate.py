@@ -22,7 +22,6 @@ MISSING = {
     "repeated": "the golden file repeats another test's, byte for byte: its own option did not reach the run",
     "muon": "Muon in Megatron-LM's layouts",
     "fsdp": "Megatron-LM's own FSDP",
-    "hybrid": "layers by a hybrid pattern",
     "world": "the number of GPUs: no recipe names the test, and the distributed optimizer's share depends on it",
     "checkpoint_only": "a run of one step that loads and checks a checkpoint",
 }
