@@ -128,3 +128,10 @@ class Segment:
     def count(self) -> int:
         """How many identical copies it stands for."""
         return max(1, len(self.indices))
+
+    def without(self, sites: frozenset[str]) -> Segment:
+        """The same run of operations, less those at some sites."""
+        left = Segment(self.path, self.indices, self.part, self.entry)
+        left.ops = [op for op in self.ops if op.site not in sites]
+        left.beside, left.handed = self.beside, self.handed
+        return left

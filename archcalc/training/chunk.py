@@ -80,9 +80,10 @@ def segment_memory(
 
     Remembered: plans that differ in placement, schedule or owners ask for the same segments.
     """
-    segment, rows = tape.segments[n], segment_rows(tape, n, shards, savers)
+    segment = tape.segments[n]
+    rows = saved_rows(segment, shards, savers)
     needed = linear_inputs(segment)
-    forward, backward = _transient(tape, n, shards, savers, rows)
+    forward, backward = _transient(segment, shards, savers, rows)
     return SegmentMemory(
         path=segment.path,
         saved=_sum(rows),
@@ -93,31 +94,24 @@ def segment_memory(
     )
 
 
-def segment_rows(tape: Tape, n: int, shards: Shards, savers: Savers) -> list[Saved]:
-    """What one copy of a segment keeps. A multi-token prediction module runs the head and a loss of its own
-    (DeepSeek-V3, arXiv:2412.19437, section 2.2), whose weights are the main model's."""
-    rows = saved_rows(tape.segments[n], shards, savers)
-    if tape.segments[n].part == "mtp":
-        head = saved_rows(tape.segments[head_of(tape)], shards, savers)
-        rows += [row for row in head if row.site in ("head", "loss")]
-    return rows
+def _transient(segment: Segment, shards: Shards, savers: Savers, rows: list[Saved]) -> tuple[int, int]:
+    """What one copy of a segment takes while it runs forward, and backward, beside what is kept [bytes].
 
-
-def _transient(tape: Tape, n: int, shards: Shards, savers: Savers, rows: list[Saved]) -> tuple[int, int]:
-    """What one copy of a segment takes while it runs forward, and backward, beside what is kept [bytes]."""
-    segment = tape.segments[n]
-    head = tape.segments[head_of(tape)] if segment.part == "mtp" else segment
-    loss = head_transient(head, shards, savers) or (0, 0)
-    if head is segment and loss != (0, 0):
+    A multi-token prediction module runs a layer and then the head with a loss of its own (DeepSeek-V3,
+    arXiv:2412.19437, eq. 22 to 24): the larger of both counts.
+    """
+    loss = head_transient(segment, shards, savers)
+    if loss is not None and segment.part != "mtp":
         return loss
-    bare = segment_rows(tape, n, shards, Savers(variants=savers.variants))
-    back = max(0, layer_backward(segment, shards, bare) - _sum(rows))
-    return max(layer_forward(segment, shards, rows), loss[0]), max(back, loss[1])
+    body = segment.without(ENDS_OF_MTP)
+    bare = saved_rows(segment, shards, Savers(variants=savers.variants))
+    back = max(0, layer_backward(body, shards, bare) - _sum(rows))
+    head = loss or (0, 0)
+    return max(layer_forward(body, shards, rows), head[0]), max(back, head[1])
 
 
-def head_of(tape: Tape) -> int:
-    """The place on the tape of the segment with the output head."""
-    return next(n for n, s in enumerate(tape.segments) if any(op.site == "head" for op in s.ops))
+ENDS_OF_MTP = frozenset({"head", "loss"})
+"""Sites of a prediction module that `head_transient` folds."""
 
 
 def linear_inputs(segment: Segment) -> set[object]:

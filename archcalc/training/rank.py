@@ -57,7 +57,7 @@ def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) ->
     fixed = static(weights, shards, owners, items, plan.precision.optimizer)
     if plan.activations.kernels != "fused" or not plan.memory.placeholder_grads:
         return fixed, 0
-    gathered = sum(gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk)
+    gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
     return fixed, items[0] * placeholders(tape, weights, shards) + gathered
 
 

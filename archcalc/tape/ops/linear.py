@@ -26,20 +26,23 @@ class LinearOperations(Recorder):
         role: Role,
         site: str,
         bias: bool = False,
-        weight: Weight | None = None,
+        weight: Weight | tuple[Weight, ...] | None = None,
         into: Storage | None = None,
         bare: bool = False,
     ) -> Tensor:
         """[T, k] -> [T, n]: weight n x k, optional bias n. FLOPs 2·T·k·n. Saves its input, never its output.
 
         Args:
-            weight: an existing weight (tied), instead of a new one.
+            weight: an existing weight (tied), or one and its bias, instead of a new one.
             into: write into this storage (a fused gate-and-up projection) instead of a new one.
             bare: its matrix is a parameter of the open module by this name, not a module's `weight`.
         """
         own = ("", name) if bare else (name, "weight")
-        w = weight or self.weight(*own, out, x.features, role)
-        weights = (w, self.weight(name, "bias", out, (), role)) if bias else (w,)
+        if isinstance(weight, tuple):
+            weights = weight
+        else:
+            w = weight or self.weight(*own, out, x.features, role)
+            weights = (w, self.weight(name, "bias", out, (), role)) if bias else (w,)
         y = Tensor(x.rows, out, into or Storage(x.rows, out, self.dtype))
         flops = (Term(2, (*x.rows, *x.features, *out)),)
         self._emit(
