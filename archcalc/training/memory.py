@@ -44,35 +44,38 @@ def training_memory(run: Run) -> list[RankMemory]:
 
 
 def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> RankMemory:
-    """The worst moment of one rank: the largest of its pipeline states, or the optimizer's step."""
+    """One rank at the largest of its moments, the first of equals: the pipeline's worst, then the optimizer's step."""
     own = run.ranks[rank]
     held = own.static
     sizes = tuple(chunk_memory(((segments[n], count) for n, count in chunk), held.gathered) for chunk in own.chunks)
-    reached = states(run.schedule, run.pipeline, rank, offloaded=any(size.offloadable for size in sizes))
-    largest = sorted(range(len(sizes)), key=lambda c: -sizes[c].offloadable)
-    moments = [moment(state, sizes, largest, own.messages) for state in reached]
-    peak = max(moments, key=lambda m: m.activation + m.transient)
-    text = described(reached[moments.index(peak)], sizes)
+    running, offloaded = _pipeline(run, rank, sizes)
+    peak = max(running, Moment(0, 0, held.step, "optimizer step"), key=lambda m: m.total)
     resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached
-    running = resting + peak.activation + peak.transient
-    if held.step > peak.activation + peak.transient:
-        peak, text = Moment(0, 0, held.step), "optimizer step"
-    total = resting + peak.activation + peak.transient
+    total = resting + peak.total
     return RankMemory(
         rank=rank,
         static=held,
         live_chunks=most_live(run.schedule, run.pipeline, rank),
         activation=peak.activation,
-        offloaded=max(m.offloaded for m in moments),
+        offloaded=offloaded,
         transient=peak.transient,
         fixed=run.fixed,
         cached=own.cached,
         total=total,
-        running=running,
+        running=resting + running.total,
         peak=run.fragmented(total),
-        moment=text,
+        moment=peak.text,
         chunk_memory=sizes,
     )
+
+
+def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Moment, int]:
+    """The worst moment of a rank's forwards and backwards, and the most that they have in host memory [bytes]."""
+    reached = states(run.schedule, run.pipeline, rank, offloaded=any(size.offloadable for size in sizes))
+    largest = sorted(range(len(sizes)), key=lambda c: -sizes[c].offloadable)
+    moments = [moment(state, sizes, largest, run.ranks[rank].messages) for state in reached]
+    n = max(range(len(moments)), key=lambda i: moments[i].total)
+    return moments[n]._replace(text=described(reached[n], sizes)), max(m.offloaded for m in moments)
 
 
 def one_layer_extra(run: Run, factor: float) -> int:

@@ -13,11 +13,18 @@ prefetched (K2, arXiv:2507.20534, section 2.4, overlaps both copies with compute
 
 
 class Moment(NamedTuple):
-    """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]."""
+    """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]; `text` says in words
+    which moment it is, where it is known."""
 
     activation: int
     offloaded: int
     transient: int
+    text: str = ""
+
+    @property
+    def total(self) -> int:
+        """All of it that is on the device [bytes]."""
+        return self.activation + self.transient
 
 
 def states(schedule: Schedule, pipeline: Pipeline, rank: int, *, offloaded: bool) -> tuple[State, ...]:
