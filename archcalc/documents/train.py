@@ -33,6 +33,7 @@ COLUMNS = (
     Column("fixed_bytes", "fixed", "bytes"),
     Column("offloaded_bytes", "on the host", "bytes"),
     Column("peak_bytes", "peak", "bytes", keep=True),
+    Column("peak_first_bytes", "iteration 1", "bytes"),
     Column("live_chunks", "chunks alive", "int"),
 )
 TERM_COLUMNS = (Column("term", "term"), Column("bytes", "bytes", "bytes"), Column("what", "what it is"))
@@ -130,6 +131,8 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             " / allocator efficiency.",
             "unique counts each weight once; resident sums over the GPUs of one model replica, replicas of non-expert"
             " weights in.",
+            "iteration 1: the highest peak of the first iteration, before whose step the optimizer has no moments;"
+            " many logs print exactly that.",
             "transient: gradients, recomputed tensors and routed copies of the running layer, logits, messages between"
             " stages.",
             "fixed: the plan's memory.fixed and what fused kernels cache for the whole run.",
@@ -146,6 +149,7 @@ def train_quantities(run: Run, ranks: list[RankMemory]) -> dict[str, int | float
     resident = run.devices * sum(r.static.params + r.static.grads for r in ranks)
     found: dict[str, int | float | bool] = {f"train.{key}": row[key] for key in _TOTALS}
     return found | {
+        "train.peak_first_bytes": max(r.peak_first for r in ranks),
         "train.worst_rank": top.rank,
         "train.params_grads_bytes_unique": unique,
         "train.params_grads_bytes_resident": resident,
@@ -180,6 +184,8 @@ def rank_row(r: RankMemory) -> dict[str, Any]:
         "fixed_bytes": r.fixed + r.cached,
         "offloaded_bytes": r.offloaded,
         "peak_bytes": r.peak,
+        "peak_first_bytes": r.peak_first,
+        "moments_bytes": r.static.late,
         "live_chunks": r.live_chunks,
         "moment": r.moment,
     }
@@ -190,7 +196,8 @@ def terms(r: RankMemory) -> list[dict[str, Any]]:
     rows = [
         ("weights", r.static.params, "in the plan's parameter dtype"),
         ("gradients", r.static.grads, "accumulation buffer"),
-        ("optimizer", r.static.optimizer, "master weights and moments, this rank's shard"),
+        ("master weights", r.static.optimizer - r.static.late, "of the optimizer, this rank's shard"),
+        ("moments", r.static.late, "of the optimizer, this rank's shard; its first step makes them"),
         ("buffers", r.static.buffers, "router correction biases"),
         ("activations", r.activation, "saved for backward, on the device at that moment"),
         ("transient", r.transient, "lives only at that moment: gradients, recomputed tensors, routed copies, messages"),

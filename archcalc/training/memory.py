@@ -18,7 +18,8 @@ from archcalc.training.static import Static
 class RankMemory:
     """One pipeline rank at its worst moment [bytes]; `peak` has the allocator's efficiency in.
 
-    `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes.
+    `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `peak_first` the
+    peak of the first iteration, which runs before the optimizer has made its moments and steps with them.
     """
 
     rank: int
@@ -32,6 +33,7 @@ class RankMemory:
     total: int
     running: int
     peak: int
+    peak_first: int
     moment: str
     chunk_memory: tuple[ChunkMemory, ...]
 
@@ -64,6 +66,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         total=total,
         running=resting + running.total,
         peak=run.fragmented(total),
+        peak_first=run.fragmented(resting + max(running.total - held.late, held.step)),
         moment=peak.text,
         chunk_memory=sizes,
     )

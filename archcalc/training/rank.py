@@ -22,7 +22,9 @@ class Rank:
         chunks: what it runs, by virtual stage.
         static: weights, gradients and optimizer states.
         cached: what fused kernels keep for the whole run: placeholder gradients, and the gathered input of a
-            sequence-parallel head (Megatron-LM core/utils.py, GlobalMemoryBuffer) [bytes].
+            sequence-parallel head (Megatron-LM core/tensor_parallel/layers.py,
+            LinearWithGradAccumulationAndAsyncCommunication, takes it from core/utils.py, GlobalMemoryBuffer, in
+            forward and backward, whatever gradients are cached) [bytes].
         messages: between stages, beside a forward and beside a backward [bytes].
     """
 
@@ -55,10 +57,11 @@ def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) ->
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
     fixed = static(weights, shards, owners, items, plan.precision.optimizer)
-    if plan.activations.kernels != "fused" or not plan.memory.placeholder_grads:
+    if plan.activations.kernels != "fused":
         return fixed, 0
     gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
-    return fixed, items[0] * placeholders(tape, weights, shards) + gathered
+    cached = items[0] * placeholders(tape, weights, shards) if plan.memory.placeholder_grads else 0
+    return fixed, cached + gathered
 
 
 def messages(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> tuple[int, int]:

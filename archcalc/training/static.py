@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from typing import NamedTuple
@@ -16,7 +16,8 @@ from archcalc.training.placement import Held
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Static:
-    """What a rank holds whatever it runs [bytes]. `step` lives only while the optimizer runs."""
+    """What a rank holds whatever it runs [bytes]. `step` lives only while the optimizer runs; `late` is the part of
+    `optimizer` that its first step makes."""
 
     params: int
     grads: int
@@ -24,6 +25,7 @@ class Static:
     buffers: int
     step: int
     gathered: int
+    late: int = 0
 
 
 class Owners(NamedTuple):
@@ -42,7 +44,7 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
         optimizer: by name.
     """
     how, zero, (param_item, grad_item) = OPTIMIZERS[optimizer], owners.zero, items
-    params = grads = states = step = layer = copied = 0
+    params = grads = states = late = step = layer = copied = 0
     weights = [(w, n, local_elements(w, shards)) for w, n in held]
     for expert, devices in ((False, owners.dense), (True, owners.expert)):
         group = [(w, n, size) for w, n, size in weights if bool(w.stack) == expert and w.trained]
@@ -50,7 +52,8 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
         params += _shared(param_item * elements, devices if zero >= 3 else 1)
         grads += _shared(grad_item * elements, devices if zero >= 2 else 1)
         own = devices if zero >= 1 else 1
-        states += _states(group, how, own, shards.ep)
+        states += _states(group, how, how.state_bytes, own, shards.ep)
+        late += _states(group, how, how.late_bytes, own, shards.ep)
         step = max(step, how.step * -(-elements // own), _orthogonalizing(group, how))
         copied += 4 * -(-elements // own)
         layer += sum(size for w, _, size in group if w.indices)
@@ -58,15 +61,19 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
     gathered = (2 * param_item + grad_item) * layer if zero >= 3 else 0
     if grad_item < 4 and not how.low_precision_grads:
         step += copied
-    return Static(params=params, grads=grads, optimizer=states, buffers=buffers, step=step, gathered=gathered)
+    return Static(
+        params=params, grads=grads, optimizer=states, buffers=buffers, step=step, gathered=gathered, late=late
+    )
 
 
 def _shared(nbytes: int, devices: int) -> int:
     return -(-nbytes // devices)
 
 
-def _states(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: int, ep: int) -> int:
-    """Optimizer states on the fullest device of a data-parallel group [bytes].
+def _states(
+    group: Iterable[tuple[Weight, int, int]], how: Optimizer, size_of: Callable[[Weight], int], devices: int, ep: int
+) -> int:
+    """Optimizer states on the fullest device of a data-parallel group [bytes]; `size_of` is one parameter's.
 
     Slices are even; whole matrices (Muon) are handed out largest first to the device that holds least
     (Megatron-LM's LayerWiseDistributedOptimizer gives whole matrices too).
@@ -75,9 +82,9 @@ def _states(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: i
     for w, n, size in group:
         if how.whole_matrices and orthogonalized(w):
             stack = w.stack[0].size // ep if w.stack else 1
-            matrices.append((how.state_bytes(w) * (size // stack), n * stack))
+            matrices.append((size_of(w) * (size // stack), n * stack))
         else:
-            flat += how.state_bytes(w) * n * size
+            flat += size_of(w) * n * size
     return _shared(flat, devices) + _fullest(sorted(matrices, reverse=True), devices)
 
 
