@@ -111,7 +111,7 @@ def _transient(tape: Tape, n: int, shards: Shards, savers: Savers, rows: list[Sa
     if head is segment and loss != (0, 0):
         return loss
     bare = segment_rows(tape, n, shards, Savers(variants=savers.variants))
-    back = max(0, layer_backward(segment, shards, bare) - _sum(rows))
+    back = max(0, layer_backward(segment, shards, bare) - _sum(rows)) if segment.learns else 0
     return max(layer_forward(segment, shards, rows), loss[0]), max(back, loss[1])
 
 
