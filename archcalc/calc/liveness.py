@@ -8,13 +8,16 @@ from archcalc.calc.sharding import TP_AXES, Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
 
 
-def backward_peak(segment: Segment, shards: Shards, kept: Mapping[Storage, int]) -> int:
+def backward_peak(
+    segment: Segment, shards: Shards, kept: Mapping[Storage, int], beside: Callable[[Op], int] = lambda op: 0
+) -> int:
     """The most bytes alive at once while one copy of a segment runs backward [bytes].
 
     Alive are the `kept` tensors (their sizes), each until the first operation of the forward that keeps it
     has run backward, and gradients: that of a storage lives from the last operation that used it to the one
     that made it, in its storage's dtype. A sum hands one gradient on to both its terms; a second contribution
-    is a tensor of its own while it is added.
+    is a tensor of its own while it is added. What nothing trained lies before has no gradient. `beside` is what an
+    operation's kernel takes while it runs.
     """
     first: dict[Storage, int] = {}
     maker: dict[Storage, int] = {}
@@ -26,12 +29,13 @@ def backward_peak(segment: Segment, shards: Shards, kept: Mapping[Storage, int])
     freed = [0] * len(segment.ops)
     for storage, size in kept.items():
         freed[first.get(storage, 0)] += size
-    grads = _Gradients(shards)
+    grads = _Gradients(shards, segment.ungraded)
     held = sum(kept.values())
     peak = held
     for i in reversed(range(len(segment.ops))):
         op = segment.ops[i]
-        peak = max(peak, held + grads.through(op) + backward_exchange(op, shards))
+        if not op.outputs or op.outputs[0] not in segment.ungraded:
+            peak = max(peak, held + grads.through(op) + backward_exchange(op, shards) + beside(op))
         if op.outputs and maker[op.outputs[0]] == i:
             grads.drop(op.outputs[0])
         held -= freed[i]
@@ -41,8 +45,9 @@ def backward_peak(segment: Segment, shards: Shards, kept: Mapping[Storage, int])
 class _Gradients:
     """Gradients alive in a backward pass, by the storage they belong to; terms of a sum share one buffer."""
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: Shards, ungraded: frozenset[Storage]) -> None:
         self.shards = shards
+        self.ungraded = ungraded
         self.buffer: dict[Storage, Storage] = {}
         self.giver: dict[Storage, Storage | None] = {}
         self.sizes: dict[Storage, int] = {}
@@ -60,7 +65,7 @@ class _Gradients:
         if made is not None:
             self.buffer.setdefault(made, made)
         added = 0
-        inputs = dict.fromkeys(s for s in op.inputs if s.dtype in FLOATS)
+        inputs = dict.fromkeys(s for s in op.inputs if s.dtype in FLOATS and s not in self.ungraded)
         for storage in inputs:
             if storage not in self.buffer:
                 self.buffer[storage] = self.buffer[made] if op.sums and made is not None else storage
@@ -117,16 +122,16 @@ def forward_exchange(op: Op, shards: Shards) -> int:
 def backward_exchange(op: Op, shards: Shards) -> int:
     """What an operation's backward exchanges beside gradients [bytes].
 
-    Under sequence parallelism a column-parallel linear gathers its input again and has its input's gradient
-    whole before it is scattered; a row-parallel one gathers its output's gradient. Routed copies stand in a
-    send and a receive buffer.
+    Under sequence parallelism a column-parallel linear gathers its input again, for its weight's gradient, and has
+    its input's gradient whole before it is scattered; a row-parallel one gathers its output's gradient. Routed copies
+    stand in a send and a receive buffer.
     """
     if op.exchange == "send":
         return local_bytes(op.outputs[0], shards)
     if op.exchange == "return":
         return local_bytes(op.inputs[0], shards)
     if op.exchange == "tensor":
-        return _whole(op, shards) * (2 if column_parallel(op) else 1)
+        return _whole(op, shards) * (2 if column_parallel(op) and op.weight_gradient != "none" else 1)
     return 0
 
 

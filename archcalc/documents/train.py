@@ -62,7 +62,7 @@ def training_tape(spec: Spec, plan: Plan) -> Tape:
 
 def run_of(spec: Spec, plan: Plan) -> Run:
     """A plan compiled for a model. Raises InputError where they don't fit each other."""
-    return compiled(training_tape(spec, plan), plan)
+    return compiled(training_tape(spec, plan), plan, spec.storage)
 
 
 def run_padding(run: Run) -> list[str]:

@@ -105,7 +105,7 @@ def _transient(segment: Segment, shards: Shards, savers: Savers, rows: list[Save
         return loss
     body = segment.without(ENDS_OF_MTP)
     bare = saved_rows(segment, shards, Savers(variants=savers.variants))
-    back = max(0, layer_backward(body, shards, bare) - _sum(rows))
+    back = max(0, layer_backward(body, shards, bare) - _sum(rows)) if segment.learns else 0
     head = loss or (0, 0)
     return max(layer_forward(body, shards, rows), head[0]), max(back, head[1])
 

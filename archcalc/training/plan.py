@@ -13,6 +13,7 @@ from archcalc.errors import FieldError, InputError
 from archcalc.section import Section, Size
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.optimizer import optimizer
+from archcalc.training.parts import Train
 from archcalc.training.savers import Lever, levers
 from archcalc.training.schedule import Pipeline, get_schedule
 from archcalc.units import parse_memory
@@ -205,6 +206,7 @@ class Plan(Section):
     schedule: ScheduleSection
     batch: Batch
     precision: Precision
+    train: Train = Field(default_factory=Train)
     activations: Activations
     vision: Vision
     memory: Memory

@@ -8,7 +8,9 @@ from typing import Self
 
 from archcalc.calc.activations import Savers
 from archcalc.calc.sharding import Shards
+from archcalc.files.storage import Storage
 from archcalc.tape import Tape
+from archcalc.training.parts import trained_tape
 from archcalc.training.placement import check_model, chunks
 from archcalc.training.plan import Plan
 from archcalc.training.rank import Rank, ranks_of
@@ -25,7 +27,7 @@ class Run:
     """A plan on a model: mesh, savers, order and placement.
 
     Attributes:
-        tape: of one micro-batch.
+        tape: of one micro-batch, with gradients where the plan trains something.
         tokens: of one micro-batch on one device, before sequence parallelism.
         shards: the mesh of one stage, with the routing imbalance.
         levers: from no savers to the plan's, one at a time; the last is in use.
@@ -74,16 +76,18 @@ class Run:
         return -(-total * self.efficiency.denominator // self.efficiency.numerator)
 
 
-def compiled(tape: Tape, plan: Plan) -> Run:
+def compiled(tape: Tape, plan: Plan, storage: Storage | None = None) -> Run:
     """A plan for a model.
 
     Args:
         tape: of one of its micro-batches.
+        storage: how the model's release stores its weights, which a quantized base keeps.
 
     Raises:
         InputError: where model and plan don't fit each other.
     """
     shards, schedule = mesh_of(plan), get_schedule(plan.schedule.kind)
+    tape = trained_tape(tape, plan.train, storage)
     check_model(tape, shards)
     placed = chunks(tape, schedule, plan.pipeline, plan.parallel.layout, decoupled=plan.vision.decoupled)
     return Run(

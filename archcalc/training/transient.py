@@ -13,6 +13,7 @@ from archcalc.calc.liveness import backward_peak, forward_peak
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
 from archcalc.tape.dims import product
+from archcalc.training.packed import unpacked
 
 CHUNKED_LOSS_TOKENS = 1024
 """Tokens of one piece of a chunked head and loss; assumed, no source gives one number."""
@@ -21,13 +22,16 @@ CHUNKED_LOSS_TOKENS = 1024
 def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved]) -> int:
     """What one copy of a segment without a loss takes forward, beside `rows`, which it keeps [bytes]."""
     kept = {row.storage for row in rows if not row.fp8}
-    return max(forward_peak(segment, shards, kept), routed_copies(segment, shards, kept))
+    running = forward_peak(segment, shards, kept, beside=lambda op: unpacked(op, shards))
+    return max(running, routed_copies(segment, shards, kept))
 
 
 def layer_backward(segment: Segment, shards: Shards, bare: Sequence[Saved]) -> int:
     """All that one copy of a segment takes backward [bytes]. `bare` is what it would keep without savers: all
     of it is there again before its backward starts."""
-    return backward_peak(segment, shards, {row.storage: row.nbytes for row in bare}) + _ring_buffers(segment, shards)
+    sizes = {row.storage: row.nbytes for row in bare}
+    running = backward_peak(segment, shards, sizes, beside=lambda op: unpacked(op, shards))
+    return running + _ring_buffers(segment, shards)
 
 
 def routed_copies(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
