@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from types import MappingProxyType
 
 from archcalc.calc.sharding import TP_AXES, Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
 
 
 def backward_peak(
-    segment: Segment, shards: Shards, kept: Mapping[Storage, int], beside: Callable[[Op], int] = lambda op: 0
+    segment: Segment,
+    shards: Shards,
+    kept: Mapping[Storage, int],
+    beside: Mapping[int, int] = MappingProxyType({}),
+    after: Mapping[int, tuple[int, int]] = MappingProxyType({}),
 ) -> int:
     """The most bytes alive at once while one copy of a segment runs backward [bytes].
 
     Alive are the `kept` tensors (their sizes), each until the first operation of the forward that keeps it
     has run backward, and gradients: that of a storage lives from the last operation that used it to the one
     that made it, in its storage's dtype. A sum hands one gradient on to both its terms; a second contribution
-    is a tensor of its own while it is added. What nothing trained lies before has no gradient. `beside` is what an
-    operation's kernel takes while it runs.
+    is a tensor of its own while it is added. What nothing trained lies before has no gradient. `beside` are bytes that
+    an operation takes while its operands are alive, by its place, such as a weight's gradient; `after` those that it
+    hands on when what another operation of its GEMM kept is freed: bytes, and the place of that one.
     """
     first: dict[Storage, int] = {}
     maker: dict[Storage, int] = {}
@@ -35,7 +41,10 @@ def backward_peak(
     for i in reversed(range(len(segment.ops))):
         op = segment.ops[i]
         if not op.outputs or op.outputs[0] not in segment.ungraded:
-            peak = max(peak, held + grads.through(op) + backward_exchange(op, shards) + beside(op))
+            flowing = grads.through(op)
+            peak = max(peak, held + flowing + backward_exchange(op, shards) + beside.get(i, 0))
+            empty, first_of_gemm = after.get(i, (0, i))
+            peak = max(peak, held - freed[first_of_gemm] + flowing + empty)
         if op.outputs and maker[op.outputs[0]] == i:
             grads.drop(op.outputs[0])
         held -= freed[i]

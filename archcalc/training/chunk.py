@@ -10,7 +10,8 @@ from typing import NamedTuple
 from archcalc.calc.activations import Saved, Savers, saved_rows
 from archcalc.calc.sharding import Shards
 from archcalc.tape import Segment, Tape
-from archcalc.training.transient import head_transient, layer_backward, layer_forward
+from archcalc.training.transient import head_backward, head_transient, layer_backward, layer_forward
+from archcalc.training.weight_grads import NO_GRADS, WeightGrads, head_gradient
 
 
 class SegmentMemory(NamedTuple):
@@ -74,16 +75,22 @@ def chunk_memory(pieces: Iterable[tuple[SegmentMemory, int]], gathered: int = 0)
 
 @lru_cache(maxsize=4096)
 def segment_memory(
-    tape: Tape, n: int, shards: Shards, savers: Savers, offload: frozenset[str] | None = frozenset()
+    tape: Tape,
+    n: int,
+    shards: Shards,
+    savers: Savers,
+    offload: frozenset[str] | None = frozenset(),
+    grads: WeightGrads = NO_GRADS,
 ) -> SegmentMemory:
-    """The segment at a place of the tape. `offload` holds the sites whose storages wait in host memory, None all.
+    """The segment at a place of the tape. `offload` holds the sites whose storages wait in host memory, None all;
+    `grads` says how weights' gradients are made.
 
     Remembered: plans that differ in placement, schedule or owners ask for the same segments.
     """
     segment = tape.segments[n]
     rows = saved_rows(segment, shards, savers)
     needed = linear_inputs(segment)
-    forward, backward = _transient(segment, shards, savers, rows)
+    forward, backward = _transient(segment, shards, savers, rows, grads)
     return SegmentMemory(
         path=segment.path,
         saved=_sum(rows),
@@ -94,20 +101,33 @@ def segment_memory(
     )
 
 
-def _transient(segment: Segment, shards: Shards, savers: Savers, rows: list[Saved]) -> tuple[int, int]:
+def _transient(
+    segment: Segment, shards: Shards, savers: Savers, rows: list[Saved], grads: WeightGrads
+) -> tuple[int, int]:
     """What one copy of a segment takes while it runs forward, and backward, beside what is kept [bytes].
 
     A multi-token prediction module runs a layer and then the head with a loss of its own (DeepSeek-V3,
     arXiv:2412.19437, eq. 22 to 24): the larger of both counts.
     """
-    loss = head_transient(segment, shards, savers)
-    if loss is not None and segment.part != "mtp":
-        return loss
+    head = head_transient(segment, shards, savers)
+    gradient = head_gradient(segment, shards, grads)
+    if head is not None and gradient:
+        head = head[0], max(head[1], head_backward(segment, shards, rows, gradient))
+    if head is not None and segment.part != "mtp":
+        return head
     body = segment.without(ENDS_OF_MTP)
+    one_gemm = "fused" in savers.variants
     bare = saved_rows(segment, shards, Savers(variants=savers.variants))
-    back = max(0, layer_backward(body, shards, bare) - _sum(rows)) if segment.learns else 0
-    head = loss or (0, 0)
-    return max(layer_forward(body, shards, rows), head[0]), max(back, head[1])
+    back = max(0, layer_backward(body, shards, bare, grads, one_gemm=one_gemm) - _sum(rows)) if segment.learns else 0
+    loss = head or (0, 0)
+    return max(layer_forward(body, shards, rows), loss[0]), max(back, loss[1])
+
+
+def head_of(tape: Tape) -> int:
+    """The place on the tape of the main model's output head."""
+    return next(
+        n for n, s in enumerate(tape.segments) if s.part == "backbone" and any(op.site == "head" for op in s.ops)
+    )
 
 
 ENDS_OF_MTP = frozenset({"head", "loss"})

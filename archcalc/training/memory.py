@@ -3,15 +3,17 @@ allocator last."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, segment_memory
+from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, head_of, segment_memory
 from archcalc.training.moments import Moment, described, moment, states
+from archcalc.training.placement import Chunk
 from archcalc.training.run import Run
 from archcalc.training.schedule import most_live
 from archcalc.training.static import Static
+from archcalc.training.weight_grads import carried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ class RankMemory:
 def training_memory(run: Run) -> list[RankMemory]:
     """Every pipeline rank at its worst moment."""
     used = {n for rank in run.ranks for chunk in rank.chunks for n, _ in chunk}
-    segments = {n: segment_memory(run.tape, n, run.shards, run.savers, run.offload) for n in used}
+    segments = {n: segment_memory(run.tape, n, run.shards, run.savers, run.offload, run.weight_grads) for n in used}
     return [_rank_memory(run, rank, segments) for rank in range(run.pipeline.pp)]
 
 
@@ -49,7 +51,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     """One rank at the largest of its moments, the first of equals: the pipeline's worst, then the optimizer's step."""
     own = run.ranks[rank]
     held = own.static
-    sizes = tuple(chunk_memory(((segments[n], count) for n, count in chunk), held.gathered) for chunk in own.chunks)
+    sizes = tuple(chunk_memory(_pieces(run, chunk, segments), held.gathered) for chunk in own.chunks)
     running, offloaded = _pipeline(run, rank, sizes)
     peak = max(running, Moment(0, 0, held.step, "optimizer step"), key=lambda m: m.total)
     resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached
@@ -79,6 +81,16 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     moments = [moment(state, sizes, largest, run.ranks[rank].messages) for state in reached]
     n = max(range(len(moments)), key=lambda i: moments[i].total)
     return moments[n]._replace(text=described(reached[n], sizes)), max(m.offloaded for m in moments)
+
+
+def _pieces(run: Run, chunk: Chunk, segments: Mapping[int, SegmentMemory]) -> Iterator[tuple[SegmentMemory, int]]:
+    """The segments of a chunk; where it has both ends of a shared weight, the head's gradient waits in all the others
+    for the embedding's."""
+    waits = carried(run.tape, (n for n, _ in chunk), run.shards, run.weight_grads)
+    head = head_of(run.tape) if waits else None
+    for n, count in chunk:
+        piece = segments[n]
+        yield (piece if n == head else piece._replace(backward=piece.backward + waits)), count
 
 
 def one_layer_extra(run: Run, factor: float) -> int:

@@ -170,11 +170,13 @@ class Vision(Section):
 
 class Memory(Section):
     """What no formula gives: context, communicators and workspaces [a size], and the share of memory that
-    fragments leave."""
+    fragments leave; and how weights' gradients reach their buffer: `gradient_accumulation_fusion` adds products
+    into it, `placeholder_grads` caches what autograd is handed instead."""
 
     fixed: Text
     allocator_efficiency: Annotated[float, Field(gt=0, le=1)]
     placeholder_grads: bool = True
+    gradient_accumulation_fusion: bool = True
     compute_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
 
     @field_validator("fixed")

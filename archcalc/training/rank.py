@@ -60,8 +60,13 @@ def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) ->
     if plan.activations.kernels != "fused":
         return fixed, 0
     gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
-    cached = items[0] * placeholders(tape, weights, shards) if plan.memory.placeholder_grads else 0
+    cached = items[0] * placeholders(tape, weights, shards) if _caches(plan) else 0
     return fixed, cached + gathered
+
+
+def _caches(plan: Plan) -> bool:
+    """Whether placeholder gradients are cached: only where products are added into the buffer itself."""
+    return plan.memory.placeholder_grads and plan.memory.gradient_accumulation_fusion
 
 
 def messages(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from archcalc.training.plan import Plan
 from archcalc.training.rank import Rank, ranks_of
 from archcalc.training.savers import Lever
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
+from archcalc.training.weight_grads import WeightGrads
 
 VOCAB_DIVISIBLE_BY = 128
 """Megatron-LM pads the vocabulary to a multiple of this times tp (--make-vocab-size-divisible-by, training/tokenizer);
@@ -35,6 +36,7 @@ class Run:
         ranks: the pipeline's, in order.
         devices: of one stage in one model replica.
         item_bytes: of a parameter and of its gradient [bytes].
+        weight_grads: how weights' gradients reach the accumulation buffer.
         fixed: what no formula gives [bytes].
         efficiency: share of the memory that the allocator can use.
         utilization: share of the peak FLOP/s that computes.
@@ -49,6 +51,7 @@ class Run:
     ranks: tuple[Rank, ...]
     devices: int
     item_bytes: tuple[int, int]
+    weight_grads: WeightGrads
     fixed: int
     efficiency: Fraction
     utilization: float
@@ -100,10 +103,20 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None) -> Run:
         ranks=ranks_of(tape, plan, schedule, placed, shards),
         devices=plan.parallel.replica // plan.parallel.pp,
         item_bytes=plan.precision.item_bytes,
+        weight_grads=weight_grads_of(plan),
         fixed=plan.memory.fixed_bytes,
         efficiency=plan.memory.efficiency,
         utilization=plan.memory.compute_utilization,
     )
+
+
+def weight_grads_of(plan: Plan) -> WeightGrads:
+    """How a plan's weights' gradients reach the accumulation buffer."""
+    item, _ = plan.precision.item_bytes
+    if not plan.memory.gradient_accumulation_fusion:
+        return WeightGrads(item, "made")
+    blank = plan.activations.kernels == "fused" and not plan.memory.placeholder_grads
+    return WeightGrads(item, "blank" if blank else "fused")
 
 
 def mesh_of(plan: Plan) -> Shards:

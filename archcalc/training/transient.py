@@ -14,6 +14,7 @@ from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
 from archcalc.tape.dims import product
 from archcalc.training.packed import unpacked
+from archcalc.training.weight_grads import NO_GRADS, WeightGrads, after_operands, beside_operands
 
 CHUNKED_LOSS_TOKENS = 1024
 """Tokens of one piece of a chunked head and loss; assumed, no source gives one number."""
@@ -26,12 +27,16 @@ def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved]) -> in
     return max(running, routed_copies(segment, shards, kept))
 
 
-def layer_backward(segment: Segment, shards: Shards, bare: Sequence[Saved]) -> int:
+def layer_backward(
+    segment: Segment, shards: Shards, bare: Sequence[Saved], grads: WeightGrads = NO_GRADS, *, one_gemm: bool = True
+) -> int:
     """All that one copy of a segment takes backward [bytes]. `bare` is what it would keep without savers: all
-    of it is there again before its backward starts."""
-    sizes = {row.storage: row.nbytes for row in bare}
-    running = backward_peak(segment, shards, sizes, beside=lambda op: unpacked(op, shards))
-    return running + _ring_buffers(segment, shards)
+    of it is there again before its backward starts. `grads` and `one_gemm` say how weights' gradients are made."""
+    kept = {row.storage: row.nbytes for row in bare}
+    made = beside_operands(segment, shards, grads, one_gemm=one_gemm)
+    beside = {i: made.get(i, 0) + unpacked(op, shards) for i, op in enumerate(segment.ops)}
+    after = after_operands(segment, shards, grads)
+    return backward_peak(segment, shards, kept, beside, after) + _ring_buffers(segment, shards)
 
 
 def routed_copies(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
@@ -99,6 +104,16 @@ def head_transient(segment: Segment, shards: Shards, savers: Savers) -> tuple[in
     tokens = max(1, _tokens(loss, shards))
     piece = 7 * logits * min(tokens, CHUNKED_LOSS_TOKENS) // tokens
     return piece, piece
+
+
+def head_backward(segment: Segment, shards: Shards, rows: Sequence[Saved], gradient: int) -> int:
+    """What the head's linear takes backward where its weight's `gradient` is a tensor of its own, beside what the
+    segment keeps [bytes]: the logits' gradient in place of what the loss kept, its input's, and that one."""
+    loss = next(op for op in segment.ops if op.site == "loss")
+    kept = sum(row.nbytes for row in rows if row.site == "loss")
+    part = local_bytes(head_input(segment), shards)
+    whole = gathered_head_input(segment, shards)
+    return local_bytes(loss.inputs[0], shards) - kept + part + whole + gradient
 
 
 def head_input(segment: Segment) -> Storage:
