@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 from archcalc.documents.document import Column
 from archcalc.documents.sweep.cases import MOST_PANELS, Model, Range, check_count, of_each, shared
 from archcalc.documents.sweep.figure import Figure, Layer, Limit, Mark, Series, series
-from archcalc.documents.train import rank_row, run_of, run_padding
+from archcalc.documents.train import run_of
+from archcalc.documents.train_notes import run_padding
+from archcalc.documents.train_tables import rank_row
 from archcalc.errors import InputError
 from archcalc.hardware import Hardware, load_hardware
 from archcalc.training.load import load_plan

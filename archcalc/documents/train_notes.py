@@ -1,0 +1,80 @@
+"""What the `train` report says beside its tables: notes, warnings, and what a plan assumes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from archcalc.calc.sharding import paddings
+from archcalc.documents.conventions import MEGATRON_PADS, padding_notes
+from archcalc.documents.flops import SOME, context_notes
+from archcalc.documents.paths import ranges
+from archcalc.files.model import Spec
+from archcalc.training.memory import RankMemory, worst
+from archcalc.training.plan import Plan
+from archcalc.training.run import Run
+from archcalc.units import format_bytes
+
+
+def run_padding(run: Run) -> list[str]:
+    """What the plan pads so that it divides, said once."""
+    return padding_notes(paddings(run.tape.weights(), run.shards), MEGATRON_PADS)
+
+
+def _uncounted(run: Run) -> list[str]:
+    """What no fold counts yet: exchanges of some mixers, and gradients of scores that attention writes out."""
+    notes = []
+    mixers = {op.counts_as for op in run.tape.ops("backbone")} & SOME.keys()
+    if run.shards.cp > 1 and mixers:
+        notes.append(f"warning: what {' and '.join(sorted(mixers))} operations exchange among cp devices is not in.")
+    if "unfused" in run.savers.variants:
+        notes.append("warning: the gradients of the scores of unfused attention are not in the transient memory.")
+    return notes
+
+
+def assumed(plan: Plan) -> list[str]:
+    """Fields that the plan itself says no source gives, with their values."""
+    lines = []
+    for path in plan.assumed:
+        value: Any = plan
+        for key in path.split("."):
+            value = getattr(value, key)
+        lines.append(f"{path} = {value}")
+    return lines
+
+
+def unlisted(plan: Plan) -> list[str]:
+    """Fields that the plan leaves to their defaults."""
+    left = []
+    for section in ("schedule", "activations", "memory"):
+        block = getattr(plan, section)
+        for key in type(block).model_fields:
+            path = f"{section}.{key}"
+            if key not in block.model_fields_set and path not in plan.assumed and key != "group":
+                value = plan.activations.loss if key == "cross_entropy" else getattr(block, key)
+                left.append(f"{path} = {value} (default)")
+    return left
+
+
+def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: int) -> list[str]:
+    """Notes and warnings."""
+    top = worst(ranks)
+    equals = ranges([r.rank for r in ranks if r.peak == top.peak])
+    spare = room - top.peak
+    verdict = "fits" if spare >= 0 else "does not fit"
+    notes = context_notes(spec, plan.batch.seq)
+    notes += [*run_padding(run), *_uncounted(run)]
+    notes.append(
+        f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
+        f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."
+        + (f" Ranks {equals} hold as much." if equals != str(top.rank) else "")
+    )
+    if plan.parallel.zero == 2 and plan.parallel.pp > 1:
+        notes.append(
+            "warning: ZeRO-2 with pipeline stages needs a reduce-scatter a micro-batch; Megatron-LM does not do it."
+        )
+    if spec.vision is not None and plan.vision.process == "decoupled":
+        notes.append(
+            "The vision tower and projector stand on every rank and run in a phase of their own; its activations are"
+            " not in."
+        )
+    return notes
