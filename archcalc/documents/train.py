@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archcalc.documents.document import Report, Table
-from archcalc.documents.train_notes import assumed, notes_of, unlisted
+from archcalc.documents.train_notes import assumed, notes_of, set_notes, title_of, unlisted
 from archcalc.documents.train_tables import (
     COLUMNS,
     IMBALANCE_COLUMNS,
@@ -63,6 +63,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             "the ledger: from no savers to the plan, one lever at a time",
             LEDGER_COLUMNS,
             ledger(run),
+            note="saves: with the levers above it; without it: what the plan's peak grows by where this one alone is left out.",
         ),
     ]
     if any(w.stack for w in run.tape.weights()):
@@ -74,7 +75,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
         tables.append(Table("offload", title, OFFLOAD_COLUMNS, need))
     return Report(
         command="train",
-        title=f"{spec.title}: training memory under {plan.name}, {plan.parallel.world} x {hardware.title}",
+        title=title_of(spec, plan, top, hardware),
         inputs={"spec": spec.name, "plan": plan.name, "set": list(overrides), "rank": rank},
         quantities=train_quantities(run, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes},
         rows=Table("rows", "every pipeline rank at its worst moment", COLUMNS, [rank_row(r) for r in ranks]),
@@ -94,7 +95,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             " stages.",
             "fixed: the plan's memory.fixed and what fused kernels cache for the whole run.",
         ),
-        notes=notes_of(spec, plan, run, ranks, hardware.memory_visible_bytes),
+        notes=[*set_notes(overrides), *notes_of(spec, plan, run, ranks, hardware.memory_visible_bytes)],
     )
 
 

@@ -2,17 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from archcalc.calc.sharding import paddings
 from archcalc.documents.conventions import MEGATRON_PADS, padding_notes
 from archcalc.documents.flops import SOME, context_notes
-from archcalc.documents.paths import ranges
 from archcalc.files.model import Spec
+from archcalc.hardware import Hardware
+from archcalc.tape import Tape
+from archcalc.tape.indices import ranges
 from archcalc.training.memory import RankMemory, worst
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run
-from archcalc.units import format_bytes
+from archcalc.units import format_bytes, format_count
+
+
+def title_of(spec: Spec, plan: Plan, top: RankMemory, hardware: Hardware) -> str:
+    """The verdict and the layout in a line."""
+    room = hardware.memory_visible_bytes
+    verdict = "fits" if top.peak <= room else "does not fit"
+    return (
+        f"{spec.title} {verdict} on {plan.parallel.world} x {hardware.title} under {plan.name}: rank {top.rank} takes"
+        f" {format_bytes(top.peak)} of {format_bytes(room)}; {layout(plan)}"
+    )
+
+
+def layout(plan: Plan) -> str:
+    """How a plan lays a model out: the sizes of its mesh, its schedule, micro-batches of a step."""
+    p = plan.parallel
+    sizes = {
+        "pp": p.pp,
+        "vpp": p.vpp,
+        "tp": p.tp,
+        "ep": p.ep,
+        "etp": p.etp,
+        "cp": p.cp,
+        "dp": p.dense_dp,
+        "zero": p.zero,
+    }
+    mesh = ", ".join(f"{name} {size}" + " with sp" * (name == "tp" and p.sp) for name, size in sizes.items())
+    return f"{mesh}; {plan.schedule.kind}, {plan.micro_batches:,} micro-batches"
+
+
+def set_notes(overrides: Sequence[str]) -> list[str]:
+    """Fields of a plan that the command line sets."""
+    return [f"Set beside the plan: {', '.join(overrides)}."] if overrides else []
+
+
+def mtp_notes(tape: Tape) -> list[str]:
+    """Whether multi-token prediction is counted, of a model that has it."""
+    modules = sum(s.count for s in tape.segments if s.part == "mtp")
+    if not modules:
+        return []
+    weights = sum(w.elements for w in tape.weights() if w.part == "mtp" and w.trained)
+    one = modules == 1
+    return [
+        f"Multi-token prediction is in: {modules} module{'' if one else 's'} in the last stage, with {'its' if one else 'their'}"
+        f" {format_count(weights)} weights, gradients, optimizer states and activations, a head and a loss each."
+    ]
 
 
 def run_padding(run: Run) -> list[str]:
@@ -62,7 +110,7 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
     spare = room - top.peak
     verdict = "fits" if spare >= 0 else "does not fit"
     notes = context_notes(spec, plan.batch.seq)
-    notes += [*run_padding(run), *_uncounted(run)]
+    notes += [*run_padding(run), *_uncounted(run), *mtp_notes(run.tape)]
     notes.append(
         f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."

@@ -22,11 +22,13 @@ COLUMNS = (
 TERM_COLUMNS = (Column("term", "term"), Column("bytes", "bytes", "bytes"), Column("what", "what it is"))
 LEDGER_COLUMNS = (
     Column("lever", "lever"),
-    Column("peak_bytes", "peak of the worst rank", "bytes", keep=True),
+    Column("peak_bytes", "peak", "bytes", keep=True),
     Column("saved_bytes", "saves", "bytes", keep=True),
+    Column("without_bytes", "without it", "bytes", keep=True),
     Column("activation_bytes", "activations", "bytes"),
     Column("worst_rank", "rank", "int"),
-    Column("cost", "costs", keep=True),
+    Column("recompute_flops_share", "FLOPs again", "share", keep=True),
+    Column("cost", "costs"),
 )
 IMBALANCE_COLUMNS = (
     Column("case", "routing"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from archcalc.tape.dims import Dims, Number
+from archcalc.tape.indices import ranges
 from archcalc.tape.span import ALL, Span
 from archcalc.tape.values import Part, Storage, Weight
 
@@ -128,3 +129,8 @@ class Segment:
     def count(self) -> int:
         """How many identical copies it stands for."""
         return max(1, len(self.indices))
+
+    @property
+    def name(self) -> str:
+        """Its path with the layers it stands for written in: `model.layers.1-60`."""
+        return self.path.replace("{i}", ranges(self.indices))
