@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from archcalc.tape import Tape, Weight, product
+from archcalc.tape.indices import ranges, runs
 
 PART_ORDER = ("backbone", "vision", "projector", "mtp")
 """The order in which parts are listed: the largest first, what is counted apart last."""
@@ -25,24 +26,6 @@ class Place(NamedTuple):
     indices: tuple[int, ...]
     experts: int
     part: str
-
-
-def runs(indices: Sequence[int]) -> list[list[int]]:
-    """First and last of each run of indices: (0, 1, 2, 5) is [0, 2], [5, 5]."""
-    if isinstance(indices, range) and indices:
-        return [[indices[0], indices[-1]]]
-    found: list[list[int]] = []
-    for i in indices:
-        if found and i == found[-1][1] + 1:
-            found[-1][1] = i
-        else:
-            found.append([i, i])
-    return found
-
-
-def ranges(indices: Sequence[int]) -> str:
-    """Indices as text: (0, 1, 2, 5) is `0-2,5`."""
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs(indices))
 
 
 def folded(template: str, indices: Sequence[int], experts: int = 0) -> str:

@@ -362,4 +362,6 @@ def _unloaded(spec: Spec, load: Load) -> list[str]:
         said.append("The multi-token-prediction module is not loaded: --mtp adds it.")
     elif spec.backbone.mtp_stored is None:
         said.append("Whether the release holds the multi-token-prediction module that --mtp loads is not known.")
+    if load.mtp:
+        said.append("Multi-token prediction is in: its weights in the overhead, its cache with the others.")
     return said

@@ -6,6 +6,7 @@ from copy import copy
 from typing import Literal, NamedTuple
 
 from archcalc.tape.dims import Dims, Number
+from archcalc.tape.indices import ranges
 from archcalc.tape.span import ALL, Span
 from archcalc.tape.values import Part, Storage, Weight
 
@@ -148,3 +149,8 @@ class Segment:
         left = copy(self)
         left.ops = [op for op in self.ops if op.site not in sites]
         return left
+
+    @property
+    def name(self) -> str:
+        """Its path with the layers it stands for written in: `model.layers.1-60`."""
+        return self.path.replace("{i}", ranges(self.indices))

@@ -92,7 +92,7 @@ def segment_memory(
     needed = linear_inputs(segment)
     forward, backward = _transient(segment, shards, savers, rows, grads)
     return SegmentMemory(
-        path=segment.path,
+        path=segment.name,
         saved=_sum(rows),
         offloadable=sum(r.nbytes for r in rows if offload is None or r.site in offload),
         waiting=sum(r.nbytes for r in rows if r.storage in needed),

@@ -14,7 +14,7 @@ from archcalc.training.parts import trained_tape
 from archcalc.training.placement import check_model, chunks
 from archcalc.training.plan import Plan
 from archcalc.training.rank import Rank, ranks_of
-from archcalc.training.savers import Lever
+from archcalc.training.savers import Lever, without
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
 from archcalc.training.weight_grads import WeightGrads
 
@@ -73,6 +73,10 @@ class Run:
     def until(self, lever: int) -> Self:
         """The same run without the savers behind a lever."""
         return replace(self, levers=self.levers[: lever + 1])
+
+    def without(self, lever: int) -> Self:
+        """The same run without the saver of one lever alone."""
+        return replace(self, levers=(*self.levers[:lever], without(self.levers, lever)))
 
     def fragmented(self, total: int) -> int:
         """Bytes that the allocator needs to serve `total` of them, rounded up."""
