@@ -11,17 +11,18 @@ from archcalc.documents.conventions import MEGATRON_PADS, padding_notes
 from archcalc.documents.document import Column, Report, Table
 from archcalc.documents.flops import SOME, context_notes
 from archcalc.documents.paths import ranges
+from archcalc.documents.train_vision import phases, tower_of, vision_assumed, vision_conventions, vision_notes
 from archcalc.files.model import Spec
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
+from archcalc.training.images import Misfit, sight
 from archcalc.training.ledger import imbalances, ledger
-from archcalc.training.load import load_plan
+from archcalc.training.load import load_plan, placed
 from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.offload import offload_need
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run, compiled
 from archcalc.units import format_bytes
-from archcalc.workload import Workload
 
 COLUMNS = (
     Column("rank", "rank", "int"),
@@ -55,13 +56,13 @@ OFFLOAD_COLUMNS = (Column("term", "offload"), Column("value", "value", "number")
 
 
 def training_tape(spec: Spec, plan: Plan) -> Tape:
-    """The tape of one micro-batch of a plan."""
-    return spec.trace(Workload(phase="train", batch=plan.batch.micro_batch, seq=plan.batch.seq))
+    """The tape of one micro-batch of a plan. Raises InputError for pictures that don't fit the model."""
+    return spec.trace(sight(spec.vision, plan).workload)
 
 
 def run_of(spec: Spec, plan: Plan) -> Run:
     """A plan compiled for a model. Raises InputError where they don't fit each other."""
-    return compiled(training_tape(spec, plan), plan)
+    return compiled(training_tape(spec, plan), plan, tower_of(spec, plan))
 
 
 def run_padding(run: Run) -> list[str]:
@@ -82,7 +83,11 @@ def _uncounted(run: Run) -> list[str]:
 
 def train(spec: Spec, *, plan: str, set: Sequence[str] = (), rank: int | None = None) -> Report:
     """The `train` command: `plan` is a file or a bundled name, `set` overrides its fields. Raises InputError."""
-    return train_report(spec, load_plan(plan, tuple(set)), rank=rank, overrides=tuple(set))
+    overrides = tuple(set)
+    try:
+        return train_report(spec, load_plan(plan, overrides), rank=rank, overrides=overrides)
+    except Misfit as error:
+        raise placed(error, plan, overrides) from None
 
 
 def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: tuple[str, ...] = ()) -> Report:
@@ -105,6 +110,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             ledger(run),
         ),
     ]
+    tables += phases(run, plan, ranks[rank or 0])
     if any(w.stack for w in run.tape.weights()):
         tables.append(Table("imbalance", "if the router is uneven", IMBALANCE_COLUMNS, imbalances(run)))
     busiest = max(ranks, key=lambda r: (r.offloaded, -r.rank))
@@ -122,6 +128,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
         assumptions=[
             *_assumed(plan),
             *_unlisted(plan),
+            *vision_assumed(spec, plan),
             *run.tape.assumed,
             *(f"{hardware.name}: {line}" for line in hardware.defaults if line.startswith("memory_") or need),
         ],
@@ -133,6 +140,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             "transient: gradients, recomputed tensors and routed copies of the running layer, logits, messages between"
             " stages.",
             "fixed: the plan's memory.fixed and what fused kernels cache for the whole run.",
+            *vision_conventions(plan),
         ),
         notes=_notes(spec, plan, run, ranks, hardware.memory_visible_bytes),
     )
@@ -142,7 +150,10 @@ def train_quantities(run: Run, ranks: list[RankMemory]) -> dict[str, int | float
     """All `train.*` quantities but `train.fits`."""
     top = worst(ranks)
     row = rank_row(top)
-    unique = sum(w.elements for w in run.tape.weights() if w.trained) * sum(run.item_bytes)
+    param, grad = run.item_bytes
+    frozen = {id(w) for n in run.frozen for op in run.tape.segments[n].ops for w in op.weights}
+    trained = [w for w in run.tape.weights() if w.trained]
+    unique = sum(w.elements * (param if id(w) in frozen else param + grad) for w in trained)
     resident = run.devices * sum(r.static.params + r.static.grads for r in ranks)
     found: dict[str, int | float | bool] = {f"train.{key}": row[key] for key in _TOTALS}
     return found | {
@@ -253,9 +264,4 @@ def _notes(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: int)
         notes.append(
             "warning: ZeRO-2 with pipeline stages needs a reduce-scatter a micro-batch; Megatron-LM does not do it."
         )
-    if spec.vision is not None and plan.vision.process == "decoupled":
-        notes.append(
-            "The vision tower and projector stand on every rank and run in a phase of their own; its activations are"
-            " not in."
-        )
-    return notes
+    return notes + vision_notes(spec, plan, run)

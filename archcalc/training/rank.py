@@ -10,7 +10,7 @@ from archcalc.tape import Tape
 from archcalc.training.placement import Chunk, held_weights
 from archcalc.training.plan import Plan
 from archcalc.training.schedule import Pipeline, Schedule
-from archcalc.training.static import Owners, Static, placeholders, static
+from archcalc.training.static import Owners, Static, placeholders, static, with_frozen
 from archcalc.training.transient import gathered_head_input
 
 
@@ -20,6 +20,7 @@ class Rank:
 
     Attributes:
         chunks: what it runs, by virtual stage.
+        entry: the chunk that is the first stage, or None.
         static: weights, gradients and optimizer states.
         cached: what fused kernels keep for the whole run: placeholder gradients, and the gathered input of a
             sequence-parallel head (Megatron-LM core/utils.py, GlobalMemoryBuffer) [bytes].
@@ -27,6 +28,7 @@ class Rank:
     """
 
     chunks: tuple[Chunk, ...]
+    entry: int | None
     static: Static
     cached: int
     messages: tuple[int, int]
@@ -41,6 +43,7 @@ def ranks_of(
     return tuple(
         Rank(
             chunks=held,
+            entry=_entry(schedule, plan.pipeline, rank),
             static=known[held][0],
             cached=known[held][1],
             messages=messages(schedule, plan.pipeline, rank, message),
@@ -49,12 +52,21 @@ def ranks_of(
     )
 
 
+def _entry(schedule: Schedule, pipeline: Pipeline, rank: int) -> int | None:
+    stages = schedule.held(pipeline.pp, pipeline.vpp, rank)
+    return stages.index(0) if 0 in stages else None
+
+
 def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) -> tuple[Static, int]:
     """Static bytes of these chunks, and what kernels cache for them [bytes]."""
     p, items = plan.parallel, plan.precision.item_bytes
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
-    fixed = static(weights, shards, owners, items, plan.precision.optimizer)
+    frozen = tuple((w, n) for w, n in weights if plan.vision.frozen and w.role == "vision")
+    trained = tuple(each for each in weights if each not in frozen) if frozen else weights
+    fixed = static(trained, shards, owners, items, plan.precision.optimizer)
+    if frozen:
+        fixed = with_frozen(fixed, frozen, shards, owners, items[0])
     if plan.activations.kernels != "fused" or not plan.memory.placeholder_grads:
         return fixed, 0
     gathered = sum(gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk)

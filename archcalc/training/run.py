@@ -9,6 +9,7 @@ from typing import Self
 from archcalc.calc.activations import Savers
 from archcalc.calc.sharding import Shards
 from archcalc.tape import Tape
+from archcalc.training.phases import TowerLoad
 from archcalc.training.placement import check_model, chunks
 from archcalc.training.plan import Plan
 from archcalc.training.rank import Rank, ranks_of
@@ -31,6 +32,8 @@ class Run:
         levers: from no savers to the plan's, one at a time; the last is in use.
         schedule, pipeline: the order of forwards and backwards, and what it is laid out for.
         ranks: the pipeline's, in order.
+        tower: what a decoupled vision tower has to do, where a sequence has pictures.
+        frozen: places on the tape of segments that are not trained.
         devices: of one stage in one model replica.
         item_bytes: of a parameter and of its gradient [bytes].
         fixed: what no formula gives [bytes].
@@ -45,6 +48,8 @@ class Run:
     schedule: Schedule
     pipeline: Pipeline
     ranks: tuple[Rank, ...]
+    tower: TowerLoad | None
+    frozen: frozenset[int]
     devices: int
     item_bytes: tuple[int, int]
     fixed: int
@@ -61,6 +66,11 @@ class Run:
         """Sites whose storages wait in host memory; None for all."""
         return self.levers[-1].offload
 
+    @property
+    def entering(self) -> int:
+        """Micro-batches that pass a device of the first stage in a step."""
+        return self.pipeline.micro_batches // self.schedule.copies
+
     def routed(self, imbalance: Fraction) -> Self:
         """The same run under another imbalance of its router."""
         return replace(self, shards=replace(self.shards, imbalance=imbalance))
@@ -74,11 +84,12 @@ class Run:
         return -(-total * self.efficiency.denominator // self.efficiency.numerator)
 
 
-def compiled(tape: Tape, plan: Plan) -> Run:
+def compiled(tape: Tape, plan: Plan, tower: TowerLoad | None = None) -> Run:
     """A plan for a model.
 
     Args:
         tape: of one of its micro-batches.
+        tower: what a decoupled vision tower has to do, where a sequence has pictures.
 
     Raises:
         InputError: where model and plan don't fit each other.
@@ -94,6 +105,8 @@ def compiled(tape: Tape, plan: Plan) -> Run:
         schedule=schedule,
         pipeline=plan.pipeline,
         ranks=ranks_of(tape, plan, schedule, placed, shards),
+        tower=tower,
+        frozen=frozenset(n for n, s in enumerate(tape.segments) if plan.vision.frozen and s.part == "vision"),
         devices=plan.parallel.replica // plan.parallel.pp,
         item_bytes=plan.precision.item_bytes,
         fixed=plan.memory.fixed_bytes,

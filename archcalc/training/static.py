@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heapreplace
 from typing import NamedTuple
 
@@ -59,6 +59,20 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
     if grad_item < 4 and not how.low_precision_grads:
         step += copied
     return Static(params=params, grads=grads, optimizer=states, buffers=buffers, step=step, gathered=gathered)
+
+
+def with_frozen(rest: Static, held: Held, shards: Shards, owners: Owners, item: int) -> Static:
+    """A rank's bytes with weights that are not trained: neither gradients nor states, `item` bytes a parameter, under
+    ZeRO-3 a slice of each and two layers' working set."""
+    sizes = [(w, n * local_elements(w, shards)) for w, n in held]
+    whole = item * sum(size for _, size in sizes)
+    layer = item * sum(local_elements(w, shards) for w, _ in held if w.indices)
+    sliced = owners.zero >= 3
+    return replace(
+        rest,
+        params=rest.params + _shared(whole, owners.dense if sliced else 1),
+        gathered=rest.gathered + (2 * layer if sliced else 0),
+    )
 
 
 def _shared(nbytes: int, devices: int) -> int:
