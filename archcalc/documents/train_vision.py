@@ -66,8 +66,8 @@ def vision_conventions(plan: Plan) -> tuple[str, ...]:
     return (
         f"{whole} Pictures of each size are dealt to all GPUs alike, whole ones, rounded up; the largest that run"
         " together count.",
-        "vision forward keeps outputs only; pipeline: those of all micro-batches on the first stage, and the gradient of"
-        " each from the end of its backward; vision backward: the tower's activations again, and those gradients.",
+        "vision forward keeps outputs only; pipeline: those of all micro-batches on the first stage, and the gradient"
+        " of each from the end of its backward; vision backward: the tower's activations again, and those gradients.",
     )
 
 

@@ -60,7 +60,7 @@ def sight(tower: Tower | None, plan: Plan) -> Sight:
         else:
             squares = _squares(tower, key, each.tokens_per_sequence)
             found[key] += squares
-            assumed.append(_said(key, each.tokens_per_sequence, squares))
+            assumed.append(_said(tower, key, each.tokens_per_sequence, squares))
     seen = Workload(
         phase="train",
         seq=0,
@@ -130,8 +130,10 @@ def _making(tower: Tower, frames: tuple[int, ...]) -> Callable[[int], int]:
     return tokens
 
 
-def _said(key: str, tokens: int, squares: list[tuple[int, ...]]) -> str:
+def _said(tower: Tower, key: str, tokens: int, squares: list[tuple[int, ...]]) -> str:
     """The pictures that stand for a mean number of tokens, in words."""
-    sizes = Counter("x".join(map(str, size)) for size in squares)
-    listed = ", ".join(f"{n} of {size}" for size, n in sizes.items())
-    return f"batch.{key}: {tokens:,} vision tokens a sequence stand for square {key}: {listed}"
+    sizes = Counter(squares)
+    listed = ", ".join(f"{n} of {'x'.join(map(str, size))}" for size, n in sizes.items())
+    made = sum(n * _making(tower, size[:-2])(size[-1]) for size, n in sizes.items())
+    rest = "" if made == tokens else f", {made:,} tokens: less than the smallest picture makes is left out"
+    return f"batch.{key}: {tokens:,} vision tokens a sequence stand for square {key}: {listed}{rest}"

@@ -43,11 +43,9 @@ def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
 def placed(error: Misfit, argument: str, overrides: tuple[str, ...]) -> InputError:
     """An error that only the model shows, at the field of the plan that it is about."""
     name = ".".join(error.keys)
-    given = next(
-        (text for text in reversed(overrides) if f"{text.partition('=')[0].strip()}.".startswith(f"{name}.")), ""
-    )
+    given = [text for text in overrides if f"{text.partition('=')[0].strip()}.".startswith(f"{name}.")]
     if given:
-        return error.at(source=f"--set {given}")
+        return error.at(source=f"--set {given[-1]}")
     path = find(argument, "plans")
     document = load(read(path), str(path))
     line, column = document.position(error.keys, key=True)
