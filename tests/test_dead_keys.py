@@ -367,6 +367,23 @@ DIVIDED = PIPELINED | {
     "activations": PIPELINED["activations"] | {"kernels": "eager", "offload": "none", "recompute": [], "fp8": []},
 }
 
+PICTURED = PIPELINED | {
+    "batch": PIPELINED["batch"]
+    | {"images": {"size": [60, 60], "per_sequence": 2}, "videos": [{"size": [9, 64, 64], "per_sequence": 1}]}
+}
+FILMED = PIPELINED | {
+    "batch": PIPELINED["batch"]
+    | {"images": [{"size": [60, 60], "per_sequence": 2}], "videos": {"size": [9, 64, 64], "per_sequence": 1}},
+    "vision": {"process": "first-stage"},
+}
+MIXED = PIPELINED | {
+    "batch": PIPELINED["batch"] | {"images": {"tokens_per_sequence": 40}, "videos": [{"tokens_per_sequence": 8}]},
+    "vision": {"process": "decoupled", "micro_batch": 2},
+}
+MIXED_TOO = PIPELINED | {
+    "batch": PIPELINED["batch"] | {"images": [{"tokens_per_sequence": 40}], "videos": {"tokens_per_sequence": 8}},
+}
+
 
 def bundled(kind: str, name: str) -> dict[str, Any]:
     path = bundled_dir() / kind / f"{name}.yaml"
@@ -412,6 +429,10 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),
         "interleaved": (INTERLEAVED, ("train grouped.yaml --plan {}",)),
         "divided": (DIVIDED, ("train grouped.yaml --plan {}",)),
+        **{
+            name: (plan, ("train latent.yaml --plan {}",))
+            for name, plan in (("pictured", PICTURED), ("filmed", FILMED), ("mixed", MIXED), ("mixed-too", MIXED_TOO))
+        },
     },
     "hardware": {
         "h800": (
@@ -542,7 +563,11 @@ def places(data: Any, steps: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
             yield from ((part, *place) for place in places(data[part], rest))
     elif isinstance(first, type) and issubclass(first, Section):
         words = constants(first)
-        if set(data) <= set(first.model_fields) and all(data.get(key) == word for key, word in words.items()):
+        if (
+            isinstance(data, dict)
+            and set(data) <= set(first.model_fields)
+            and all(data.get(key) == word for key, word in words.items())
+        ):
             yield from places(data, rest)
     elif not rest:
         yield (first,)

@@ -8,6 +8,7 @@ from typing import Any
 from archcalc.calc.sharding import paddings
 from archcalc.documents.conventions import MEGATRON_PADS, padding_notes
 from archcalc.documents.flops import SOME, context_notes
+from archcalc.documents.train_vision import vision_notes
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware
 from archcalc.tape import Tape
@@ -58,7 +59,8 @@ def mtp_notes(tape: Tape) -> list[str]:
     weights = sum(w.elements for w in tape.weights() if w.part == "mtp" and w.trained)
     one = modules == 1
     return [
-        f"Multi-token prediction is in: {modules} module{'' if one else 's'} in the last stage, with {'its' if one else 'their'}"
+        "Multi-token prediction is in:"
+        f" {modules} module{'' if one else 's'} in the last stage, with {'its' if one else 'their'}"
         f" {format_count(weights)} weights, gradients, optimizer states and activations, a head and a loss each."
     ]
 
@@ -120,9 +122,4 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
         notes.append(
             "warning: ZeRO-2 with pipeline stages needs a reduce-scatter a micro-batch; Megatron-LM does not do it."
         )
-    if spec.vision is not None and plan.vision.process == "decoupled":
-        notes.append(
-            "The vision tower and projector stand on every rank and run in a phase of their own; its activations are"
-            " not in."
-        )
-    return notes
+    return notes + vision_notes(spec, plan, run)

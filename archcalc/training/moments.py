@@ -14,12 +14,13 @@ prefetched (K2, arXiv:2507.20534, section 2.4, overlaps both copies with compute
 
 class Moment(NamedTuple):
     """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]; `text` says in words
-    which moment it is, where it is known."""
+    which moment it is, where it is known, `phase` to what part of the step it belongs."""
 
     activation: int
     offloaded: int
     transient: int
     text: str = ""
+    phase: str = ""
 
     @property
     def total(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 from math import lcm
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from archcalc.section import Section, Size
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.optimizer import optimizer
 from archcalc.training.parts import Train
+from archcalc.training.pictures import Count, Images, Pictures, Videos
 from archcalc.training.savers import Lever, levers
 from archcalc.training.schedule import Pipeline, get_schedule
 from archcalc.units import parse_memory
@@ -86,11 +87,36 @@ class ScheduleSection(Section):
 
 class Batch(Section):
     """Tokens of a step: `global_tokens` over all devices, `micro_batch` sequences of `seq` tokens at a
-    time."""
+    time.
+
+    `seq` is the whole sequence: the tokens of its images and videos are among them.
+    """
 
     seq: Size
     micro_batch: Size
     global_tokens: Size
+    images: Images = None
+    videos: Videos = None
+
+    @property
+    def pictures(self) -> tuple[tuple[str, Pictures], ...]:
+        """Images, then videos, each with the key that it stands under."""
+        both: tuple[tuple[str, Any], ...] = (("images", self.images), ("videos", self.videos))
+        return tuple(
+            (key, each)
+            for key, given in both
+            for each in (given if isinstance(given, list) else [given])
+            if each is not None
+        )
+
+    @model_validator(mode="after")
+    def _pictures_fit(self) -> Self:
+        tokens = sum(each.tokens_per_sequence or 0 for _, each in self.pictures)
+        if tokens > self.seq:
+            keys = dict.fromkeys(key for key, each in self.pictures if each.tokens_per_sequence)
+            message = f"{tokens} vision tokens do not fit into sequences of {self.seq}: seq counts text and vision"
+            raise FieldError(message, *keys, "seq")
+        return self
 
 
 class Precision(Section):
@@ -157,15 +183,22 @@ class Activations(Section):
 
 
 class Vision(Section):
-    """Where a vision tower runs: `decoupled` (replicated on every device, in a phase of its own) or in the
-    `first-stage`."""
+    """Where a vision tower runs: `decoupled` (replicated on every device, in phases of its own, `micro_batch` images or
+    chunks of video frames at a time), in the `first-stage` of the pipeline, or there and `frozen`: without gradients,
+    its projector alone being trained."""
 
-    process: Literal["decoupled", "first-stage"]
+    process: Literal["decoupled", "first-stage", "frozen"]
+    micro_batch: Count = 1
 
     @property
     def decoupled(self) -> bool:
         """Whether it stands on every device, outside the pipeline."""
         return self.process == "decoupled"
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it is not trained."""
+        return self.process == "frozen"
 
 
 class Memory(Section):
@@ -214,6 +247,11 @@ class Plan(Section):
     memory: Memory
     assumed: list[Text] = Field(default_factory=list)
 
+    def trained(self, *, vision: bool) -> Train:
+        """How each part is trained, of a model with a `vision` tower or without."""
+        frozen = vision and self.vision.frozen
+        return self.train.model_copy(update={"vision": "frozen"}) if frozen else self.train
+
     @property
     def micro_batches(self) -> int:
         """Micro-batches of one pipeline in one step."""
@@ -253,6 +291,13 @@ class Plan(Section):
                 " DotProductAttention refuses it",
                 ("activations", "core"),
                 ("parallel", "cp"),
+            )
+        if self.vision.frozen and "vision" in self.train.model_fields_set and self.train.vision != "frozen":
+            raise FieldError(
+                f"vision.process frozen, and train.vision {self.train.vision}",
+                ("train", "vision"),
+                ("vision", "process"),
+                hint="name one of them",
             )
         overlapped = self.schedule.extra_warmup and self.parallel.ep > 1
         for name in ("moe", "full"):

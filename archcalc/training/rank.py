@@ -20,6 +20,7 @@ class Rank:
 
     Attributes:
         chunks: what it runs, by virtual stage.
+        entry: the chunk that is the first stage, or None.
         static: weights, gradients and optimizer states.
         cached: what fused kernels keep for the whole run: placeholder gradients, and the gathered input of a
             sequence-parallel head (Megatron-LM core/tensor_parallel/layers.py,
@@ -29,6 +30,7 @@ class Rank:
     """
 
     chunks: tuple[Chunk, ...]
+    entry: int | None
     static: Static
     cached: int
     messages: tuple[int, int]
@@ -43,12 +45,18 @@ def ranks_of(
     return tuple(
         Rank(
             chunks=held,
+            entry=_entry(schedule, plan.pipeline, rank),
             static=known[held][0],
             cached=known[held][1],
             messages=messages(schedule, plan.pipeline, rank, message),
         )
         for rank, held in enumerate(placed)
     )
+
+
+def _entry(schedule: Schedule, pipeline: Pipeline, rank: int) -> int | None:
+    stages = schedule.held(pipeline.pp, pipeline.vpp, rank)
+    return stages.index(0) if 0 in stages else None
 
 
 def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) -> tuple[Static, int]:

@@ -11,6 +11,7 @@ from archcalc.calc.sharding import Shards
 from archcalc.files.storage import Storage
 from archcalc.tape import Tape
 from archcalc.training.parts import trained_tape
+from archcalc.training.phases import TowerLoad
 from archcalc.training.placement import check_model, chunks
 from archcalc.training.plan import Plan
 from archcalc.training.rank import Rank, ranks_of
@@ -34,6 +35,7 @@ class Run:
         levers: from no savers to the plan's, one at a time; the last is in use.
         schedule, pipeline: the order of forwards and backwards, and what it is laid out for.
         ranks: the pipeline's, in order.
+        tower: what a decoupled vision tower has to do, where a sequence has pictures.
         devices: of one stage in one model replica.
         item_bytes: of a parameter and of its gradient [bytes].
         weight_grads: how weights' gradients reach the accumulation buffer.
@@ -49,6 +51,7 @@ class Run:
     schedule: Schedule
     pipeline: Pipeline
     ranks: tuple[Rank, ...]
+    tower: TowerLoad | None
     devices: int
     item_bytes: tuple[int, int]
     weight_grads: WeightGrads
@@ -65,6 +68,11 @@ class Run:
     def offload(self) -> frozenset[str] | None:
         """Sites whose storages wait in host memory; None for all."""
         return self.levers[-1].offload
+
+    @property
+    def entering(self) -> int:
+        """Micro-batches that pass a device of the first stage in a step."""
+        return self.pipeline.micro_batches // self.schedule.copies
 
     def routed(self, imbalance: Fraction) -> Self:
         """The same run under another imbalance of its router."""
@@ -83,18 +91,19 @@ class Run:
         return -(-total * self.efficiency.denominator // self.efficiency.numerator)
 
 
-def compiled(tape: Tape, plan: Plan, storage: Storage | None = None) -> Run:
+def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: TowerLoad | None = None) -> Run:
     """A plan for a model.
 
     Args:
         tape: of one of its micro-batches.
         storage: how the model's release stores its weights, which a quantized base keeps.
+        tower: what a decoupled vision tower has to do, where a sequence has pictures.
 
     Raises:
         InputError: where model and plan don't fit each other.
     """
     shards, schedule = mesh_of(plan), get_schedule(plan.schedule.kind)
-    tape = trained_tape(tape, plan.train, storage)
+    tape = trained_tape(tape, plan.trained(vision=any(s.part == "vision" for s in tape.segments)), storage)
     check_model(tape, shards)
     placed = chunks(tape, schedule, plan.pipeline, plan.parallel.layout, decoupled=plan.vision.decoupled)
     return Run(
@@ -105,6 +114,7 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None) -> Run:
         schedule=schedule,
         pipeline=plan.pipeline,
         ranks=ranks_of(tape, plan, schedule, placed, shards),
+        tower=tower,
         devices=plan.parallel.replica // plan.parallel.pp,
         item_bytes=plan.precision.item_bytes,
         weight_grads=weight_grads_of(plan),

@@ -88,6 +88,8 @@ def head_gradient(segment: Segment, shards: Shards, how: WeightGrads) -> int:
 def carried(tape: Tape, chunk: Iterable[int], shards: Shards, how: WeightGrads) -> int:
     """Bytes that a chunk of these segments holds from the head's backward to the embedding's: autograd adds the two
     gradients of a shared weight up before it hands them on."""
+    if how.linears == "fused":
+        return 0
     segments = [tape.segments[n] for n in chunk]
     looked_up = {id(w) for s in segments for op in s.ops if not op.flops and op.site == "embedding" for w in op.weights}
     ends = (s for s in segments if any(op.site == "head" and id(op.weights[0]) in looked_up for op in s.ops))
