@@ -200,6 +200,7 @@ class Decoder(Block):
                 x = tape.add_positions(x, "embed_positions", self.dim("position_embeddings"))
             if self.embedding_norm is not None:
                 x = tape.norm(x, "embed_norm", kind=self.embedding_norm, role="norm", site="embedding")
+            tape.dropout(x, "dropout", site="embedding")
         return embedding, x
 
     def _kind(self, layer: Layers) -> LayerKind:
@@ -242,7 +243,7 @@ class Decoder(Block):
                     out = block.forward(tape, mixed)
                 if step.output_norm:
                     out = tape.norm(out, step.output_norm, kind=step.norm, role="norm", site=f"{site}_post_norm")
-            x = tape.add(x, out, f"add_{site}", site="residual")
+            x = tape.add(x, out, f"add_{site}", site="residual", drops=True)
         return x
 
     def _blocks(self, tape: Tape, x: Tensor) -> Tensor | None:
@@ -282,6 +283,7 @@ class Decoder(Block):
         about = "Multi-token prediction module."
         with tape.segment(f"{tape.body}.layers.{{i}}", "mtp", x, indices, about=about, dtype=self.dtype) as inner:
             embedded = tape.copy((inner,), "shift_embedding", inner.features, site="mtp_in")
+            tape.dropout(embedded, "dropout", site="mtp_in")
             embedded = tape.norm(embedded, "enorm", role="mtp", site="mtp_in")
             previous = tape.norm(inner, "hnorm", role="mtp", site="mtp_in")
             both = tape.copy((embedded, previous), "join", (2 * hidden,), site="mtp_in")

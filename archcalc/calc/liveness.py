@@ -7,12 +7,15 @@ from types import MappingProxyType
 
 from archcalc.calc.sharding import TP_AXES, Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
+from archcalc.tape.op import Variant
 
 
 def backward_peak(
     segment: Segment,
     shards: Shards,
     kept: Mapping[Storage, int],
+    variants: Set[Variant] = frozenset(),
+    *,
     beside: Mapping[int, int] = MappingProxyType({}),
     after: Mapping[int, tuple[int, int]] = MappingProxyType({}),
 ) -> int:
@@ -20,10 +23,12 @@ def backward_peak(
 
     Alive are the `kept` tensors (their sizes), each until the first operation of the forward that keeps it
     has run backward, and gradients: that of a storage lives from the last operation that used it to the one
-    that made it, in its storage's dtype. A sum hands one gradient on to both its terms; a second contribution
-    is a tensor of its own while it is added. What nothing trained lies before has no gradient. `beside` are bytes that
-    an operation takes while its operands are alive, by its place, such as a weight's gradient; `after` those that it
-    hands on when what another operation of its GEMM kept is freed: bytes, and the place of that one.
+    that made it, in its storage's dtype. A sum hands one gradient on to both its terms, but for one that dropout fell
+    on; a second contribution is a tensor of its own while it is added. What nothing trained lies before has no
+    gradient. What kernels make beside that, such as the gradient of attention's scores, is gone before the gradients of
+    queries and keys are there. `beside` are bytes that an operation takes while its operands are alive, by its place,
+    such as a weight's gradient; `after` those that it hands on when what another operation of its GEMM kept is freed:
+    bytes, and the place of that one.
     """
     first: dict[Storage, int] = {}
     maker: dict[Storage, int] = {}
@@ -35,7 +40,7 @@ def backward_peak(
     freed = [0] * len(segment.ops)
     for storage, size in kept.items():
         freed[first.get(storage, 0)] += size
-    grads = _Gradients(shards, segment.ungraded)
+    grads = _Gradients(shards, variants, segment.ungraded)
     held = sum(kept.values())
     peak = held
     for i in reversed(range(len(segment.ops))):
@@ -54,9 +59,8 @@ def backward_peak(
 class _Gradients:
     """Gradients alive in a backward pass, by the storage they belong to; terms of a sum share one buffer."""
 
-    def __init__(self, shards: Shards, ungraded: frozenset[Storage]) -> None:
-        self.shards = shards
-        self.ungraded = ungraded
+    def __init__(self, shards: Shards, variants: Set[Variant], ungraded: frozenset[Storage]) -> None:
+        self.shards, self.variants, self.ungraded = shards, variants, ungraded
         self.buffer: dict[Storage, Storage] = {}
         self.giver: dict[Storage, Storage | None] = {}
         self.sizes: dict[Storage, int] = {}
@@ -75,13 +79,17 @@ class _Gradients:
             self.buffer.setdefault(made, made)
         added = 0
         inputs = dict.fromkeys(s for s in op.inputs if s.dtype in FLOATS and s not in self.ungraded)
+        masked = bool(op.masks) and set(op.masks) <= self.variants
+        late = sum(self.size(s) for s in inputs if s in op.inputs[:2] and s not in self.buffer)
         for storage in inputs:
             if storage not in self.buffer:
-                self.buffer[storage] = self.buffer[made] if op.sums and made is not None else storage
+                shares = op.sums and not (masked and storage is op.inputs[1])
+                self.buffer[storage] = self.buffer[made] if shares and made is not None else storage
             elif made is None or self.giver.get(storage) is not made:
                 added += self.size(storage)
             self.giver[storage] = made
-        return added + sum(self.size(s) for s in set(self.buffer.values()))
+        beside = working(op, self.shards, self.variants, backward=True)
+        return added + max(0, beside - late) + sum(self.size(s) for s in set(self.buffer.values()))
 
     def drop(self, storage: Storage) -> None:
         """The operation that made this has run: its gradient is used up."""
@@ -91,11 +99,18 @@ class _Gradients:
 FLOATS = frozenset({"bfloat16", "float16", "float32"})
 
 
+def working(op: Op, shards: Shards, variants: Set[Variant], *, backward: bool, kept: Set[Storage] = frozenset()) -> int:
+    """What an operation's kernels make and nobody keeps while it runs [bytes]."""
+    used = {w.storage for w in op.works if w.backward == backward and set(w.when) <= variants} if op.works else set()
+    return sum(local_bytes(storage, shards) for storage in used - kept)
+
+
 def forward_peak(
     segment: Segment,
     shards: Shards,
     kept: Set[Storage],
     *,
+    variants: Set[Variant] = frozenset(),
     entry: bool = False,
     beside: Callable[[Op], int] = lambda op: 0,
 ) -> int:
@@ -117,7 +132,8 @@ def forward_peak(
         for storage in op.outputs[:1]:
             if storage in last and storage not in kept and storage not in alive:
                 alive[storage] = local_bytes(storage, shards)
-        peak = max(peak, left + sum(alive.values()) + forward_exchange(op, shards) + beside(op))
+        more = forward_exchange(op, shards) + working(op, shards, variants, backward=False, kept=kept) + beside(op)
+        peak = max(peak, left + sum(alive.values()) + more)
         for storage in [s for s in alive if last[s] <= i]:
             del alive[storage]
     return peak

@@ -71,13 +71,11 @@ def run_padding(run: Run) -> list[str]:
 
 
 def _uncounted(run: Run) -> list[str]:
-    """What no fold counts yet: exchanges of some mixers, and gradients of scores that attention writes out."""
+    """What no fold counts yet: exchanges of some mixers."""
     notes = []
     mixers = {op.counts_as for op in run.tape.ops("backbone")} & SOME.keys()
     if run.shards.cp > 1 and mixers:
         notes.append(f"warning: what {' and '.join(sorted(mixers))} operations exchange among cp devices is not in.")
-    if "unfused" in run.savers.variants:
-        notes.append("warning: the gradients of the scores of unfused attention are not in the transient memory.")
     return notes
 
 
@@ -92,6 +90,10 @@ def assumed(plan: Plan) -> list[str]:
     return lines
 
 
+ELSEWHERE = dict.fromkeys(("activations.hidden_dropout", "activations.attention_dropout"), "; Megatron-LM's own is 0.1")
+"""What else a default might have been, by its field."""
+
+
 def unlisted(plan: Plan) -> list[str]:
     """Fields that the plan leaves to their defaults."""
     left = []
@@ -101,7 +103,7 @@ def unlisted(plan: Plan) -> list[str]:
             path = f"{section}.{key}"
             if key not in block.model_fields_set and path not in plan.assumed and key != "group":
                 value = plan.activations.loss if key == "cross_entropy" else getattr(block, key)
-                left.append(f"{path} = {value} (default)")
+                left.append(f"{path} = {value} (default{ELSEWHERE.get(path, '')})")
     return left
 
 

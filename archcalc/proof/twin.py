@@ -96,6 +96,8 @@ def activations(plain: Plain, model: Any) -> Sides:
             router_probs=setting.router_probs,
             recompute=frozenset(setting.recompute),
             fp8=frozenset(setting.fp8),
+            hidden_dropout=setting.dropout[0],
+            attention_dropout=setting.dropout[1],
         )
         side |= single(kept.items(), str(setting))
     return {"activations": side}

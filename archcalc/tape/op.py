@@ -15,6 +15,9 @@ Variant = Literal[
     "eager",
     "flash",
     "unfused",
+    "hidden_dropout",
+    "attention_dropout",
+    "attention_undropped",
     "probs_act",
     "probs_out",
     "loss_eager",
@@ -23,7 +26,7 @@ Variant = Literal[
     "loss_chunked",
 ]
 """How one kind of operation is run: elementwise kernels, attention's core, the place where router probabilities
-multiply, the loss."""
+multiply, the loss; and whether there is dropout."""
 
 
 Needs = Literal["any", "weight", "input"]
@@ -40,6 +43,16 @@ class Save(NamedTuple):
     storage: Storage
     when: tuple[Variant, ...] = ()
     needs: Needs = "any"
+
+
+class Work(NamedTuple):
+    """A storage that an operation's kernels make and drop again while it runs, where all the variants of `when` are in
+    use: forward, or backward before the gradients of its first two operands are made. Nothing counts twice that is
+    kept."""
+
+    storage: Storage
+    backward: bool
+    when: tuple[Variant, ...] = ()
 
 
 class Cache(NamedTuple):
@@ -92,6 +105,8 @@ class Op(NamedTuple):
         weight_gradient: whether that needs the input, and who adds it up.
         exchange: how its operands travel between devices.
         sums: its result is the sum of its operands, which share its gradient.
+        masks: variants under which the second of them is dropped out first: its gradient is a tensor of its own.
+        works: what its kernels make beside that.
         span: how far back it looks, where it scores pairs.
         turned: features of a head that it rotates.
     """
@@ -111,6 +126,8 @@ class Op(NamedTuple):
     weight_gradient: WeightGradient = "none"
     exchange: Exchange = "none"
     sums: bool = False
+    masks: tuple[Variant, ...] = ()
+    works: tuple[Work, ...] = ()
     span: Span | None = None
     turned: int = 0
 

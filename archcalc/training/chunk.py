@@ -109,18 +109,17 @@ def _transient(
     A multi-token prediction module runs a layer and then the head with a loss of its own (DeepSeek-V3,
     arXiv:2412.19437, eq. 22 to 24): the larger of both counts.
     """
-    head = head_transient(segment, shards, savers)
+    head, how = head_transient(segment, shards, savers), savers.variants
     gradient = head_gradient(segment, shards, grads)
     if head is not None and gradient:
         head = head[0], max(head[1], head_backward(segment, shards, rows, gradient))
     if head is not None and segment.part != "mtp":
         return head
     body = segment.without(ENDS_OF_MTP)
-    one_gemm = "fused" in savers.variants
-    bare = saved_rows(segment, shards, Savers(variants=savers.variants))
-    back = max(0, layer_backward(body, shards, bare, grads, one_gemm=one_gemm) - _sum(rows)) if segment.learns else 0
+    bare = saved_rows(segment, shards, Savers(variants=how))
+    back = max(0, layer_backward(body, shards, bare, how, grads) - _sum(rows)) if segment.learns else 0
     loss = head or (0, 0)
-    return max(layer_forward(body, shards, rows), loss[0]), max(back, loss[1])
+    return max(layer_forward(body, shards, rows, how), loss[0]), max(back, loss[1])
 
 
 def head_of(tape: Tape) -> int:

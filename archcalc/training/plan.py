@@ -138,12 +138,21 @@ class Precision(Section):
         return ITEM_BYTES[DTYPES[self.params]], ITEM_BYTES[DTYPES[self.grads]]
 
 
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Activations(Section):
     """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
-    TransformerEngine's with fused ones, plain code with eager ones."""
+    TransformerEngine's with fused ones, plain code with eager ones.
+
+    `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
+    it in GPT-2's kin alone. `core: unfused` writes attention's scores out, in 16 bit under fused kernels.
+    """
 
     kernels: Literal["fused", "eager"]
     core: Literal["flash", "unfused"] = "flash"
+    hidden_dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
     router_probs: Literal["act", "out"]
     recompute: list[Text]
     fp8: list[Text]
@@ -179,6 +188,8 @@ class Activations(Section):
             recompute=self.recompute,
             fp8=self.fp8,
             offload=self.offload,
+            hidden_dropout=self.hidden_dropout,
+            attention_dropout=self.attention_dropout,
         )
 
 

@@ -13,6 +13,7 @@ from archcalc.calc.liveness import backward_peak, forward_peak
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
 from archcalc.tape.dims import product
+from archcalc.tape.op import Variant
 from archcalc.training.packed import unpacked
 from archcalc.training.weight_grads import NO_GRADS, WeightGrads, after_operands, beside_operands
 
@@ -20,23 +21,28 @@ CHUNKED_LOSS_TOKENS = 1024
 """Tokens of one piece of a chunked head and loss; assumed, no source gives one number."""
 
 
-def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved]) -> int:
+def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved], variants: Set[Variant] = frozenset()) -> int:
     """What one copy of a segment without a loss takes forward, beside `rows`, which it keeps [bytes]."""
     kept = {row.storage for row in rows if not row.fp8}
-    running = forward_peak(segment, shards, kept, beside=lambda op: unpacked(op, shards))
+    running = forward_peak(segment, shards, kept, variants=variants, beside=lambda op: unpacked(op, shards))
     return max(running, routed_copies(segment, shards, kept))
 
 
 def layer_backward(
-    segment: Segment, shards: Shards, bare: Sequence[Saved], grads: WeightGrads = NO_GRADS, *, one_gemm: bool = True
+    segment: Segment,
+    shards: Shards,
+    bare: Sequence[Saved],
+    variants: Set[Variant] = frozenset(),
+    grads: WeightGrads = NO_GRADS,
 ) -> int:
     """All that one copy of a segment takes backward [bytes]. `bare` is what it would keep without savers: all
-    of it is there again before its backward starts. `grads` and `one_gemm` say how weights' gradients are made."""
+    of it is there again before its backward starts. `grads` says how weights' gradients are made."""
     kept = {row.storage: row.nbytes for row in bare}
-    made = beside_operands(segment, shards, grads, one_gemm=one_gemm)
+    made = beside_operands(segment, shards, grads, one_gemm="fused" in variants)
     beside = {i: made.get(i, 0) + unpacked(op, shards) for i, op in enumerate(segment.ops)}
     after = after_operands(segment, shards, grads)
-    return backward_peak(segment, shards, kept, beside, after) + _ring_buffers(segment, shards)
+    running = backward_peak(segment, shards, kept, variants, beside=beside, after=after)
+    return running + _ring_buffers(segment, shards)
 
 
 def routed_copies(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:

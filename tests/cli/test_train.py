@@ -133,11 +133,11 @@ def test_it_starts_quickly_and_without_heavy_libraries() -> None:
     assert best < 1.0  # half a second on an idle machine; twice that for noise
 
 
-def test_unfused_attention_says_what_is_not_in() -> None:
-    warning = "warning: the gradients of the scores of unfused attention are not in the transient memory."
-    unfused = run(*BASE, "--set", "activations.core=unfused")
-    assert unfused.code == 0
-    assert warning in unfused.out + unfused.err
-    plain = run(*BASE)
-    assert warning not in plain.out + plain.err
-    assert "activations.core = flash (default)" in plain.out
+def test_dropout_that_a_plan_leaves_out_is_named_with_megatrons_own_default() -> None:
+    """0.1 for both (Megatron-LM, training/arguments.py, --hidden-dropout and --attention-dropout)."""
+    plain = run(*BASE).out
+    assert "activations.core = flash (default)" in plain
+    assert "activations.hidden_dropout = 0.0 (default; Megatron-LM's own is 0.1)" in plain
+    said = run(*BASE, "--set", "activations.hidden_dropout=0.1").out
+    assert "activations.hidden_dropout" not in said
+    assert "activations.attention_dropout = 0.0 (default; Megatron-LM's own is 0.1)" in said
