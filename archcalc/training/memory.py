@@ -47,10 +47,11 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     """The worst moment of one rank: the largest of its pipeline states, or the optimizer's step."""
     own = run.ranks[rank]
     held = own.static
-    sizes = tuple(chunk_memory(((segments[n], count) for n, count in chunk), held.gathered) for chunk in own.chunks)
+    sizes = tuple(
+        chunk_memory(((segments[n], count) for n, count in chunk), held.gathered, run.in_flight) for chunk in own.chunks
+    )
     reached = states(run.schedule, run.pipeline, rank, offloaded=any(size.offloadable for size in sizes))
-    largest = sorted(range(len(sizes)), key=lambda c: -sizes[c].offloadable)
-    moments = [moment(state, sizes, largest, own.messages) for state in reached]
+    moments = [moment(state, sizes, own.messages) for state in reached]
     peak = max(moments, key=lambda m: m.activation + m.transient)
     text = described(reached[moments.index(peak)], sizes)
     resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached
