@@ -63,7 +63,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     pipeline's worst moment, then the optimizer's step."""
     own = run.ranks[rank]
     held = own.static
-    sizes = tuple(chunk_memory(_pieces(run, chunk, segments), held.gathered) for chunk in own.chunks)
+    sizes = tuple(chunk_memory(_pieces(run, chunk, segments), held.gathered, run.in_flight) for chunk in own.chunks)
     running, offloaded = _pipeline(run, rank, sizes)
     moments = [running, Moment(0, 0, held.step, "optimizer step", "optimizer step")]
     if run.tower is not None:
@@ -95,7 +95,6 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
 def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Moment, int]:
     """The worst moment of a rank's forwards and backwards, and the most that they have in host memory [bytes]."""
     own = run.ranks[rank]
-    largest = sorted(range(len(sizes)), key=lambda c: -sizes[c].offloadable)
     offloads = any(size.offloadable for size in sizes)
     reached = [(state, 0) for state in states(run.schedule, run.pipeline, rank, offloaded=offloads)]
     outputs = 0
@@ -103,7 +102,7 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
         reached, outputs = list(ended_states(run.schedule, run.pipeline, rank, own.entry)), run.tower.outputs
     moments = []
     for state, ended in reached:
-        now = moment(state, sizes, largest, own.messages)
+        now = moment(state, sizes, own.messages)
         moments.append(now._replace(activation=now.activation + (run.entering + ended) * outputs))
     n = max(range(len(moments)), key=lambda i: moments[i].total)
     text = described(reached[n][0], sizes)

@@ -147,6 +147,7 @@ class Activations(Section):
 
     `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
     it in GPT-2's kin alone. `core: unfused` writes attention's scores out, in 16 bit under fused kernels.
+    `offload_in_flight` is how many layers' copies to or from the host are in hand beside the layer that runs.
     """
 
     kernels: Literal["fused", "eager"]
@@ -157,6 +158,7 @@ class Activations(Section):
     recompute: list[Text]
     fp8: list[Text]
     offload: Text | list[Text]
+    offload_in_flight: NonNegativeInt = 1
     moe_imbalance: Annotated[float, Field(ge=1)]
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
 
