@@ -308,7 +308,7 @@ def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> lis
         said.append("Shared experts are divided by tp; with tp, dp and ep together vLLM may keep them whole.")
     if load.lora_rank and question.served.has_experts:
         said.append("Buffers for adapters of routed experts are not counted: vLLM has them from 0.12 on.")
-    return [*said, *_unloaded(spec, load)]
+    return [*said, *unloaded(spec, load)]
 
 
 def _beyond(s: Serving) -> list[str]:
@@ -352,7 +352,8 @@ def _pages(s: Serving) -> list[str]:
     ]
 
 
-def _unloaded(spec: Spec, load: Load) -> list[str]:
+def unloaded(spec: Spec, load: Load) -> list[str]:
+    """Parts of a model that are not loaded, and whether multi-token prediction is."""
     said = []
     if load.language_only and spec.vision is not None:
         said.append("Vision tower and projector are not loaded.")

@@ -11,6 +11,7 @@ from archcalc.documents.train_tables import (
     COLUMNS,
     IMBALANCE_COLUMNS,
     LEDGER_COLUMNS,
+    LEDGER_NOTE,
     OFFLOAD_COLUMNS,
     TERM_COLUMNS,
     TOTALS,
@@ -69,8 +70,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             "the ledger: from no savers to the plan, one lever at a time",
             LEDGER_COLUMNS,
             ledger(run),
-            note="saves: with the levers above it; without it: what the plan's peak grows by where this one alone is"
-            " left out.",
+            note=LEDGER_NOTE,
         ),
     ]
     tables += phases(run, plan, ranks[rank or 0])

@@ -32,23 +32,14 @@ def title_of(spec: Spec, plan: Plan, top: RankMemory, hardware: Hardware) -> str
 def layout(plan: Plan) -> str:
     """How a plan lays a model out: the sizes of its mesh, its schedule, micro-batches of a step."""
     p = plan.parallel
-    sizes = {
-        "pp": p.pp,
-        "vpp": p.vpp,
-        "tp": p.tp,
-        "ep": p.ep,
-        "etp": p.etp,
-        "cp": p.cp,
-        "dp": p.dense_dp,
-        "zero": p.zero,
-    }
-    mesh = ", ".join(f"{name} {size}" + " with sp" * (name == "tp" and p.sp) for name, size in sizes.items())
+    tensor = f"tp {p.tp}{' with sp' if p.sp else ''}"
+    mesh = f"pp {p.pp}, vpp {p.vpp}, {tensor}, ep {p.ep}, etp {p.etp}, cp {p.cp}, dp {p.dense_dp}, zero {p.zero}"
     return f"{mesh}; {plan.schedule.kind}, {plan.micro_batches:,} micro-batches"
 
 
 def set_notes(overrides: Sequence[str]) -> list[str]:
     """Fields of a plan that the command line sets."""
-    return [f"Set beside the plan: {', '.join(overrides)}."] if overrides else []
+    return [f"Set over the plan: {', '.join(overrides)}."] if overrides else []
 
 
 def mtp_notes(tape: Tape) -> list[str]:
@@ -57,11 +48,10 @@ def mtp_notes(tape: Tape) -> list[str]:
     if not modules:
         return []
     weights = sum(w.elements for w in tape.weights() if w.part == "mtp" and w.trained)
-    one = modules == 1
+    who = "1 module in the last stage, with its" if modules == 1 else f"{modules} modules in the last stage, with their"
     return [
-        "Multi-token prediction is in:"
-        f" {modules} module{'' if one else 's'} in the last stage, with {'its' if one else 'their'}"
-        f" {format_count(weights)} weights, gradients, optimizer states and activations, a head and a loss each."
+        f"Multi-token prediction is in: {who} {format_count(weights)} weights, gradients, optimizer states and"
+        " activations, a head and a loss each."
     ]
 
 

@@ -31,6 +31,7 @@ LEDGER_COLUMNS = (
     Column("recompute_flops_share", "FLOPs again", "share", keep=True),
     Column("cost", "costs"),
 )
+LEDGER_NOTE = "saves: beside the levers above it; without it: what leaving out this one alone adds to the plan's peak"
 IMBALANCE_COLUMNS = (
     Column("case", "routing"),
     Column("imbalance", "busiest / mean", "number"),
