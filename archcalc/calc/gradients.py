@@ -24,19 +24,25 @@ def followed(tape: Tape) -> Tape:
     Layers of one kind are divided where the first of them has nothing trained before it and the next ones have.
     """
     layers: dict[tuple[int, bool], list[int]] = {}
-    graded = False
+    graded = graded_at_head = False
     for n, layer in _in_order(tape.segments):
         segment = tape.segments[n]
         layers.setdefault((n, graded), [])
         if layer is not None:
             layers[n, graded].append(layer)
-        if not _ends(segment):
+        if _ends(segment):
+            graded_at_head = graded
+        else:
             graded = graded or _passes(segment)
+    head = next((n for n, segment in enumerate(tape.segments) if _ends(segment)), None)
     new = copy(tape)
     new.segments = [
         _cut(tape.segments[n], tuple(indices), entry=entry)
         for (n, entry), indices in sorted(layers.items(), key=lambda item: item[0])
     ]
+    for segment in new.segments:
+        if segment.part == "mtp" and segment.learns and not graded_at_head and head is not None:
+            segment.ending = _cut(tape.segments[head], tape.segments[head].indices, entry=True)
     return new
 
 
@@ -93,7 +99,7 @@ def _cut(segment: Segment, layers: tuple[int, ...], *, entry: bool) -> Segment:
 
 def _weights_of(segment: Segment, layers: tuple[int, ...]) -> dict[int, Weight]:
     """Weights of some of a segment's layers, by the identity of what stands for all of them."""
-    return {id(w): w.replace(indices=layers) for op in segment.ops for w in op.weights if w.indices}
+    return {id(w): w.replace(indices=layers, whole=w) for op in segment.ops for w in op.weights if w.indices}
 
 
 def _backward(op: Op, alive: bool, into: bool) -> Op:

@@ -10,6 +10,7 @@ from archcalc.calc.sharding import paddings
 from archcalc.documents.conventions import MEGATRON_PADS, padding_notes
 from archcalc.documents.document import Column, Report, Table
 from archcalc.documents.flops import SOME, context_notes
+from archcalc.documents.parts import parts_assumed, parts_notes, parts_table
 from archcalc.documents.paths import ranges
 from archcalc.files.model import Spec
 from archcalc.hardware import load_hardware
@@ -18,6 +19,7 @@ from archcalc.training.ledger import imbalances, ledger
 from archcalc.training.load import load_plan
 from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.offload import offload_need
+from archcalc.training.packed import whole_bytes
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run, compiled
 from archcalc.units import format_bytes
@@ -105,6 +107,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             ledger(run),
         ),
     ]
+    tables += parts_table(run, plan.train)
     if any(w.stack for w in run.tape.weights()):
         tables.append(Table("imbalance", "if the router is uneven", IMBALANCE_COLUMNS, imbalances(run)))
     busiest = max(ranks, key=lambda r: (r.offloaded, -r.rank))
@@ -123,6 +126,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             *_assumed(plan),
             *_unlisted(plan),
             *run.tape.assumed,
+            *parts_assumed(run, plan.train),
             *(f"{hardware.name}: {line}" for line in hardware.defaults if line.startswith("memory_") or need),
         ],
         conventions=(
@@ -142,7 +146,9 @@ def train_quantities(run: Run, ranks: list[RankMemory]) -> dict[str, int | float
     """All `train.*` quantities but `train.fits`."""
     top = worst(ranks)
     row = rank_row(top)
-    unique = sum(w.elements for w in run.tape.weights() if w.trained) * sum(run.item_bytes)
+    param_item, grad_item = run.item_bytes
+    weights = [w for w in run.tape.weights() if w.learnable]
+    unique = sum(whole_bytes(w, param_item) + grad_item * w.elements * w.trained for w in weights)
     resident = run.devices * sum(r.static.params + r.static.grads for r in ranks)
     found: dict[str, int | float | bool] = {f"train.{key}": row[key] for key in _TOTALS}
     return found | {
@@ -243,7 +249,7 @@ def _notes(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: int)
     spare = room - top.peak
     verdict = "fits" if spare >= 0 else "does not fit"
     notes = context_notes(spec, plan.batch.seq)
-    notes += [*run_padding(run), *_uncounted(run)]
+    notes += [*parts_notes(run, plan.train), *run_padding(run), *_uncounted(run)]
     notes.append(
         f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."

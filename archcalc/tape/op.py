@@ -122,9 +122,10 @@ class Segment:
         handed: what it makes for later segments, kept whatever is recomputed.
         ungraded: storages that need no gradient: nothing that is trained lies before them.
         learns: whether a gradient passes any of its operations; else it keeps nothing and has no backward.
+        ending: the head and loss that a prediction module runs, where those have gradients that the main ones lack.
     """
 
-    __slots__ = ("beside", "entry", "handed", "indices", "learns", "ops", "part", "path", "ungraded")
+    __slots__ = ("beside", "ending", "entry", "handed", "indices", "learns", "ops", "part", "path", "ungraded")
 
     def __init__(self, path: str, indices: tuple[int, ...], part: Part, entry: Storage | None) -> None:
         self.path = path
@@ -136,6 +137,7 @@ class Segment:
         self.handed: tuple[Storage, ...] = ()
         self.ungraded: frozenset[Storage] = frozenset()
         self.learns = True
+        self.ending: Segment | None = None
 
     @property
     def count(self) -> int:

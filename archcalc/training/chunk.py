@@ -98,7 +98,7 @@ def segment_rows(tape: Tape, n: int, shards: Shards, savers: Savers) -> list[Sav
     (DeepSeek-V3, arXiv:2412.19437, section 2.2), whose weights are the main model's."""
     rows = saved_rows(tape.segments[n], shards, savers)
     if tape.segments[n].part == "mtp":
-        head = saved_rows(tape.segments[head_of(tape)], shards, savers)
+        head = saved_rows(ending(tape, n), shards, savers)
         rows += [row for row in head if row.site in ("head", "loss")]
     return rows
 
@@ -106,7 +106,7 @@ def segment_rows(tape: Tape, n: int, shards: Shards, savers: Savers) -> list[Sav
 def _transient(tape: Tape, n: int, shards: Shards, savers: Savers, rows: list[Saved]) -> tuple[int, int]:
     """What one copy of a segment takes while it runs forward, and backward, beside what is kept [bytes]."""
     segment = tape.segments[n]
-    head = tape.segments[head_of(tape)] if segment.part == "mtp" else segment
+    head = ending(tape, n) if segment.part == "mtp" else segment
     loss = head_transient(head, shards, savers) or (0, 0)
     if head is segment and loss != (0, 0):
         return loss
@@ -118,6 +118,11 @@ def _transient(tape: Tape, n: int, shards: Shards, savers: Savers, rows: list[Sa
 def head_of(tape: Tape) -> int:
     """The place on the tape of the segment with the output head."""
     return next(n for n, s in enumerate(tape.segments) if any(op.site == "head" for op in s.ops))
+
+
+def ending(tape: Tape, n: int) -> Segment:
+    """The head and loss that a prediction module runs."""
+    return tape.segments[n].ending or tape.segments[head_of(tape)]
 
 
 def linear_inputs(segment: Segment) -> set[object]:
