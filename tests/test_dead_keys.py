@@ -334,6 +334,7 @@ PIPELINED: dict[str, Any] = {
     "schedule": {"kind": "1f1b", "extra_warmup": 0},
     "batch": {"seq": 128, "micro_batch": 1, "global_tokens": 4096},
     "precision": {"params": "bf16", "grads": "fp32", "optimizer": "muon"},
+    "train": {"backbone": "full"},
     "activations": {
         "kernels": "fused",
         "router_probs": "out",

@@ -93,7 +93,7 @@ def _cut(segment: Segment, layers: tuple[int, ...], *, entry: bool) -> Segment:
 
 def _weights_of(segment: Segment, layers: tuple[int, ...]) -> dict[int, Weight]:
     """Weights of some of a segment's layers, by the identity of what stands for all of them."""
-    return {id(w): w.replace(indices=layers) for op in segment.ops for w in op.weights if w.indices}
+    return {id(w): w.replace(indices=layers, whole=w) for op in segment.ops for w in op.weights if w.indices}
 
 
 def _backward(op: Op, alive: bool, into: bool) -> Op:

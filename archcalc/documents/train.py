@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archcalc.documents.document import Report, Table
+from archcalc.documents.parts import parts_assumed, parts_table
 from archcalc.documents.train_notes import assumed, notes_of, set_notes, title_of, unlisted
 from archcalc.documents.train_tables import (
     COLUMNS,
@@ -74,6 +75,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
         ),
     ]
     tables += phases(run, plan, ranks[rank or 0])
+    tables += parts_table(run, plan.trained(vision=spec.vision is not None))
     if any(w.stack for w in run.tape.weights()):
         tables.append(Table("imbalance", "if the router is uneven", IMBALANCE_COLUMNS, imbalances(run)))
     busiest = max(ranks, key=lambda r: (r.offloaded, -r.rank))
@@ -93,6 +95,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             *unlisted(plan),
             *vision_assumed(spec, plan),
             *run.tape.assumed,
+            *parts_assumed(run, plan.trained(vision=spec.vision is not None)),
             *(f"{hardware.name}: {line}" for line in hardware.defaults if line.startswith("memory_") or need),
         ],
         conventions=(

@@ -8,6 +8,7 @@ from typing import Any
 from archcalc.calc.sharding import paddings
 from archcalc.documents.conventions import MEGATRON_PADS, padding_notes
 from archcalc.documents.flops import SOME, context_notes
+from archcalc.documents.parts import parts_notes
 from archcalc.documents.train_vision import vision_notes
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware
@@ -104,7 +105,12 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
     spare = room - top.peak
     verdict = "fits" if spare >= 0 else "does not fit"
     notes = context_notes(spec, plan.batch.seq)
-    notes += [*run_padding(run), *_uncounted(run), *mtp_notes(run.tape)]
+    notes += [
+        *parts_notes(run, plan.trained(vision=spec.vision is not None)),
+        *run_padding(run),
+        *_uncounted(run),
+        *mtp_notes(run.tape),
+    ]
     notes.append(
         f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."

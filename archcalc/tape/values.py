@@ -104,6 +104,7 @@ class Weight:
         trainable: False for buffers, which are no parameters.
         frozen: a parameter of the public class that gets no gradient all the same.
         rests: a parameter that this run does not train.
+        whole: what it was divided from, where some of its layers are treated apart in this run.
         packed: how this run holds one matrix of it, where that is not its elements in one dtype (a quantized base).
         indices: layer indices that the template's `{i}` runs over (empty: no index).
         about: one sentence on what it is for.
@@ -126,6 +127,7 @@ class Weight:
         "stack",
         "suffix",
         "trainable",
+        "whole",
     )
 
     def __init__(
@@ -159,6 +161,7 @@ class Weight:
         self.trainable = trainable
         self.frozen = frozen
         self.rests = False
+        self.whole: Weight | None = None
         self.packed: Callable[[Weight], tuple[Stored, ...]] | None = None
         self.indices = indices
         self.about = about

@@ -33,28 +33,38 @@ def adapts(op: Op) -> bool:
     return op.weight_gradient == "accumulated" and op.weights[0].role not in ("router", "embedding")
 
 
-def adapted(segment: Segment, swapped: Mapping[int, Weight], rank_of: Callable[[Weight], int]) -> Segment:
+Pairs = dict[int, tuple[Weight, Weight]]
+"""A and B of matrices, by the identity of each: a matrix that several operations multiply with has one pair."""
+
+
+def adapted(segment: Segment, swapped: Mapping[int, Weight], rank_of: Callable[[Weight], int], pairs: Pairs) -> Segment:
     """A segment with other weights in the place of its own, and adapters of a rank beside its linear layers.
 
     Args:
         swapped: by the identity of a weight.
         rank_of: of the adapters of a weight, 0 where it has none.
+        pairs: those made so far.
     """
     new = Segment(segment.path, segment.indices, segment.part, segment.entry)
     new.beside, new.handed = segment.beside, segment.handed
     for op in segment.ops:
         other = op._replace(weights=tuple(swapped.get(id(w), w) for w in op.weights))
         rank = rank_of(op.weights[0]) if op.weights and adapts(op) else 0
-        new.ops += _with_adapter(other, Dim("lora_rank", rank)) if rank else (other,)
+        if rank:
+            own, dim = op.weights[0], Dim("lora_rank", rank)
+            pair = pairs[id(own)] = pairs.get(id(own)) or _pair(other.weights[0], dim)
+            new.ops += _with_adapter(other, dim, pair)
+        else:
+            new.ops.append(other)
     return new
 
 
-def _with_adapter(op: Op, rank: Dim) -> Iterator[Op]:
+def _with_adapter(op: Op, rank: Dim, pair: tuple[Weight, Weight]) -> Iterator[Op]:
     """A linear, A, B, the scale, and the sum, which takes the place of the linear's result."""
     w, x, y = op.weights[0], op.inputs[0], op.outputs[0]
     rows = y.rows
     base, low, up, scaled = (Storage(rows, features, y.dtype) for features in (w.out, (rank,), w.out, w.out))
-    a, b = _pair(w, rank)
+    a, b = pair
     yield op._replace(outputs=(base, *op.outputs[1:]))
     yield _linear(op, "lora_A", a, x, low, (*rows, *w.into, rank))
     yield _linear(op, "lora_B", b, low, up, (*rows, rank, *w.out))

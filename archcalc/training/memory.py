@@ -103,7 +103,8 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     moments = []
     for state, ended in reached:
         now = moment(state, sizes, own.messages)
-        moments.append(now._replace(activation=now.activation + (run.entering + ended) * outputs))
+        entered = (run.entering + ended) * outputs
+        moments.append(now._replace(activation=now.activation + entered) if entered else now)
     n = max(range(len(moments)), key=lambda i: moments[i].total)
     text = described(reached[n][0], sizes)
     if outputs:

@@ -14,7 +14,7 @@ from archcalc.errors import FieldError, InputError
 from archcalc.files.storage import Storage, release
 from archcalc.section import Section
 from archcalc.tape import Tape, Weight
-from archcalc.training.adapters import adapted, adapts
+from archcalc.training.adapters import Pairs, adapted, adapts
 from archcalc.training.packed import packing
 
 WAYS = "full, frozen, lora(RANK) or qlora(RANK)"
@@ -144,7 +144,8 @@ def _trained(tape: Tape, train: Train, held: Held) -> Tape:
     for w in (op.weights[0] for segment in tape.segments for op in segment.ops if adapts(op)):
         if ways[part_of(w)].kind == "qlora":
             swapped[id(w)].packed = packing(w, stored)
-    new.segments = [adapted(segment, swapped, lambda w: ways[part_of(w)].rank) for segment in tape.segments]
+    pairs: Pairs = {}
+    new.segments = [adapted(segment, swapped, lambda w: ways[part_of(w)].rank, pairs) for segment in tape.segments]
     return followed(new)
 
 

@@ -61,8 +61,7 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
         late += _states(group, how, how.late_bytes, own, shards.ep)
         step = max(step, how.step * -(-elements // own), _orthogonalizing(group, how))
         copied += 4 * -(-elements // own)
-        layer += 2 * sum(size for w, _, size in held_here if w.indices)
-        layer += grad_item * sum(size for w, _, size in group if w.indices)
+        layer += 2 * _layers(held_here) + grad_item * _layers(group)
     buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.learnable)
     gathered = layer if zero >= 3 else 0
     if grad_item < 4 and not how.low_precision_grads:
@@ -70,6 +69,11 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
     return Static(
         params=params, grads=grads, optimizer=states, buffers=buffers, step=step, gathered=gathered, late=late
     )
+
+
+def _layers(group: Iterable[tuple[Weight, int, int]]) -> int:
+    """One layer of each kind: of a kind that is divided once."""
+    return sum({id(w.whole or w): size for w, _, size in group if w.indices}.values())
 
 
 def _shared(nbytes: int, devices: int) -> int:
@@ -128,11 +132,11 @@ def placeholders(tape: Tape, held: Held, shards: Shards) -> int:
     input are one fused weight: gate and up; query, key and value.
     """
     own = {id(w) for w, _ in held}
-    shapes: dict[tuple[Storage, str], tuple[int, int]] = {}
-    for op in tape.ops("backbone"):
+    shapes: dict[tuple[int, Storage, str], tuple[int, int]] = {}
+    for n, op in ((n, op) for n, s in enumerate(tape.segments) if s.part == "backbone" for op in s.ops):
         if op.weight_gradient == "accumulated" and id(op.weights[0]) in own:
             w = op.weights[0]
             out, into = local_features(w.out, shards), local_features(w.into, shards)
-            key = (op.inputs[0], op.site)
+            key = (n, op.inputs[0], op.site)
             shapes[key] = (shapes.get(key, (0, into))[0] + out, into)
     return sum(out * into for out, into in set(shapes.values()))
