@@ -465,3 +465,16 @@ def test_a_field_of_a_files_pictures_can_be_set_alone(tmp_path: Path) -> None:
 def test_the_worst_rank_knows_its_moment() -> None:
     top = worst(k25(IMAGE))
     assert (top.rank, top.moment.count("vision outputs")) == (0, 1)
+
+
+# --------------------------------------------------------------------------------------------------------------- twin
+
+
+@pytest.mark.twin
+def test_torchs_autograd_keeps_of_an_image_what_the_backward_phase_has() -> None:
+    pytest.importorskip("torch")
+    from archcalc.reference.saved import measure
+
+    found = measure(spec("k25").model_dump(), seq=2, patches=PATCHES, kernels="fused")
+    tower = {path: kept for path, kept in found.items() if path.startswith(("vision_tower", "mm_projector"))}
+    assert sum(kept * (27 if "blocks" in path else 1) for path, kept in tower.items()) == KEPT

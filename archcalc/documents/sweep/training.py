@@ -10,6 +10,7 @@ from archcalc.documents.document import Column
 from archcalc.documents.sweep.cases import MOST_PANELS, Model, Range, check_count, of_each, shared
 from archcalc.documents.sweep.figure import Figure, Layer, Limit, Mark, Series, series
 from archcalc.documents.train import rank_row, run_of, run_padding
+from archcalc.documents.train_vision import vision_assumed
 from archcalc.errors import InputError
 from archcalc.hardware import Hardware, load_hardware
 from archcalc.training.load import load_plan
@@ -164,7 +165,8 @@ def _figure(found: Sequence[Training], *, notes: Sequence[str] = (), **words: An
 
 
 def _assumed(training: Training) -> list[str]:
-    return [*training.plan.assumed, *training.run(training.plan).tape.assumed]
+    pictures = vision_assumed(training.model.spec, training.plan)
+    return [*training.plan.assumed, *training.run(training.plan).tape.assumed, *pictures]
 
 
 def _of_ranks(training: Training) -> Series:
