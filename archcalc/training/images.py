@@ -43,7 +43,8 @@ def sight(tower: Tower | None, plan: Plan) -> Sight:
     """The pictures of a plan as a model sees them.
 
     Raises:
-        Misfit: a model without a tower, more tokens than the sequence has, a picture that the processor refuses.
+        Misfit: a model without a tower, more tokens than the sequence has, fewer than the smallest picture makes.
+        InputError: a picture that the processor refuses.
     """
     batch = plan.batch
     if not batch.pictures:

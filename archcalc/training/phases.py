@@ -86,8 +86,9 @@ def forward_moment(load: TowerLoad, shards: Shards, gathered: int, held: int) ->
 
 
 def backward_moment(load: TowerLoad, shards: Shards, savers: Savers, gathered: int, held: int) -> Moment:
-    """The last phase on a device: the tower again, what it keeps, its backward, and the gradients of its share's
-    outputs; on the first stage beside those of all micro-batches that it sends."""
+    """The last phase on a device: the tower again, what it keeps, its backward (with the gradient of what it makes
+    again, which stands for that itself), and the gradients of its share's outputs; on the first stage beside those of
+    all micro-batches that it sends."""
     run = tower_chunk(load.tape, shards, savers)
     text = f"vision recomputation and backward, behind the backbone's: {_dealt(load)}"
     transient = max(run.forward, run.backward, 0) + gathered
