@@ -302,6 +302,20 @@ def test_what_can_not_be_trained_so_is_refused(train: str, message: str) -> None
         planned(QWEN, f"train.{train}")
 
 
+def test_experts_say_that_their_adapters_are_their_own() -> None:
+    lines = train_report(spec_of(tiny()), plan("train.backbone=lora(4)", "batch.seq=64")).assumptions
+    assert any("share_expert_adapters" in line for line in lines)
+    assert not any(
+        "share_expert_adapters" in line for line in train_report(QWEN, plan("train.backbone=lora(4)")).assumptions
+    )
+
+
+def test_a_part_that_is_not_there_may_be_said_to_train_in_full() -> None:
+    assert (
+        rank(QWEN, "train.vision=full", "train.backbone=lora(4)").static == rank(QWEN, "train.backbone=lora(4)").static
+    )
+
+
 def test_a_tied_matrix_has_one_way() -> None:
     with pytest.raises(InputError, match="the head is the embedding's matrix"):
         planned(QWEN, "train.head=full", "train.embedding=frozen")
