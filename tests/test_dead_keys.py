@@ -359,6 +359,7 @@ INTERLEAVED = PIPELINED | {
     "parallel": PIPELINED["parallel"] | {"vpp": 2, "ep": 1},
     "schedule": {"kind": "interleaved-1f1b", "extra_warmup": 1, "group": 2},
 }
+ROUTED = PIPELINED | {"activations": PIPELINED["activations"] | {"moe_imbalance": {"typical": 1.1, "worst": 1.5}}}
 DIVIDED = PIPELINED | {
     "hardware": "h100",
     "parallel": PIPELINED["parallel"]
@@ -411,6 +412,7 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
     },
     "plan": {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),
+        "routed": (ROUTED, ("train latent.yaml --plan {}",)),
         "interleaved": (INTERLEAVED, ("train grouped.yaml --plan {}",)),
         "divided": (DIVIDED, ("train grouped.yaml --plan {}",)),
     },
@@ -553,7 +555,11 @@ def places(data: Any, steps: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
             yield from ((part, *place) for place in places(data[part], rest))
     elif isinstance(first, type) and issubclass(first, Section):
         words = constants(first)
-        if set(data) <= set(first.model_fields) and all(data.get(key) == word for key, word in words.items()):
+        if (
+            isinstance(data, dict)
+            and set(data) <= set(first.model_fields)
+            and all(data.get(key) == word for key, word in words.items())
+        ):
             yield from places(data, rest)
     elif not rest:
         yield (first,)

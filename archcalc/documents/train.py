@@ -4,6 +4,7 @@ offload."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from archcalc.calc.sharding import paddings
@@ -82,6 +83,23 @@ def _uncounted(run: Run) -> list[str]:
     return notes
 
 
+def _routed(run: Run, top: RankMemory) -> list[str]:
+    """How far the peak follows from what is assumed of the router."""
+    if run.shards.ep == 1 or not any(w.stack for w in run.tape.weights()):
+        return []
+    typical, worse = run.routing.typical, run.routing.worst
+    if worse == 1:
+        return ["Routing is counted as uniform: a lower bound of the routing term; the table `imbalance` has others."]
+    low, high = (worst(training_memory(run.routed(factor))).peak for factor in (Fraction(1), worse))
+    counted = (
+        f"{format_bytes(top.peak)} where the busiest device gets {float(typical):g} times the mean of the routed rows"
+    )
+    return [
+        f"The peak is {counted}; {format_bytes(low)} under uniform routing, a lower bound of the routing term, and"
+        f" {format_bytes(high)} at {float(worse):g} times, the worst."
+    ]
+
+
 def train(spec: Spec, *, plan: str, set: Sequence[str] = (), rank: int | None = None) -> Report:
     """The `train` command: `plan` is a file or a bundled name, `set` overrides its fields. Raises InputError."""
     return train_report(spec, load_plan(plan, tuple(set)), rank=rank, overrides=tuple(set))
@@ -125,6 +143,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
         assumptions=[
             *_assumed(plan),
             *stack_lines(plan, stack, hardware),
+            *(f"activations.moe_imbalance = real: {line}" for line in run.routing.sources),
             *_unlisted(filled),
             *run.tape.assumed,
             *(f"{hardware.name}: {line}" for line in hardware.defaults if line.startswith("memory_") or need),
@@ -254,7 +273,7 @@ def _notes(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: int)
     spare = room - top.peak
     verdict = "fits" if spare >= 0 else "does not fit"
     notes = context_notes(spec, plan.batch.seq)
-    notes += [*run_padding(run), *_uncounted(run)]
+    notes += [*run_padding(run), *_uncounted(run), *_routed(run, top)]
     notes.append(
         f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."

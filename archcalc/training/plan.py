@@ -111,10 +111,21 @@ class Precision(Section):
         return ITEM_BYTES[DTYPES[self.params]], ITEM_BYTES[DTYPES[self.grads]]
 
 
+Imbalance = Annotated[float, Field(ge=1)]
+
+
+class Spread(Section):
+    """The busiest device over the mean of the routed rows: `typical` is counted, `worst` gives the peak's range."""
+
+    typical: Imbalance
+    worst: Imbalance
+
+
 class Activations(Section):
     """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
     TransformerEngine's with fused ones, plain code with eager ones. `attention_mask: loader` is a mask that the data
-    loader makes, seq x seq bytes for each sequence."""
+    loader makes, seq x seq bytes for each sequence. `moe_imbalance: real` is what published
+    routers do (training/routing.py)."""
 
     kernels: Literal["fused", "eager"]
     core: Literal["flash", "unfused"] = "flash"
@@ -122,7 +133,7 @@ class Activations(Section):
     recompute: list[Text]
     fp8: list[Text]
     offload: Text | list[Text]
-    moe_imbalance: Annotated[float, Field(ge=1)]
+    moe_imbalance: Imbalance | Spread | Literal["real"]
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
     attention_mask: Literal["none", "loader"] = "none"
 
@@ -141,6 +152,9 @@ class Activations(Section):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        spread = self.moe_imbalance
+        if isinstance(spread, Spread) and spread.worst < spread.typical:
+            raise FieldError(f"worst {spread.worst:g} is less than typical {spread.typical:g}", "moe_imbalance")
         self.levers()
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Self
@@ -9,9 +10,10 @@ from typing import Self
 from archcalc.calc.activations import Savers
 from archcalc.calc.sharding import Shards
 from archcalc.tape import Tape
-from archcalc.training.placement import check_model, chunks
-from archcalc.training.plan import Plan
+from archcalc.training.placement import Chunk, check_model, chunks
+from archcalc.training.plan import Plan, Spread
 from archcalc.training.rank import Rank, Resting, ranks_of
+from archcalc.training.routing import Routing, real_routing
 from archcalc.training.savers import Lever
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
 from archcalc.training.stack import Stack, settled
@@ -30,6 +32,7 @@ class Run:
         tape: of one micro-batch.
         tokens: of one micro-batch on one device, before sequence parallelism.
         shards: the mesh of one stage, with the routing imbalance.
+        routing: typical, which is counted, and worst.
         levers: from no savers to the plan's, one at a time; the last is in use.
         schedule, pipeline: the order of forwards and backwards, and what it is laid out for.
         ranks: the pipeline's, in order.
@@ -45,6 +48,7 @@ class Run:
     tape: Tape
     tokens: int
     shards: Shards
+    routing: Routing
     levers: tuple[Lever, ...]
     schedule: Schedule
     pipeline: Pipeline
@@ -95,10 +99,13 @@ def compiled(tape: Tape, plan: Plan) -> Run:
     layout = stack.layers if stack is not None and plan.parallel.layout == "auto" else plan.parallel.layout
     placed = chunks(tape, schedule, plan.pipeline, layout, decoupled=plan.vision.decoupled)
     rests = Resting(tape, plan, stack, shards)
+    tokens = plan.batch.micro_batch * plan.batch.seq // plan.parallel.cp
+    routing = routing_of(plan, tape, placed, tokens)
     return Run(
         tape=tape,
-        tokens=plan.batch.micro_batch * plan.batch.seq // plan.parallel.cp,
-        shards=shards,
+        tokens=tokens,
+        shards=replace(shards, imbalance=routing.typical),
+        routing=routing,
         levers=plan.activations.levers(),
         schedule=schedule,
         pipeline=plan.pipeline,
@@ -122,6 +129,18 @@ def weight_grads_of(plan: Plan) -> WeightGrads:
     return WeightGrads(item, "blank" if blank else "fused")
 
 
+def routing_of(plan: Plan, tape: Tape, placed: Sequence[tuple[Chunk, ...]], tokens: int) -> Routing:
+    """The busiest device over the mean that a plan counts with."""
+    said = plan.activations.moe_imbalance
+    if said == "real":
+        mixed = {n for n, s in enumerate(tape.segments) if any(op.exchange == "send" for op in s.ops)}
+        layers = [sum(count for chunk in held for n, count in chunk if n in mixed) for held in placed]
+        return real_routing(tape, plan.parallel.ep, tokens, min((n for n in layers if n), default=1))
+    if isinstance(said, Spread):
+        return Routing(Fraction(str(said.typical)), Fraction(str(said.worst)))
+    return Routing(Fraction(str(said)), Fraction(str(said)))
+
+
 def mask_of(plan: Plan) -> int:
     """The data loader's attention mask of one micro-batch on one device [bytes]: a byte for each pair, its queries
     divided over context-parallel devices (Megatron-LM core/utils.py, get_batch_on_this_cp_rank)."""
@@ -140,6 +159,5 @@ def mesh_of(plan: Plan, stack: Stack | None = None) -> Shards:
         etp=p.etp,
         vocab_multiple=(VOCAB_DIVISIBLE_BY if stack is None else stack.vocabulary_multiple) * p.tp,
         vocab_always=stack is not None,
-        imbalance=Fraction(str(plan.activations.moe_imbalance)),
         ulysses=p.cp_comm == "a2a",
     )
