@@ -5,9 +5,9 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 from math import lcm
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, Tag, field_validator, model_validator
 
 from archcalc.errors import FieldError, InputError
 from archcalc.section import Section, Size
@@ -121,6 +121,17 @@ class Spread(Section):
     worst: Imbalance
 
 
+def _form(value: Any) -> str:
+    """Which form of an imbalance somebody means, so that one error is about it."""
+    return "spread" if isinstance(value, dict | Spread) else "word" if isinstance(value, str) else "number"
+
+
+Uneven = Annotated[
+    Annotated[Imbalance, Tag("number")] | Annotated[Spread, Tag("spread")] | Annotated[Literal["real"], Tag("word")],
+    Discriminator(_form),
+]
+
+
 class Activations(Section):
     """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
     TransformerEngine's with fused ones, plain code with eager ones. `attention_mask: loader` is a mask that the data
@@ -133,7 +144,7 @@ class Activations(Section):
     recompute: list[Text]
     fp8: list[Text]
     offload: Text | list[Text]
-    moe_imbalance: Imbalance | Spread | Literal["real"]
+    moe_imbalance: Uneven
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
     attention_mask: Literal["none", "loader"] = "none"
 
