@@ -29,11 +29,12 @@ from archcalc.hardware import Hardware
 from archcalc.section import Section
 from archcalc.serving.engine import Engine
 from archcalc.training.plan import Plan
+from archcalc.training.stack import Stack
 from tests.reference import tiny
 from tests.support import Ran, dumped, run
 from tests.towers import small
 
-KINDS: dict[str, type[Section]] = {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine}
+KINDS: dict[str, type[Section]] = {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine, "stack": Stack}
 
 # ------------------------------------------------------------------------------------------------ files that set keys
 
@@ -359,6 +360,7 @@ INTERLEAVED = PIPELINED | {
     "parallel": PIPELINED["parallel"] | {"vpp": 2, "ep": 1},
     "schedule": {"kind": "interleaved-1f1b", "extra_warmup": 1, "group": 2},
 }
+ROUTED = PIPELINED | {"activations": PIPELINED["activations"] | {"moe_imbalance": {"typical": 1.1, "worst": 1.5}}}
 DIVIDED = PIPELINED | {
     "hardware": "h100",
     "parallel": PIPELINED["parallel"]
@@ -428,6 +430,7 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
     },
     "plan": {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),
+        "routed": (ROUTED, ("train latent.yaml --plan {}",)),
         "interleaved": (INTERLEAVED, ("train grouped.yaml --plan {}",)),
         "divided": (DIVIDED, ("train grouped.yaml --plan {}",)),
         **{
@@ -441,9 +444,19 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
             (
                 "serve k25 --gpu {} --gpus 16 --offload-experts host",
                 "train latent.yaml --plan pipelined.yaml --set hardware={}",
+                "train latent.yaml --plan pipelined.yaml --set hardware={} --set stack=megatron-2025",
             ),
         ),
         "l40s": (bundled("hardware", "l40s"), ("serve llama-3.1-70b --gpu {} --gpus 8",)),
+    },
+    "stack": {
+        "megatron": (
+            bundled("stacks", "megatron-2025"),
+            (
+                "train latent.yaml --plan pipelined.yaml --set stack={}",
+                "train latent.yaml --plan pipelined.yaml --set stack={} --set hardware=a100",
+            ),
+        ),
     },
     "engine": {
         "vllm": (

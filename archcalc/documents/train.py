@@ -32,6 +32,7 @@ from archcalc.training.offload import offload_need
 from archcalc.training.packed import whole_bytes
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run, compiled
+from archcalc.training.stack import settled, stack_lines
 
 
 def training_tape(spec: Spec, plan: Plan) -> Tape:
@@ -62,6 +63,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
     run = run_of(spec, plan)
     ranks = training_memory(run)
     top = worst(ranks)
+    filled, stack = settled(plan)
     shown = top if rank is None else ranks[_checked(rank, len(ranks))]
     hardware = load_hardware(plan.hardware)
     tables = [
@@ -92,7 +94,9 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
         tables=tables,
         assumptions=[
             *assumed(plan),
-            *unlisted(plan),
+            *stack_lines(plan, stack, hardware),
+            *(f"activations.moe_imbalance = real: {line}" for line in run.routing.sources),
+            *unlisted(filled),
             *vision_assumed(spec, plan),
             *run.tape.assumed,
             *parts_assumed(run, plan.trained(vision=spec.vision is not None)),
@@ -107,7 +111,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             " many logs print exactly that.",
             "transient: gradients, recomputed tensors and routed copies of the running layer, logits, messages between"
             " stages.",
-            "fixed: the plan's memory.fixed and what fused kernels cache for the whole run.",
+            "fixed: the plan's memory.fixed, what fused kernels cache for the whole run, and its stack's workspaces.",
             *vision_conventions(plan),
         ),
         notes=[*set_notes(overrides), *notes_of(spec, plan, run, ranks, hardware.memory_visible_bytes)],

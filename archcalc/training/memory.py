@@ -34,6 +34,7 @@ class RankMemory:
     transient: int
     fixed: int
     cached: int
+    workspaces: int
     total: int
     running: int
     peak: int
@@ -71,7 +72,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         moments.insert(0, forward_moment(run.tower, run.shards, held.gathered, outputs))
         moments.insert(2, backward_moment(run.tower, run.shards, run.savers, held.gathered, outputs))
     peak = max(moments, key=lambda m: m.total)
-    resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached
+    resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached + own.workspaces
     total = resting + peak.total
     return RankMemory(
         rank=rank,
@@ -82,6 +83,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         transient=peak.transient,
         fixed=run.fixed,
         cached=own.cached,
+        workspaces=own.workspaces,
         total=total,
         running=resting + running.total,
         peak=run.fragmented(total),
@@ -113,13 +115,30 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
 
 
 def _pieces(run: Run, chunk: Chunk, segments: Mapping[int, SegmentMemory]) -> Iterator[tuple[SegmentMemory, int]]:
-    """The segments of a chunk; where it has both ends of a shared weight, the head's gradient waits in all the others
-    for the embedding's."""
+    """The segments of a chunk. Where it has both ends of a shared weight, the head's gradient waits in all the others
+    for the embedding's.
+
+    The loader's mask is there while a chunk with embedding or head runs forward (Megatron-LM pretrain_gpt.py,
+    get_batch: other stages get none), and until its backward where whole layers are recomputed, which start from their
+    arguments (core/tensor_parallel/random.py, CheckpointFunction).
+    """
     waits = carried(run.tape, (n for n, _ in chunk), run.shards, run.weight_grads)
-    head = head_of(run.tape) if waits else None
+    mask = run.mask if any(not run.tape.segments[n].indices for n, _ in chunk) else 0
+    if not waits and not mask:
+        yield from ((segments[n], count) for n, count in chunk)
+        return
+    head, kept = head_of(run.tape), mask if run.savers.whole else 0
     for n, count in chunk:
         piece = segments[n]
-        yield (piece if n == head else piece._replace(backward=piece.backward + waits)), count
+        here = 0 if n == head else waits
+        piece = piece._replace(forward=piece.forward + mask - kept, backward=piece.backward + here)
+        layer = bool(run.tape.segments[n].indices)
+        if kept and layer:
+            yield piece._replace(saved=piece.saved + kept), 1
+        rest = count - bool(kept and layer)
+        kept = 0 if layer else kept
+        if rest:
+            yield piece, rest
 
 
 def one_layer_extra(run: Run, factor: float) -> int:

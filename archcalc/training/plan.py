@@ -7,7 +7,7 @@ from fractions import Fraction
 from math import lcm
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, Tag, field_validator, model_validator
 
 from archcalc.errors import FieldError, InputError
 from archcalc.section import Section, Size
@@ -138,7 +138,26 @@ class Precision(Section):
         return ITEM_BYTES[DTYPES[self.params]], ITEM_BYTES[DTYPES[self.grads]]
 
 
+Imbalance = Annotated[float, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Spread(Section):
+    """The busiest device over the mean of the routed rows: `typical` is counted, `worst` gives the peak's range."""
+
+    typical: Imbalance
+    worst: Imbalance
+
+
+def _form(value: Any) -> str:
+    """Which form of an imbalance somebody means, so that one error is about it."""
+    return "spread" if isinstance(value, dict | Spread) else "word" if isinstance(value, str) else "number"
+
+
+Uneven = Annotated[
+    Annotated[Imbalance, Tag("number")] | Annotated[Spread, Tag("spread")] | Annotated[Literal["real"], Tag("word")],
+    Discriminator(_form),
+]
 
 
 class Activations(Section):
@@ -148,6 +167,8 @@ class Activations(Section):
     `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
     it in GPT-2's kin alone. `core: unfused` writes attention's scores out, in 16 bit under fused kernels.
     `offload_in_flight` is how many layers' copies to or from the host are in hand beside the layer that runs.
+    `attention_mask: loader` is a mask that the data loader makes, seq x seq bytes for each sequence. `moe_imbalance:
+    real` is what published routers do (training/routing.py).
     """
 
     kernels: Literal["fused", "eager"]
@@ -159,8 +180,9 @@ class Activations(Section):
     fp8: list[Text]
     offload: Text | list[Text]
     offload_in_flight: NonNegativeInt = 1
-    moe_imbalance: Annotated[float, Field(ge=1)]
+    moe_imbalance: Uneven
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
+    attention_mask: Literal["none", "loader"] = "none"
 
     @property
     def loss(self) -> str:
@@ -177,6 +199,9 @@ class Activations(Section):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        spread = self.moe_imbalance
+        if isinstance(spread, Spread) and spread.worst < spread.typical:
+            raise FieldError(f"worst {spread.worst:g} is less than typical {spread.typical:g}", "moe_imbalance")
         self.levers()
         return self
 
@@ -243,13 +268,15 @@ class Memory(Section):
 
 
 class Plan(Section):
-    """A training plan."""
+    """A training plan. `stack` names a file with a training framework's facts, which fill in what the plan leaves out
+    and add their workspaces to `memory.fixed`."""
 
     kind: Literal["plan"]
     name: Text
     title: str = ""
     sources: dict[str, Text] = Field(default_factory=dict)
     hardware: Text
+    stack: Text | None = None
     parallel: Parallel
     schedule: ScheduleSection
     batch: Batch

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_bytes
+from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
-from archcalc.training.placement import Chunk, held_weights
+from archcalc.training.placement import Chunk, Held, held_weights
 from archcalc.training.plan import Plan
 from archcalc.training.schedule import Pipeline, Schedule
+from archcalc.training.stack import Stack
 from archcalc.training.static import Owners, Static, placeholders, static
 from archcalc.training.transient import gathered_head_input
 
@@ -26,6 +29,7 @@ class Rank:
             sequence-parallel head (Megatron-LM core/tensor_parallel/layers.py,
             LinearWithGradAccumulationAndAsyncCommunication, takes it from core/utils.py, GlobalMemoryBuffer, in
             forward and backward, whatever gradients are cached) [bytes].
+        workspaces: of libraries, as the plan's stack says [bytes].
         messages: between stages, beside a forward and beside a backward [bytes].
     """
 
@@ -33,21 +37,31 @@ class Rank:
     entry: int | None
     static: Static
     cached: int
+    workspaces: int
     messages: tuple[int, int]
 
 
-def ranks_of(
-    tape: Tape, plan: Plan, schedule: Schedule, placed: Sequence[tuple[Chunk, ...]], shards: Shards
-) -> tuple[Rank, ...]:
+class Resting(NamedTuple):
+    """What the resting memory of a rank follows from."""
+
+    tape: Tape
+    plan: Plan
+    stack: Stack | None
+    shards: Shards
+
+
+def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, ...]]) -> tuple[Rank, ...]:
     """The ranks of a placement, in order; what several hold alike is worked out once."""
+    tape, plan, shards = rests.tape, rests.plan, rests.shards
     message = local_bytes(next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None), shards)
-    known = {held: _resting(tape, plan, held, shards) for held in dict.fromkeys(placed)}
+    known = {held: _resting(rests, held) for held in dict.fromkeys(placed)}
     return tuple(
         Rank(
             chunks=held,
             entry=_entry(schedule, plan.pipeline, rank),
             static=known[held][0],
             cached=known[held][1],
+            workspaces=known[held][2],
             messages=messages(schedule, plan.pipeline, rank, message),
         )
         for rank, held in enumerate(placed)
@@ -59,17 +73,29 @@ def _entry(schedule: Schedule, pipeline: Pipeline, rank: int) -> int | None:
     return stages.index(0) if 0 in stages else None
 
 
-def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) -> tuple[Static, int]:
-    """Static bytes of these chunks, and what kernels cache for them [bytes]."""
+def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]:
+    """Static bytes of these chunks, what kernels cache for them, and their stack's workspaces [bytes]."""
+    tape, plan, stack, shards = rests
     p, items = plan.parallel, plan.precision.item_bytes
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
     fixed = static(weights, shards, owners, items, plan.precision.optimizer)
     if plan.activations.kernels != "fused":
-        return fixed, 0
+        return fixed, 0, _workspaces(plan, stack, weights)
     gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
     cached = items[0] * placeholders(tape, weights, shards) if _caches(plan) else 0
-    return fixed, cached + gathered
+    return fixed, cached + gathered, _workspaces(plan, stack, weights)
+
+
+def _workspaces(plan: Plan, stack: Stack | None, weights: Held) -> int:
+    """The workspaces of a plan's stack on a rank with these weights [bytes]."""
+    if stack is None:
+        return 0
+    roles = {w.role for w, _ in weights}
+    runs = {"torch"} if plan.activations.kernels == "eager" or roles & {"head", "router"} else set()
+    if plan.activations.kernels == "fused":
+        runs |= {"fused", "experts"} if "routed_expert" in roles else {"fused"}
+    return stack.workspace_bytes(load_hardware(plan.hardware), frozenset(runs))
 
 
 def _caches(plan: Plan) -> bool:

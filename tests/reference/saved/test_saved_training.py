@@ -77,7 +77,7 @@ def entries(train: Train) -> tuple[bool, bool]:
 Sides = tuple[dict[str, int], dict[str, int]]
 
 
-def both(plain: dict[str, Any], how: str, kernels: tuple[str, str, str], **options: list[str]) -> Sides:
+def both(plain: dict[str, Any], how: str, kernels: tuple[str, str, str], **options: Any) -> Sides:
     """Bytes of embedding, first layer, second layer and head: the tape's, the twin's."""
     given, theirs = WAYS[how]
     train = Train.model_validate(given)
