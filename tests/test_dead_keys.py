@@ -335,6 +335,7 @@ PIPELINED: dict[str, Any] = {
     "schedule": {"kind": "1f1b", "extra_warmup": 0},
     "batch": {"seq": 128, "micro_batch": 1, "global_tokens": 4096},
     "precision": {"params": "bf16", "grads": "fp32", "optimizer": "muon"},
+    "train": {"backbone": "full"},
     "activations": {
         "kernels": "fused",
         "router_probs": "out",
@@ -359,6 +360,7 @@ INTERLEAVED = PIPELINED | {
     "parallel": PIPELINED["parallel"] | {"vpp": 2, "ep": 1},
     "schedule": {"kind": "interleaved-1f1b", "extra_warmup": 1, "group": 2},
 }
+ROUTED = PIPELINED | {"activations": PIPELINED["activations"] | {"moe_imbalance": {"typical": 1.1, "worst": 1.5}}}
 DIVIDED = PIPELINED | {
     "hardware": "h100",
     "parallel": PIPELINED["parallel"]
@@ -366,6 +368,23 @@ DIVIDED = PIPELINED | {
     "schedule": {"kind": "1f1b"},
     "precision": {"params": "bf16", "grads": "bf16", "optimizer": "adamw"},
     "activations": PIPELINED["activations"] | {"kernels": "eager", "offload": "none", "recompute": [], "fp8": []},
+}
+
+PICTURED = PIPELINED | {
+    "batch": PIPELINED["batch"]
+    | {"images": {"size": [60, 60], "per_sequence": 2}, "videos": [{"size": [9, 64, 64], "per_sequence": 1}]}
+}
+FILMED = PIPELINED | {
+    "batch": PIPELINED["batch"]
+    | {"images": [{"size": [60, 60], "per_sequence": 2}], "videos": {"size": [9, 64, 64], "per_sequence": 1}},
+    "vision": {"process": "first-stage"},
+}
+MIXED = PIPELINED | {
+    "batch": PIPELINED["batch"] | {"images": {"tokens_per_sequence": 40}, "videos": [{"tokens_per_sequence": 8}]},
+    "vision": {"process": "decoupled", "micro_batch": 2},
+}
+MIXED_TOO = PIPELINED | {
+    "batch": PIPELINED["batch"] | {"images": [{"tokens_per_sequence": 40}], "videos": {"tokens_per_sequence": 8}},
 }
 
 
@@ -411,8 +430,13 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
     },
     "plan": {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),
+        "routed": (ROUTED, ("train latent.yaml --plan {}",)),
         "interleaved": (INTERLEAVED, ("train grouped.yaml --plan {}",)),
         "divided": (DIVIDED, ("train grouped.yaml --plan {}",)),
+        **{
+            name: (plan, ("train latent.yaml --plan {}",))
+            for name, plan in (("pictured", PICTURED), ("filmed", FILMED), ("mixed", MIXED), ("mixed-too", MIXED_TOO))
+        },
     },
     "hardware": {
         "h800": (
@@ -553,7 +577,11 @@ def places(data: Any, steps: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
             yield from ((part, *place) for place in places(data[part], rest))
     elif isinstance(first, type) and issubclass(first, Section):
         words = constants(first)
-        if set(data) <= set(first.model_fields) and all(data.get(key) == word for key, word in words.items()):
+        if (
+            isinstance(data, dict)
+            and set(data) <= set(first.model_fields)
+            and all(data.get(key) == word for key, word in words.items())
+        ):
             yield from places(data, rest)
     elif not rest:
         yield (first,)

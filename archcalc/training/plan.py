@@ -5,14 +5,16 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 from math import lcm
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, Tag, field_validator, model_validator
 
 from archcalc.errors import FieldError, InputError
 from archcalc.section import Section, Size
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.optimizer import optimizer
+from archcalc.training.parts import Train
+from archcalc.training.pictures import Count, Images, Pictures, Videos
 from archcalc.training.savers import Lever, levers
 from archcalc.training.schedule import Pipeline, get_schedule
 from archcalc.units import parse_memory
@@ -85,11 +87,36 @@ class ScheduleSection(Section):
 
 class Batch(Section):
     """Tokens of a step: `global_tokens` over all devices, `micro_batch` sequences of `seq` tokens at a
-    time."""
+    time.
+
+    `seq` is the whole sequence: the tokens of its images and videos are among them.
+    """
 
     seq: Size
     micro_batch: Size
     global_tokens: Size
+    images: Images = None
+    videos: Videos = None
+
+    @property
+    def pictures(self) -> tuple[tuple[str, Pictures], ...]:
+        """Images, then videos, each with the key that it stands under."""
+        both: tuple[tuple[str, Any], ...] = (("images", self.images), ("videos", self.videos))
+        return tuple(
+            (key, each)
+            for key, given in both
+            for each in (given if isinstance(given, list) else [given])
+            if each is not None
+        )
+
+    @model_validator(mode="after")
+    def _pictures_fit(self) -> Self:
+        tokens = sum(each.tokens_per_sequence or 0 for _, each in self.pictures)
+        if tokens > self.seq:
+            keys = dict.fromkeys(key for key, each in self.pictures if each.tokens_per_sequence)
+            message = f"{tokens} vision tokens do not fit into sequences of {self.seq}: seq counts text and vision"
+            raise FieldError(message, *keys, "seq")
+        return self
 
 
 class Precision(Section):
@@ -111,19 +138,40 @@ class Precision(Section):
         return ITEM_BYTES[DTYPES[self.params]], ITEM_BYTES[DTYPES[self.grads]]
 
 
+Imbalance = Annotated[float, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Spread(Section):
+    """The busiest device over the mean of the routed rows: `typical` is counted, `worst` gives the peak's range."""
+
+    typical: Imbalance
+    worst: Imbalance
+
+
+def _form(value: Any) -> str:
+    """Which form of an imbalance somebody means, so that one error is about it."""
+    return "spread" if isinstance(value, dict | Spread) else "word" if isinstance(value, str) else "number"
+
+
+Uneven = Annotated[
+    Annotated[Imbalance, Tag("number")] | Annotated[Spread, Tag("spread")] | Annotated[Literal["real"], Tag("word")],
+    Discriminator(_form),
+]
 
 
 class Activations(Section):
     """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
-    TransformerEngine's with fused ones, plain code with eager ones. `attention_mask: loader` is a mask that the data
-    loader makes, seq x seq bytes for each sequence.
+    TransformerEngine's with fused ones, plain code with eager ones.
 
     `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
     it in GPT-2's kin alone. `core`: `flash` is a fused kernel that takes tensors in the layer's order (cuDNN's),
     `flash-attn` the package of that name, for which TransformerEngine reorders them; `unfused` writes attention's
     scores out, in 16 bit under fused kernels. `deterministic` is Megatron-LM's --deterministic-mode without
     --moe-permute-fusion: rows of experts are added up by a kernel that keeps them.
+    `offload_in_flight` is how many layers' copies to or from the host are in hand beside the layer that runs.
+    `attention_mask: loader` is a mask that the data loader makes, seq x seq bytes for each sequence. `moe_imbalance:
+    real` is what published routers do (training/routing.py).
     """
 
     kernels: Literal["fused", "eager"]
@@ -135,7 +183,8 @@ class Activations(Section):
     recompute: list[Text]
     fp8: list[Text]
     offload: Text | list[Text]
-    moe_imbalance: Annotated[float, Field(ge=1)]
+    offload_in_flight: NonNegativeInt = 1
+    moe_imbalance: Uneven
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
     attention_mask: Literal["none", "loader"] = "none"
 
@@ -154,6 +203,9 @@ class Activations(Section):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        spread = self.moe_imbalance
+        if isinstance(spread, Spread) and spread.worst < spread.typical:
+            raise FieldError(f"worst {spread.worst:g} is less than typical {spread.typical:g}", "moe_imbalance")
         self.levers()
         return self
 
@@ -174,15 +226,22 @@ class Activations(Section):
 
 
 class Vision(Section):
-    """Where a vision tower runs: `decoupled` (replicated on every device, in a phase of its own) or in the
-    `first-stage`."""
+    """Where a vision tower runs: `decoupled` (replicated on every device, in phases of its own, `micro_batch` images or
+    chunks of video frames at a time), in the `first-stage` of the pipeline, or there and `frozen`: without gradients,
+    its projector alone being trained."""
 
-    process: Literal["decoupled", "first-stage"]
+    process: Literal["decoupled", "first-stage", "frozen"]
+    micro_batch: Count = 1
 
     @property
     def decoupled(self) -> bool:
         """Whether it stands on every device, outside the pipeline."""
         return self.process == "decoupled"
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it is not trained."""
+        return self.process == "frozen"
 
 
 class Memory(Section):
@@ -227,10 +286,16 @@ class Plan(Section):
     schedule: ScheduleSection
     batch: Batch
     precision: Precision
+    train: Train = Field(default_factory=Train)
     activations: Activations
     vision: Vision
     memory: Memory
     assumed: list[Text] = Field(default_factory=list)
+
+    def trained(self, *, vision: bool) -> Train:
+        """How each part is trained, of a model with a `vision` tower or without."""
+        frozen = vision and self.vision.frozen
+        return self.train.model_copy(update={"vision": "frozen"}) if frozen else self.train
 
     @property
     def micro_batches(self) -> int:
@@ -271,6 +336,13 @@ class Plan(Section):
                 " DotProductAttention refuses it",
                 ("activations", "core"),
                 ("parallel", "cp"),
+            )
+        if self.vision.frozen and "vision" in self.train.model_fields_set and self.train.vision != "frozen":
+            raise FieldError(
+                f"vision.process frozen, and train.vision {self.train.vision}",
+                ("train", "vision"),
+                ("vision", "process"),
+                hint="name one of them",
             )
         overlapped = self.schedule.extra_warmup and self.parallel.ep > 1
         for name in ("moe", "full"):

@@ -23,6 +23,7 @@ class Rank:
 
     Attributes:
         chunks: what it runs, by virtual stage.
+        entry: the chunk that is the first stage, or None.
         static: weights, gradients and optimizer states.
         cached: what fused kernels keep for the whole run: placeholder gradients, and the gathered input of a
             sequence-parallel head (Megatron-LM core/tensor_parallel/layers.py,
@@ -34,6 +35,7 @@ class Rank:
     """
 
     chunks: tuple[Chunk, ...]
+    entry: int | None
     static: Static
     cached: int
     workspaces: int
@@ -58,6 +60,7 @@ def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, .
     return tuple(
         Rank(
             chunks=held,
+            entry=_entry(schedule, plan.pipeline, rank),
             static=known[held][0],
             cached=known[held][1],
             workspaces=known[held][2],
@@ -68,6 +71,11 @@ def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, .
     )
 
 
+def _entry(schedule: Schedule, pipeline: Pipeline, rank: int) -> int | None:
+    stages = schedule.held(pipeline.pp, pipeline.vpp, rank)
+    return stages.index(0) if 0 in stages else None
+
+
 def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]:
     """Static bytes of these chunks, what kernels cache for them, and their stack's workspaces [bytes]."""
     tape, plan, stack, shards = rests
@@ -76,10 +84,9 @@ def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
     fixed = static(weights, shards, owners, items, plan.precision.optimizer)
     heads = any(op.site == "head" for chunk in held for n, _ in chunk for op in tape.segments[n].ops)
-    heads |= any(tape.segments[n].part == "mtp" for chunk in held for n, _ in chunk)
     if plan.activations.kernels != "fused":
         return fixed, 0, _workspaces(plan, stack, weights, heads)
-    gathered = sum(gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk)
+    gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
     cached = items[0] * placeholders(tape, weights, shards) if _caches(plan) else 0
     return fixed, cached + gathered, _workspaces(plan, stack, weights, heads)
 

@@ -43,7 +43,7 @@ def beside_operands(segment: Segment, shards: Shards, how: WeightGrads, *, one_g
     found = {}
     for i, op in enumerate(segment.ops):
         looked_up = bool(op.weights) and op.weights[0].role == "embedding"
-        if how.linears == "made" or looked_up:
+        if op.weights and (how.linears == "made" or looked_up):
             found[i] = _bytes(_together(segment, op) if one_gemm else (op,), shards, how)
     return found
 

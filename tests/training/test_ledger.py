@@ -2,15 +2,9 @@
 
 import pytest
 
-from archcalc.training.ledger import (
-    expected_imbalance,
-    expected_maximum,
-    imbalances,
-    ledger,
-    recompute_cost,
-    worst_imbalance,
-)
+from archcalc.training.ledger import imbalances, ledger, recompute_cost
 from archcalc.training.memory import one_layer_extra
+from archcalc.training.routing import expected_imbalance, expected_maximum, worst_imbalance
 from tests.training.plans import k2_plan, ranks, run_of
 
 
