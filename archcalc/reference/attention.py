@@ -92,7 +92,7 @@ class AttentionCore(Product):
         causal: whether a query sees no later row.
         window: rows that a query sees, its own the last, or None for all.
         most: rows that are picked for a query, or None where nothing picks.
-        copies: whether it puts q, k and v into tensors of their own first where they are not all views of one
+        copies: whether it puts q, k and v into tensors of their own first, but where they are equal views of one
             (TransformerEngine, attention/dot_product_attention/utils.py, `get_qkv_layout`, where no layout that it
             knows holds them): inside, so that a checkpoint of it keeps the views.
 
@@ -121,7 +121,7 @@ class AttentionCore(Product):
         """q [B,N,H,D], k [B,M,G,D], v [B,M,G,Dv], picked [B,N,K] int32 -> [B,N,H,Dv]."""
 
         def core(q: Tensor, k: Tensor, v: Tensor, *picks: Tensor) -> Tensor:
-            if self.copies and len({tensor.untyped_storage()._cdata for tensor in (q, k, v)}) > 1:
+            if self.copies and (k.shape[2] != q.shape[2] or len({t.untyped_storage()._cdata for t in (q, k, v)}) > 1):
                 q, k, v = (tensor.contiguous() for tensor in (q, k, v))
             return self.core(q, k, v, scale, self.view, picks[0] if picks else None, self.dropout)
 
