@@ -55,9 +55,12 @@ def saved_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
 
     Kept is what operations outside active regions save, and every outside input of an active region; less
     what was produced inside one (always if it discards its output, else unless an operation outside saves
-    it). An input that is a view keeps all of its storage. Context parallelism by all-to-all keeps attention's output
-    twice: by heads for attention, by tokens for the projection after it (TransformerEngine).
+    it). An input that is a view keeps all of its storage. A segment that no gradient passes keeps nothing, whatever its
+    savers. Context parallelism by all-to-all keeps attention's output twice: by heads for attention, by tokens for the
+    projection after it (TransformerEngine).
     """
+    if not segment.learns:
+        return []
     if savers.whole and segment.entry is not None and segment.part == "backbone" and segment.indices:
         kept = (segment.entry, *segment.handed)
         return [Saved(segment.path, "entry", each, False, local_bytes(each, shards)) for each in kept]
@@ -87,6 +90,11 @@ def _copy(storage: Storage) -> Storage:
 def saved_bytes(segment: Segment, shards: Shards, savers: Savers) -> int:
     """Sum of the rows of one copy of a segment on one device [bytes]."""
     return sum(row.nbytes for row in saved_rows(segment, shards, savers))
+
+
+def kept_among(ops: Sequence[Op], savers: Savers) -> frozenset[Storage]:
+    """Storages that some of a segment's operations keep, or that recomputing one of them starts from."""
+    return frozenset(_kept(ops, savers))
 
 
 Kept = dict[Storage, tuple[Op, bool, bool]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from types import MappingProxyType
 
 from archcalc.calc.sharding import TP_AXES, Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
@@ -10,15 +11,24 @@ from archcalc.tape.op import Variant
 
 
 def backward_peak(
-    segment: Segment, shards: Shards, kept: Mapping[Storage, int], variants: Set[Variant] = frozenset()
+    segment: Segment,
+    shards: Shards,
+    kept: Mapping[Storage, int],
+    variants: Set[Variant] = frozenset(),
+    *,
+    beside: Mapping[int, int] = MappingProxyType({}),
+    after: Mapping[int, tuple[int, int]] = MappingProxyType({}),
 ) -> int:
     """The most bytes alive at once while one copy of a segment runs backward [bytes].
 
     Alive are the `kept` tensors (their sizes), each until the first operation of the forward that keeps it
     has run backward, and gradients: that of a storage lives from the last operation that used it to the one
     that made it, in its storage's dtype. A sum hands one gradient on to both its terms, but for one that dropout fell
-    on; a second contribution is a tensor of its own while it is added. What kernels make beside that, such as the
-    gradient of attention's scores, is gone before the gradients of queries and keys are there.
+    on; a second contribution is a tensor of its own while it is added. What nothing trained lies before has no
+    gradient. What kernels make beside that, such as the gradient of attention's scores, is gone before the gradients of
+    queries and keys are there. `beside` are bytes that an operation takes while its operands are alive, by its place,
+    such as a weight's gradient; `after` those that it hands on when what another operation of its GEMM kept is freed:
+    bytes, and the place of that one.
     """
     first: dict[Storage, int] = {}
     maker: dict[Storage, int] = {}
@@ -30,12 +40,16 @@ def backward_peak(
     freed = [0] * len(segment.ops)
     for storage, size in kept.items():
         freed[first.get(storage, 0)] += size
-    grads = _Gradients(shards, variants)
+    grads = _Gradients(shards, variants, segment.ungraded)
     held = sum(kept.values())
     peak = held
     for i in reversed(range(len(segment.ops))):
         op = segment.ops[i]
-        peak = max(peak, held + grads.through(op) + backward_exchange(op, shards))
+        if not op.outputs or op.outputs[0] not in segment.ungraded:
+            flowing = grads.through(op)
+            peak = max(peak, held + flowing + backward_exchange(op, shards) + beside.get(i, 0))
+            empty, first_of_gemm = after.get(i, (0, i))
+            peak = max(peak, held - freed[first_of_gemm] + flowing + empty)
         if op.outputs and maker[op.outputs[0]] == i:
             grads.drop(op.outputs[0])
         held -= freed[i]
@@ -45,8 +59,8 @@ def backward_peak(
 class _Gradients:
     """Gradients alive in a backward pass, by the storage they belong to; terms of a sum share one buffer."""
 
-    def __init__(self, shards: Shards, variants: Set[Variant]) -> None:
-        self.shards, self.variants = shards, variants
+    def __init__(self, shards: Shards, variants: Set[Variant], ungraded: frozenset[Storage]) -> None:
+        self.shards, self.variants, self.ungraded = shards, variants, ungraded
         self.buffer: dict[Storage, Storage] = {}
         self.giver: dict[Storage, Storage | None] = {}
         self.sizes: dict[Storage, int] = {}
@@ -64,7 +78,7 @@ class _Gradients:
         if made is not None:
             self.buffer.setdefault(made, made)
         added = 0
-        inputs = dict.fromkeys(s for s in op.inputs if s.dtype in FLOATS)
+        inputs = dict.fromkeys(s for s in op.inputs if s.dtype in FLOATS and s not in self.ungraded)
         masked = bool(op.masks) and set(op.masks) <= self.variants
         late = sum(self.size(s) for s in inputs if s in op.inputs[:2] and s not in self.buffer)
         for storage in inputs:
@@ -133,16 +147,16 @@ def forward_exchange(op: Op, shards: Shards) -> int:
 def backward_exchange(op: Op, shards: Shards) -> int:
     """What an operation's backward exchanges beside gradients [bytes].
 
-    Under sequence parallelism a column-parallel linear gathers its input again and has its input's gradient
-    whole before it is scattered; a row-parallel one gathers its output's gradient. Routed copies stand in a
-    send and a receive buffer.
+    Under sequence parallelism a column-parallel linear gathers its input again, for its weight's gradient, and has
+    its input's gradient whole before it is scattered; a row-parallel one gathers its output's gradient. Routed copies
+    stand in a send and a receive buffer.
     """
     if op.exchange == "send":
         return local_bytes(op.outputs[0], shards)
     if op.exchange == "return":
         return local_bytes(op.inputs[0], shards)
     if op.exchange == "tensor":
-        return _whole(op, shards) * (2 if column_parallel(op) else 1)
+        return _whole(op, shards) * (2 if column_parallel(op) and op.weight_gradient != "none" else 1)
     return 0
 
 

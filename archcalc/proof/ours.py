@@ -119,7 +119,20 @@ def flops(spec: Spec) -> Sides:
             if op.flops:
                 for path in unfolded(op.path, segment):
                     add(side, path, "train backward", value(op.flops) * op.backward_factor)
-    return {"flops": side | forward_flops(decode, "decode forward")}
+    return {"flops": side | predictions(train) | forward_flops(decode, "decode forward")}
+
+
+def predictions(train: Tape) -> Side:
+    """FLOPs that multi-token-prediction modules add to a training step, by the weight that they run through: the shared
+    head's are those of all modules."""
+    side: Side = {}
+    for segment in train.segments:
+        for op in segment.ops if segment.part == "mtp" else ():
+            if value(op.flops):
+                for path in unfolded(op.weights[0].path if op.weights else op.path, segment):
+                    add(side, path, "prediction forward", value(op.flops))
+                    add(side, path, "prediction backward", value(op.flops) * op.backward_factor)
+    return side
 
 
 def forward_flops(tape: Tape, setting: str) -> Side:

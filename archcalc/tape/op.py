@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Literal, NamedTuple
 
 from archcalc.tape.dims import Dims, Number
+from archcalc.tape.indices import ranges
 from archcalc.tape.span import ALL, Span
 from archcalc.tape.values import Part, Storage, Weight
 
@@ -28,11 +30,20 @@ Variant = Literal[
 multiply, the loss, rotation; and whether there is dropout."""
 
 
+Needs = Literal["any", "weight", "input"]
+"""Which gradient asks for what is kept: any that the operation has, its weight's, its input's."""
+
+
 class Save(NamedTuple):
-    """A storage kept for backward, where all the variants of `when` are in use; always where there are none."""
+    """A storage kept for backward, where all the variants of `when` are in use; always where there are none.
+
+    `needs`: a frozen weight has no gradient, nor has an input with nothing trained before it. Plain operations keep
+    what each gradient takes; a kernel written as one function keeps all of it for either.
+    """
 
     storage: Storage
     when: tuple[Variant, ...] = ()
+    needs: Needs = "any"
 
 
 class Work(NamedTuple):
@@ -132,9 +143,11 @@ class Segment:
         entry: the residual that comes in.
         beside: what earlier segments left for it beside that; theirs to keep for backward.
         handed: what it makes for later segments, kept whatever is recomputed.
+        ungraded: storages that need no gradient: nothing that is trained lies before them.
+        learns: whether a gradient passes any of its operations; else it keeps nothing and has no backward.
     """
 
-    __slots__ = ("beside", "entry", "handed", "indices", "ops", "part", "path")
+    __slots__ = ("beside", "entry", "handed", "indices", "learns", "ops", "part", "path", "ungraded")
 
     def __init__(self, path: str, indices: tuple[int, ...], part: Part, entry: Storage | None) -> None:
         self.path = path
@@ -144,8 +157,21 @@ class Segment:
         self.ops: list[Op] = []
         self.beside: tuple[Storage, ...] = ()
         self.handed: tuple[Storage, ...] = ()
+        self.ungraded: frozenset[Storage] = frozenset()
+        self.learns = True
 
     @property
     def count(self) -> int:
         """How many identical copies it stands for."""
         return max(1, len(self.indices))
+
+    def without(self, sites: frozenset[str]) -> Segment:
+        """The same run of operations, less those at some sites."""
+        left = copy(self)
+        left.ops = [op for op in self.ops if op.site not in sites]
+        return left
+
+    @property
+    def name(self) -> str:
+        """Its path with the layers it stands for written in: `model.layers.1-60`."""
+        return self.path.replace("{i}", ranges(self.indices))

@@ -13,21 +13,26 @@ from archcalc.training.savers import FULL, RECOMPUTE
 
 
 def ledger(run: Run) -> list[dict[str, Any]]:
-    """From no savers to the plan. Each row adds one lever; `saved_bytes` is what it buys on the worst
-    rank."""
+    """From no savers to the plan. Each row adds one lever: `saved_bytes` is what it buys on the worst rank by then,
+    `without_bytes` what the plan's own peak grows by where that lever alone is left out."""
     rows: list[dict[str, Any]] = []
+    planned = worst(training_memory(run)).peak
     for n, lever in enumerate(run.levers):
         top = worst(training_memory(run.until(n)))
         before = rows[-1]["peak_bytes"] if rows else top.peak
+        without = worst(training_memory(run.without(n))).peak if n else None
         rows.append(
             {
                 "path": lever.label,
                 "lever": lever.label,
                 "peak_bytes": top.peak,
                 "saved_bytes": before - top.peak,
+                "without_bytes": None if without is None else without - planned,
+                "without_peak_bytes": without,
                 "activation_bytes": top.activation,
                 "transient_bytes": top.transient,
                 "worst_rank": top.rank,
+                "recompute_flops_share": recompute_share(run, lever.option) if lever.kind == "recompute" else 0.0,
                 "cost": recompute_cost(run, lever.option) if lever.kind == "recompute" else COSTS[lever.kind],
             }
         )
@@ -39,6 +44,12 @@ COSTS = {"none": "", "fp8": "storage only: a cast each way", "offload": "copies 
 
 
 def recompute_cost(run: Run, option: str) -> str:
+    """What recomputing costs, in words."""
+    share = recompute_share(run, option)
+    return f"{100 * share:.1f} % more forward FLOPs" if share else "elementwise work only, no GEMM"
+
+
+def recompute_share(run: Run, option: str) -> float:
     """What recomputing costs: the region's share of the forward FLOPs of the rank that pays most."""
     spent = whole = 0
     for rank in run.ranks:
@@ -50,7 +61,7 @@ def recompute_cost(run: Run, option: str) -> str:
                 layer = bool(run.tape.segments[n].indices)
                 region += flops if (layer if option == FULL else op.site in RECOMPUTE[option].sites) else 0
         spent, whole = max((spent, whole), (region, forward))
-    return f"{100 * spent / whole:.1f} % more forward FLOPs" if spent else "elementwise work only, no GEMM"
+    return spent / whole if spent else 0.0
 
 
 def imbalances(run: Run) -> list[dict[str, Any]]:

@@ -111,17 +111,31 @@ def levers(
     found = [Lever("none", "", Savers(variants=variants))]
     for name in recompute:
         _known(name, (*RECOMPUTE, FULL), "recompute option")
-        now = found[-1].savers
-        more = replace(now, whole=True) if name == FULL else replace(now, regions=(*now.regions, RECOMPUTE[name]))
-        found.append(Lever("recompute", name, more))
+        found.append(Lever("recompute", name, _with(found[-1].savers, "recompute", name)))
     for name in fp8:
         _known(name, tuple(FP8), "FP8 option")
-        now = found[-1].savers
-        found.append(Lever("fp8", name, replace(now, fp8=now.fp8 | FP8[name])))
+        found.append(Lever("fp8", name, _with(found[-1].savers, "fp8", name)))
     if offload and offload != "none":
         option = offload if isinstance(offload, str) else ", ".join(offload)
         found.append(Lever("offload", option, found[-1].savers, offload_sites(offload)))
     return tuple(found)
+
+
+def _with(now: Savers, kind: str, option: str) -> Savers:
+    """Savers with one more in use; what offloads changes nothing of them."""
+    if kind == "recompute":
+        return replace(now, whole=True) if option == FULL else replace(now, regions=(*now.regions, RECOMPUTE[option]))
+    return replace(now, fp8=now.fp8 | FP8[option]) if kind == "fp8" else now
+
+
+def without(found: Sequence[Lever], left_out: int) -> Lever:
+    """All levers in use but the one at a place, which is not the first."""
+    now, offload = found[0].savers, found[0].offload
+    for n, lever in enumerate(found[1:], start=1):
+        if n != left_out:
+            now = _with(now, lever.kind, lever.option)
+            offload = lever.offload if lever.kind == "offload" else offload
+    return Lever(found[left_out].kind, found[left_out].option, now, offload)
 
 
 def savers(

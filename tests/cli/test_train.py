@@ -41,7 +41,7 @@ def test_rows_and_quantities_are_those_of_the_interface() -> None:
     assert len(found["rows"]) == 16
     assert all(set(row) >= ROW_KEYS for row in found["rows"])
     totals = {f"train.{key}" for key in ROW_KEYS - {"path"}}
-    named = {"worst_rank", "fits", "params_grads_bytes_unique", "params_grads_bytes_resident"}
+    named = {"peak_first_bytes", "worst_rank", "fits", "params_grads_bytes_unique", "params_grads_bytes_resident"}
     assert set(found["quantities"]) == totals | {f"train.{name}" for name in named}
     assert set(found["tables"]) == {"terms", "ledger", "imbalance", "offload"}
 

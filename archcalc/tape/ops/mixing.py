@@ -204,7 +204,7 @@ class MixingOperations(Recorder):
             y,
             weights=(weight,),
             flops=flops,
-            saves=(Save(x.storage),),
+            saves=(Save(x.storage, needs="weight"),),
             backward=2,
             weight_gradient="gemm",
         )
@@ -227,7 +227,8 @@ class MixingOperations(Recorder):
             weights.append(steers("moe_statics", out=(Dim("1", 1), experts), flat=False, frozen=True))
         x32 = in_fp32(x)
         w32 = Storage((), (experts, *x.features), "float32")
-        cast = (Save(x32, ("eager",)), *((Save(w32, ("eager",)),) if self.dtype != "float32" else ()))
+        wide = (Save(w32, ("eager",), "input"),) if self.dtype != "float32" else ()
+        cast = (Save(x32, ("eager",), "weight"), *wide)
         scores = Storage(x.rows, (experts,), "float32")
         index = Storage(x.rows, (top_k,), "int64")
         picked, total = Storage(x.rows, (top_k,), "float32"), Storage(x.rows, (), "float32")

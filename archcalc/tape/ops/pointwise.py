@@ -35,8 +35,8 @@ class PointwiseOperations(Recorder):
         unit = Storage(x.rows, x.features, "float32" if zero_centered else self.dtype)
         gain = (Storage((), x.features, "float32"),) if zero_centered else ()
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
-        eager = tuple(Save(s, ("eager",)) for s in (wide, unit, *gain))
-        saves = (Save(x.storage, ("fused",)), Save(rstd), *eager)
+        eager = tuple(Save(s, ("eager",), "weight" if s is unit else "input") for s in (wide, unit, *gain))
+        saves = (Save(x.storage, ("fused",)), Save(rstd, ("fused",)), Save(rstd, ("eager",), "input"), *eager)
         self._emit("rms_norm", name, site, (x,), y, temps=(rstd, wide, unit, *gain), weights=(w,), saves=saves)
         return y
 
