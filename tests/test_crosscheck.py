@@ -332,6 +332,22 @@ WRONG: dict[str, tuple[str, Wrong, set[str]]] = {
     "a saved tensor missing": ("grouped queries", altering("rms_norm", saves=unsaved), {"activations"}),
     "a tower that saves too little": ("vision", altering("activation", saves=unsaved), {"activations"}),
     "attention that saves too little": ("latents", altering("attention", saves=unsaved), {"activations"}),
+    "no masks of dropout": (
+        "grouped queries",
+        altering("add", "dropout", saves=lambda op: ()),
+        {"activations"},
+    ),
+    "no mask of attention's dropout": (
+        "latents",
+        altering("attention", saves=lambda op: tuple(s for s in op.saves if "attention_dropout" not in s.when)),
+        {"activations"},
+    ),
+    "tables of a rotation forgotten": ("grouped queries", altering("rope", saves=lambda op: ()), {"activations"}),
+    "a checkpoint that keeps no whole projection": (
+        "grouped queries",
+        altering("attention", bases=lambda op: ()),
+        {"activations"},
+    ),
     "a cache entry doubled": ("grouped queries", altering("attention", caches=lambda op: op.caches * 2), {"kv"}),
     "no cache": ("latents", altering("attention", caches=lambda op: ()), {"kv"}),
     "a buffer that is trained": ("grouped queries", trained_buffers, {"params", "buffers"}),

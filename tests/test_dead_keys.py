@@ -368,6 +368,20 @@ DIVIDED = PIPELINED | {
     "activations": PIPELINED["activations"] | {"kernels": "eager", "offload": "none", "recompute": [], "fp8": []},
 }
 
+UNFUSED = PIPELINED | {
+    "precision": PIPELINED["precision"] | {"optimizer": "adamw"},
+    "activations": PIPELINED["activations"]
+    | {
+        "core": "unfused",
+        "rope": "unfused",
+        "hidden_dropout": 0.1,
+        "attention_dropout": 0.1,
+        "offload": "none",
+        "recompute": [],
+    },
+}
+"""What is written out is kept."""
+
 PICTURED = PIPELINED | {
     "batch": PIPELINED["batch"]
     | {"images": {"size": [60, 60], "per_sequence": 2}, "videos": [{"size": [9, 64, 64], "per_sequence": 1}]}
@@ -430,6 +444,7 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),
         "interleaved": (INTERLEAVED, ("train grouped.yaml --plan {}",)),
         "divided": (DIVIDED, ("train grouped.yaml --plan {}",)),
+        "unfused": (UNFUSED, ("train grouped.yaml --plan {}",)),
         **{
             name: (plan, ("train latent.yaml --plan {}",))
             for name, plan in (("pictured", PICTURED), ("filmed", FILMED), ("mixed", MIXED), ("mixed-too", MIXED_TOO))
