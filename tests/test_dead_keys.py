@@ -369,6 +369,7 @@ DIVIDED = PIPELINED | {
 }
 
 UNFUSED = PIPELINED | {
+    "parallel": PIPELINED["parallel"] | {"ep": 1},
     "precision": PIPELINED["precision"] | {"optimizer": "adamw"},
     "activations": PIPELINED["activations"]
     | {
