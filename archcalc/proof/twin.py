@@ -99,6 +99,7 @@ def activations(plain: Plain, model: Any) -> Sides:
             hidden_dropout=setting.dropout[0],
             attention_dropout=setting.dropout[1],
             deterministic=setting.deterministic,
+            rope=setting.rope,
         )
         side |= single(kept.items(), str(setting))
     return {"activations": side}

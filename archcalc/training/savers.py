@@ -106,12 +106,13 @@ def levers(
     hidden_dropout: float = 0.0,
     attention_dropout: float = 0.0,
     deterministic: bool = False,
+    rope: str = "fused",
 ) -> tuple[Lever, ...]:
     """From no savers to all that a plan names, one at a time. Raises InputError for a name there is not."""
     ways = {kernels, *CORES.get(core, {core}), f"probs_{router_probs}", f"loss_{cross_entropy}"}
     ways |= {"deterministic"} if deterministic else set()
     ways |= {"hidden_dropout"} if hidden_dropout else set()
-    ways |= {"attention_dropout" if attention_dropout else "attention_undropped"}
+    ways |= {"attention_dropout" if attention_dropout else "attention_undropped", f"rope_{rope}"}
     variants: frozenset[Variant] = frozenset(v for v in get_args(Variant) if v in ways)
     found = [Lever("none", "", Savers(variants=variants))]
     for name in recompute:
@@ -154,6 +155,7 @@ def savers(
     hidden_dropout: float = 0.0,
     attention_dropout: float = 0.0,
     deterministic: bool = False,
+    rope: str = "fused",
 ) -> Savers:
     """The savers of these names, all in use. Raises InputError for a name there is not."""
     return levers(
@@ -167,6 +169,7 @@ def savers(
         hidden_dropout=hidden_dropout,
         attention_dropout=attention_dropout,
         deterministic=deterministic,
+        rope=rope,
     )[-1].savers
 
 

@@ -227,6 +227,7 @@ def plan(row: Golden) -> Plan:
     activations: dict[str, Any] = {
         "kernels": "fused",
         "core": core(row),
+        "rope": "fused" if run["rope_fusion"] or run["positions"] != "rope" else "unfused",
         "router_probs": "act",
         "deterministic": deterministic(row),
         "recompute": _recompute(row),
