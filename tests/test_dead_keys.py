@@ -370,6 +370,21 @@ DIVIDED = PIPELINED | {
     "activations": PIPELINED["activations"] | {"kernels": "eager", "offload": "none", "recompute": [], "fp8": []},
 }
 
+UNFUSED = PIPELINED | {
+    "parallel": PIPELINED["parallel"] | {"ep": 1},
+    "precision": PIPELINED["precision"] | {"optimizer": "adamw"},
+    "activations": PIPELINED["activations"]
+    | {
+        "core": "unfused",
+        "rope": "unfused",
+        "hidden_dropout": 0.1,
+        "attention_dropout": 0.1,
+        "offload": "none",
+        "recompute": [],
+    },
+}
+"""What is written out is kept."""
+
 PICTURED = PIPELINED | {
     "batch": PIPELINED["batch"]
     | {"images": {"size": [60, 60], "per_sequence": 2}, "videos": [{"size": [9, 64, 64], "per_sequence": 1}]}
@@ -433,6 +448,7 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
         "routed": (ROUTED, ("train latent.yaml --plan {}",)),
         "interleaved": (INTERLEAVED, ("train grouped.yaml --plan {}",)),
         "divided": (DIVIDED, ("train grouped.yaml --plan {}",)),
+        "unfused": (UNFUSED, ("train grouped.yaml --plan {}",)),
         **{
             name: (plan, ("train latent.yaml --plan {}",))
             for name, plan in (("pictured", PICTURED), ("filmed", FILMED), ("mixed", MIXED), ("mixed-too", MIXED_TOO))

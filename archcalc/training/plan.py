@@ -21,7 +21,7 @@ from archcalc.units import parse_memory
 
 Text = Annotated[str, Field(min_length=1)]
 
-DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """Plan dtypes in torch's spelling."""
 
 
@@ -120,10 +120,11 @@ class Batch(Section):
 
 
 class Precision(Section):
-    """Dtypes of weights and gradients, and the optimizer by name."""
+    """Dtypes of weights and gradients, and the optimizer by name. Megatron-LM's --fp16 accumulates gradients in fp16
+    unless --accumulate-allreduce-grads-in-fp32 is given, its --bf16 in fp32 (training/arguments.py, validate_args)."""
 
-    params: Literal["bf16", "fp32"]
-    grads: Literal["bf16", "fp32"]
+    params: Literal["bf16", "fp16", "fp32"]
+    grads: Literal["bf16", "fp16", "fp32"]
     optimizer: Text
 
     @field_validator("optimizer")
@@ -165,7 +166,8 @@ class Activations(Section):
     TransformerEngine's with fused ones, plain code with eager ones.
 
     `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
-    it in GPT-2's kin alone. `core: unfused` writes attention's scores out, in 16 bit under fused kernels.
+    it in GPT-2's kin alone. `core: unfused` writes attention's scores out, in 16 bit under fused kernels. `rope:
+    unfused` is Megatron-LM's rotation without a kernel (--no-rope-fusion), which keeps its tables layer by layer.
     `offload_in_flight` is how many layers' copies to or from the host are in hand beside the layer that runs.
     `attention_mask: loader` is a mask that the data loader makes, seq x seq bytes for each sequence. `moe_imbalance:
     real` is what published routers do (training/routing.py).
@@ -175,6 +177,7 @@ class Activations(Section):
     core: Literal["flash", "unfused"] = "flash"
     hidden_dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
+    rope: Literal["fused", "unfused"] = "fused"
     router_probs: Literal["act", "out"]
     recompute: list[Text]
     fp8: list[Text]
@@ -217,6 +220,7 @@ class Activations(Section):
             offload=self.offload,
             hidden_dropout=self.hidden_dropout,
             attention_dropout=self.attention_dropout,
+            rope=self.rope,
         )
 
 

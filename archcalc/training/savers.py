@@ -101,11 +101,12 @@ def levers(
     offload: str | Sequence[str],
     hidden_dropout: float = 0.0,
     attention_dropout: float = 0.0,
+    rope: str = "fused",
 ) -> tuple[Lever, ...]:
     """From no savers to all that a plan names, one at a time. Raises InputError for a name there is not."""
     ways = {kernels, core, f"probs_{router_probs}", f"loss_{cross_entropy}"}
     ways |= {"hidden_dropout"} if hidden_dropout else set()
-    ways |= {"attention_dropout" if attention_dropout else "attention_undropped"}
+    ways |= {"attention_dropout" if attention_dropout else "attention_undropped", f"rope_{rope}"}
     variants: frozenset[Variant] = frozenset(v for v in get_args(Variant) if v in ways)
     found = [Lever("none", "", Savers(variants=variants))]
     for name in recompute:
@@ -147,6 +148,7 @@ def savers(
     fp8: Sequence[str] = (),
     hidden_dropout: float = 0.0,
     attention_dropout: float = 0.0,
+    rope: str = "fused",
 ) -> Savers:
     """The savers of these names, all in use. Raises InputError for a name there is not."""
     return levers(
@@ -159,6 +161,7 @@ def savers(
         offload="none",
         hidden_dropout=hidden_dropout,
         attention_dropout=attention_dropout,
+        rope=rope,
     )[-1].savers
 
 

@@ -43,6 +43,7 @@ class Options:
         router_probs: `act` multiplies them into the experts' activation, `out` after down_proj.
         hidden_dropout, attention_dropout: the chance that an element of a residual branch, or of the embedded tokens,
             and one of the softmax, is dropped.
+        rope: whether one kernel turns a tensor, or fused modules make its table anew in each layer (`unfused`).
         recompute: names out of `RECOMPUTE`.
         fp8: names out of `FP8`.
 
@@ -55,13 +56,20 @@ class Options:
     router_probs: RouterProbs = "act"
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
+    rope: Literal["fused", "unfused"] = "fused"
     recompute: frozenset[str] = frozenset()
     fp8: frozenset[str] = frozenset()
+
+    @property
+    def unfused_rope(self) -> bool:
+        """Whether each tensor that turns makes its own tables."""
+        return self.rope == "unfused" and self.kernels == "fused"
 
     def __post_init__(self) -> None:
         _known("kernels", [self.kernels], get_args(KernelName))
         _known("core", [self.core], get_args(CoreName))
         _known("router_probs", [self.router_probs], get_args(RouterProbs))
+        _known("rope", [self.rope], ("fused", "unfused"))
         _known("recompute", self.recompute, RECOMPUTE)
         _known("fp8", self.fp8, FP8)
 

@@ -38,6 +38,7 @@ class MixingOperations(Recorder):
         choice: Tensor | None = None,
         caches: tuple[Cache, ...] = (),
         site: str = "core_attn",
+        bases: tuple[Storage, ...] = (),
     ) -> Tensor:
         """softmax(q·kᵀ)·v: FLOPs pairs·n·(d_qk + d_v), where `pairs` already holds 2 a multiply-add (1 where causal
         halves) and follows from `span`. Flash kernels save q, k, v, out and fp32 log-sum-exp (arXiv:2205.14135), under
@@ -45,7 +46,7 @@ class MixingOperations(Recorder):
 
         `sinks`: a learned logit a head takes part in the softmax, as a bare parameter of the module (gpt-oss,
         arXiv:2508.10925): n more weights, next to no FLOPs, nothing saved beside the log-sum-exp. `choice`: the keys
-        that each query takes, which a sparse kernel needs again in backward."""
+        that each query takes, which a sparse kernel needs again in backward. `bases`: see `Op`."""
         out = Tensor(q.rows, (heads, v_dim), Storage(q.rows, (heads, v_dim), self.dtype))
         lse = Storage(q.rows, (heads,), "float32")
         chosen = () if choice is None else (choice,)
@@ -68,6 +69,7 @@ class MixingOperations(Recorder):
             exchange="context",
             span=span,
             works=works,
+            bases=bases,
         )
         return out
 

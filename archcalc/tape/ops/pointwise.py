@@ -133,12 +133,29 @@ class PointwiseOperations(Recorder):
         self._emit("scale_rows", name, site, (x, logits), y, temps=(score,), saves=(Save(x.storage), Save(score)))
         return y
 
-    def rope(self, x: Tensor, name: str, features: Dims, *, turned: Dim | None = None, site: str = "rope") -> Tensor:
-        """Rotate (arXiv:2104.09864) into a new storage. Saves only cos and sin, which are tables, not activations.
+    def rope(
+        self,
+        x: Tensor,
+        name: str,
+        features: Dims,
+        *,
+        turned: Dim | None = None,
+        tensors: int = 1,
+        site: str = "rope",
+    ) -> Tensor:
+        """Rotate (arXiv:2104.09864) into a new storage. Saves only cos and sin, which are tables, not activations; but
+        where Megatron-LM's rotation is not fused each tensor that turns makes both anew, in the layer's dtype and
+        for each position [4·s·turned bytes] (core/models/common/embeddings/rope_utils.py,
+        `_apply_rotary_pos_emb_bshd`): the products with them keep them and nothing else.
 
-        `turned`: features of a head that turn, all by default; the rest is copied beside them."""
+        `turned`: features of a head that turn, all by default; the rest is copied beside them. `tensors`: how many turn
+        here, where more do than this one."""
         y = Tensor(x.rows, features, Storage(x.rows, features, self.dtype))
-        self._emit("rope", name, site, (x,), y, turned=(turned or features[-1]).size)
+        turns = turned or features[-1]
+        everywhere = (Dim("1", 1, "kv_heads"), turns)  # on every device that has a head
+        tables = tuple(Storage(x.rows[-1:], everywhere, self.dtype) for _ in range(2 * tensors))
+        saves = tuple(Save(table, ("fused", "rope_unfused")) for table in tables)
+        self._emit("rope", name, site, (x,), y, temps=tables, saves=saves, turned=turns.size)
         return y
 
     def sigmoid_gate(self, x: Tensor, gate: Tensor, name: str, *, site: str) -> Tensor:
