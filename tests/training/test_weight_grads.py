@@ -103,8 +103,8 @@ def test_without_fusion_no_placeholder_is_cached() -> None:
 
 def test_the_heads_gradient_waits_until_the_embeddings_is_added_to_it() -> None:
     """On one stage with few tokens, so that the weight is larger than the logits: the worst of the backward is the
-    embedding's, which makes V x h beside the head's V x h, from its output's gradient T x h, when all but
-    the embedding's own 8-byte ids of what was kept is freed. Of two weights each is dropped as soon as it is added up."""
+    embedding's, which makes V x h beside the head's V x h, from its output's gradient T x h, when of all that was kept
+    its 8-byte ids are left. Of two weights each is dropped as soon as it is added up."""
     few = ("parallel.pp=1", "parallel.vpp=1", "parallel.ep=1", "schedule.kind=1f1b", "schedule.extra_warmup=0")
     sizes = ("batch.seq=128", "batch.global_tokens=131072", "activations.recompute=[]", "activations.fp8=[]")
     more = ("activations.offload=none", "parallel.layout=auto", "memory.gradient_accumulation_fusion=false")
