@@ -72,11 +72,19 @@ class Parallel(Section):
 
 
 class ScheduleSection(Section):
-    """The order of forwards and backwards."""
+    """The order of forwards and backwards. `ep_overlap` runs the experts' exchange of a forward beside the compute of
+    a backward and the other way round (Megatron-LM, --overlap-moe-expert-parallel-comm): a forward more is warm-up
+    then, unless `extra_warmup` says how many."""
 
     kind: Text
-    extra_warmup: NonNegativeInt = 0
+    extra_warmup: NonNegativeInt | None = None
+    ep_overlap: bool = False
     group: Size | None = None
+
+    @property
+    def longer_by(self) -> int:
+        """Forwards added to the warm-up, the default resolved."""
+        return int(self.ep_overlap) if self.extra_warmup is None else self.extra_warmup
 
     @field_validator("kind")
     @classmethod
@@ -314,7 +322,8 @@ class Plan(Section):
             vpp=self.parallel.vpp,
             micro_batches=self.micro_batches,
             group=self.schedule.group,
-            extra_warmup=self.schedule.extra_warmup,
+            extra_warmup=self.schedule.longer_by,
+            ep_overlap=self.schedule.ep_overlap,
         )
 
     @model_validator(mode="after")
@@ -348,7 +357,13 @@ class Plan(Section):
                 ("vision", "process"),
                 hint="name one of them",
             )
-        overlapped = self.schedule.extra_warmup and self.parallel.ep > 1
+        if self.schedule.ep_overlap and self.parallel.ep == 1:
+            raise FieldError(
+                "ep_overlap hides what expert-parallel devices exchange, and ep is 1",
+                ("schedule", "ep_overlap"),
+                ("parallel", "ep"),
+            )
+        overlapped = self.schedule.longer_by and self.parallel.ep > 1
         for name in ("moe", "full"):
             if overlapped and name in self.activations.recompute:
                 raise FieldError(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
-from archcalc.training.placement import Chunk, Held, held_weights
+from archcalc.training.placement import Chunk, held_weights
 from archcalc.training.plan import Plan
 from archcalc.training.schedule import Pipeline, Schedule
 from archcalc.training.stack import Stack
@@ -78,28 +78,29 @@ def _entry(schedule: Schedule, pipeline: Pipeline, rank: int) -> int | None:
 
 def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]:
     """Static bytes of these chunks, what kernels cache for them, and their stack's workspaces [bytes]."""
-    tape, plan, stack, shards = rests
+    tape, plan, shards = rests.tape, rests.plan, rests.shards
     p, items = plan.parallel, plan.precision.item_bytes
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
     fixed = static(weights, shards, owners, items, plan.precision.optimizer)
-    heads = any(op.site == "head" for chunk in held for n, _ in chunk for op in tape.segments[n].ops)
     if plan.activations.kernels != "fused":
-        return fixed, 0, _workspaces(plan, stack, weights, heads)
+        return fixed, 0, _workspaces(rests, held)
     gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
     cached = items[0] * placeholders(tape, weights, shards) if _caches(plan) else 0
-    return fixed, cached + gathered, _workspaces(plan, stack, weights, heads)
+    return fixed, cached + gathered, _workspaces(rests, held)
 
 
-def _workspaces(plan: Plan, stack: Stack | None, weights: Held, heads: bool) -> int:
-    """The workspaces of a plan's stack on a rank with these weights [bytes]; `heads` says whether it runs the head,
-    whose weight may be the embedding's. Unfused attention multiplies with torch too (TransformerEngine,
-    attention/dot_product_attention/backends.py, `UnfusedDotProductAttention`)."""
+def _workspaces(rests: Resting, held: tuple[Chunk, ...]) -> int:
+    """The workspaces of a plan's stack on a rank with these chunks [bytes]. Unfused attention multiplies with
+    torch too (TransformerEngine, attention/dot_product_attention/backends.py, `UnfusedDotProductAttention`)."""
+    tape, plan, stack, _ = rests
     if stack is None:
         return 0
-    roles = {w.role for w, _ in weights}
-    plain = plan.activations.kernels == "eager" or plan.activations.core == "unfused"
-    runs = {"torch"} if plain or heads or "router" in roles else set()
+    ops = [op for chunk in held for n, _ in chunk for op in tape.segments[n].ops]
+    roles = {w.role for op in ops for w in op.weights}
+    own_products = plan.activations.kernels == "eager" or plan.activations.core == "unfused" or "router" in roles
+    own_products |= any(op.site == "head" for op in ops)
+    runs = {"torch"} if own_products else set()
     if plan.activations.kernels == "fused":
         runs |= {"fused", "experts"} if "routed_expert" in roles else {"fused"}
     return stack.workspace_bytes(load_hardware(plan.hardware), frozenset(runs))

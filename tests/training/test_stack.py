@@ -95,6 +95,11 @@ def test_a_rank_has_the_workspaces_of_what_it_runs() -> None:
     assert {r.workspaces for r in eager} == {64 * MIB}
 
 
+def test_a_head_that_shares_the_embeddings_weight_is_a_product_of_torchs_too() -> None:
+    one = ("parallel.pp=1", "parallel.vpp=1", "schedule.kind=1f1b", "schedule.extra_warmup=0", "parallel.layout=auto")
+    assert ranks("gemma-3-27b", *BARE, *one, f"stack={OLD}", "parallel.ep=1")[0].workspaces == 96 * MIB
+
+
 def test_workspaces_are_added_to_what_the_plan_says_is_fixed() -> None:
     same = ("memory.placeholder_grads=true", "activations.attention_mask=none", "memory.allocator_efficiency=1")
     without, with_it = ranks("kimi-k2", *same), ranks("kimi-k2", *same, f"stack={OLD}")
