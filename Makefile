@@ -50,6 +50,7 @@ schema: $(VENV)/.installed-base ## rewrite schema/ from the types, docs/glossary
 	@for kind in spec plan hardware engine stack books; do $(BIN)/archcalc schema $$kind -o schema/$$kind.schema.json; done
 	@$(BIN)/python -m archcalc.documents.glossary >docs/glossary.md
 	@$(BIN)/python -m tests.serving.published_logs
+	@$(BIN)/python -m tests.training.goldens --write
 	@$(BIN)/python -m tests.families.pages
 
 reports: $(VENV)/.installed-dev ## rewrite the reports that reports/books.yaml names, with a cross-check where one is not current

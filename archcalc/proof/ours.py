@@ -45,6 +45,7 @@ class Setting(NamedTuple):
     fp8: tuple[str, ...] = ()
     core: str = "flash"
     dropout: tuple[float, float] = (0.0, 0.0)
+    deterministic: bool = False
     rope: str = "fused"
 
     @property
@@ -61,8 +62,9 @@ class Setting(NamedTuple):
 
     def __str__(self) -> str:
         pieces = [self.kernels, *([self.core] if self.core != "flash" else []), f"probs@{self.router_probs}"]
+        more = ("deterministic",) if self.deterministic else ()
         pieces += ["rope-unfused"] if self.rope != "fused" else []
-        return " ".join([*pieces, *(f"+{name}" for name in (*self.recompute, *self.fp8, *self.drops))])
+        return " ".join([*pieces, *(f"+{name}" for name in (*self.recompute, *self.fp8, *self.drops, *more))])
 
 
 K2 = ("layernorm", "swiglu", "mla_up_proj", "moe_down_proj")
@@ -79,7 +81,7 @@ SETTINGS = (
     Setting("fused", "act", ("core_attn",), core="unfused"),
     Setting("fused", "act", core="unfused"),
     *(Setting(kernels, "out", core="unfused", dropout=(0.1, 0.1)) for kernels in ("fused", "eager")),
-    Setting("fused", "act", dropout=(0.1, 0.1)),
+    Setting("fused", "act", core="flash-attn", dropout=(0.1, 0.1), deterministic=True),
     Setting("fused", "act", ("core_attn",), core="unfused", dropout=(0.0, 0.1)),
     Setting("fused", "act", ("full",), core="unfused", dropout=(0.1, 0.1)),
     *(Setting("fused", "act", recompute, rope="unfused") for recompute in ((), ("mla_up_proj", "core_attn"))),
@@ -185,6 +187,7 @@ def activations(spec: Spec) -> Sides:
             cross_entropy=setting.kernels,
             hidden_dropout=setting.dropout[0],
             attention_dropout=setting.dropout[1],
+            deterministic=setting.deterministic,
             rope=setting.rope,
         )
         for segment in (*backbone, *(tower if setting.plain else ())):

@@ -22,8 +22,9 @@ class RankMemory:
     """One pipeline rank at its worst moment [bytes]; `peak` has the allocator's efficiency in.
 
     `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `peak_first` the
-    peak of the first iteration, which runs before the optimizer has made its moments and steps with them. `moments` are
-    the worst of each part of the step, in order; the peak is the largest of them.
+    peak of the first iteration, which runs before the optimizer has made its moments and steps with them; `resting`
+    what is allocated between steps. `moments` are the worst of each part of the step, in order; the peak is the largest
+    of them.
     """
 
     rank: int
@@ -39,6 +40,7 @@ class RankMemory:
     running: int
     peak: int
     peak_first: int
+    resting: int
     moment: str
     chunk_memory: tuple[ChunkMemory, ...]
     moments: tuple[Moment, ...]
@@ -88,6 +90,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         running=resting + running.total,
         peak=run.fragmented(total),
         peak_first=run.fragmented(resting + max(*(m.total - held.late for m in moments[:-1]), held.step)),
+        resting=run.fragmented(resting + own.left + held.copied),
         moment=peak.text,
         chunk_memory=sizes,
         moments=tuple(moments),

@@ -174,7 +174,10 @@ class Activations(Section):
     TransformerEngine's with fused ones, plain code with eager ones.
 
     `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
-    it in GPT-2's kin alone. `core: unfused` writes attention's scores out, in 16 bit under fused kernels. `rope:
+    it in GPT-2's kin alone. `core`: `flash` is a fused kernel that takes tensors in the layer's order (cuDNN's),
+    `flash-attn` the package of that name, for which TransformerEngine reorders them; `unfused` writes attention's
+    scores out, in 16 bit under fused kernels. `deterministic` is Megatron-LM's --deterministic-mode without
+    --moe-permute-fusion: rows of experts are added up by a kernel that keeps them. `rope:
     unfused` is Megatron-LM's rotation without a kernel (--no-rope-fusion), which keeps its tables layer by layer.
     `offload_in_flight` is how many layers' copies to or from the host are in hand beside the layer that runs.
     `attention_mask: loader` is a mask that the data loader makes, seq x seq bytes for each sequence. `moe_imbalance:
@@ -182,11 +185,12 @@ class Activations(Section):
     """
 
     kernels: Literal["fused", "eager"]
-    core: Literal["flash", "unfused"] = "flash"
+    core: Literal["flash", "flash-attn", "unfused"] = "flash"
     hidden_dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
     rope: Literal["fused", "unfused"] = "fused"
     router_probs: Literal["act", "out"]
+    deterministic: bool = False
     recompute: list[Text]
     fp8: list[Text]
     offload: Text | list[Text]
@@ -221,6 +225,7 @@ class Activations(Section):
         return levers(
             kernels=self.kernels,
             core=self.core,
+            deterministic=self.deterministic,
             router_probs=self.router_probs,
             cross_entropy=self.loss,
             recompute=self.recompute,

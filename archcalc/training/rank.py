@@ -31,6 +31,7 @@ class Rank:
             forward and backward, whatever gradients are cached) [bytes].
         workspaces: of libraries, as the plan's stack says [bytes].
         messages: between stages, beside a forward and beside a backward [bytes].
+        left: messages that stay between steps [bytes].
     """
 
     chunks: tuple[Chunk, ...]
@@ -39,6 +40,7 @@ class Rank:
     cached: int
     workspaces: int
     messages: tuple[int, int]
+    left: int
 
 
 class Resting(NamedTuple):
@@ -63,6 +65,7 @@ def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, .
             cached=known[held][1],
             workspaces=known[held][2],
             messages=messages(schedule, plan.pipeline, rank, message),
+            left=left(schedule, plan.pipeline, rank, message),
         )
         for rank, held in enumerate(placed)
     )
@@ -88,14 +91,16 @@ def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]
 
 
 def _workspaces(rests: Resting, held: tuple[Chunk, ...]) -> int:
-    """The workspaces of a plan's stack on a rank with these chunks [bytes]."""
+    """The workspaces of a plan's stack on a rank with these chunks [bytes]. Torch multiplies heads, routers and
+    unfused attention itself (TransformerEngine, attention/dot_product_attention/backends.py,
+    `UnfusedDotProductAttention`)."""
     tape, plan, stack, _ = rests
     if stack is None:
         return 0
     ops = [op for chunk in held for n, _ in chunk for op in tape.segments[n].ops]
     roles = {w.role for op in ops for w in op.weights}
-    own_products = plan.activations.kernels == "eager" or "router" in roles or any(op.site == "head" for op in ops)
-    runs = {"torch"} if own_products else set()
+    plain = plan.activations.kernels == "eager" or plan.activations.core == "unfused"
+    runs = {"torch"} if plain or "router" in roles or any(op.site == "head" for op in ops) else set()
     if plan.activations.kernels == "fused":
         runs |= {"fused", "experts"} if "routed_expert" in roles else {"fused"}
     return stack.workspace_bytes(load_hardware(plan.hardware), frozenset(runs))
@@ -121,3 +126,14 @@ def messages(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> tu
     if schedule.chunks_per_rank(pipeline.vpp) > 1:
         return 4 * size, 4 * size
     return ((rank > 0) + (rank < pp - 1)) * size, (rank > 0) * size
+
+
+def left(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> int:
+    """Messages that stay between steps [bytes]: the last input of each chunk, and its gradient.
+
+    A chunk holds what it was given until it is given the next (Megatron-LM core/transformer/transformer_block.py,
+    set_input_tensor); the gradient is the input's own (core/pipeline_parallel/schedules.py, backward_step,
+    retain_grad). The first stage is given nothing.
+    """
+    chunks = schedule.chunks_per_rank(pipeline.vpp)
+    return 2 * size * (chunks - (rank == 0))

@@ -18,7 +18,8 @@ from archcalc.training.placement import Held
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Static:
     """What a rank holds whatever it runs [bytes]. `step` lives only while the optimizer runs; `late` is the part of
-    `optimizer` that its first step makes."""
+    `optimizer` that its first step makes, `copied` the fp32 copies of gradients that a step makes, which stay until the
+    next one's gradients are zeroed (Megatron-LM core/optimizer/optimizer.py, MixedPrecisionOptimizer)."""
 
     params: int
     grads: int
@@ -27,6 +28,7 @@ class Static:
     step: int
     gathered: int
     late: int = 0
+    copied: int = 0
 
 
 class Owners(NamedTuple):
@@ -64,10 +66,17 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
         layer += 2 * _layers(held_here) + grad_item * _layers(group)
     buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.learnable)
     gathered = layer if zero >= 3 else 0
-    if grad_item < 4 and not how.low_precision_grads:
-        step += copied
+    if grad_item == 4 or how.low_precision_grads:
+        copied = 0
     return Static(
-        params=params, grads=grads, optimizer=states, buffers=buffers, step=step, gathered=gathered, late=late
+        params=params,
+        grads=grads,
+        optimizer=states,
+        buffers=buffers,
+        step=step + copied,
+        gathered=gathered,
+        late=late,
+        copied=copied,
     )
 
 

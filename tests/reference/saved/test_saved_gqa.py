@@ -91,6 +91,10 @@ def test_a_norm_of_queries_and_keys_keeps_its_input(qk_norm, kernels, more):
     assert normed - plain == more * T
 
 
+def test_the_package_flash_attn_keeps_the_output_in_both_orders():
+    assert kept(backbone(), core="flash-attn") - kept(backbone()) == 2 * n * d * T
+
+
 def test_only_the_core_can_be_recomputed_in_attention():
     assert kept(backbone(), recompute=frozenset({"mla_up_proj"})) == kept(backbone())
     eager = kept(backbone(), kernels="eager")
