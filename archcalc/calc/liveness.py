@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from operator import attrgetter
+from typing import NamedTuple
 
 from archcalc.calc.sharding import TP_AXES, Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
 
 
+class Alive(NamedTuple):
+    """What is alive at a moment of a segment's run, by what it is [bytes].
+
+    Attributes:
+        kept: of the tensors that were kept for backward, those not used up.
+        results: of a forward, results that nobody keeps.
+        gradients: of a backward, gradients of its tensors.
+        exchanged: on its way between devices, and what a kernel takes.
+    """
+
+    kept: int = 0
+    results: int = 0
+    gradients: int = 0
+    exchanged: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it [bytes]."""
+        return sum(self)
+
+
+_TOTAL = attrgetter("total")
+
+
 def backward_peak(segment: Segment, shards: Shards, kept: Mapping[Storage, int]) -> int:
-    """The most bytes alive at once while one copy of a segment runs backward [bytes].
+    """The most bytes alive at once while one copy of a segment runs backward: `backward_alive` in all [bytes]."""
+    return backward_alive(segment, shards, kept).total
+
+
+def backward_alive(segment: Segment, shards: Shards, kept: Mapping[Storage, int]) -> Alive:
+    """What is alive at the worst moment of one copy of a segment's backward [bytes].
 
     Alive are the `kept` tensors (their sizes), each until the first operation of the forward that keeps it
     has run backward, and gradients: that of a storage lives from the last operation that used it to the one
@@ -28,10 +59,11 @@ def backward_peak(segment: Segment, shards: Shards, kept: Mapping[Storage, int])
         freed[first.get(storage, 0)] += size
     grads = _Gradients(shards)
     held = sum(kept.values())
-    peak = held
+    peak = Alive(kept=held)
     for i in reversed(range(len(segment.ops))):
         op = segment.ops[i]
-        peak = max(peak, held + grads.through(op) + backward_exchange(op, shards))
+        now = Alive(kept=held, gradients=grads.through(op), exchanged=backward_exchange(op, shards))
+        peak = max(peak, now, key=_TOTAL)
         if op.outputs and maker[op.outputs[0]] == i:
             grads.drop(op.outputs[0])
         held -= freed[i]
@@ -85,6 +117,18 @@ def forward_peak(
     entry: bool = False,
     beside: Callable[[Op], int] = lambda op: 0,
 ) -> int:
+    """The most bytes alive at once while one copy of a segment runs forward: `forward_alive` in all [bytes]."""
+    return forward_alive(segment, shards, kept, entry=entry, beside=beside).total
+
+
+def forward_alive(
+    segment: Segment,
+    shards: Shards,
+    kept: Set[Storage],
+    *,
+    entry: bool = False,
+    beside: Callable[[Op], int] = lambda op: 0,
+) -> Alive:
     """The most bytes of results that nobody keeps alive at once while one copy of a segment runs forward
     [bytes].
 
@@ -98,12 +142,13 @@ def forward_peak(
         alive[segment.entry] = local_bytes(segment.entry, shards)
         last.setdefault(segment.entry, 0)
     left = sum(local_bytes(storage, shards) for storage in segment.beside) if entry else 0
-    peak = 0
+    peak = Alive()
     for i, op in enumerate(segment.ops):
         for storage in op.outputs[:1]:
             if storage in last and storage not in kept and storage not in alive:
                 alive[storage] = local_bytes(storage, shards)
-        peak = max(peak, left + sum(alive.values()) + forward_exchange(op, shards) + beside(op))
+        now = Alive(results=left + sum(alive.values()), exchanged=forward_exchange(op, shards) + beside(op))
+        peak = max(peak, now, key=_TOTAL)
         for storage in [s for s in alive if last[s] <= i]:
             del alive[storage]
     return peak

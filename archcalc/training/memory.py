@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, segment_memory
-from archcalc.training.moments import Moment, described, moment, states
+from archcalc.training.moments import Moment, by_offload, described, moment, states
 from archcalc.training.run import Run
-from archcalc.training.schedule import most_live
+from archcalc.training.schedule import State, most_live
 from archcalc.training.static import Static
 
 
@@ -18,7 +18,8 @@ from archcalc.training.static import Static
 class RankMemory:
     """One pipeline rank at its worst moment [bytes]; `peak` has the allocator's efficiency in.
 
-    `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes.
+    `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `state` is what
+    the schedule has alive at the worst moment, None in the optimizer's step.
     """
 
     rank: int
@@ -33,6 +34,7 @@ class RankMemory:
     running: int
     peak: int
     moment: str
+    state: State | None
     chunk_memory: tuple[ChunkMemory, ...]
 
 
@@ -49,14 +51,15 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     held = own.static
     sizes = tuple(chunk_memory(((segments[n], count) for n, count in chunk), held.gathered) for chunk in own.chunks)
     reached = states(run.schedule, run.pipeline, rank, offloaded=any(size.offloadable for size in sizes))
-    largest = sorted(range(len(sizes)), key=lambda c: -sizes[c].offloadable)
+    largest = by_offload(sizes)
     moments = [moment(state, sizes, largest, own.messages) for state in reached]
     peak = max(moments, key=lambda m: m.activation + m.transient)
+    state: State | None = reached[moments.index(peak)]
     text = described(reached[moments.index(peak)], sizes)
     resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached
     running = resting + peak.activation + peak.transient
     if held.step > peak.activation + peak.transient:
-        peak, text = Moment(0, 0, held.step), "optimizer step"
+        peak, text, state = Moment(0, 0, held.step), "optimizer step", None
     total = resting + peak.activation + peak.transient
     return RankMemory(
         rank=rank,
@@ -71,6 +74,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         running=running,
         peak=run.fragmented(total),
         moment=text,
+        state=state,
         chunk_memory=sizes,
     )
 

@@ -42,22 +42,27 @@ def moment(state: State, sizes: tuple[ChunkMemory, ...], largest: list[int], mes
     for n, waiting, size in zip(state.live, state.waiting, sizes, strict=True):
         total += n * size.saved + waiting * size.waiting
         outside += n * size.offloadable
-    buffered = _buffered(state.live, sizes, largest) if outside else 0
+    in_hand = buffered_chunks(state.live, largest) if outside else ()
+    buffered = sum(n * size.offloadable for n, size in zip(in_hand, sizes, strict=False))
     running = sizes[state.op.chunk]
     kind = state.op.kind
     transient = running.forward if kind == "F" else 0 if kind == "W" else running.backward
     return Moment(total - outside + buffered, outside - buffered, max(0, transient) + messages[kind != "F"])
 
 
-def _buffered(live: tuple[int, ...], sizes: tuple[ChunkMemory, ...], largest: list[int]) -> int:
-    """Offloadable bytes that are on the device all the same: the largest chunks that the copies may have in
-    hand."""
-    buffered, room = 0, OFFLOAD_BUFFERS
+def buffered_chunks(live: tuple[int, ...], largest: list[int]) -> tuple[int, ...]:
+    """How many micro-batches of each chunk have what they offload on the device all the same: those of the largest
+    chunks that the copies may have in hand."""
+    kept, room = [0] * len(live), OFFLOAD_BUFFERS
     for chunk in largest:
-        kept = min(live[chunk], room)
-        buffered += kept * sizes[chunk].offloadable
-        room -= kept
-    return buffered
+        kept[chunk] = min(live[chunk], room)
+        room -= kept[chunk]
+    return tuple(kept)
+
+
+def by_offload(sizes: tuple[ChunkMemory, ...]) -> list[int]:
+    """Chunks by what they may offload, most first."""
+    return sorted(range(len(sizes)), key=lambda c: -sizes[c].offloadable)
 
 
 _VERBS = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient"}

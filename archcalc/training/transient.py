@@ -27,7 +27,7 @@ def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved]) -> in
 def layer_backward(segment: Segment, shards: Shards, bare: Sequence[Saved]) -> int:
     """All that one copy of a segment takes backward [bytes]. `bare` is what it would keep without savers: all
     of it is there again before its backward starts."""
-    return backward_peak(segment, shards, {row.storage: row.nbytes for row in bare}) + _ring_buffers(segment, shards)
+    return backward_peak(segment, shards, {row.storage: row.nbytes for row in bare}) + ring_buffers(segment, shards)
 
 
 def routed_copies(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
@@ -63,7 +63,7 @@ def _copies(ops: Sequence[Op], shards: Shards, kept: Set[Storage]) -> int:
     return most - returned + shared
 
 
-def _ring_buffers(segment: Segment, shards: Shards) -> int:
+def ring_buffers(segment: Segment, shards: Shards) -> int:
     """Two buffers of keys and values that travel around a ring of context-parallel devices [bytes]."""
     if shards.cp == 1 or shards.ulysses:
         return 0
