@@ -71,8 +71,9 @@ def train_report(
     hardware = load_hardware(plan.hardware)
     inputs = {"spec": spec.name, "plan": plan.name, "set": list(overrides), "rank": rank}
     found = train_quantities(run, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes}
+    title = title_of(spec, plan, top, hardware)
     if term is not None:
-        return explained(spec, plan, run, shown, term, found, inputs)
+        return explained(title, run, shown, term, found, inputs)
     tables = [
         Table("terms", f"rank {shown.rank} at its worst moment: {shown.moment}", TERM_COLUMNS, terms(shown)),
         Table(
@@ -88,11 +89,11 @@ def train_report(
     busiest = max(ranks, key=lambda r: (r.offloaded, -r.rank))
     need = offload_need(run, busiest, hardware)
     if need:
-        title = f"what offload asks of the host, rank {busiest.rank} (which offloads most)"
-        tables.append(Table("offload", title, OFFLOAD_COLUMNS, need))
+        asks = f"what offload asks of the host, rank {busiest.rank} (which offloads most)"
+        tables.append(Table("offload", asks, OFFLOAD_COLUMNS, need))
     return Report(
         command="train",
-        title=title_of(spec, plan, top, hardware),
+        title=title,
         inputs=inputs,
         quantities=found,
         rows=Table("rows", "every pipeline rank at its worst moment", COLUMNS, [rank_row(r) for r in ranks]),

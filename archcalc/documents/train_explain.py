@@ -9,10 +9,8 @@ from archcalc.calc.sharding import Shards, local_rows, local_size
 from archcalc.documents.document import Column, Report, Table, Value
 from archcalc.documents.paths import folded
 from archcalc.errors import InputError, did_you_mean
-from archcalc.files.model import Spec
 from archcalc.tape import Segment, Storage, product
 from archcalc.training.memory import RankMemory
-from archcalc.training.plan import Plan
 from archcalc.training.run import Run
 from archcalc.training.unfold import REST, Held, held_tensors, transient_parts
 from archcalc.units import format_int
@@ -58,16 +56,15 @@ def checked_term(term: str) -> str:
 
 
 def explained(
-    spec: Spec,
-    plan: Plan,
+    title: str,
     run: Run,
     shown: RankMemory,
     term: str,
     found: Mapping[str, Value],
     inputs: Mapping[str, Any],
 ) -> Report:
-    """One term of a rank at its worst moment, unfolded. `found` are the report's quantities, of which the verdict
-    stays."""
+    """One term of a rank at its worst moment, unfolded. `title` and `found` are the report's: title, and quantities,
+    of which the verdict stays."""
     tables: list[Table] = []
     notes: list[str] = []
     columns: tuple[Column, ...]
@@ -76,8 +73,8 @@ def explained(
         rows = [_held_row(run, each, each.here) for each in held if each.here]
         outside = [_held_row(run, each, each.outside) for each in held if each.outside]
         if outside:
-            title = f"in host memory meanwhile: {format_int(sum(row['bytes'] for row in outside))} B"
-            tables.append(Table("offloaded", title, HELD_COLUMNS, _sorted(outside)))
+            apart = f"in host memory meanwhile: {format_int(sum(row['bytes'] for row in outside))} B"
+            tables.append(Table("offloaded", apart, HELD_COLUMNS, _sorted(outside)))
         rest = shown.activation - sum(row["bytes"] for row in rows)
         rows = _sorted(rows) + ([{"path": REST, "bytes": rest}] if rest else [])
         notes.append("copies: layers times micro-batches alive.")
@@ -90,10 +87,10 @@ def explained(
         notes.append(f"Nothing: {shown.moment}.")
     return Report(
         command="train",
-        title=f"{spec.title} under {plan.name}: {term} of rank {shown.rank}, {format_int(total)} B",
+        title=title,
         inputs={**inputs, "explain": term},
         quantities={"train.fits": found["train.fits"]},
-        rows=Table("rows", f"at its worst moment: {shown.moment}", columns, rows),
+        rows=Table("rows", f"{term} of rank {shown.rank} at its worst moment: {shown.moment}", columns, rows),
         tables=tables,
         notes=[*notes, f"result: the sum of {len(rows)} rows, {format_int(total)} B"],
     )

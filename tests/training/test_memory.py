@@ -213,7 +213,7 @@ def test_the_moment_is_named() -> None:
     """46 alive first at rank 1's 46th forward: 2·14 + 16 + 1 of warm-up, and one more. Chunk 0 takes its
     second group of 16 then, after 16 of chunk 1, so it is micro-batch 46 - 16 - 1 = 29."""
     text = ranks("kimi-k2", *BARE, *NONE, OUT)[1].moment
-    assert text == "forward of chunk 0, micro-batch 29 at model.layers.{i}; alive: 30 of chunk 0, 16 of chunk 1"
+    assert text == "forward of chunk 0, micro-batch 29 at model.layers.1-60; alive: 30 of chunk 0, 16 of chunk 1"
 
 
 def test_one_evaluation_takes_under_two_milliseconds_of_processor_time() -> None:
