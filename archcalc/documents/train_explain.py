@@ -103,9 +103,10 @@ def _sorted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _held_row(run: Run, held: Held, copies: int) -> dict[str, Any]:
     segment, storage = run.tape.segments[held.segment], held.row.storage
     shape = local_shape(storage, run.shards)
+    borrowed = segment.part == "mtp" and held.row.site in ("head", "loss")  # the main model's head
     dtype = "float8_e4m3fn" if held.row.fp8 else storage.dtype
     return {
-        "path": _named(held.row.path, segment),
+        "path": _named(held.row.path, segment) + (f", run by {segment.name}" if borrowed else ""),
         "site": held.row.site,
         "maker": _maker(run, segment, storage),
         "tensor": f"{' x '.join(map(format_int, shape))} {dtype}",

@@ -171,6 +171,12 @@ def test_tensors_say_what_they_are_and_how_many() -> None:
     assert "what comes in" in {row["maker"] for row in rows}
 
 
+def test_the_head_that_a_prediction_module_runs_is_told_from_the_models_own() -> None:
+    found = document("train", "deepseek-v3", *DEEPSEEK_PLAN, "--explain", "activations", "--rank", "15")
+    logits = {row["path"]: row["bytes_each"] for row in found["rows"] if row["shape"][1:] == [129_280]}
+    assert logits == dict.fromkeys(("loss", "loss, run by model.layers.61"), 4096 * 129_280 * 4)
+
+
 def test_what_is_in_host_memory_is_listed_apart() -> None:
     found = document(*BASE, "--explain", "activations")
     most = document(*BASE)["rows"][1]["offloaded_bytes"]
