@@ -89,6 +89,11 @@ def saved_bytes(segment: Segment, shards: Shards, savers: Savers) -> int:
     return sum(row.nbytes for row in saved_rows(segment, shards, savers))
 
 
+def kept_among(ops: Sequence[Op], savers: Savers) -> frozenset[Storage]:
+    """Storages that some of a segment's operations keep, or that recomputing one of them starts from."""
+    return frozenset(_kept(ops, savers))
+
+
 Kept = dict[Storage, tuple[Op, bool, bool]]
 
 

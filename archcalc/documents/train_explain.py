@@ -40,6 +40,7 @@ WHAT = {
     "gathered weights": "whole weights and gradients of a layer under ZeRO-3",
     "freed before": "what later layers of the chunk kept: gone by now, and counted in the activations",
     "not made yet": "what later layers of the chunk will keep: counted in the activations",
+    "fetched": "offloaded tensors on their way back for the next backward",
     "messages": "between stages",
     "optimizer step": "what the optimizer's step takes",
     REST: "",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
-from archcalc.calc.activations import Saved, Savers, saved_rows
-from archcalc.calc.sharding import Shards
+from archcalc.calc.activations import Saved, Savers, kept_among, saved_rows
+from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Segment, Tape
+from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.transient import head_transient, layer_backward, layer_forward
+
+MIN_OFFLOADED = 1024 * 1024
+"""Elements of the smallest tensor that a named offload group takes (Megatron-LM, core/transformer/
+transformer_config.py, min_offloaded_tensor_size)."""
 
 
 class SegmentMemory(NamedTuple):
@@ -24,52 +31,132 @@ class SegmentMemory(NamedTuple):
     backward: int
 
 
+class Entering(NamedTuple):
+    """A backward at one of its chunk's first layers, where what comes back is the next chunk's already: of how many
+    layers, and what it takes there, whole and split [bytes]."""
+
+    ahead: int
+    backward: int
+    input_gradient: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkMemory:
     """Bytes of one micro-batch of a chunk.
 
     Attributes:
         saved: kept from its forward to its backward.
-        offloadable: the part of it that may wait in host memory.
+        offloadable: the part of it that waits in host memory.
+        in_hand: the part of that which is on the device when its forward ends and its backward starts: of its last
+            layer and of the layers before it whose copies are in flight.
         waiting: the part that a split backward's weight gradient still needs: inputs of linears.
-        forward: what its forward takes beside what is kept at its end.
-        backward: what its backward takes beside what was kept at its start: recomputed tensors and gradients,
+        forward: what its forward takes beside what is kept at its end, in hand and not offloadable.
+        backward: what its backward takes beside what was there at its start: recomputed tensors and gradients,
             less what later segments have freed by then.
-        forward_at, backward_at: the segment where that is most.
+        input_gradient: the same of a split one, which frees less: what weight gradients need stays.
+        forward_at, backward_at, input_gradient_at: the segment where that is most.
+        fetched: offloadable bytes of its last layer, its last two, ... as far as copies are in flight.
+        entering: its backward at its first layers, as far as copies are in flight.
     """
 
     saved: int
     offloadable: int
+    in_hand: int
     waiting: int
     forward: int
     backward: int
+    input_gradient: int
     forward_at: str
     backward_at: str
+    input_gradient_at: str
+    fetched: tuple[int, ...]
+    entering: tuple[Entering, ...]
+
+    @property
+    def resident(self) -> int:
+        """What never leaves the device."""
+        return self.saved - self.offloadable
 
 
-def chunk_memory(pieces: Iterable[tuple[SegmentMemory, int]], gathered: int = 0) -> ChunkMemory:
-    """Fold a chunk: its segments in forward order, and how many copies of each; `gathered` is ZeRO-3's working set."""
-    held = list(pieces)
-    saved = offloadable = waiting = 0
-    forward, backward = [(0, "")], [(0, "")]
-    later = sum(count * segment.saved for segment, count in held)
-    for segment, count in held:
-        saved += count * segment.saved
-        offloadable += count * segment.offloadable
-        waiting += count * segment.waiting
-        later -= count * segment.saved
-        forward.append((segment.forward + gathered - later, segment.path))
-        backward.append((segment.backward + gathered - later, segment.path))
-    most_forward, most_backward = max(forward), max(backward)
+class At(NamedTuple):
+    """A chunk while one of its layers runs: layers before it that offload something, and what is on the device beside
+    all that never leaves [bytes]."""
+
+    segment: SegmentMemory
+    before: int
+    forward: int
+    backward: int
+    input_gradient: int
+
+
+def chunk_memory(pieces: Iterable[tuple[SegmentMemory, int]], gathered: int = 0, in_flight: int = 1) -> ChunkMemory:
+    """Fold a chunk: its segments in forward order, and how many copies of each.
+
+    Args:
+        gathered: ZeRO-3's working set.
+        in_flight: layers before the running one whose offloadable bytes are on the device too: in forward on their
+            way out, in backward on their way back (Megatron-LM, core/pipeline_parallel/
+            fine_grained_activation_offload.py: `on_group_commit_forward`, `on_group_start_backward`). Layers that
+            offload nothing are passed over, as they have no group there.
+    """
+    return _folded(tuple(pieces), gathered, in_flight)
+
+
+@lru_cache(maxsize=4096)
+def _folded(held: tuple[tuple[SegmentMemory, int], ...], gathered: int, in_flight: int) -> ChunkMemory:
+    """The same, remembered: ranks hold equal chunks."""
+    offloadable = sum(count * segment.offloadable for segment, count in held)
+    flying = in_flight if offloadable else 0
+    found, window = layers_of(held, gathered, flying)
+    in_hand = sum(window)
+    forward = max([(in_hand, ""), *((at.forward, at.segment.path) for at in found)])
+    backward = max([(in_hand, ""), *((at.backward, at.segment.path) for at in found)])
+    split = max([(in_hand, ""), *((at.input_gradient, at.segment.path) for at in found)])
     return ChunkMemory(
-        saved=saved,
+        saved=sum(count * segment.saved for segment, count in held),
         offloadable=offloadable,
-        waiting=waiting,
-        forward=most_forward[0],
-        backward=most_backward[0],
-        forward_at=most_forward[1],
-        backward_at=most_backward[1],
+        in_hand=in_hand,
+        waiting=sum(count * segment.waiting for segment, count in held),
+        forward=forward[0] - in_hand,
+        backward=backward[0] - in_hand,
+        input_gradient=split[0] - in_hand,
+        forward_at=forward[1],
+        backward_at=backward[1],
+        input_gradient_at=split[1],
+        fetched=tuple(accumulate(window[: -flying - 1 : -1])) if flying else (),
+        entering=tuple(
+            Entering(flying - at.before, at.backward - in_hand, at.input_gradient - in_hand)
+            for at in found
+            if at.before < flying
+        ),
     )
+
+
+def layers_of(held: Sequence[tuple[SegmentMemory, int]], gathered: int, flying: int) -> tuple[list[At], list[int]]:
+    """A chunk at each of its layers that may be its worst: of a run of equal ones the first, as long as copies of
+    others are in flight, and the last. And the offloadable bytes by layer that are there at its end."""
+    kept = sum(count * (segment.saved - segment.offloadable) for segment, count in held)
+    waiting = sum(count * segment.waiting for segment, count in held)
+    found: list[At] = []
+    window: deque[int] = deque()
+    before = there = 0
+    for segment, count in held:
+        own, leaves = segment.saved - segment.offloadable, segment.offloadable > 0
+        near = min(count, flying + 1) if leaves else min(count, 1)
+        for n in (*range(near), *((count - 1,) if count > near else ())):
+            if leaves and n < near:
+                window.append(segment.offloadable)
+                there += segment.offloadable
+            while len(window) > flying + leaves:
+                there -= window.popleft()
+            base = there + gathered - (kept - (n + 1) * own)
+            back = base + segment.backward
+            split = back + waiting - (n + 1) * segment.waiting
+            found.append(At(segment, before + leaves * n, base + segment.forward, back, split))
+        kept -= count * own
+        waiting -= count * segment.waiting
+        before += leaves * count
+    return found, list(window)
 
 
 @lru_cache(maxsize=4096)
@@ -86,7 +173,7 @@ def segment_memory(
     return SegmentMemory(
         path=segment.name,
         saved=_sum(rows),
-        offloadable=sum(r.nbytes for r in rows if offload is None or r.site in offload),
+        offloadable=_sum(leaving(tape, n, shards, savers, rows, offload)),
         waiting=sum(r.nbytes for r in rows if r.storage in needed),
         forward=forward,
         backward=backward,
@@ -101,6 +188,27 @@ def segment_rows(tape: Tape, n: int, shards: Shards, savers: Savers) -> list[Sav
         head = saved_rows(tape.segments[head_of(tape)], shards, savers)
         rows += [row for row in head if row.site in ("head", "loss")]
     return rows
+
+
+def leaving(
+    tape: Tape, n: int, shards: Shards, savers: Savers, rows: Sequence[Saved], offload: frozenset[str] | None
+) -> list[Saved]:
+    """Those of a segment's `rows` that wait in host memory.
+
+    None is all of them. Of named sites it is what Megatron-LM's hooks around a module take (core/pipeline_parallel/
+    fine_grained_activation_offload.py, `tensor_need_offloading_checker`): storages of `MIN_OFFLOADED` elements or more
+    that no operation outside the sites keeps as well.
+    """
+    if not offload:
+        return [] if offload is not None else list(rows)
+    elsewhere = kept_among([op for op in tape.segments[n].ops if op.site not in offload], savers)
+    return [
+        row
+        for row in rows
+        if row.site in offload
+        and row.storage not in elsewhere
+        and local_bytes(row.storage, shards) >= MIN_OFFLOADED * ITEM_BYTES[row.storage.dtype]
+    ]
 
 
 def _transient(tape: Tape, n: int, shards: Shards, savers: Savers, rows: list[Saved]) -> tuple[int, int]:

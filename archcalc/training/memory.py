@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, segment_memory
-from archcalc.training.moments import Moment, by_offload, described, moment, states
+from archcalc.training.moments import Moment, described, moment, states
 from archcalc.training.run import Run
 from archcalc.training.schedule import State, most_live
 from archcalc.training.static import Static
@@ -49,10 +49,11 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     """The worst moment of one rank: the largest of its pipeline states, or the optimizer's step."""
     own = run.ranks[rank]
     held = own.static
-    sizes = tuple(chunk_memory(((segments[n], count) for n, count in chunk), held.gathered) for chunk in own.chunks)
+    sizes = tuple(
+        chunk_memory(((segments[n], count) for n, count in chunk), held.gathered, run.in_flight) for chunk in own.chunks
+    )
     reached = states(run.schedule, run.pipeline, rank, offloaded=any(size.offloadable for size in sizes))
-    largest = by_offload(sizes)
-    moments = [moment(state, sizes, largest, own.messages) for state in reached]
+    moments = [moment(state, sizes, own.messages) for state in reached]
     peak = max(moments, key=lambda m: m.activation + m.transient)
     state: State | None = reached[moments.index(peak)]
     text = described(reached[moments.index(peak)], sizes)

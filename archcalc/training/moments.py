@@ -7,10 +7,6 @@ from typing import NamedTuple
 from archcalc.training.chunk import ChunkMemory
 from archcalc.training.schedule import Pipeline, Schedule, State, all_states, live_states
 
-OFFLOAD_BUFFERS = 4
-"""Chunks whose activations stay on the device under offload: in forward, being copied out, in backward,
-prefetched (K2, arXiv:2507.20534, section 2.4, overlaps both copies with compute; the count is inferred)."""
-
 
 class Moment(NamedTuple):
     """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]."""
@@ -28,41 +24,42 @@ def states(schedule: Schedule, pipeline: Pipeline, rank: int, *, offloaded: bool
     """
     if offloaded and schedule.splits_backward:
         return all_states(schedule, pipeline, rank)
-    return live_states(schedule, pipeline, rank)
+    return live_states(schedule, pipeline, rank, ahead=offloaded)
 
 
-def moment(state: State, sizes: tuple[ChunkMemory, ...], largest: list[int], messages: tuple[int, int]) -> Moment:
+def moment(state: State, sizes: tuple[ChunkMemory, ...], messages: tuple[int, int]) -> Moment:
     """What is on the device in one state of the schedule.
 
+    A micro-batch between its forward and its backward has nothing offloadable on the device, but the last layers of
+    the one that goes backward next are fetched before it does (Megatron-LM, core/pipeline_parallel/
+    fine_grained_activation_offload.py, `ChunkOffloadHandler.bulk_reload` and `pre_reload_last_layer`): beside a
+    forward, and beside the last layers of a backward. Copies out are done when the next operation starts.
+
     Args:
-        largest: chunks by what they may offload, most first.
         messages: between stages, beside a forward and beside a backward [bytes].
     """
-    total = outside = 0
+    kept = outside = 0
     for n, waiting, size in zip(state.live, state.waiting, sizes, strict=True):
-        total += n * size.saved + waiting * size.waiting
+        kept += n * size.resident + waiting * size.waiting
         outside += n * size.offloadable
-    in_hand = buffered_chunks(state.live, largest) if outside else ()
-    buffered = sum(n * size.offloadable for n, size in zip(in_hand, sizes, strict=False))
-    running = sizes[state.op.chunk]
-    kind = state.op.kind
-    transient = running.forward if kind == "F" else 0 if kind == "W" else running.backward
-    return Moment(total - outside + buffered, outside - buffered, max(0, transient) + messages[kind != "F"])
+    running, kind = sizes[state.op.chunk], state.op.kind
+    fetched = () if state.following is None else sizes[state.following].fetched
+    here = 0 if kind == "W" else running.in_hand
+    if kind in "FW":
+        here += fetched[-1] if fetched else 0
+        transient = running.forward if kind == "F" else 0
+    else:
+        transient = _going_backward(running, fetched, split=kind == "I")
+    return Moment(kept + here, outside - here, transient + messages[kind != "F"])
 
 
-def buffered_chunks(live: tuple[int, ...], largest: list[int]) -> tuple[int, ...]:
-    """How many micro-batches of each chunk have what they offload on the device all the same: those of the largest
-    chunks that the copies may have in hand."""
-    kept, room = [0] * len(live), OFFLOAD_BUFFERS
-    for chunk in largest:
-        kept[chunk] = min(live[chunk], room)
-        room -= kept[chunk]
-    return tuple(kept)
-
-
-def by_offload(sizes: tuple[ChunkMemory, ...]) -> list[int]:
-    """Chunks by what they may offload, most first."""
-    return sorted(range(len(sizes)), key=lambda c: -sizes[c].offloadable)
+def _going_backward(running: ChunkMemory, fetched: tuple[int, ...], *, split: bool) -> int:
+    """What a backward takes beside what was there at its start, with what comes back for the next one meanwhile."""
+    most = running.input_gradient if split else running.backward
+    if fetched:
+        for ahead, backward, input_gradient in running.entering:
+            most = max(most, fetched[min(ahead, len(fetched)) - 1] + (input_gradient if split else backward))
+    return most
 
 
 _VERBS = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient"}
@@ -71,7 +68,8 @@ _VERBS = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight g
 def described(state: State, sizes: tuple[ChunkMemory, ...]) -> str:
     """A moment in words: which operation of which chunk and micro-batch, where in it, and what was alive."""
     kind, chunk, micro_batch = state.op
-    place = sizes[chunk].forward_at if kind == "F" else sizes[chunk].backward_at
+    size = sizes[chunk]
+    place = {"F": size.forward_at, "I": size.input_gradient_at}.get(kind, size.backward_at)
     live = ", ".join(f"{n} of chunk {c}" for c, n in enumerate(state.live) if n) or "none"
     waiting = sum(state.waiting)
     more = f", {waiting} waiting for their weight gradient" if waiting else ""

@@ -113,7 +113,8 @@ class Precision(Section):
 
 class Activations(Section):
     """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
-    TransformerEngine's with fused ones, plain code with eager ones."""
+    TransformerEngine's with fused ones, plain code with eager ones. `offload_in_flight` is how many layers' copies to
+    or from the host are in hand beside the layer that runs."""
 
     kernels: Literal["fused", "eager"]
     core: Literal["flash", "unfused"] = "flash"
@@ -121,6 +122,7 @@ class Activations(Section):
     recompute: list[Text]
     fp8: list[Text]
     offload: Text | list[Text]
+    offload_in_flight: NonNegativeInt = 1
     moe_imbalance: Annotated[float, Field(ge=1)]
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
 

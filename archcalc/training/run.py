@@ -29,6 +29,7 @@ class Run:
         tokens: of one micro-batch on one device, before sequence parallelism.
         shards: the mesh of one stage, with the routing imbalance.
         levers: from no savers to the plan's, one at a time; the last is in use.
+        in_flight: layers whose copies to and from the host are in hand beside the one that runs.
         schedule, pipeline: the order of forwards and backwards, and what it is laid out for.
         ranks: the pipeline's, in order.
         devices: of one stage in one model replica.
@@ -42,6 +43,7 @@ class Run:
     tokens: int
     shards: Shards
     levers: tuple[Lever, ...]
+    in_flight: int
     schedule: Schedule
     pipeline: Pipeline
     ranks: tuple[Rank, ...]
@@ -95,6 +97,7 @@ def compiled(tape: Tape, plan: Plan) -> Run:
         tokens=plan.batch.micro_batch * plan.batch.seq // plan.parallel.cp,
         shards=shards,
         levers=plan.activations.levers(),
+        in_flight=plan.activations.offload_in_flight,
         schedule=schedule,
         pipeline=plan.pipeline,
         ranks=ranks_of(tape, plan, schedule, placed, shards),

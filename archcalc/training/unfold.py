@@ -6,14 +6,24 @@ from typing import NamedTuple
 
 from archcalc.calc.activations import Saved, Savers
 from archcalc.calc.liveness import backward_alive, forward_alive
-from archcalc.training.chunk import head_of, linear_inputs, segment_memory, segment_rows
+from archcalc.training.chunk import (
+    At,
+    SegmentMemory,
+    head_of,
+    layers_of,
+    leaving,
+    linear_inputs,
+    segment_memory,
+    segment_rows,
+)
 from archcalc.training.memory import RankMemory
-from archcalc.training.moments import buffered_chunks, by_offload
 from archcalc.training.run import Run
 from archcalc.training.transient import head_transient, ring_buffers, routed_copies
 
 REST = "not told apart"
 """The part that no name stands for."""
+
+Piece = tuple[int, int, SegmentMemory]
 
 Parts = dict[str, int]
 """Bytes by what they are; what is freed is below 0."""
@@ -34,20 +44,51 @@ def held_tensors(run: Run, r: RankMemory) -> list[Held]:
     if r.state is None:
         return []
     found: dict[object, Held] = {}
-    offloads = any(size.offloadable for size in r.chunk_memory)
-    in_hand = buffered_chunks(r.state.live, by_offload(r.chunk_memory)) if offloads else (0,) * len(r.state.live)
-    for chunk, live, waiting, near in zip(
-        run.ranks[r.rank].chunks, r.state.live, r.state.waiting, in_hand, strict=True
-    ):
+    state, near = r.state, _in_hand(run, r)
+    for c, (chunk, live, waiting) in enumerate(zip(run.ranks[r.rank].chunks, state.live, state.waiting, strict=True)):
         for n, count in chunk:
+            rows = segment_rows(run.tape, n, run.shards, run.savers)
+            away = leaving(run.tape, n, run.shards, run.savers, rows, run.offload)
             needed = linear_inputs(run.tape.segments[n])
-            for k, row in enumerate(segment_rows(run.tape, n, run.shards, run.savers)):
-                leaves = run.offload is None or row.site in run.offload
-                here = (near if leaves else live) + (waiting if row.storage in needed else 0)
+            there = near.pop((c, n), 0)
+            for k, row in enumerate(rows):
+                leaves = row in away
+                here = (there if leaves else live * count) + (waiting * count if row.storage in needed else 0)
                 before = found.get((n, k), Held(n, row, 0, 0))
-                outside = before.outside + (live - near) * count * leaves
-                found[n, k] = Held(n, row, before.here + here * count, outside)
+                outside = before.outside + (live * count - there) * leaves
+                found[n, k] = Held(n, row, before.here + here, outside)
     return sorted(found.values(), key=lambda h: -(h.here + h.outside) * h.row.nbytes)
+
+
+def _in_hand(run: Run, r: RankMemory) -> dict[tuple[int, int], int]:
+    """Layers by chunk and segment whose offloadable tensors are on the device: the last of the chunk that runs, and
+    those fetched of the one that goes backward next."""
+    found: dict[tuple[int, int], int] = {}
+    if r.state is None:
+        return found
+    kind, running, _ = r.state.op
+    if kind != "W":
+        pieces = _pieces(run, r, running)
+        _last(found, running, pieces, run.in_flight + (pieces[-1][2].offloadable > 0))
+    if kind in "FW" and r.state.following is not None:
+        _last(found, r.state.following, _pieces(run, r, r.state.following), run.in_flight)
+    return found
+
+
+def _last(found: dict[tuple[int, int], int], chunk: int, pieces: list[Piece], layers: int) -> None:
+    """Count the last layers of a chunk that offload something."""
+    for n, count, size in reversed(pieces):
+        taken = min(count, layers) if size.offloadable else 0
+        found[chunk, n] = found.get((chunk, n), 0) + taken
+        layers -= taken
+
+
+def _pieces(run: Run, r: RankMemory, chunk: int) -> list[Piece]:
+    """A chunk's segments by their place on the tape, how many copies, and their bytes."""
+    return [
+        (n, count, segment_memory(run.tape, n, run.shards, run.savers, run.offload))
+        for n, count in run.ranks[r.rank].chunks[chunk]
+    ]
 
 
 def transient_parts(run: Run, r: RankMemory) -> Parts:
@@ -62,22 +103,28 @@ def transient_parts(run: Run, r: RankMemory) -> Parts:
 
 
 def _chunk_parts(run: Run, r: RankMemory, chunk: int, *, forward: bool) -> Parts:
-    """Parts of the segment at which a chunk's run takes most, with what others bring and have freed."""
-    pieces = [
-        (n, count, segment_memory(run.tape, n, run.shards, run.savers, run.offload))
-        for n, count in run.ranks[r.rank].chunks[chunk]
-    ]
-    gathered = r.static.gathered
-    later = sum(count * size.saved for _, count, size in pieces)
-    most: tuple[int, str, int, int] = (0, "", -1, 0)
-    for n, count, size in pieces:
-        later -= count * size.saved
-        most = max(most, ((size.forward if forward else size.backward) + gathered - later, size.path, n, later))
-    _, _, n, later = most
-    if n < 0:
+    """Parts of the layer at which a chunk's run takes most, with what others bring and have freed."""
+    pieces, whole, gathered = _pieces(run, r, chunk), r.chunk_memory[chunk], r.static.gathered
+    split = r.state is not None and r.state.op.kind == "I"
+    flying = run.in_flight if whole.offloadable else 0
+    following = None if r.state is None else r.state.following
+    fetched = () if forward or following is None else r.chunk_memory[following].fetched
+
+    def taken(at: At) -> tuple[int, int]:
+        """What it takes there, and what is fetched meanwhile."""
+        ahead = flying - at.before
+        more = fetched[min(ahead, len(fetched)) - 1] if fetched and ahead > 0 else 0
+        return (at.forward if forward else at.input_gradient if split else at.backward) - whole.in_hand, more
+
+    found = layers_of([(size, count) for _, count, size in pieces], gathered, flying)[0]
+    most = max(found, key=lambda at: (sum(taken(at)), at.segment.path), default=None)
+    if most is None or sum(taken(most)) <= 0:
         return {}
+    n = next(n for n, _, size in pieces if size == most.segment)
     parts = _forward(run, n) if forward else _backward(run, n)
-    return {**parts, "gathered weights": gathered, ("not made yet" if forward else "freed before"): -later}
+    beside = taken(most)[0] - (most.segment.forward if forward else most.segment.backward) - gathered
+    others = "not made yet" if forward else "freed before"
+    return {**parts, "gathered weights": gathered, others: beside, "fetched": taken(most)[1]}
 
 
 def _forward(run: Run, n: int) -> Parts:

@@ -178,9 +178,11 @@ def test_the_head_that_a_prediction_module_runs_is_told_from_the_models_own() ->
 
 
 def test_what_is_in_host_memory_is_listed_apart() -> None:
+    """Every layer of the 16 + 16 chunks of two alive is either here or there."""
     found = document(*BASE, "--explain", "activations")
-    most = document(*BASE)["rows"][1]["offloaded_bytes"]
-    assert sum(row["bytes"] for row in found["tables"]["offloaded"]) == most
+    assert len(found["tables"]["offloaded"]) == len(found["rows"])
+    for here, there in zip(found["rows"], found["tables"]["offloaded"], strict=True):
+        assert (here["path"], here["copies"] + there["copies"]) == (there["path"], 2 * 32)
     resident = document(*BASE, "--explain", "activations", "--set", "activations.offload=none")
     assert "offloaded" not in resident["tables"]
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archcalc.training.memory import RankMemory, training_memory, worst
+from archcalc.training.memory import training_memory, worst
 from archcalc.training.rank import messages
-from archcalc.training.run import Run, compiled
+from archcalc.training.run import compiled
 from archcalc.training.schedule import Pipeline, get_schedule, states_of
 from tests.training.plans import k2_plan, ranks, run_of, tape_of
+from tests.training.replay import replayed
 
 T = 4096
 BARE = ("parallel.world=2048", "activations.offload=none", "activations.cross_entropy=chunked")
@@ -90,12 +91,16 @@ def test_terms_add_up_to_the_peak(name: str) -> None:
     "options",
     [
         (),
+        ("activations.offload_in_flight=0",),
+        ("activations.offload_in_flight=3",),
         ("activations.offload=[expert_fc1, moe_act]",),
         ("activations.offload=none",),
         ("parallel.vpp=4",),
         (*ONE_CHUNK,),
         ("schedule.kind=zb-v", "schedule.extra_warmup=0"),
+        ("schedule.kind=zb-v", "schedule.extra_warmup=0", "activations.offload_in_flight=2"),
         ("schedule.kind=dualpipe-v", "schedule.extra_warmup=0"),
+        (*ONE_CHUNK, "activations.offload=[core_attn, attn_proj, expert_fc1]", "activations.offload_in_flight=2"),
     ],
 )
 def test_the_capped_run_agrees_with_the_full_order(options: tuple[str, ...]) -> None:
@@ -103,52 +108,27 @@ def test_the_capped_run_agrees_with_the_full_order(options: tuple[str, ...]) -> 
     run."""
     plan = k2_plan("batch.global_tokens=8388608", *options)  # 128 micro-batches
     run = run_of("kimi-k2", plan)
+    found = training_memory(run)
     for r in (0, 1, 9, 15):
-        got = training_memory(run)[r]
-        assert got.running == _replayed(run, got, r)
-
-
-def _replayed(run: Run, got: RankMemory, rank: int) -> int:
-    order = run.schedule.order(run.pipeline, rank)
-    assert len({op.micro_batch for op in order}) == 128
-    best = 0
-    live = [0] * len(got.chunk_memory)
-    waiting = [0] * len(live)
-    entry = 2 * T * 7168
-    exchange = messages(run.schedule, run.pipeline, rank, entry)
-    for kind, chunk, _ in order:
-        live[chunk] += kind == "F"
-        size = got.chunk_memory[chunk]
-        extra = {"F": size.forward, "B": size.backward, "I": size.backward, "W": 0}[kind]
-        kept = sum(n * s.saved for n, s in zip(live, got.chunk_memory, strict=True))
-        kept += sum(n * s.waiting for n, s in zip(waiting, got.chunk_memory, strict=True))
-        out = sorted(
-            (s.offloadable for n, s in zip(live, got.chunk_memory, strict=True) for _ in range(n)), reverse=True
-        )
-        best = max(best, kept - sum(out[4:]) + max(0, extra) + exchange[kind != "F"])
-        live[chunk] -= kind in "BI"
-        waiting[chunk] += (kind == "I") - (kind == "W")
-    resting = got.static.params + got.static.grads + got.static.optimizer + got.static.buffers
-    return resting + got.fixed + got.cached + best
-
-
-def test_what_is_on_the_device_and_on_the_host_is_what_is_alive() -> None:
-    held, kept = ranks("kimi-k2"), ranks("kimi-k2", "activations.offload=none")
-    for out, whole in zip(held[1:14], kept[1:14], strict=True):
-        assert out.activation + out.offloaded == whole.activation
+        assert len({op.micro_batch for op in run.schedule.order(run.pipeline, r)}) == 128
+        most, got = replayed(run, r, 2 * T * 7168), found[r]
+        resting = got.static.params + got.static.grads + got.static.optimizer + got.static.buffers
+        assert got.running == resting + got.fixed + got.cached + most.device
+        assert got.offloaded == most.host
 
 
 def test_the_host_holds_the_most_that_is_away_at_any_moment() -> None:
     """ZB-V has 2·16 chunks alive at most: on rank 1 31 of stage 1, which has two layers, and one of stage 30, which is
-    one of the three short ones (61 layers over 32 stages). Four of the larger chunks are on the device."""
+    one of the three short ones (61 layers over 32 stages). A backward of stage 1 starts with both of its layers on the
+    device, the one that runs and the one that is next."""
     zb_v = ("schedule.kind=zb-v", "schedule.extra_warmup=0")
-    assert ranks("kimi-k2", *zb_v)[1].offloaded == ((31 - 4) * 2 + 1) * T * 148_484
+    assert ranks("kimi-k2", *zb_v)[1].offloaded == (31 * 2 + 1 - 2) * T * 148_484
 
 
-def test_offload_keeps_four_chunks_on_the_device() -> None:
-    """One in forward, one on its way out, one in backward, one on its way in: 4 x 2 layers x 148,484 bytes a
-    token."""
-    assert ranks("kimi-k2")[1].activation == 4 * 2 * T * 148_484
+def test_offload_keeps_three_layers_on_the_device() -> None:
+    """The one in forward, the one before it on its way out, and the last one of the micro-batch that goes backward
+    next: 148,484 bytes a token and layer."""
+    assert ranks("kimi-k2")[1].activation == 3 * T * 148_484
 
 
 def test_a_micro_batch_of_two_doubles_what_is_alive() -> None:
