@@ -334,6 +334,7 @@ PIPELINED: dict[str, Any] = {
     "schedule": {"kind": "1f1b", "extra_warmup": 0},
     "batch": {"seq": 128, "micro_batch": 1, "global_tokens": 4096},
     "precision": {"params": "bf16", "grads": "fp32", "optimizer": "muon"},
+    "train": {"backbone": "full"},
     "activations": {
         "kernels": "fused",
         "router_probs": "out",
@@ -365,6 +366,23 @@ DIVIDED = PIPELINED | {
     "schedule": {"kind": "1f1b"},
     "precision": {"params": "bf16", "grads": "bf16", "optimizer": "adamw"},
     "activations": PIPELINED["activations"] | {"kernels": "eager", "offload": "none", "recompute": [], "fp8": []},
+}
+
+PICTURED = PIPELINED | {
+    "batch": PIPELINED["batch"]
+    | {"images": {"size": [60, 60], "per_sequence": 2}, "videos": [{"size": [9, 64, 64], "per_sequence": 1}]}
+}
+FILMED = PIPELINED | {
+    "batch": PIPELINED["batch"]
+    | {"images": [{"size": [60, 60], "per_sequence": 2}], "videos": {"size": [9, 64, 64], "per_sequence": 1}},
+    "vision": {"process": "first-stage"},
+}
+MIXED = PIPELINED | {
+    "batch": PIPELINED["batch"] | {"images": {"tokens_per_sequence": 40}, "videos": [{"tokens_per_sequence": 8}]},
+    "vision": {"process": "decoupled", "micro_batch": 2},
+}
+MIXED_TOO = PIPELINED | {
+    "batch": PIPELINED["batch"] | {"images": [{"tokens_per_sequence": 40}], "videos": {"tokens_per_sequence": 8}},
 }
 
 
@@ -412,6 +430,10 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),
         "interleaved": (INTERLEAVED, ("train grouped.yaml --plan {}",)),
         "divided": (DIVIDED, ("train grouped.yaml --plan {}",)),
+        **{
+            name: (plan, ("train latent.yaml --plan {}",))
+            for name, plan in (("pictured", PICTURED), ("filmed", FILMED), ("mixed", MIXED), ("mixed-too", MIXED_TOO))
+        },
     },
     "hardware": {
         "h800": (
@@ -542,7 +564,11 @@ def places(data: Any, steps: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
             yield from ((part, *place) for place in places(data[part], rest))
     elif isinstance(first, type) and issubclass(first, Section):
         words = constants(first)
-        if set(data) <= set(first.model_fields) and all(data.get(key) == word for key, word in words.items()):
+        if (
+            isinstance(data, dict)
+            and set(data) <= set(first.model_fields)
+            and all(data.get(key) == word for key, word in words.items())
+        ):
             yield from places(data, rest)
     elif not rest:
         yield (first,)

@@ -55,9 +55,11 @@ def saved_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
 
     Kept is what operations outside active regions save, and every outside input of an active region; less
     what was produced inside one (always if it discards its output, else unless an operation outside saves
-    it). Context parallelism by all-to-all keeps attention's output twice: by heads for attention, by tokens
-    for the projection after it (TransformerEngine).
+    it). A segment that no gradient passes keeps nothing, whatever its savers. Context parallelism by all-to-all
+    keeps attention's output twice: by heads for attention, by tokens for the projection after it (TransformerEngine).
     """
+    if not segment.learns:
+        return []
     if savers.whole and segment.entry is not None and segment.part == "backbone" and segment.indices:
         kept = (segment.entry, *segment.handed)
         return [Saved(segment.path, "entry", each, False, local_bytes(each, shards)) for each in kept]

@@ -85,7 +85,7 @@ def places(tape: Tape) -> list[Place]:
     """Every place of a model once, in forward order, those above a place before it."""
     found: dict[Place, None] = {}
     for segment in tape.segments:
-        weights = [w for op in segment.ops for w in op.weights]
+        weights = [w for op in segment.ops for w in op.weights if w.part == segment.part]
         experts = max((product(w.stack) for w in weights), default=0)
         named = [op.path for op in segment.ops if op.about or op.weights]
         for path in (*named, *(f"{w.path}.{w.suffix}" for w in weights)):

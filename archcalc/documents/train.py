@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archcalc.documents.document import Report, Table
+from archcalc.documents.parts import parts_assumed, parts_table
 from archcalc.documents.train_explain import checked_term, explained
 from archcalc.documents.train_notes import assumed, notes_of, set_notes, title_of, unlisted
 from archcalc.documents.train_tables import (
@@ -19,34 +20,40 @@ from archcalc.documents.train_tables import (
     rank_row,
     terms,
 )
+from archcalc.documents.train_vision import phases, tower_of, vision_assumed, vision_conventions
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
+from archcalc.training.images import Misfit, sight
 from archcalc.training.ledger import imbalances, ledger
-from archcalc.training.load import load_plan
+from archcalc.training.load import load_plan, placed
 from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.offload import offload_need
+from archcalc.training.packed import whole_bytes
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run, compiled
-from archcalc.workload import Workload
 
 
 def training_tape(spec: Spec, plan: Plan) -> Tape:
-    """The tape of one micro-batch of a plan."""
-    return spec.trace(Workload(phase="train", batch=plan.batch.micro_batch, seq=plan.batch.seq))
+    """The tape of one micro-batch of a plan. Raises InputError for pictures that don't fit the model."""
+    return spec.trace(sight(spec.vision, plan).workload)
 
 
 def run_of(spec: Spec, plan: Plan) -> Run:
     """A plan compiled for a model. Raises InputError where they don't fit each other."""
-    return compiled(training_tape(spec, plan), plan)
+    return compiled(training_tape(spec, plan), plan, spec.storage, tower_of(spec, plan))
 
 
 def train(
     spec: Spec, *, plan: str, set: Sequence[str] = (), rank: int | None = None, explain: str | None = None
 ) -> Report:
     """The `train` command: `plan` is a file or a bundled name, `set` overrides its fields. Raises InputError."""
-    return train_report(spec, load_plan(plan, tuple(set)), rank=rank, overrides=tuple(set), explain=explain)
+    overrides = tuple(set)
+    try:
+        return train_report(spec, load_plan(plan, overrides), rank=rank, overrides=overrides, explain=explain)
+    except Misfit as error:
+        raise placed(error, plan, overrides) from None
 
 
 def train_report(
@@ -84,6 +91,8 @@ def train_report(
             note=LEDGER_NOTE,
         ),
     ]
+    tables += phases(run, plan, ranks[rank or 0])
+    tables += parts_table(run, plan.trained(vision=spec.vision is not None))
     if any(w.stack for w in run.tape.weights()):
         tables.append(Table("imbalance", "if the router is uneven", IMBALANCE_COLUMNS, imbalances(run)))
     busiest = max(ranks, key=lambda r: (r.offloaded, -r.rank))
@@ -101,7 +110,9 @@ def train_report(
         assumptions=[
             *assumed(plan),
             *unlisted(plan),
+            *vision_assumed(spec, plan),
             *run.tape.assumed,
+            *parts_assumed(run, plan.trained(vision=spec.vision is not None)),
             *(f"{hardware.name}: {line}" for line in hardware.defaults if line.startswith("memory_") or need),
         ],
         conventions=(
@@ -109,9 +120,12 @@ def train_report(
             " / allocator efficiency.",
             "unique counts each weight once; resident sums over the GPUs of one model replica, replicas of non-expert"
             " weights in.",
+            "iteration 1: the highest peak of the first iteration, before whose step the optimizer has no moments;"
+            " many logs print exactly that.",
             "transient: gradients, recomputed tensors and routed copies of the running layer, logits, messages between"
             " stages.",
             "fixed: the plan's memory.fixed and what fused kernels cache for the whole run.",
+            *vision_conventions(plan),
         ),
         notes=[*set_notes(overrides), *notes_of(spec, plan, run, ranks, hardware.memory_visible_bytes)],
     )
@@ -121,10 +135,13 @@ def train_quantities(run: Run, ranks: list[RankMemory]) -> dict[str, int | float
     """All `train.*` quantities but `train.fits`."""
     top = worst(ranks)
     row = rank_row(top)
-    unique = sum(w.elements for w in run.tape.weights() if w.trained) * sum(run.item_bytes)
+    param, grad = run.item_bytes
+    weights = [w for w in run.tape.weights() if w.learnable]
+    unique = sum(whole_bytes(w, param) + w.elements * grad * w.trained for w in weights)
     resident = run.devices * sum(r.static.params + r.static.grads for r in ranks)
     found: dict[str, int | float | bool] = {f"train.{key}": row[key] for key in TOTALS}
     return found | {
+        "train.peak_first_bytes": max(r.peak_first for r in ranks),
         "train.worst_rank": top.rank,
         "train.params_grads_bytes_unique": unique,
         "train.params_grads_bytes_resident": resident,

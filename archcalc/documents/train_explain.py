@@ -41,6 +41,7 @@ WHAT = {
     "freed before": "what later layers of the chunk kept: gone by now, and counted in the activations",
     "not made yet": "what later layers of the chunk will keep: counted in the activations",
     "fetched": "offloaded tensors on their way back for the next backward",
+    "head's gradient": "waits for that of the embedding, whose weight it shares",
     "messages": "between stages",
     "optimizer step": "what the optimizer's step takes",
     REST: "",
@@ -104,10 +105,9 @@ def _sorted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _held_row(run: Run, held: Held, copies: int) -> dict[str, Any]:
     segment, storage = run.tape.segments[held.segment], held.row.storage
     shape = local_shape(storage, run.shards)
-    borrowed = segment.part == "mtp" and held.row.site in ("head", "loss")  # the main model's head
     dtype = "float8_e4m3fn" if held.row.fp8 else storage.dtype
     return {
-        "path": _named(held.row.path, segment) + (f", run by {segment.name}" if borrowed else ""),
+        "path": _named(held.row.path, segment),
         "site": held.row.site,
         "maker": _maker(run, segment, storage),
         "tensor": f"{' x '.join(map(format_int, shape))} {dtype}",

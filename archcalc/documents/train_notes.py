@@ -8,6 +8,8 @@ from typing import Any
 from archcalc.calc.sharding import paddings
 from archcalc.documents.conventions import MEGATRON_PADS, padding_notes
 from archcalc.documents.flops import SOME, context_notes
+from archcalc.documents.parts import parts_notes
+from archcalc.documents.train_vision import vision_notes
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware
 from archcalc.tape import Tape
@@ -60,13 +62,11 @@ def run_padding(run: Run) -> list[str]:
 
 
 def _uncounted(run: Run) -> list[str]:
-    """What no fold counts yet: exchanges of some mixers, and gradients of scores that attention writes out."""
+    """What no fold counts yet: exchanges of some mixers."""
     notes = []
     mixers = {op.counts_as for op in run.tape.ops("backbone")} & SOME.keys()
     if run.shards.cp > 1 and mixers:
         notes.append(f"warning: what {' and '.join(sorted(mixers))} operations exchange among cp devices is not in.")
-    if "unfused" in run.savers.variants:
-        notes.append("warning: the gradients of the scores of unfused attention are not in the transient memory.")
     return notes
 
 
@@ -81,6 +81,10 @@ def assumed(plan: Plan) -> list[str]:
     return lines
 
 
+ELSEWHERE = dict.fromkeys(("activations.hidden_dropout", "activations.attention_dropout"), "; Megatron-LM's own is 0.1")
+"""What else a default might have been, by its field."""
+
+
 def unlisted(plan: Plan) -> list[str]:
     """Fields that the plan leaves to their defaults."""
     left = []
@@ -90,7 +94,7 @@ def unlisted(plan: Plan) -> list[str]:
             path = f"{section}.{key}"
             if key not in block.model_fields_set and path not in plan.assumed and key != "group":
                 value = plan.activations.loss if key == "cross_entropy" else getattr(block, key)
-                left.append(f"{path} = {value} (default)")
+                left.append(f"{path} = {value} (default{ELSEWHERE.get(path, '')})")
     return left
 
 
@@ -101,7 +105,12 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
     spare = room - top.peak
     verdict = "fits" if spare >= 0 else "does not fit"
     notes = context_notes(spec, plan.batch.seq)
-    notes += [*run_padding(run), *_uncounted(run), *mtp_notes(run.tape)]
+    notes += [
+        *parts_notes(run, plan.trained(vision=spec.vision is not None)),
+        *run_padding(run),
+        *_uncounted(run),
+        *mtp_notes(run.tape),
+    ]
     notes.append(
         f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."
@@ -111,9 +120,4 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
         notes.append(
             "warning: ZeRO-2 with pipeline stages needs a reduce-scatter a micro-batch; Megatron-LM does not do it."
         )
-    if spec.vision is not None and plan.vision.process == "decoupled":
-        notes.append(
-            "The vision tower and projector stand on every rank and run in a phase of their own; its activations are"
-            " not in."
-        )
-    return notes
+    return notes + vision_notes(spec, plan, run)

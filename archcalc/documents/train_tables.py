@@ -17,6 +17,7 @@ COLUMNS = (
     Column("fixed_bytes", "fixed", "bytes"),
     Column("offloaded_bytes", "on the host", "bytes"),
     Column("peak_bytes", "peak", "bytes", keep=True),
+    Column("peak_first_bytes", "iteration 1", "bytes"),
     Column("live_chunks", "chunks alive", "int"),
 )
 TERM_COLUMNS = (Column("term", "term"), Column("bytes", "bytes", "bytes"), Column("what", "what it is"))
@@ -69,6 +70,8 @@ def rank_row(r: RankMemory) -> dict[str, Any]:
         "fixed_bytes": r.fixed + r.cached,
         "offloaded_bytes": r.offloaded,
         "peak_bytes": r.peak,
+        "peak_first_bytes": r.peak_first,
+        "moments_bytes": r.static.late,
         "live_chunks": r.live_chunks,
         "moment": r.moment,
     }
@@ -79,7 +82,8 @@ def terms(r: RankMemory) -> list[dict[str, Any]]:
     rows = [
         ("weights", r.static.params, "in the plan's parameter dtype"),
         ("gradients", r.static.grads, "accumulation buffer"),
-        ("optimizer", r.static.optimizer, "master weights and moments, this rank's shard"),
+        ("master weights", r.static.optimizer - r.static.late, "of the optimizer, this rank's shard"),
+        ("moments", r.static.late, "of the optimizer, this rank's shard; its first step makes them"),
         ("buffers", r.static.buffers, "router correction biases"),
         ("activations", r.activation, "saved for backward, on the device at that moment"),
         ("transient", r.transient, "lives only at that moment: gradients, recomputed tensors, routed copies, messages"),

@@ -44,15 +44,22 @@ class Setting(NamedTuple):
     recompute: tuple[str, ...] = ()
     fp8: tuple[str, ...] = ()
     core: str = "flash"
+    dropout: tuple[float, float] = (0.0, 0.0)
 
     @property
     def plain(self) -> bool:
         """Whether nothing is recomputed, compressed or unfused: no such option reaches a vision tower."""
-        return self.router_probs == "out" and self.core == "flash" and not self.recompute and not self.fp8
+        return self.router_probs == "out" and self.core == "flash" and not (self.recompute or self.fp8 or self.drops)
+
+    @property
+    def drops(self) -> tuple[str, ...]:
+        """The kinds of dropout that there are."""
+        names = ("hidden_dropout", "attention_dropout")
+        return tuple(name for name, chance in zip(names, self.dropout, strict=True) if chance)
 
     def __str__(self) -> str:
         pieces = [self.kernels, *([self.core] if self.core != "flash" else []), f"probs@{self.router_probs}"]
-        return " ".join([*pieces, *(f"+{name}" for name in (*self.recompute, *self.fp8))])
+        return " ".join([*pieces, *(f"+{name}" for name in (*self.recompute, *self.fp8, *self.drops))])
 
 
 K2 = ("layernorm", "swiglu", "mla_up_proj", "moe_down_proj")
@@ -67,9 +74,14 @@ SETTINGS = (
     Setting("fused", "out", K2, ("moe_up_proj_input", "swiglu_input")),
     Setting("eager", "out", core="unfused"),
     Setting("fused", "act", ("core_attn",), core="unfused"),
+    Setting("fused", "act", core="unfused"),
+    *(Setting(kernels, "out", core="unfused", dropout=(0.1, 0.1)) for kernels in ("fused", "eager")),
+    Setting("fused", "act", dropout=(0.1, 0.1)),
+    Setting("fused", "act", ("core_attn",), core="unfused", dropout=(0.0, 0.1)),
+    Setting("fused", "act", ("full",), core="unfused", dropout=(0.1, 0.1)),
 )
 """Eager and fused kernels, both places of the router's probabilities, every recompute option, K2's own mix, and
-unfused attention, plain and recomputed."""
+unfused attention, plain and recomputed, in both precisions; dropout on both cores, and recomputed."""
 
 
 def images_of(spec: Spec) -> tuple[tuple[int, int], ...]:
@@ -102,7 +114,20 @@ def flops(spec: Spec) -> Sides:
             if op.flops:
                 for path in unfolded(op.path, segment):
                     add(side, path, "train backward", value(op.flops) * op.backward_factor)
-    return {"flops": side | forward_flops(decode, "decode forward")}
+    return {"flops": side | predictions(train) | forward_flops(decode, "decode forward")}
+
+
+def predictions(train: Tape) -> Side:
+    """FLOPs that multi-token-prediction modules add to a training step, by the weight that they run through: the shared
+    head's are those of all modules."""
+    side: Side = {}
+    for segment in train.segments:
+        for op in segment.ops if segment.part == "mtp" else ():
+            if value(op.flops):
+                for path in unfolded(op.weights[0].path if op.weights else op.path, segment):
+                    add(side, path, "prediction forward", value(op.flops))
+                    add(side, path, "prediction backward", value(op.flops) * op.backward_factor)
+    return side
 
 
 def forward_flops(tape: Tape, setting: str) -> Side:
@@ -153,6 +178,8 @@ def activations(spec: Spec) -> Sides:
             recompute=setting.recompute,
             fp8=setting.fp8,
             cross_entropy=setting.kernels,
+            hidden_dropout=setting.dropout[0],
+            attention_dropout=setting.dropout[1],
         )
         for segment in (*backbone, *(tower if setting.plain else ())):
             kept = saved_bytes(segment, Shards(), how)

@@ -18,7 +18,7 @@ from archcalc.reference.depth import Blocks
 from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
 from archcalc.reference.flopcount import Product
-from archcalc.reference.kernels.cores import CORES, View
+from archcalc.reference.kernels.cores import CORES, View, written
 from archcalc.reference.kernels.recompute import checkpointed
 from archcalc.reference.rope import Angles, Rope
 
@@ -101,13 +101,16 @@ class AttentionCore(Product):
         self, make: Factory, *, causal: bool = True, window: int | None = None, most: int | None = None
     ) -> None:
         super().__init__()
-        self.core, self.recompute = CORES[make.options.core], make.recomputes("core_attn")
+        options = make.options
+        in_16_bit = options.core == "unfused" and options.kernels == "fused"
+        self.core, self.recompute = written if in_16_bit else CORES[options.core], make.recomputes("core_attn")
+        self.dropout = options.attention_dropout
         self.view, self.limit = View(causal=causal, window=window), window if most is None else most
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, picked: Tensor | None = None) -> Tensor:
         """q [B,N,H,D], k [B,M,G,D], v [B,M,G,Dv], picked [B,N,K] int32 -> [B,N,H,Dv]."""
 
         def core(q: Tensor, k: Tensor, v: Tensor, *picks: Tensor) -> Tensor:
-            return self.core(q, k, v, scale, self.view, *picks)
+            return self.core(q, k, v, scale, self.view, picks[0] if picks else None, self.dropout)
 
         return checkpointed(self.recompute, core, q, k, v, *(() if picked is None else (picked,)))

@@ -13,7 +13,8 @@ from archcalc.calc.activations import Saved, Savers, kept_among, saved_rows
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Segment, Tape
 from archcalc.tape.values import ITEM_BYTES
-from archcalc.training.transient import head_transient, layer_backward, layer_forward
+from archcalc.training.transient import head_backward, head_transient, layer_backward, layer_forward
+from archcalc.training.weight_grads import NO_GRADS, WeightGrads, head_gradient
 
 MIN_OFFLOADED = 1024 * 1024
 """Elements of the smallest tensor that a named offload group takes (Megatron-LM, core/transformer/
@@ -161,37 +162,55 @@ def layers_of(held: Sequence[tuple[SegmentMemory, int]], gathered: int, flying: 
 
 @lru_cache(maxsize=4096)
 def segment_memory(
-    tape: Tape, n: int, shards: Shards, savers: Savers, offload: frozenset[str] | None = frozenset()
+    tape: Tape,
+    n: int,
+    shards: Shards,
+    savers: Savers,
+    offload: frozenset[str] | None = frozenset(),
+    grads: WeightGrads = NO_GRADS,
 ) -> SegmentMemory:
-    """The segment at a place of the tape. `offload` holds the sites whose storages wait in host memory, None all.
+    """The segment at a place of the tape. `offload` holds the sites whose storages wait in host memory, None all;
+    `grads` says how weights' gradients are made.
 
     Remembered: plans that differ in placement, schedule or owners ask for the same segments.
     """
-    segment, rows = tape.segments[n], segment_rows(tape, n, shards, savers)
+    segment = tape.segments[n]
+    rows = saved_rows(segment, shards, savers)
     needed = linear_inputs(segment)
-    forward, backward = _transient(tape, n, shards, savers, rows)
+    forward, backward = _transient(segment, shards, savers, rows, grads)
     return SegmentMemory(
         path=segment.name,
         saved=_sum(rows),
-        offloadable=_sum(leaving(tape, n, shards, savers, rows, offload)),
+        offloadable=_sum(leaving(segment, shards, savers, rows, offload)),
         waiting=sum(r.nbytes for r in rows if r.storage in needed),
         forward=forward,
         backward=backward,
     )
 
 
-def segment_rows(tape: Tape, n: int, shards: Shards, savers: Savers) -> list[Saved]:
-    """What one copy of a segment keeps. A multi-token prediction module runs the head and a loss of its own
-    (DeepSeek-V3, arXiv:2412.19437, section 2.2), whose weights are the main model's."""
-    rows = saved_rows(tape.segments[n], shards, savers)
-    if tape.segments[n].part == "mtp":
-        head = saved_rows(tape.segments[head_of(tape)], shards, savers)
-        rows += [row for row in head if row.site in ("head", "loss")]
-    return rows
+def _transient(
+    segment: Segment, shards: Shards, savers: Savers, rows: list[Saved], grads: WeightGrads
+) -> tuple[int, int]:
+    """What one copy of a segment takes while it runs forward, and backward, beside what is kept [bytes].
+
+    A multi-token prediction module runs a layer and then the head with a loss of its own (DeepSeek-V3,
+    arXiv:2412.19437, eq. 22 to 24): the larger of both counts.
+    """
+    head, how = head_transient(segment, shards, savers), savers.variants
+    gradient = head_gradient(segment, shards, grads)
+    if head is not None and gradient:
+        head = head[0], max(head[1], head_backward(segment, shards, rows, gradient))
+    if head is not None and segment.part != "mtp":
+        return head
+    body = segment.without(ENDS_OF_MTP)
+    bare = saved_rows(segment, shards, Savers(variants=how))
+    back = max(0, layer_backward(body, shards, bare, how, grads) - _sum(rows)) if segment.learns else 0
+    loss = head or (0, 0)
+    return max(layer_forward(body, shards, rows, how), loss[0]), max(back, loss[1])
 
 
 def leaving(
-    tape: Tape, n: int, shards: Shards, savers: Savers, rows: Sequence[Saved], offload: frozenset[str] | None
+    segment: Segment, shards: Shards, savers: Savers, rows: Sequence[Saved], offload: frozenset[str] | None
 ) -> list[Saved]:
     """Those of a segment's `rows` that wait in host memory.
 
@@ -201,7 +220,7 @@ def leaving(
     """
     if not offload:
         return [] if offload is not None else list(rows)
-    elsewhere = kept_among([op for op in tape.segments[n].ops if op.site not in offload], savers)
+    elsewhere = kept_among([op for op in segment.ops if op.site not in offload], savers)
     return [
         row
         for row in rows
@@ -211,21 +230,15 @@ def leaving(
     ]
 
 
-def _transient(tape: Tape, n: int, shards: Shards, savers: Savers, rows: list[Saved]) -> tuple[int, int]:
-    """What one copy of a segment takes while it runs forward, and backward, beside what is kept [bytes]."""
-    segment = tape.segments[n]
-    head = tape.segments[head_of(tape)] if segment.part == "mtp" else segment
-    loss = head_transient(head, shards, savers) or (0, 0)
-    if head is segment and loss != (0, 0):
-        return loss
-    bare = segment_rows(tape, n, shards, Savers(variants=savers.variants))
-    back = max(0, layer_backward(segment, shards, bare) - _sum(rows))
-    return max(layer_forward(segment, shards, rows), loss[0]), max(back, loss[1])
-
-
 def head_of(tape: Tape) -> int:
-    """The place on the tape of the segment with the output head."""
-    return next(n for n, s in enumerate(tape.segments) if any(op.site == "head" for op in s.ops))
+    """The place on the tape of the main model's output head."""
+    return next(
+        n for n, s in enumerate(tape.segments) if s.part == "backbone" and any(op.site == "head" for op in s.ops)
+    )
+
+
+ENDS_OF_MTP = frozenset({"head", "loss"})
+"""Sites of a prediction module that `head_transient` folds."""
 
 
 def linear_inputs(segment: Segment) -> set[object]:

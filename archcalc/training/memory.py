@@ -3,23 +3,28 @@ allocator last."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, segment_memory
+from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, head_of, segment_memory
 from archcalc.training.moments import Moment, described, moment, states
+from archcalc.training.phases import backward_moment, forward_moment, frozen_memory
+from archcalc.training.placement import Chunk
 from archcalc.training.run import Run
-from archcalc.training.schedule import State, most_live
+from archcalc.training.schedule import State, ended_states, most_live
 from archcalc.training.static import Static
+from archcalc.training.weight_grads import carried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankMemory:
     """One pipeline rank at its worst moment [bytes]; `peak` has the allocator's efficiency in.
 
-    `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `state` is what
-    the schedule has alive at the worst moment, None in the optimizer's step.
+    `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `peak_first` the
+    peak of the first iteration, which runs before the optimizer has made its moments and steps with them. `moments` are
+    the worst of each part of the step, in order; the peak is the largest of them. `state` is what the schedule has
+    alive then, None outside the pipeline.
     """
 
     rank: int
@@ -33,51 +38,91 @@ class RankMemory:
     total: int
     running: int
     peak: int
+    peak_first: int
     moment: str
     state: State | None
     chunk_memory: tuple[ChunkMemory, ...]
+    moments: tuple[Moment, ...]
 
 
 def training_memory(run: Run) -> list[RankMemory]:
     """Every pipeline rank at its worst moment."""
     used = {n for rank in run.ranks for chunk in rank.chunks for n, _ in chunk}
-    segments = {n: segment_memory(run.tape, n, run.shards, run.savers, run.offload) for n in used}
+    segments = {n: segment_of(run, n) for n in used}
     return [_rank_memory(run, rank, segments) for rank in range(run.pipeline.pp)]
 
 
+def segment_of(run: Run, n: int) -> SegmentMemory:
+    """One copy of the segment at a place of the tape."""
+    segment = run.tape.segments[n]
+    if segment.part == "vision" and not segment.learns:
+        return frozen_memory(run.tape, n, run.shards)
+    return segment_memory(run.tape, n, run.shards, run.savers, run.offload, run.weight_grads)
+
+
 def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> RankMemory:
-    """The worst moment of one rank: the largest of its pipeline states, or the optimizer's step."""
+    """One rank at the largest of its moments, the first of equals: the phases of a decoupled tower around the
+    pipeline's worst moment, then the optimizer's step."""
     own = run.ranks[rank]
     held = own.static
-    sizes = tuple(
-        chunk_memory(((segments[n], count) for n, count in chunk), held.gathered, run.in_flight) for chunk in own.chunks
-    )
-    reached = states(run.schedule, run.pipeline, rank, offloaded=any(size.offloadable for size in sizes))
-    moments = [moment(state, sizes, own.messages) for state in reached]
-    peak = max(moments, key=lambda m: m.activation + m.transient)
-    state: State | None = reached[moments.index(peak)]
-    text = described(reached[moments.index(peak)], sizes)
+    sizes = tuple(chunk_memory(pieces_of(run, chunk, segments), held.gathered, run.in_flight) for chunk in own.chunks)
+    running, offloaded = _pipeline(run, rank, sizes)
+    moments = [running, Moment(0, 0, held.step, "optimizer step", "optimizer step")]
+    if run.tower is not None:
+        outputs = 0 if own.entry is None else run.entering * run.tower.outputs
+        moments.insert(0, forward_moment(run.tower, run.shards, held.gathered, outputs))
+        moments.insert(2, backward_moment(run.tower, run.shards, run.savers, held.gathered, outputs))
+    peak = max(moments, key=lambda m: m.total)
     resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached
-    running = resting + peak.activation + peak.transient
-    if held.step > peak.activation + peak.transient:
-        peak, text, state = Moment(0, 0, held.step), "optimizer step", None
-    total = resting + peak.activation + peak.transient
+    total = resting + peak.total
     return RankMemory(
         rank=rank,
         static=held,
         live_chunks=most_live(run.schedule, run.pipeline, rank),
         activation=peak.activation,
-        offloaded=max(m.offloaded for m in moments),
+        offloaded=offloaded,
         transient=peak.transient,
         fixed=run.fixed,
         cached=own.cached,
         total=total,
-        running=running,
+        running=resting + running.total,
         peak=run.fragmented(total),
-        moment=text,
-        state=state,
+        peak_first=run.fragmented(resting + max(*(m.total - held.late for m in moments[:-1]), held.step)),
+        moment=peak.text,
+        state=peak.state,
         chunk_memory=sizes,
+        moments=tuple(moments),
     )
+
+
+def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Moment, int]:
+    """The worst moment of a rank's forwards and backwards, and the most that they have in host memory [bytes]."""
+    own = run.ranks[rank]
+    offloads = any(size.offloadable for size in sizes)
+    reached = [(state, 0) for state in states(run.schedule, run.pipeline, rank, offloaded=offloads)]
+    outputs = 0
+    if run.tower is not None and own.entry is not None:  # gradients grow as chunks are freed: any state may be worst
+        reached, outputs = list(ended_states(run.schedule, run.pipeline, rank, own.entry)), run.tower.outputs
+    moments = []
+    for state, ended in reached:
+        now = moment(state, sizes, own.messages)
+        entered = (run.entering + ended) * outputs
+        moments.append(now._replace(activation=now.activation + entered) if entered else now)
+    n = max(range(len(moments)), key=lambda i: moments[i].total)
+    text = described(reached[n][0], sizes)
+    if outputs:
+        text += f"; vision outputs of {run.entering} micro-batches, gradients of {reached[n][1]}"
+    return moments[n]._replace(text=text, phase="pipeline", state=reached[n][0]), max(m.offloaded for m in moments)
+
+
+def pieces_of(run: Run, chunk: Chunk, segments: Mapping[int, SegmentMemory]) -> Iterator[tuple[SegmentMemory, int]]:
+    """The segments of a chunk; where it has both ends of a shared weight, the head's gradient waits in all the others
+    for the embedding's."""
+    waits = carried(run.tape, (n for n, _ in chunk), run.shards, run.weight_grads)
+    head = head_of(run.tape) if waits else None
+    for n, count in chunk:
+        piece = segments[n]
+        yield (piece if n == head else piece._replace(backward=piece.backward + waits)), count
 
 
 def one_layer_extra(run: Run, factor: float) -> int:

@@ -9,11 +9,20 @@ from archcalc.training.schedule import Pipeline, Schedule, State, all_states, li
 
 
 class Moment(NamedTuple):
-    """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]."""
+    """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]; `text` says in words
+    which moment it is, where it is known, `phase` to what part of the step it belongs."""
 
     activation: int
     offloaded: int
     transient: int
+    text: str = ""
+    phase: str = ""
+    state: State | None = None
+
+    @property
+    def total(self) -> int:
+        """All of it that is on the device [bytes]."""
+        return self.activation + self.transient
 
 
 def states(schedule: Schedule, pipeline: Pipeline, rank: int, *, offloaded: bool) -> tuple[State, ...]:

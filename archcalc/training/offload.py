@@ -6,17 +6,23 @@ from typing import Any
 
 from archcalc.errors import InputError
 from archcalc.hardware import Hardware
-from archcalc.tape import value
+from archcalc.tape import Segment, value
 from archcalc.training.chunk import segment_memory
 from archcalc.training.memory import RankMemory
 from archcalc.training.run import Run
+
+
+def step_flops(segment: Segment) -> int:
+    """Forward and backward of one copy of a segment, on whole tensors [FLOPs]."""
+    return sum(value(op.flops) * (1 + op.backward_factor) for op in segment.ops)
 
 
 def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, Any]]:
     """Rows of the offload table for a rank; empty where nothing is offloaded.
 
     What a layer stores is copied out while the next `offload_in_flight` layers compute forward, and back while as many
-    compute backward, which takes twice as long: so the forward decides. Compute time is FLOPs (backward twice) at
+    compute backward, which takes twice as long: so the forward decides. Compute time is FLOPs (backward twice, less
+    where weights are frozen) at
     `memory.compute_utilization` of the dense bf16 peak.
 
     Raises:
@@ -25,7 +31,7 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
     if run.offload == frozenset():
         return []
     flops, size = max(
-        (3 * sum(count * value(op.flops) for n, count in chunk for op in run.tape.segments[n].ops), memory.offloadable)
+        (sum(count * step_flops(run.tape.segments[n]) for n, count in chunk), memory.offloadable)
         for chunk, memory in zip(run.ranks[r.rank].chunks, r.chunk_memory, strict=True)
     )
     left, layer = max(

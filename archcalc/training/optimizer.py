@@ -21,6 +21,7 @@ class Optimizer(NamedTuple):
         low_precision_grads: whether it takes bf16 gradients as they are; others copy their shard to fp32
             before the step.
         whole_matrices: the optimizer needs each matrix whole, so sharding hands out matrices, not slices.
+        late_master: the master is made in the first step too, with the moments; else before it.
     """
 
     master: int
@@ -29,12 +30,18 @@ class Optimizer(NamedTuple):
     step: int = 0
     low_precision_grads: bool = False
     whole_matrices: bool = False
+    late_master: bool = False
 
     def state_bytes(self, w: Weight) -> int:
         """States of one parameter of a weight [bytes]."""
-        return self.master + (
-            self.moments if self.matrix_moments is None or not orthogonalized(w) else self.matrix_moments
-        )
+        return self.master + self._moment_bytes(w)
+
+    def late_bytes(self, w: Weight) -> int:
+        """What the first step makes of them [bytes]: moments, and a master that the optimizer itself holds."""
+        return self._moment_bytes(w) + (self.master if self.late_master else 0)
+
+    def _moment_bytes(self, w: Weight) -> int:
+        return self.moments if self.matrix_moments is None or not orthogonalized(w) else self.matrix_moments
 
 
 def orthogonalized(w: Weight) -> bool:
@@ -48,8 +55,8 @@ def orthogonalized(w: Weight) -> bool:
 OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": Optimizer(master=4, moments=8),
     "adamw-bf16-moments": Optimizer(master=4, moments=4, low_precision_grads=True),
-    "adamw-param-remainders": Optimizer(master=2, moments=8, low_precision_grads=True),
-    "adamw-precision-aware": Optimizer(master=2, moments=4, step=8, low_precision_grads=True),
+    "adamw-param-remainders": Optimizer(master=2, moments=8, low_precision_grads=True, late_master=True),
+    "adamw-precision-aware": Optimizer(master=2, moments=4, step=8, low_precision_grads=True, late_master=True),
     "adam-8bit": Optimizer(master=4, moments=2),
     "muon": Optimizer(master=4, moments=8, matrix_moments=4, whole_matrices=True),
     "muon-bf16-momentum": Optimizer(master=4, moments=4, matrix_moments=2, whole_matrices=True),
@@ -62,7 +69,10 @@ group to fp32 while it steps (TransformerEngine pytorch/optimizers/fused_adam.py
 --use-precision-aware-optimizer with its default store_param_remainders); these three take bf16 gradients as
 they are, the others get an fp32 copy of their shard before the step (Megatron-LM
 core/optimizer/distrib_optimizer.py, _copy_model_grads_to_main_grads); muon: master and momentum, AdamW for
-embedding, head, norms and biases; sgd: with momentum."""
+embedding, head, norms and biases; sgd: with momentum. Moments are made when the first step asks for them (torch
+optim/adamw.py, _init_group; TransformerEngine FusedAdam.step, initialize_state). The fp32 master is there before it
+(Megatron-LM core/optimizer/distrib_optimizer.py, _build_model_and_main_param_groups) unless FusedAdam holds it, as with
+the remainders: then it makes that too."""
 
 
 def optimizer(name: str) -> Optimizer:

@@ -130,7 +130,7 @@ def held_weights(tape: Tape, held: Sequence[Chunk], *, decoupled: bool) -> Held:
     for n, count in counts.items():
         for op in tape.segments[n].ops:
             for w in op.weights:
-                found[id(w)] = (w, count)
+                found[id(w)] = (w, count if w.indices else 1)
     if any(tape.segments[n].part == "mtp" for n in counts):
         shared = (w for s in tape.segments for op in s.ops for w in op.weights if w.of_vocabulary)
         for w in shared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 from math import lcm
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
@@ -13,6 +13,8 @@ from archcalc.errors import FieldError, InputError
 from archcalc.section import Section, Size
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.optimizer import optimizer
+from archcalc.training.parts import Train
+from archcalc.training.pictures import Count, Images, Pictures, Videos
 from archcalc.training.savers import Lever, levers
 from archcalc.training.schedule import Pipeline, get_schedule
 from archcalc.units import parse_memory
@@ -85,11 +87,36 @@ class ScheduleSection(Section):
 
 class Batch(Section):
     """Tokens of a step: `global_tokens` over all devices, `micro_batch` sequences of `seq` tokens at a
-    time."""
+    time.
+
+    `seq` is the whole sequence: the tokens of its images and videos are among them.
+    """
 
     seq: Size
     micro_batch: Size
     global_tokens: Size
+    images: Images = None
+    videos: Videos = None
+
+    @property
+    def pictures(self) -> tuple[tuple[str, Pictures], ...]:
+        """Images, then videos, each with the key that it stands under."""
+        both: tuple[tuple[str, Any], ...] = (("images", self.images), ("videos", self.videos))
+        return tuple(
+            (key, each)
+            for key, given in both
+            for each in (given if isinstance(given, list) else [given])
+            if each is not None
+        )
+
+    @model_validator(mode="after")
+    def _pictures_fit(self) -> Self:
+        tokens = sum(each.tokens_per_sequence or 0 for _, each in self.pictures)
+        if tokens > self.seq:
+            keys = dict.fromkeys(key for key, each in self.pictures if each.tokens_per_sequence)
+            message = f"{tokens} vision tokens do not fit into sequences of {self.seq}: seq counts text and vision"
+            raise FieldError(message, *keys, "seq")
+        return self
 
 
 class Precision(Section):
@@ -111,13 +138,22 @@ class Precision(Section):
         return ITEM_BYTES[DTYPES[self.params]], ITEM_BYTES[DTYPES[self.grads]]
 
 
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Activations(Section):
     """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
-    TransformerEngine's with fused ones, plain code with eager ones. `offload_in_flight` is how many layers' copies to
-    or from the host are in hand beside the layer that runs."""
+    TransformerEngine's with fused ones, plain code with eager ones.
+
+    `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
+    it in GPT-2's kin alone. `core: unfused` writes attention's scores out, in 16 bit under fused kernels.
+    `offload_in_flight` is how many layers' copies to or from the host are in hand beside the layer that runs.
+    """
 
     kernels: Literal["fused", "eager"]
     core: Literal["flash", "unfused"] = "flash"
+    hidden_dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
     router_probs: Literal["act", "out"]
     recompute: list[Text]
     fp8: list[Text]
@@ -154,28 +190,39 @@ class Activations(Section):
             recompute=self.recompute,
             fp8=self.fp8,
             offload=self.offload,
+            hidden_dropout=self.hidden_dropout,
+            attention_dropout=self.attention_dropout,
         )
 
 
 class Vision(Section):
-    """Where a vision tower runs: `decoupled` (replicated on every device, in a phase of its own) or in the
-    `first-stage`."""
+    """Where a vision tower runs: `decoupled` (replicated on every device, in phases of its own, `micro_batch` images or
+    chunks of video frames at a time), in the `first-stage` of the pipeline, or there and `frozen`: without gradients,
+    its projector alone being trained."""
 
-    process: Literal["decoupled", "first-stage"]
+    process: Literal["decoupled", "first-stage", "frozen"]
+    micro_batch: Count = 1
 
     @property
     def decoupled(self) -> bool:
         """Whether it stands on every device, outside the pipeline."""
         return self.process == "decoupled"
 
+    @property
+    def frozen(self) -> bool:
+        """Whether it is not trained."""
+        return self.process == "frozen"
+
 
 class Memory(Section):
     """What no formula gives: context, communicators and workspaces [a size], and the share of memory that
-    fragments leave."""
+    fragments leave; and how weights' gradients reach their buffer: `gradient_accumulation_fusion` adds products
+    into it, `placeholder_grads` caches what autograd is handed instead."""
 
     fixed: Text
     allocator_efficiency: Annotated[float, Field(gt=0, le=1)]
     placeholder_grads: bool = True
+    gradient_accumulation_fusion: bool = True
     compute_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
 
     @field_validator("fixed")
@@ -207,10 +254,16 @@ class Plan(Section):
     schedule: ScheduleSection
     batch: Batch
     precision: Precision
+    train: Train = Field(default_factory=Train)
     activations: Activations
     vision: Vision
     memory: Memory
     assumed: list[Text] = Field(default_factory=list)
+
+    def trained(self, *, vision: bool) -> Train:
+        """How each part is trained, of a model with a `vision` tower or without."""
+        frozen = vision and self.vision.frozen
+        return self.train.model_copy(update={"vision": "frozen"}) if frozen else self.train
 
     @property
     def micro_batches(self) -> int:
@@ -251,6 +304,13 @@ class Plan(Section):
                 " DotProductAttention refuses it",
                 ("activations", "core"),
                 ("parallel", "cp"),
+            )
+        if self.vision.frozen and "vision" in self.train.model_fields_set and self.train.vision != "frozen":
+            raise FieldError(
+                f"vision.process frozen, and train.vision {self.train.vision}",
+                ("train", "vision"),
+                ("vision", "process"),
+                hint="name one of them",
             )
         overlapped = self.schedule.extra_warmup and self.parallel.ep > 1
         for name in ("moe", "full"):

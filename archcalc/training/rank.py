@@ -20,13 +20,17 @@ class Rank:
 
     Attributes:
         chunks: what it runs, by virtual stage.
+        entry: the chunk that is the first stage, or None.
         static: weights, gradients and optimizer states.
         cached: what fused kernels keep for the whole run: placeholder gradients, and the gathered input of a
-            sequence-parallel head (Megatron-LM core/utils.py, GlobalMemoryBuffer) [bytes].
+            sequence-parallel head (Megatron-LM core/tensor_parallel/layers.py,
+            LinearWithGradAccumulationAndAsyncCommunication, takes it from core/utils.py, GlobalMemoryBuffer, in
+            forward and backward, whatever gradients are cached) [bytes].
         messages: between stages, beside a forward and beside a backward [bytes].
     """
 
     chunks: tuple[Chunk, ...]
+    entry: int | None
     static: Static
     cached: int
     messages: tuple[int, int]
@@ -41,6 +45,7 @@ def ranks_of(
     return tuple(
         Rank(
             chunks=held,
+            entry=_entry(schedule, plan.pipeline, rank),
             static=known[held][0],
             cached=known[held][1],
             messages=messages(schedule, plan.pipeline, rank, message),
@@ -49,16 +54,27 @@ def ranks_of(
     )
 
 
+def _entry(schedule: Schedule, pipeline: Pipeline, rank: int) -> int | None:
+    stages = schedule.held(pipeline.pp, pipeline.vpp, rank)
+    return stages.index(0) if 0 in stages else None
+
+
 def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) -> tuple[Static, int]:
     """Static bytes of these chunks, and what kernels cache for them [bytes]."""
     p, items = plan.parallel, plan.precision.item_bytes
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
     fixed = static(weights, shards, owners, items, plan.precision.optimizer)
-    if plan.activations.kernels != "fused" or not plan.memory.placeholder_grads:
+    if plan.activations.kernels != "fused":
         return fixed, 0
-    gathered = sum(gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk)
-    return fixed, items[0] * placeholders(tape, weights, shards) + gathered
+    gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
+    cached = items[0] * placeholders(tape, weights, shards) if _caches(plan) else 0
+    return fixed, cached + gathered
+
+
+def _caches(plan: Plan) -> bool:
+    """Whether placeholder gradients are cached: only where products are added into the buffer itself."""
+    return plan.memory.placeholder_grads and plan.memory.gradient_accumulation_fusion
 
 
 def messages(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> tuple[int, int]:

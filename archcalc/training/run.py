@@ -8,12 +8,16 @@ from typing import Self
 
 from archcalc.calc.activations import Savers
 from archcalc.calc.sharding import Shards
+from archcalc.files.storage import Storage
 from archcalc.tape import Tape
+from archcalc.training.parts import trained_tape
+from archcalc.training.phases import TowerLoad
 from archcalc.training.placement import check_model, chunks
 from archcalc.training.plan import Plan
 from archcalc.training.rank import Rank, ranks_of
 from archcalc.training.savers import Lever, without
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
+from archcalc.training.weight_grads import WeightGrads
 
 VOCAB_DIVISIBLE_BY = 128
 """Megatron-LM pads the vocabulary to a multiple of this times tp (--make-vocab-size-divisible-by, training/tokenizer);
@@ -25,15 +29,17 @@ class Run:
     """A plan on a model: mesh, savers, order and placement.
 
     Attributes:
-        tape: of one micro-batch.
+        tape: of one micro-batch, with gradients where the plan trains something.
         tokens: of one micro-batch on one device, before sequence parallelism.
         shards: the mesh of one stage, with the routing imbalance.
         levers: from no savers to the plan's, one at a time; the last is in use.
         in_flight: layers whose copies to and from the host are in hand beside the one that runs.
         schedule, pipeline: the order of forwards and backwards, and what it is laid out for.
         ranks: the pipeline's, in order.
+        tower: what a decoupled vision tower has to do, where a sequence has pictures.
         devices: of one stage in one model replica.
         item_bytes: of a parameter and of its gradient [bytes].
+        weight_grads: how weights' gradients reach the accumulation buffer.
         fixed: what no formula gives [bytes].
         efficiency: share of the memory that the allocator can use.
         utilization: share of the peak FLOP/s that computes.
@@ -47,8 +53,10 @@ class Run:
     schedule: Schedule
     pipeline: Pipeline
     ranks: tuple[Rank, ...]
+    tower: TowerLoad | None
     devices: int
     item_bytes: tuple[int, int]
+    weight_grads: WeightGrads
     fixed: int
     efficiency: Fraction
     utilization: float
@@ -62,6 +70,11 @@ class Run:
     def offload(self) -> frozenset[str] | None:
         """Sites whose storages wait in host memory; None for all."""
         return self.levers[-1].offload
+
+    @property
+    def entering(self) -> int:
+        """Micro-batches that pass a device of the first stage in a step."""
+        return self.pipeline.micro_batches // self.schedule.copies
 
     def routed(self, imbalance: Fraction) -> Self:
         """The same run under another imbalance of its router."""
@@ -80,16 +93,19 @@ class Run:
         return -(-total * self.efficiency.denominator // self.efficiency.numerator)
 
 
-def compiled(tape: Tape, plan: Plan) -> Run:
+def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: TowerLoad | None = None) -> Run:
     """A plan for a model.
 
     Args:
         tape: of one of its micro-batches.
+        storage: how the model's release stores its weights, which a quantized base keeps.
+        tower: what a decoupled vision tower has to do, where a sequence has pictures.
 
     Raises:
         InputError: where model and plan don't fit each other.
     """
     shards, schedule = mesh_of(plan), get_schedule(plan.schedule.kind)
+    tape = trained_tape(tape, plan.trained(vision=any(s.part == "vision" for s in tape.segments)), storage)
     check_model(tape, shards)
     placed = chunks(tape, schedule, plan.pipeline, plan.parallel.layout, decoupled=plan.vision.decoupled)
     return Run(
@@ -101,12 +117,23 @@ def compiled(tape: Tape, plan: Plan) -> Run:
         schedule=schedule,
         pipeline=plan.pipeline,
         ranks=ranks_of(tape, plan, schedule, placed, shards),
+        tower=tower,
         devices=plan.parallel.replica // plan.parallel.pp,
         item_bytes=plan.precision.item_bytes,
+        weight_grads=weight_grads_of(plan),
         fixed=plan.memory.fixed_bytes,
         efficiency=plan.memory.efficiency,
         utilization=plan.memory.compute_utilization,
     )
+
+
+def weight_grads_of(plan: Plan) -> WeightGrads:
+    """How a plan's weights' gradients reach the accumulation buffer."""
+    item, _ = plan.precision.item_bytes
+    if not plan.memory.gradient_accumulation_fusion:
+        return WeightGrads(item, "made")
+    blank = plan.activations.kernels == "fused" and not plan.memory.placeholder_grads
+    return WeightGrads(item, "blank" if blank else "fused")
 
 
 def mesh_of(plan: Plan) -> Shards:

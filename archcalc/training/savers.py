@@ -99,9 +99,13 @@ def levers(
     recompute: Sequence[str],
     fp8: Sequence[str],
     offload: str | Sequence[str],
+    hidden_dropout: float = 0.0,
+    attention_dropout: float = 0.0,
 ) -> tuple[Lever, ...]:
     """From no savers to all that a plan names, one at a time. Raises InputError for a name there is not."""
     ways = {kernels, core, f"probs_{router_probs}", f"loss_{cross_entropy}"}
+    ways |= {"hidden_dropout"} if hidden_dropout else set()
+    ways |= {"attention_dropout" if attention_dropout else "attention_undropped"}
     variants: frozenset[Variant] = frozenset(v for v in get_args(Variant) if v in ways)
     found = [Lever("none", "", Savers(variants=variants))]
     for name in recompute:
@@ -141,10 +145,21 @@ def savers(
     cross_entropy: str,
     recompute: Sequence[str] = (),
     fp8: Sequence[str] = (),
+    hidden_dropout: float = 0.0,
+    attention_dropout: float = 0.0,
 ) -> Savers:
     """The savers of these names, all in use. Raises InputError for a name there is not."""
-    ways = {"kernels": kernels, "core": core, "router_probs": router_probs, "cross_entropy": cross_entropy}
-    return levers(**ways, recompute=recompute, fp8=fp8, offload="none")[-1].savers
+    return levers(
+        kernels=kernels,
+        core=core,
+        router_probs=router_probs,
+        cross_entropy=cross_entropy,
+        recompute=recompute,
+        fp8=fp8,
+        offload="none",
+        hidden_dropout=hidden_dropout,
+        attention_dropout=attention_dropout,
+    )[-1].savers
 
 
 def offload_sites(names: str | Sequence[str]) -> frozenset[str] | None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from archcalc.calc.activations import Saved, Savers
-from archcalc.calc.liveness import backward_alive, forward_alive
-from archcalc.training.chunk import (
-    At,
-    SegmentMemory,
-    head_of,
-    layers_of,
-    leaving,
-    linear_inputs,
-    segment_memory,
-    segment_rows,
-)
-from archcalc.training.memory import RankMemory
+from archcalc.calc.activations import Saved, Savers, saved_rows
+from archcalc.training.chunk import ENDS_OF_MTP, At, SegmentMemory, layers_of, leaving, linear_inputs
+from archcalc.training.memory import RankMemory, pieces_of, segment_of
 from archcalc.training.run import Run
-from archcalc.training.transient import head_transient, ring_buffers, routed_copies
+from archcalc.training.transient import (
+    head_backward,
+    head_transient,
+    ring_buffers,
+    routed_copies,
+    running_backward,
+    running_forward,
+)
+from archcalc.training.weight_grads import head_gradient
 
 REST = "not told apart"
 """The part that no name stands for."""
@@ -47,9 +45,10 @@ def held_tensors(run: Run, r: RankMemory) -> list[Held]:
     state, near = r.state, _in_hand(run, r)
     for c, (chunk, live, waiting) in enumerate(zip(run.ranks[r.rank].chunks, state.live, state.waiting, strict=True)):
         for n, count in chunk:
-            rows = segment_rows(run.tape, n, run.shards, run.savers)
-            away = leaving(run.tape, n, run.shards, run.savers, rows, run.offload)
-            needed = linear_inputs(run.tape.segments[n])
+            segment = run.tape.segments[n]
+            rows = saved_rows(segment, run.shards, run.savers)
+            away = leaving(segment, run.shards, run.savers, rows, run.offload)
+            needed = linear_inputs(segment)
             there = near.pop((c, n), 0)
             for k, row in enumerate(rows):
                 leaves = row in away
@@ -85,15 +84,14 @@ def _last(found: dict[tuple[int, int], int], chunk: int, pieces: list[Piece], la
 
 def _pieces(run: Run, r: RankMemory, chunk: int) -> list[Piece]:
     """A chunk's segments by their place on the tape, how many copies, and their bytes."""
-    return [
-        (n, count, segment_memory(run.tape, n, run.shards, run.savers, run.offload))
-        for n, count in run.ranks[r.rank].chunks[chunk]
-    ]
+    held = run.ranks[r.rank].chunks[chunk]
+    sizes = pieces_of(run, held, {n: segment_of(run, n) for n, _ in held})
+    return [(n, count, size) for (n, count), (size, _) in zip(held, sizes, strict=True)]
 
 
 def transient_parts(run: Run, r: RankMemory) -> Parts:
     """What a rank's transient bytes are at its worst moment; the parts add up to them."""
-    found: Parts = {"optimizer step": r.static.step}
+    found: Parts = {"optimizer step": r.static.step} if r.moment == "optimizer step" else {}
     if r.state is not None:
         forward = r.state.op.kind == "F"
         found = {} if r.state.op.kind == "W" else _chunk_parts(run, r, r.state.op.chunk, forward=forward)
@@ -123,21 +121,23 @@ def _chunk_parts(run: Run, r: RankMemory, chunk: int, *, forward: bool) -> Parts
     n = next(n for n, _, size in pieces if size == most.segment)
     parts = _forward(run, n) if forward else _backward(run, n)
     beside = taken(most)[0] - (most.segment.forward if forward else most.segment.backward) - gathered
+    waits = 0 if forward else most.segment.backward - segment_of(run, n).backward
     others = "not made yet" if forward else "freed before"
-    return {**parts, "gathered weights": gathered, others: beside, "fetched": taken(most)[1]}
+    return {**parts, "gathered weights": gathered, others: beside, "head's gradient": waits, "fetched": taken(most)[1]}
 
 
 def _forward(run: Run, n: int) -> Parts:
     """Parts of what one copy of a segment takes forward."""
     segment = run.tape.segments[n]
-    loss = _loss(run, n)[0]
+    loss = _loss(run, n)
     if loss and segment.part != "mtp":
-        return {"logits and loss": loss}
-    kept = {row.storage for row in segment_rows(run.tape, n, run.shards, run.savers) if not row.fp8}
-    alive = forward_alive(segment, run.shards, kept)
-    copies = routed_copies(segment, run.shards, kept)
-    if loss > max(alive.total, copies):
-        return {"logits and loss": loss}
+        return {"logits and loss": loss[0]}
+    body = segment.without(ENDS_OF_MTP)
+    kept = {row.storage for row in saved_rows(segment, run.shards, run.savers) if not row.fp8}
+    alive = running_forward(body, run.shards, kept, run.savers.variants)
+    copies = routed_copies(body, run.shards, kept)
+    if loss and loss[0] > max(alive.total, copies):
+        return {"logits and loss": loss[0]}
     if copies > alive.total:
         return {"routed copies": copies}
     return {"results nobody keeps": alive.results, "exchanged": alive.exchanged}
@@ -145,24 +145,32 @@ def _forward(run: Run, n: int) -> Parts:
 
 def _backward(run: Run, n: int) -> Parts:
     """Parts of what one copy of a segment takes backward, beside what it keeps."""
-    segment, loss = run.tape.segments[n], _loss(run, n)
-    if any(loss) and segment.part != "mtp":
+    segment, loss, how = run.tape.segments[n], _loss(run, n), run.savers.variants
+    if loss and segment.part != "mtp":
         return {"logits and loss": loss[1]}
-    kept = sum(row.nbytes for row in segment_rows(run.tape, n, run.shards, run.savers))
-    bare = segment_rows(run.tape, n, run.shards, Savers(variants=run.savers.variants))
-    whole = {row.storage: row.nbytes for row in bare}
-    alive = backward_alive(segment, run.shards, whole)
+    if not segment.learns:
+        return {}
+    body = segment.without(ENDS_OF_MTP)
+    kept = sum(row.nbytes for row in saved_rows(segment, run.shards, run.savers))
+    bare = saved_rows(segment, run.shards, Savers(variants=how))
+    alive = running_backward(body, run.shards, bare, how, run.weight_grads)
     parts = {
         "recomputed": sum(row.nbytes for row in bare) - kept,
         "used up": alive.kept - sum(row.nbytes for row in bare),
         "gradients": alive.gradients,
-        "exchanged": alive.exchanged + ring_buffers(segment, run.shards),
+        "exchanged": alive.exchanged + ring_buffers(body, run.shards),
     }
-    return {"logits and loss": loss[1]} if loss[1] > max(0, sum(parts.values())) else parts
+    return {"logits and loss": loss[1]} if loss and loss[1] > max(0, sum(parts.values())) else parts
 
 
-def _loss(run: Run, n: int) -> tuple[int, int]:
-    """Logits and loss of a segment, or of the head that a prediction module runs, forward and backward [bytes]."""
+def _loss(run: Run, n: int) -> tuple[int, int] | None:
+    """Logits and loss of a segment that has a head, forward and backward [bytes]."""
     segment = run.tape.segments[n]
-    head = run.tape.segments[head_of(run.tape)] if segment.part == "mtp" else segment
-    return head_transient(head, run.shards, run.savers) or (0, 0)
+    head, gradient = (
+        head_transient(segment, run.shards, run.savers),
+        head_gradient(segment, run.shards, run.weight_grads),
+    )
+    if head is None or not gradient:
+        return head
+    rows = saved_rows(segment, run.shards, run.savers)
+    return head[0], max(head[1], head_backward(segment, run.shards, rows, gradient))

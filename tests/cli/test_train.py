@@ -42,7 +42,7 @@ def test_rows_and_quantities_are_those_of_the_interface() -> None:
     assert len(found["rows"]) == 16
     assert all(set(row) >= ROW_KEYS for row in found["rows"])
     totals = {f"train.{key}" for key in ROW_KEYS - {"path"}}
-    named = {"worst_rank", "fits", "params_grads_bytes_unique", "params_grads_bytes_resident"}
+    named = {"peak_first_bytes", "worst_rank", "fits", "params_grads_bytes_unique", "params_grads_bytes_resident"}
     assert set(found["quantities"]) == totals | {f"train.{name}" for name in named}
     assert set(found["tables"]) == {"terms", "ledger", "imbalance", "offload"}
 
@@ -174,7 +174,7 @@ def test_tensors_say_what_they_are_and_how_many() -> None:
 def test_the_head_that_a_prediction_module_runs_is_told_from_the_models_own() -> None:
     found = document("train", "deepseek-v3", *DEEPSEEK_PLAN, "--explain", "activations", "--rank", "15")
     logits = {row["path"]: row["bytes_each"] for row in found["rows"] if row["shape"][1:] == [129_280]}
-    assert logits == dict.fromkeys(("loss", "loss, run by model.layers.61"), 4096 * 129_280 * 4)
+    assert logits == dict.fromkeys(("loss", "model.layers.61.loss"), 4096 * 129_280 * 4)
 
 
 def test_what_is_in_host_memory_is_listed_apart() -> None:
@@ -239,11 +239,11 @@ def test_it_starts_quickly_and_without_heavy_libraries() -> None:
     assert best < 1.0  # half a second on an idle machine; twice that for noise
 
 
-def test_unfused_attention_says_what_is_not_in() -> None:
-    warning = "warning: the gradients of the scores of unfused attention are not in the transient memory."
-    unfused = run(*BASE, "--set", "activations.core=unfused")
-    assert unfused.code == 0
-    assert warning in unfused.out + unfused.err
-    plain = run(*BASE)
-    assert warning not in plain.out + plain.err
-    assert "activations.core = flash (default)" in plain.out
+def test_dropout_that_a_plan_leaves_out_is_named_with_megatrons_own_default() -> None:
+    """0.1 for both (Megatron-LM, training/arguments.py, --hidden-dropout and --attention-dropout)."""
+    plain = run(*BASE).out
+    assert "activations.core = flash (default)" in plain
+    assert "activations.hidden_dropout = 0.0 (default; Megatron-LM's own is 0.1)" in plain
+    said = run(*BASE, "--set", "activations.hidden_dropout=0.1").out
+    assert "activations.hidden_dropout = " not in said
+    assert "activations.attention_dropout = 0.0 (default; Megatron-LM's own is 0.1)" in said

@@ -181,6 +181,16 @@ def test_cached_placeholders_are_one_of_each_weight_shape() -> None:
     assert ranks("kimi-k2", "activations.kernels=eager")[1].cached == 0
 
 
+def test_the_heads_gathered_input_stays_whatever_placeholders_are_cached() -> None:
+    """Rank 15 holds the head, whose input is T x 7168 in bf16 with the rows of all devices: Megatron-LM's global
+    buffer, no placeholder."""
+    sp = ("parallel.tp=2", "parallel.sp=true", "parallel.world=512", "activations.recompute=[]", "activations.fp8=[]")
+    last = ranks("kimi-k2", *sp, "memory.placeholder_grads=false")[15]
+    assert last.cached == 2 * T * 7168
+    assert ranks("kimi-k2", *sp, "memory.placeholder_grads=false")[14].cached == 0
+    assert ranks("kimi-k2", *sp, "activations.kernels=eager")[15].cached == 0
+
+
 def test_query_key_and_value_are_one_weight_to_the_cache() -> None:
     """Llama 3.1 70B: (64 + 2·8)·128 x 8192 beside o_proj's 8192 x 8192 and gate-and-up, down; no head, no
     embedding."""
@@ -212,3 +222,24 @@ def test_live_states_of_the_test_itself_are_the_schedules() -> None:
     order = get_schedule("interleaved-1f1b").order(k2_plan().pipeline, 1)
     assert max(sum(s.live) for _, s in states_of(order, 2)) == 46
     assert Fraction(46, 1) == ranks("kimi-k2")[1].live_chunks
+
+
+def test_iteration_1_runs_without_the_moments() -> None:
+    """AdamW's moments are 8 of the 12 bytes that it keeps a parameter. With an efficiency of 1 nothing is rounded, and
+    the worst moment of rank 1 is one of the pipeline."""
+    options = ("precision.optimizer=adamw", "memory.allocator_efficiency=1")
+    r = ranks("kimi-k2", *options, "parallel.world=2048", "activations.offload=none")[1]
+    assert r.moment != "optimizer step"
+    assert r.peak - r.peak_first == r.static.late
+    few = ranks("kimi-k2", *options)[1]  # 256 devices: 34 GB of moments, more than what a pipeline keeps under offload
+    assert few.peak_first == few.total - few.activation - few.transient
+    assert abs(r.static.late - Fraction(8, 12) * r.static.optimizer) < 2  # dense and expert shards are rounded apart
+
+
+def test_the_first_step_has_the_moments_that_it_makes() -> None:
+    """FusedAdam that holds the master makes all its states in the step: what the step itself takes stands beside them,
+    with nothing alive of the pipeline."""
+    few = ("parallel.world=256", "batch.global_tokens=8388608", "activations.offload=all")
+    r = ranks("kimi-k2", "precision.optimizer=adamw-precision-aware", "memory.allocator_efficiency=1", *few)[1]
+    assert (r.moment, r.static.late) == ("optimizer step", r.static.optimizer)
+    assert r.peak_first == r.peak == r.total

@@ -81,7 +81,7 @@ INVALID = [
     ("memory.fixed=lots", "lots"),
     ("memory.allocator_efficiency=0", "allocator_efficiency must be greater than 0"),
     ("memory.allocator_efficiency=1.1", "allocator_efficiency must be at most 1"),
-    ("vision.process=third-stage", "process must be `decoupled` or `first-stage`, not third-stage"),
+    ("vision.process=third-stage", "process must be `decoupled`, `first-stage` or `frozen`, not third-stage"),
     ("assumed=[parallel.nosuch]", "assumed names no field of a plan: parallel.nosuch"),
 ]
 

@@ -12,6 +12,7 @@ from archcalc.documents.sweep.figure import Figure, Layer, Limit, Mark, Series, 
 from archcalc.documents.train import run_of
 from archcalc.documents.train_notes import run_padding, set_notes
 from archcalc.documents.train_tables import rank_row
+from archcalc.documents.train_vision import vision_assumed
 from archcalc.errors import InputError
 from archcalc.hardware import Hardware, load_hardware
 from archcalc.training.load import load_plan
@@ -170,7 +171,8 @@ def _figure(found: Sequence[Training], *, notes: Sequence[str] = (), **words: An
 
 
 def _assumed(training: Training) -> list[str]:
-    return [*training.plan.assumed, *training.run(training.plan).tape.assumed]
+    pictures = vision_assumed(training.model.spec, training.plan)
+    return [*training.plan.assumed, *training.run(training.plan).tape.assumed, *pictures]
 
 
 def _of_ranks(training: Training) -> Series:

@@ -37,9 +37,12 @@ class Options:
 
     Attributes:
         kernels: what the elementwise operations and the experts' products keep.
-        core: `flash` keeps q, k, v, out and the log-sum-exp; `unfused` keeps fp32 q, k, v and the whole score
-            matrix; `counted` multiplies no more pairs than a window or an indexer leaves.
+        core: `flash` keeps q, k, v, out and the log-sum-exp; `unfused` keeps the whole score matrix, in 16 bit with
+            fused kernels, else in fp32 with fp32 q, k, v; `counted` multiplies no more pairs than a window or an
+            indexer leaves.
         router_probs: `act` multiplies them into the experts' activation, `out` after down_proj.
+        hidden_dropout, attention_dropout: the chance that an element of a residual branch, or of the embedded tokens,
+            and one of the softmax, is dropped.
         recompute: names out of `RECOMPUTE`.
         fp8: names out of `FP8`.
 
@@ -50,6 +53,8 @@ class Options:
     kernels: KernelName = "fused"
     core: CoreName = "flash"
     router_probs: RouterProbs = "act"
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
     recompute: frozenset[str] = frozenset()
     fp8: frozenset[str] = frozenset()
 

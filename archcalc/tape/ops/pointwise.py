@@ -6,7 +6,7 @@ Legend: T rows (tokens), f ffn, V vocabulary.
 from __future__ import annotations
 
 from archcalc.tape.dims import Dim, Dims
-from archcalc.tape.op import Save
+from archcalc.tape.op import Save, Variant
 from archcalc.tape.recorder import Recorder
 from archcalc.tape.values import NormKind, Role, Storage, Tensor
 
@@ -15,6 +15,8 @@ def in_fp32(x: Tensor) -> Storage:
     """The fp32 copy that eager code makes of a tensor: none where it is fp32 already."""
     return x.storage if x.dtype == "float32" else Storage(x.rows, x.features, "float32")
 
+
+HIDDEN_DROPOUT: tuple[Variant, ...] = ("hidden_dropout",)
 
 SITU_KEEPS = 6
 """fp32 tensors of its width that eager SiTU-GLU keeps."""
@@ -33,8 +35,8 @@ class PointwiseOperations(Recorder):
         unit = Storage(x.rows, x.features, "float32" if zero_centered else self.dtype)
         gain = (Storage((), x.features, "float32"),) if zero_centered else ()
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
-        eager = tuple(Save(s, ("eager",)) for s in (wide, unit, *gain))
-        saves = (Save(x.storage, ("fused",)), Save(rstd), *eager)
+        eager = tuple(Save(s, ("eager",), "weight" if s is unit else "input") for s in (wide, unit, *gain))
+        saves = (Save(x.storage, ("fused",)), Save(rstd, ("fused",)), Save(rstd, ("eager",), "input"), *eager)
         self._emit("rms_norm", name, site, (x,), y, temps=(rstd, wide, unit, *gain), weights=(w,), saves=saves)
         return y
 
@@ -164,11 +166,26 @@ class PointwiseOperations(Recorder):
         self._emit("reorder", name, site, (x,), y, temps=(order,), saves=(Save(order),))
         return y
 
-    def add(self, x: Tensor, y: Tensor, name: str, *, site: str) -> Tensor:
-        """Sum, such as a residual's. Saves nothing; both terms share the gradient of the result."""
+    def add(self, x: Tensor, y: Tensor, name: str, *, site: str, drops: bool = False) -> Tensor:
+        """Sum, such as a residual's. Saves nothing; both terms share the gradient of the result.
+
+        `drops`: hidden dropout may fall on y first (arXiv:1706.03762, section 5.4). Saves its mask, a byte an element,
+        and nothing else (Megatron-LM, core/fusions/fused_bias_dropout.py, `bias_dropout_add_fused_train`; torch,
+        `native_dropout`).
+        """
         out = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
-        self._emit("add", name, site, (x, y), out, sums=True)
+        mask = Storage(x.rows, x.features, "bool")
+        saves = (Save(mask, HIDDEN_DROPOUT),) if drops else ()
+        masks = HIDDEN_DROPOUT if drops else ()
+        temps = (mask,) if drops else ()
+        self._emit("add", name, site, (x, y), out, temps=temps, saves=saves, sums=True, masks=masks)
         return out
+
+    def dropout(self, x: Tensor, name: str, *, site: str) -> None:
+        """Hidden dropout on what was embedded, in place of it. Saves its mask [T·h bytes] (Megatron-LM,
+        core/models/common/embeddings/language_model_embedding.py, `LanguageModelEmbedding.forward`)."""
+        mask = Storage(x.rows, x.features, "bool")
+        self._emit("dropout", name, site, (), None, temps=(mask,), saves=(Save(mask, HIDDEN_DROPOUT),))
 
     def cross_entropy(self, logits: Tensor, name: str) -> None:
         """Token loss over the vocabulary. Saves fp32 log-probabilities [4·T·V bytes] and the targets, eager code the
