@@ -78,7 +78,7 @@ def explained(
             apart = f"in host memory meanwhile: {format_int(sum(row['bytes'] for row in outside))} B"
             tables.append(Table("offloaded", apart, HELD_COLUMNS, _sorted(outside)))
         rest = shown.activation - sum(row["bytes"] for row in rows)
-        rows = _sorted(rows) + ([{"path": REST, "bytes": rest}] if rest else [])
+        rows = _sorted(rows) + ([{"path": _rest(run, shown), "bytes": rest}] if rest else [])
         notes.append("copies: layers times micro-batches alive.")
         columns, total = HELD_COLUMNS, shown.activation
     else:
@@ -96,6 +96,13 @@ def explained(
         tables=tables,
         notes=[*notes, f"result: the sum of {len(rows)} rows, {format_int(total)} B"],
     )
+
+
+def _rest(run: Run, shown: RankMemory) -> str:
+    """What stands among a rank's activations and is no tensor of its chunks."""
+    if run.tower is None:
+        return REST
+    return "vision outputs and their gradients" if shown.state is not None else "kept in the vision tower's phase"
 
 
 def _sorted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
