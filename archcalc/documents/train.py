@@ -232,8 +232,8 @@ def _unlisted(plan: Plan) -> list[str]:
         for key in type(block).model_fields:
             path = f"{section}.{key}"
             if key not in block.model_fields_set and path not in plan.assumed and key != "group":
-                value = plan.activations.loss if key == "cross_entropy" else getattr(block, key)
-                left.append(f"{path} = {value} (default)")
+                resolved = {"cross_entropy": plan.activations.loss, "extra_warmup": plan.schedule.longer_by}
+                left.append(f"{path} = {resolved.get(key, getattr(block, key))} (default)")
     return left
 
 
