@@ -342,6 +342,8 @@ PIPELINED: dict[str, Any] = {
         "recompute": ["layernorm", "moe_down_proj"],
         "fp8": ["swiglu_input"],
         "offload": "all",
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
         "moe_imbalance": 1.0,
         "cross_entropy": "fused",
     },

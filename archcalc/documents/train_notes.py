@@ -111,7 +111,8 @@ def unlisted(plan: Plan) -> list[str]:
         for key in type(block).model_fields:
             path = f"{section}.{key}"
             if key not in block.model_fields_set and path not in plan.assumed and key != "group":
-                value = plan.activations.loss if key == "cross_entropy" else getattr(block, key)
+                resolved = {"cross_entropy": plan.activations.loss, "extra_warmup": plan.schedule.longer_by}
+                value = resolved.get(key, getattr(block, key))
                 left.append(f"{path} = {value} (default{ELSEWHERE.get(path, '')})")
     return left
 

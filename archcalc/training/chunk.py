@@ -85,11 +85,11 @@ class ChunkMemory:
         return self.saved - self.offloadable
 
 
-class _At(NamedTuple):
+class At(NamedTuple):
     """A chunk while one of its layers runs: layers before it that offload something, and what is on the device beside
     all that never leaves [bytes]."""
 
-    path: str
+    segment: SegmentMemory
     before: int
     forward: int
     backward: int
@@ -112,11 +112,11 @@ def chunk_memory(pieces: Iterable[tuple[SegmentMemory, int]], gathered: int = 0,
 @lru_cache(maxsize=4096)
 def _folded(held: tuple[tuple[SegmentMemory, int], ...], gathered: int, in_flight: int) -> ChunkMemory:
     """The same, remembered: ranks hold equal chunks."""
-    found, window = _layers(held, gathered, in_flight)
+    found, window = layers_of(held, gathered, in_flight)
     in_hand = sum(window)
-    forward = max([(in_hand, ""), *((at.forward, at.path) for at in found)])
-    backward = max([(in_hand, ""), *((at.backward, at.path) for at in found)])
-    split = max([(in_hand, ""), *((at.input_gradient, at.path) for at in found)])
+    forward = max([(in_hand, ""), *((at.forward, at.segment.path) for at in found)])
+    backward = max([(in_hand, ""), *((at.backward, at.segment.path) for at in found)])
+    split = max([(in_hand, ""), *((at.input_gradient, at.segment.path) for at in found)])
     return ChunkMemory(
         saved=sum(count * segment.saved for segment, count in held),
         offloadable=sum(count * segment.offloadable for segment, count in held),
@@ -140,12 +140,12 @@ def _folded(held: tuple[tuple[SegmentMemory, int], ...], gathered: int, in_fligh
     )
 
 
-def _layers(held: Sequence[tuple[SegmentMemory, int]], gathered: int, in_flight: int) -> tuple[list[_At], list[int]]:
+def layers_of(held: Sequence[tuple[SegmentMemory, int]], gathered: int, in_flight: int) -> tuple[list[At], list[int]]:
     """A chunk at each of its layers that may be its worst: of a run of equal ones the first, as long as copies of
     others are in flight, and the last. And the offloadable bytes by layer that are there at its end."""
     kept = sum(count * (segment.saved - segment.offloadable) for segment, count in held)
     waiting = sum(count * segment.waiting for segment, count in held)
-    found: list[_At] = []
+    found: list[At] = []
     window: deque[int] = deque()
     before = there = 0
     for segment, count in held:
@@ -160,7 +160,7 @@ def _layers(held: Sequence[tuple[SegmentMemory, int]], gathered: int, in_flight:
             base = there + gathered - (kept - (n + 1) * own)
             back = base + segment.backward
             split = back + waiting - (n + 1) * segment.waiting
-            found.append(_At(segment.path, before + leaves * n, base + segment.forward, back, split))
+            found.append(At(segment, before + leaves * n, base + segment.forward, back, split))
         kept -= count * own
         waiting -= count * segment.waiting
         before += leaves * count

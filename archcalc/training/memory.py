@@ -12,7 +12,7 @@ from archcalc.training.moments import Moment, described, moment, states
 from archcalc.training.phases import backward_moment, forward_moment, frozen_memory
 from archcalc.training.placement import Chunk
 from archcalc.training.run import Run
-from archcalc.training.schedule import ended_states, most_live
+from archcalc.training.schedule import State, ended_states, most_live
 from archcalc.training.static import Static
 from archcalc.training.weight_grads import carried
 
@@ -24,7 +24,7 @@ class RankMemory:
     `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `peak_first` the
     peak of the first iteration, which runs before the optimizer has made its moments and steps with them; `resting`
     what is allocated between steps. `moments` are the worst of each part of the step, in order; the peak is the largest
-    of them.
+    of them. `state` is what the schedule has alive then, None outside the pipeline.
     """
 
     rank: int
@@ -42,6 +42,7 @@ class RankMemory:
     peak_first: int
     resting: int
     moment: str
+    state: State | None
     chunk_memory: tuple[ChunkMemory, ...]
     moments: tuple[Moment, ...]
 
@@ -49,11 +50,11 @@ class RankMemory:
 def training_memory(run: Run) -> list[RankMemory]:
     """Every pipeline rank at its worst moment."""
     used = {n for rank in run.ranks for chunk in rank.chunks for n, _ in chunk}
-    segments = {n: _segment(run, n) for n in used}
+    segments = {n: segment_of(run, n) for n in used}
     return [_rank_memory(run, rank, segments) for rank in range(run.pipeline.pp)]
 
 
-def _segment(run: Run, n: int) -> SegmentMemory:
+def segment_of(run: Run, n: int) -> SegmentMemory:
     """One copy of the segment at a place of the tape."""
     segment = run.tape.segments[n]
     if segment.part == "vision" and not segment.learns:
@@ -66,7 +67,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     pipeline's worst moment, then the optimizer's step."""
     own = run.ranks[rank]
     held = own.static
-    sizes = tuple(chunk_memory(_pieces(run, chunk, segments), held.gathered, run.in_flight) for chunk in own.chunks)
+    sizes = tuple(chunk_memory(pieces_of(run, chunk, segments), held.gathered, run.in_flight) for chunk in own.chunks)
     running, offloaded = _pipeline(run, rank, sizes)
     moments = [running, Moment(0, 0, held.step, "optimizer step", "optimizer step")]
     if run.tower is not None:
@@ -92,6 +93,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         peak_first=run.fragmented(resting + max(*(m.total - held.late for m in moments[:-1]), held.step)),
         resting=run.fragmented(resting + own.left + held.copied),
         moment=peak.text,
+        state=peak.state,
         chunk_memory=sizes,
         moments=tuple(moments),
     )
@@ -114,10 +116,10 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     text = described(reached[n][0], sizes)
     if outputs:
         text += f"; vision outputs of {run.entering} micro-batches, gradients of {reached[n][1]}"
-    return moments[n]._replace(text=text, phase="pipeline"), max(m.offloaded for m in moments)
+    return moments[n]._replace(text=text, phase="pipeline", state=reached[n][0]), max(m.offloaded for m in moments)
 
 
-def _pieces(run: Run, chunk: Chunk, segments: Mapping[int, SegmentMemory]) -> Iterator[tuple[SegmentMemory, int]]:
+def pieces_of(run: Run, chunk: Chunk, segments: Mapping[int, SegmentMemory]) -> Iterator[tuple[SegmentMemory, int]]:
     """The segments of a chunk. Where it has both ends of a shared weight, the head's gradient waits in all the others
     for the embedding's.
 

@@ -18,6 +18,7 @@ class Moment(NamedTuple):
     transient: int
     text: str = ""
     phase: str = ""
+    state: State | None = None
 
     @property
     def total(self) -> int:

@@ -91,16 +91,16 @@ def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]
 
 
 def _workspaces(rests: Resting, held: tuple[Chunk, ...]) -> int:
-    """The workspaces of a plan's stack on a rank with these chunks [bytes]. Unfused attention multiplies with
-    torch too (TransformerEngine, attention/dot_product_attention/backends.py, `UnfusedDotProductAttention`)."""
+    """The workspaces of a plan's stack on a rank with these chunks [bytes]. Torch multiplies heads, routers and
+    unfused attention itself (TransformerEngine, attention/dot_product_attention/backends.py,
+    `UnfusedDotProductAttention`)."""
     tape, plan, stack, _ = rests
     if stack is None:
         return 0
     ops = [op for chunk in held for n, _ in chunk for op in tape.segments[n].ops]
     roles = {w.role for op in ops for w in op.weights}
-    own_products = plan.activations.kernels == "eager" or plan.activations.core == "unfused" or "router" in roles
-    own_products |= any(op.site == "head" for op in ops)
-    runs = {"torch"} if own_products else set()
+    plain = plan.activations.kernels == "eager" or plan.activations.core == "unfused"
+    runs = {"torch"} if plain or "router" in roles or any(op.site == "head" for op in ops) else set()
     if plan.activations.kernels == "fused":
         runs |= {"fused", "experts"} if "routed_expert" in roles else {"fused"}
     return stack.workspace_bytes(load_hardware(plan.hardware), frozenset(runs))

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archcalc.documents.train import train_report
 from archcalc.errors import InputError
 from archcalc.training.chunk import SegmentMemory, chunk_memory
 from archcalc.training.load import load_plan
 from archcalc.training.memory import training_memory
 from archcalc.training.moments import described, moment
 from archcalc.training.overlap import overlap
+from archcalc.training.plan import ScheduleSection
 from archcalc.training.schedule import Op, Pipeline, State, get_schedule, live_states, states_of
-from tests.training.plans import k2_plan, ranks, run_of
+from tests.training.plans import k2_plan, ranks, run_of, spec
 from tests.training.replay import last, replayed, side_by_side
 from tests.training.test_in_flight import segments
 
@@ -110,7 +112,7 @@ def test_a_moment_has_both_and_the_rest() -> None:
     """Two more micro-batches of 30 wait; the message counts once."""
     chunk = chunk_memory([(LAYER, 3)])
     state = State(op=Op("B", 0, 0), live=(4,), waiting=(0,), beside=Op("F", 0, 3))
-    assert moment(state, (chunk,), (5, 6)) == (2 * 30 + 40, 0, 7 + 6)
+    assert moment(state, (chunk,), (5, 6))[:3] == (2 * 30 + 40, 0, 7 + 6)
     assert described(state, (chunk,)) == (
         "backward of chunk 0, micro-batch 0 at layer beside the forward of chunk 0, micro-batch 3 at layer;"
         " alive: 4 of chunk 0"
@@ -165,6 +167,12 @@ def test_the_warm_up_is_longer_by_one_unless_a_plan_says_by_how_many() -> None:
     assert longer("schedule.extra_warmup=null") == 0
     assert longer("schedule.extra_warmup=null", "schedule.ep_overlap=true") == 1
     assert longer("schedule.extra_warmup=2", "schedule.ep_overlap=true") == 2
+
+
+def test_the_screen_says_the_warm_up_that_is_left_out() -> None:
+    plan = k2_plan()
+    left_out = plan.model_copy(update={"schedule": ScheduleSection(kind="interleaved-1f1b", ep_overlap=True)})
+    assert "schedule.extra_warmup = 1 (default)" in train_report(spec("kimi-k2"), left_out).assumptions
 
 
 @pytest.mark.parametrize(
