@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, median
 
+from pydantic import ValidationError
+
 from archcalc.documents.train import run_of
+from archcalc.errors import InputError
 from archcalc.training.memory import RankMemory, training_memory
 from tests.support import ROOT
 from tests.training.goldens.rows import Golden
@@ -69,11 +72,16 @@ def split(rows: Iterable[Golden]) -> tuple[list[Predicted], list[tuple[Golden, t
     """Rows that are predicted, and those that are not with the capabilities that are missing."""
     predicted, listed = [], []
     for row in rows:
-        lacks = missing(row)
+        lacks, made = missing(row), Predicted(row)
+        if not lacks:
+            try:
+                _ = made.first
+            except (InputError, ValidationError, KeyError):
+                lacks = ("refused",)
         if lacks:
             listed.append((row, lacks))
         else:
-            predicted.append(Predicted(row))
+            predicted.append(made)
     return predicted, listed
 
 

@@ -20,6 +20,9 @@ MISSING = {
     "deferred_wgrad": "weight gradients of the head that wait (--defer-embedding-wgrad-compute)",
     "repeated": "the golden file repeats another test's, byte for byte: its own option did not reach the run",
     "muon": "Muon in Megatron-LM's layouts",
+    "attention": "attention of another kind",
+    "vocabulary": "the vocabulary: a tokenizer's file that the test does not name the size of",
+    "refused": "a plan or a spec that archcalc refuses",
     "fsdp": "Megatron-LM's own FSDP",
     "world": "the number of GPUs: no recipe names the test, and the distributed optimizer's share depends on it",
     "checkpoint_only": "a run of one step that loads and checks a checkpoint",
@@ -42,7 +45,9 @@ def missing(row: Golden) -> tuple[str, ...]:
         "cuda_graphs": bool(run.get("cuda_graph")),
         "deferred_wgrad": "defer_embedding_wgrad" in name,
         "repeated": "multi_dist_optimizer_instances" in name and row.container == "lts" and row.date < "2026",
-        "muon": run["optimizer"] == "muon",
+        "muon": "muon" in str(run["optimizer"]),
+        "attention": run["attention"] not in ("mha", "gqa", "mla"),
+        "vocabulary": vocabulary(row) == 0,
         "fsdp": bool(run["fsdp"]),
         "world": row.world is None and bool(run["dist_optimizer"]),
         "checkpoint_only": bool(run["finetune"]),
@@ -51,16 +56,16 @@ def missing(row: Golden) -> tuple[str, ...]:
 
 
 def vocabulary(row: Golden) -> int:
-    """Padded to a multiple of --make-vocab-size-divisible-by x TP (Megatron-LM training/tokenizer)."""
+    """Padded to a multiple of --make-vocab-size-divisible-by x TP (Megatron-LM training/tokenizer); 0: not known."""
     multiple = row["vocab_divisible"] * row["tp"]
-    words = row.run.get("vocab") or (256_000 if "15b_8t" in row.test else GPT2_WORDS)
+    words = row.run.get("vocab") or (GPT2_WORDS if row["tokenizer"] == "GPT2BPETokenizer" else 0)
     return -(-words // multiple) * multiple
 
 
 def spec(row: Golden) -> Spec:
     """The model of a row."""
     run = row.run
-    layered, rotary = "LayerNorm" in run["norm"], run["positions"] == "rope"
+    layered, rotary = "LayerNorm" in run["norm"], run["positions"] in ("rope", "yarn")
     moe = _moe_layers(row)
     kinds = [{"attention": "core", "ffn": "moe" if routed else "dense"} for routed in moe]
     backbone: dict[str, Any] = {
