@@ -21,6 +21,7 @@ PLANNED = {
     "gradient_accumulation_fusion": "memory",
     "cross_entropy": "activations",
     "attention_mask": "activations",
+    "rope": "activations",
 }
 """Facts that a plan may say itself, each by the section that has a field of that name."""
 
@@ -59,6 +60,7 @@ class Stack(Section):
         gradient_accumulation_fusion: whether products are added into the gradient's buffer, by default.
         cross_entropy: the loss, by default.
         attention_mask: whether the data loader makes one, by default.
+        rope: whether a kernel rotates, by default.
         vocabulary_multiple: what the vocabulary is padded to a multiple of, times tp, whether tp divides it or not.
         layers: what `layout: auto` means: `auto` is as even as can be; `weighted` counts embedding and head as a layer
             each, and the first stages hold one more.
@@ -73,6 +75,7 @@ class Stack(Section):
     gradient_accumulation_fusion: bool
     cross_entropy: Literal["eager", "fused", "te", "chunked"]
     attention_mask: Literal["none", "loader"]
+    rope: Literal["fused", "unfused"]
     vocabulary_multiple: Size
     layers: Literal["auto", "weighted"]
     workspaces: list[Workspace]
