@@ -71,6 +71,7 @@ def rank_row(r: RankMemory) -> dict[str, Any]:
         "offloaded_bytes": r.offloaded,
         "peak_bytes": r.peak,
         "peak_first_bytes": r.peak_first,
+        "resting_bytes": r.resting,
         "moments_bytes": r.static.late,
         "live_chunks": r.live_chunks,
         "moment": r.moment,
