@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 
-from archcalc.calc.sharding import TP_AXES, Shards, local_bytes
+from archcalc.calc.sharding import TP_AXES, Shards, local_bytes, local_elements
 from archcalc.tape import Op, Segment, Storage
 
 
-def backward_peak(segment: Segment, shards: Shards, kept: Mapping[Storage, int]) -> int:
+def backward_peak(segment: Segment, shards: Shards, kept: Mapping[Storage, int], *, weight_item: int = 0) -> int:
     """The most bytes alive at once while one copy of a segment runs backward [bytes].
 
     Alive are the `kept` tensors (their sizes), each until the first operation of the forward that keeps it
     has run backward, and gradients: that of a storage lives from the last operation that used it to the one
     that made it, in its storage's dtype. A sum hands one gradient on to both its terms; a second contribution
-    is a tensor of its own while it is added.
+    is a tensor of its own while it is added. Gradients of weights, `weight_item` bytes an element, stay from the
+    operation that makes them to the segment's end.
     """
     first: dict[Storage, int] = {}
     maker: dict[Storage, int] = {}
@@ -29,8 +30,12 @@ def backward_peak(segment: Segment, shards: Shards, kept: Mapping[Storage, int])
     grads = _Gradients(shards)
     held = sum(kept.values())
     peak = held
+    made: set[int] = set()
     for i in reversed(range(len(segment.ops))):
         op = segment.ops[i]
+        for w in op.weights if weight_item else ():
+            held += weight_item * local_elements(w, shards) if w.trained and id(w) not in made else 0
+            made.add(id(w))
         peak = max(peak, held + grads.through(op) + backward_exchange(op, shards))
         if op.outputs and maker[op.outputs[0]] == i:
             grads.drop(op.outputs[0])

@@ -200,6 +200,7 @@ def terms(r: RankMemory) -> list[dict[str, Any]]:
             r.cached,
             "a placeholder gradient of each weight shape; the head's gathered input under SP",
         ),
+        *([("not made yet", -r.unmade, "gradients that the step's one backward has still to make")] * (r.unmade > 0)),
         ("fragmentation", r.peak - r.total, "what the allocator can't use: memory.allocator_efficiency"),
     ]
     return [{"path": name, "term": name, "bytes": n, "what": what} for name, n, what in rows]

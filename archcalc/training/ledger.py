@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from math import erf, exp, pi, sqrt
 from typing import Any
 
-from archcalc.tape import value
+from archcalc.calc.activations import Savers
+from archcalc.calc.selective import kept_outputs
+from archcalc.tape import Op, Segment, value
 from archcalc.training.memory import one_layer_extra, training_memory, worst
 from archcalc.training.run import Run
-from archcalc.training.savers import FULL, RECOMPUTE
+from archcalc.training.savers import FULL, RECOMPUTE, Lever
 
 
 def ledger(run: Run) -> list[dict[str, Any]]:
@@ -28,7 +31,7 @@ def ledger(run: Run) -> list[dict[str, Any]]:
                 "activation_bytes": top.activation,
                 "transient_bytes": top.transient,
                 "worst_rank": top.rank,
-                "cost": recompute_cost(run, lever.option) if lever.kind == "recompute" else COSTS[lever.kind],
+                "cost": lever_cost(run, lever),
             }
         )
     return rows
@@ -38,17 +41,41 @@ COSTS = {"none": "", "fp8": "storage only: a cast each way", "offload": "copies 
 """What savers that recompute nothing cost."""
 
 
+def lever_cost(run: Run, lever: Lever) -> str:
+    """What a lever costs, in words."""
+    if lever.kind == "selective":
+        return selective_cost(run, lever.savers)
+    return recompute_cost(run, lever.option) if lever.kind == "recompute" else COSTS[lever.kind]
+
+
 def recompute_cost(run: Run, option: str) -> str:
     """What recomputing costs: the region's share of the forward FLOPs of the rank that pays most."""
+    if option == FULL:
+        return _cost(run, lambda segment: set(segment.ops) if segment.indices else set())
+    return _cost(run, lambda segment: {op for op in segment.ops if op.site in RECOMPUTE[option].sites})
+
+
+def selective_cost(run: Run, savers: Savers) -> str:
+    """The same of layers that keep what some kinds of operations put out."""
+
+    def again(segment: Segment) -> set[Op]:
+        kept = kept_outputs(segment, run.shards, savers.selective or frozenset(), savers.variants)
+        return set(segment.ops) - {each.op for each in kept} if segment.indices else set()
+
+    return _cost(run, again)
+
+
+def _cost(run: Run, again: Callable[[Segment], set[Op]]) -> str:
     spent = whole = 0
     for rank in run.ranks:
         region = forward = 0
         for n, count in (piece for chunk in rank.chunks for piece in chunk):
-            for op in run.tape.segments[n].ops:
+            segment = run.tape.segments[n]
+            recomputed = again(segment)
+            for op in segment.ops:
                 flops = count * value(op.flops)
                 forward += flops
-                layer = bool(run.tape.segments[n].indices)
-                region += flops if (layer if option == FULL else op.site in RECOMPUTE[option].sites) else 0
+                region += flops if op in recomputed else 0
         spent, whole = max((spent, whole), (region, forward))
     return f"{100 * spent / whole:.1f} % more forward FLOPs" if spent else "elementwise work only, no GEMM"
 

@@ -18,7 +18,8 @@ from archcalc.training.static import Static
 class RankMemory:
     """One pipeline rank at its worst moment [bytes]; `peak` has the allocator's efficiency in.
 
-    `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes.
+    `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes. `unmade` of the
+    gradients in `static` isn't there at that moment.
     """
 
     rank: int
@@ -27,6 +28,7 @@ class RankMemory:
     activation: int
     offloaded: int
     transient: int
+    unmade: int
     fixed: int
     cached: int
     total: int
@@ -39,7 +41,8 @@ class RankMemory:
 def training_memory(run: Run) -> list[RankMemory]:
     """Every pipeline rank at its worst moment."""
     used = {n for rank in run.ranks for chunk in rank.chunks for n, _ in chunk}
-    segments = {n: segment_memory(run.tape, n, run.shards, run.savers, run.offload) for n in used}
+    item = run.weight_item
+    segments = {n: segment_memory(run.tape, n, run.shards, run.savers, run.offload, item) for n in used}
     return [_rank_memory(run, rank, segments) for rank in range(run.pipeline.pp)]
 
 
@@ -47,17 +50,20 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     """The worst moment of one rank: the largest of its pipeline states, or the optimizer's step."""
     own = run.ranks[rank]
     held = own.static
-    sizes = tuple(chunk_memory(((segments[n], count) for n, count in chunk), held.gathered) for chunk in own.chunks)
+    sizes = tuple(
+        chunk_memory(((segments[n], count) for n, count in chunk), held.gathered, workings)
+        for chunk, workings in own.pieces()
+    )
     reached = states(run.schedule, run.pipeline, rank, offloaded=any(size.offloadable for size in sizes))
     largest = sorted(range(len(sizes)), key=lambda c: -sizes[c].offloadable)
     moments = [moment(state, sizes, largest, own.messages) for state in reached]
-    peak = max(moments, key=lambda m: m.activation + m.transient)
+    peak = max(moments, key=lambda m: m.activation + m.transient - m.unmade)
     text = described(reached[moments.index(peak)], sizes)
     resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached
-    running = resting + peak.activation + peak.transient
-    if held.step > peak.activation + peak.transient:
+    running = resting + peak.activation + peak.transient - peak.unmade
+    if held.step > peak.activation + peak.transient - peak.unmade:
         peak, text = Moment(0, 0, held.step), "optimizer step"
-    total = resting + peak.activation + peak.transient
+    total = resting + peak.activation + peak.transient - peak.unmade
     return RankMemory(
         rank=rank,
         static=held,
@@ -65,6 +71,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         activation=peak.activation,
         offloaded=max(m.offloaded for m in moments),
         transient=peak.transient,
+        unmade=peak.unmade,
         fixed=run.fixed,
         cached=own.cached,
         total=total,
@@ -82,7 +89,10 @@ def one_layer_extra(run: Run, factor: float) -> int:
     more = [0]
     for n, segment in enumerate(run.tape.segments):
         if any(op.exchange == "send" for op in segment.ops):
-            before, after = (segment_memory(run.tape, n, each.shards, run.savers) for each in (run, worst_case))
+            before, after = (
+                segment_memory(run.tape, n, each.shards, run.savers, weight_item=run.weight_item)
+                for each in (run, worst_case)
+            )
             kept = after.saved - before.saved
             more += [kept + after.forward - before.forward, kept + after.backward - before.backward]
     return max(more)

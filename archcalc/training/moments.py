@@ -13,11 +13,13 @@ prefetched (K2, arXiv:2507.20534, section 2.4, overlaps both copies with compute
 
 
 class Moment(NamedTuple):
-    """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]."""
+    """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]; `unmade` of the
+    gradients in static memory isn't there yet."""
 
     activation: int
     offloaded: int
     transient: int
+    unmade: int = 0
 
 
 def states(schedule: Schedule, pipeline: Pipeline, rank: int, *, offloaded: bool) -> tuple[State, ...]:
@@ -46,7 +48,8 @@ def moment(state: State, sizes: tuple[ChunkMemory, ...], largest: list[int], mes
     running = sizes[state.op.chunk]
     kind = state.op.kind
     transient = running.forward if kind == "F" else 0 if kind == "W" else running.backward
-    return Moment(total - outside + buffered, outside - buffered, max(0, transient) + messages[kind != "F"])
+    unmade = running.forward_unmade if kind == "F" else running.backward_unmade
+    return Moment(total - outside + buffered, outside - buffered, max(0, transient) + messages[kind != "F"], unmade)
 
 
 def _buffered(live: tuple[int, ...], sizes: tuple[ChunkMemory, ...], largest: list[int]) -> int:

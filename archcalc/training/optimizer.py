@@ -21,6 +21,7 @@ class Optimizer(NamedTuple):
         low_precision_grads: whether it takes bf16 gradients as they are; others copy their shard to fp32
             before the step.
         whole_matrices: the optimizer needs each matrix whole, so sharding hands out matrices, not slices.
+        like_params: the moments have the parameter's dtype; `moments` is what they take where that is fp32.
     """
 
     master: int
@@ -29,6 +30,11 @@ class Optimizer(NamedTuple):
     step: int = 0
     low_precision_grads: bool = False
     whole_matrices: bool = False
+    like_params: bool = False
+
+    def beside(self, item: int) -> Optimizer:
+        """The same optimizer for parameters of `item` bytes."""
+        return self._replace(moments=self.moments * item // 4) if self.like_params else self
 
     def state_bytes(self, w: Weight) -> int:
         """States of one parameter of a weight [bytes]."""
@@ -54,6 +60,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "muon": Optimizer(master=4, moments=8, matrix_moments=4, whole_matrices=True),
     "muon-bf16-momentum": Optimizer(master=4, moments=4, matrix_moments=2, whole_matrices=True),
     "sgd": Optimizer(master=4, moments=4),
+    "adamw-no-master": Optimizer(master=0, moments=8, low_precision_grads=True, like_params=True),
 }
 """By name. adamw: fp32 master, m and v (Megatron-LM); bf16-moments: m and v in bf16 (DeepSeek-V3,
 arXiv:2412.19437, section 3.3.3); param-remainders: the master is the bf16 weight plus 16 more bits
@@ -62,7 +69,9 @@ group to fp32 while it steps (TransformerEngine pytorch/optimizers/fused_adam.py
 --use-precision-aware-optimizer with its default store_param_remainders); these three take bf16 gradients as
 they are, the others get an fp32 copy of their shard before the step (Megatron-LM
 core/optimizer/distrib_optimizer.py, _copy_model_grads_to_main_grads); muon: master and momentum, AdamW for
-embedding, head, norms and biases; sgd: with momentum."""
+embedding, head, norms and biases; sgd: with momentum; adamw-no-master: m and v like the parameter itself, which
+is what is stepped, by a fused kernel without temporaries (torch optim/adamw.py, `_init_group`; torchtitan
+keeps fp32 parameters so)."""
 
 
 def optimizer(name: str) -> Optimizer:

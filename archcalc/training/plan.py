@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 from math import lcm
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
@@ -111,9 +111,26 @@ class Precision(Section):
         return ITEM_BYTES[DTYPES[self.params]], ITEM_BYTES[DTYPES[self.grads]]
 
 
+class Fsdp(Section):
+    """Fully sharded data parallelism as torch's FSDP2 does it: parameters, gradients and states divided by rows, weights
+    gathered in `param_dtype` group by group and gradients reduced in `reduce_dtype`.
+
+    `reshard_after_forward` null is torchtitan's policy: not under pipeline parallelism, and never head and last norm.
+    `prefetch` 1 is torch's own order; more are explicit lists of so many groups. `replicate`: copies of the whole, each
+    sharded over the rest of the devices (HSDP).
+    """
+
+    reshard_after_forward: bool | None = None
+    prefetch: Size = 1
+    param_dtype: Literal["bf16", "fp32"] = "bf16"
+    reduce_dtype: Literal["bf16", "fp32"] = "fp32"
+    replicate: Size = 1
+
+
 class Activations(Section):
     """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
-    TransformerEngine's with fused ones, plain code with eager ones."""
+    TransformerEngine's with fused ones, plain code with eager ones. `selective`: layers are recomputed but for what
+    operations of these kinds put out."""
 
     kernels: Literal["fused", "eager"]
     core: Literal["flash", "unfused"] = "flash"
@@ -123,22 +140,29 @@ class Activations(Section):
     offload: Text | list[Text]
     moe_imbalance: Annotated[float, Field(ge=1)]
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
+    selective: list[Text] | None = None
 
     @property
     def loss(self) -> str:
         """The loss in use."""
         return self.cross_entropy or ("te" if self.kernels == "fused" else "eager")
 
-    @field_validator("recompute", "fp8")
+    @field_validator("recompute", "fp8", "selective")
     @classmethod
-    def _once(cls, value: list[str]) -> list[str]:
-        doubled = [name for name in value if value.count(name) > 1]
+    def _once(cls, value: list[str] | None) -> list[str] | None:
+        doubled = [name for name in value or () if value and value.count(name) > 1]
         if doubled:
             raise ValueError(f"{doubled[0]} stands twice")
         return value
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        if self.selective is not None and self.recompute:
+            raise FieldError(
+                "selective recomputes all of a layer but what it names: recompute has nothing left to choose",
+                "selective",
+                "recompute",
+            )
         self.levers()
         return self
 
@@ -150,6 +174,7 @@ class Activations(Section):
             router_probs=self.router_probs,
             cross_entropy=self.loss,
             recompute=self.recompute,
+            selective=self.selective,
             fp8=self.fp8,
             offload=self.offload,
         )
@@ -208,6 +233,7 @@ class Plan(Section):
     activations: Activations
     vision: Vision
     memory: Memory
+    fsdp: Fsdp | None = None
     assumed: list[Text] = Field(default_factory=list)
 
     @property
@@ -250,6 +276,7 @@ class Plan(Section):
                 ("activations", "core"),
                 ("parallel", "cp"),
             )
+        self._check_sharding()
         overlapped = self.schedule.extra_warmup and self.parallel.ep > 1
         for name in ("moe", "full"):
             if overlapped and name in self.activations.recompute:
@@ -268,6 +295,29 @@ class Plan(Section):
                 raise FieldError(f"assumed names no field of a plan: {path}", ("assumed",))
         return self
 
+    def _check_sharding(self) -> None:
+        """Whether FSDP2 is said as it is: raises FieldError."""
+        if self.fsdp is None:
+            return
+        p, r = self.parallel, self.fsdp.replicate
+        if p.zero != 3:
+            raise FieldError(
+                f"fsdp divides weights, gradients and states: that is parallel.zero 3, not {p.zero}",
+                ("fsdp",),
+                ("parallel", "zero"),
+                hint="set parallel.zero=3, or leave fsdp out",
+            )
+        if self.precision.params != self.precision.grads:
+            raise FieldError(
+                "under fsdp a gradient at rest has its parameter's dtype: precision.grads must be"
+                f" {self.precision.params}",
+                ("precision", "grads"),
+                ("precision", "params"),
+            )
+        for name, devices in (("data-parallel", p.dense_dp * p.cp), ("expert data-parallel", p.expert_dp)):
+            if devices % r:
+                raise FieldError(f"{devices} {name} devices do not divide into {r} replicas", ("fsdp", "replicate"))
+
 
 def _exists(model: type[Section], pieces: list[str]) -> bool:
     fields = model.model_fields
@@ -276,4 +326,5 @@ def _exists(model: type[Section], pieces: list[str]) -> bool:
     inner = fields[pieces[0]].annotation
     if len(pieces) == 1:
         return True
-    return isinstance(inner, type) and issubclass(inner, Section) and _exists(inner, pieces[1:])
+    sections = [each for each in (inner, *get_args(inner)) if isinstance(each, type) and issubclass(each, Section)]
+    return bool(sections) and _exists(sections[0], pieces[1:])

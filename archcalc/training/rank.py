@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Tape
+from archcalc.tape.values import ITEM_BYTES
+from archcalc.training.chunk import Working
+from archcalc.training.fsdp import Sharding, runs, workings
 from archcalc.training.placement import Chunk, held_weights
-from archcalc.training.plan import Plan
-from archcalc.training.schedule import Pipeline, Schedule
-from archcalc.training.static import Owners, Static, placeholders, static
+from archcalc.training.plan import DTYPES, Plan
+from archcalc.training.schedule import Pipeline, Schedule, get_schedule
+from archcalc.training.static import Owners, Static, placeholders, static, static_sharded
 from archcalc.training.transient import gathered_head_input
 
 
@@ -24,12 +27,22 @@ class Rank:
         cached: what fused kernels keep for the whole run: placeholder gradients, and the gathered input of a
             sequence-parallel head (Megatron-LM core/utils.py, GlobalMemoryBuffer) [bytes].
         messages: between stages, beside a forward and beside a backward [bytes].
+        workings: for each chunk, what the copies of its segments gather while they run; none where they don't.
     """
 
     chunks: tuple[Chunk, ...]
     static: Static
     cached: int
     messages: tuple[int, int]
+    workings: tuple[tuple[Working, ...], ...] = ()
+
+    def pieces(self) -> Iterator[tuple[Chunk, tuple[Working, ...]]]:
+        """The chunks, each in runs of copies that take alike, and what each run gathers."""
+        if not self.workings:
+            yield from ((chunk, ()) for chunk in self.chunks)
+        for chunk, own in zip(self.chunks, self.workings, strict=False):
+            alike = tuple(runs(chunk, own))
+            yield tuple((n, count) for n, count, _ in alike), tuple(working for *_, working in alike)
 
 
 def ranks_of(
@@ -38,12 +51,14 @@ def ranks_of(
     """The ranks of a placement, in order; what several hold alike is worked out once."""
     message = local_bytes(next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None), shards)
     known = {held: _resting(tape, plan, held, shards) for held in dict.fromkeys(placed)}
+    how = sharding(plan)
     return tuple(
         Rank(
             chunks=held,
             static=known[held][0],
             cached=known[held][1],
             messages=messages(schedule, plan.pipeline, rank, message),
+            workings=() if how is None else workings(tape, held, shards, how),
         )
         for rank, held in enumerate(placed)
     )
@@ -53,12 +68,35 @@ def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) ->
     """Static bytes of these chunks, and what kernels cache for them [bytes]."""
     p, items = plan.parallel, plan.precision.item_bytes
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
+    how = sharding(plan)
+    if how is not None:
+        return static_sharded(tape, held, weights, shards, how, plan.precision.optimizer), 0
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
     fixed = static(weights, shards, owners, items, plan.precision.optimizer)
     if plan.activations.kernels != "fused" or not plan.memory.placeholder_grads:
         return fixed, 0
     gathered = sum(gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk)
     return fixed, items[0] * placeholders(tape, weights, shards) + gathered
+
+
+def sharding(plan: Plan) -> Sharding | None:
+    """How a plan with FSDP2 shards: torchtitan's policy where it says nothing of resharding (`default`: not under
+    pipeline parallelism, and never the last group, which backward wants at once)."""
+    if plan.fsdp is None:
+        return None
+    p, f = plan.parallel, plan.fsdp
+    pipelined = get_schedule(plan.schedule.kind).stages(p.pp, p.vpp) > 1
+    chosen = f.reshard_after_forward
+    return Sharding(
+        dense=p.dense_dp * p.cp // f.replicate,
+        expert=p.expert_dp // f.replicate,
+        reshard=not pipelined if chosen is None else chosen,
+        reshard_last=bool(chosen),
+        prefetch=f.prefetch,
+        items=(plan.precision.item_bytes[0], ITEM_BYTES[DTYPES[f.param_dtype]], ITEM_BYTES[DTYPES[f.reduce_dtype]]),
+        pipelined=pipelined,
+        at_once=not pipelined and plan.micro_batches == 1,
+    )
 
 
 def messages(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> tuple[int, int]:

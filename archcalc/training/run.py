@@ -11,7 +11,7 @@ from archcalc.calc.sharding import Shards
 from archcalc.tape import Tape
 from archcalc.training.placement import check_model, chunks
 from archcalc.training.plan import Plan
-from archcalc.training.rank import Rank, ranks_of
+from archcalc.training.rank import Rank, ranks_of, sharding
 from archcalc.training.savers import Lever
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
 
@@ -36,6 +36,8 @@ class Run:
         fixed: what no formula gives [bytes].
         efficiency: share of the memory that the allocator can use.
         utilization: share of the peak FLOP/s that computes.
+        weight_item: of a weight's gradient that stays to the end of its segment's backward; 0: they are added up
+            elsewhere [bytes].
     """
 
     tape: Tape
@@ -50,6 +52,7 @@ class Run:
     fixed: int
     efficiency: Fraction
     utilization: float
+    weight_item: int = 0
 
     @property
     def savers(self) -> Savers:
@@ -83,7 +86,7 @@ def compiled(tape: Tape, plan: Plan) -> Run:
     Raises:
         InputError: where model and plan don't fit each other.
     """
-    shards, schedule = mesh_of(plan), get_schedule(plan.schedule.kind)
+    shards, schedule, how = mesh_of(plan), get_schedule(plan.schedule.kind), sharding(plan)
     check_model(tape, shards)
     placed = chunks(tape, schedule, plan.pipeline, plan.parallel.layout, decoupled=plan.vision.decoupled)
     return Run(
@@ -99,6 +102,7 @@ def compiled(tape: Tape, plan: Plan) -> Run:
         fixed=plan.memory.fixed_bytes,
         efficiency=plan.memory.efficiency,
         utilization=plan.memory.compute_utilization,
+        weight_item=0 if how is None else how.items[1],
     )
 
 

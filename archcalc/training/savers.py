@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal, NamedTuple, get_args
 
 from archcalc.calc.activations import Region, Savers
+from archcalc.calc.selective import KINDS
 from archcalc.errors import InputError, did_you_mean
 from archcalc.tape.op import Variant
 from archcalc.tape.sites import SITES
@@ -79,7 +80,7 @@ class Lever(NamedTuple):
     `offload` has the sites whose storages wait in host memory, None for every one.
     """
 
-    kind: Literal["none", "recompute", "fp8", "offload"]
+    kind: Literal["none", "recompute", "selective", "fp8", "offload"]
     option: str
     savers: Savers
     offload: frozenset[str] | None = frozenset()
@@ -87,7 +88,7 @@ class Lever(NamedTuple):
     @property
     def label(self) -> str:
         """The saver, for people."""
-        return "no savers" if self.kind == "none" else f"{self.kind} {self.option}"
+        return "no savers" if self.kind == "none" else f"{self.kind} {self.option}".strip()
 
 
 def levers(
@@ -99,6 +100,7 @@ def levers(
     recompute: Sequence[str],
     fp8: Sequence[str],
     offload: str | Sequence[str],
+    selective: Sequence[str] | None = None,
 ) -> tuple[Lever, ...]:
     """From no savers to all that a plan names, one at a time. Raises InputError for a name there is not."""
     ways = {kernels, core, f"probs_{router_probs}", f"loss_{cross_entropy}"}
@@ -109,6 +111,11 @@ def levers(
         now = found[-1].savers
         more = replace(now, whole=True) if name == FULL else replace(now, regions=(*now.regions, RECOMPUTE[name]))
         found.append(Lever("recompute", name, more))
+    if selective is not None:
+        for name in selective:
+            _known(name, tuple(KINDS), "kind of operation")
+        now = found[-1].savers
+        found.append(Lever("selective", ", ".join(selective), replace(now, selective=frozenset(selective))))
     for name in fp8:
         _known(name, tuple(FP8), "FP8 option")
         now = found[-1].savers
@@ -127,10 +134,11 @@ def savers(
     cross_entropy: str,
     recompute: Sequence[str] = (),
     fp8: Sequence[str] = (),
+    selective: Sequence[str] | None = None,
 ) -> Savers:
     """The savers of these names, all in use. Raises InputError for a name there is not."""
     ways = {"kernels": kernels, "core": core, "router_probs": router_probs, "cross_entropy": cross_entropy}
-    return levers(**ways, recompute=recompute, fp8=fp8, offload="none")[-1].savers
+    return levers(**ways, recompute=recompute, fp8=fp8, offload="none", selective=selective)[-1].savers
 
 
 def offload_sites(names: str | Sequence[str]) -> frozenset[str] | None:

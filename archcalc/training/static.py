@@ -10,8 +10,9 @@ from typing import NamedTuple
 from archcalc.calc.sharding import Shards, local_elements, local_features
 from archcalc.tape import Storage, Tape, Weight
 from archcalc.tape.values import ITEM_BYTES
+from archcalc.training.fsdp import Sharding, gathered_for_good, sharded
 from archcalc.training.optimizer import OPTIMIZERS, Optimizer, orthogonalized
-from archcalc.training.placement import Held
+from archcalc.training.placement import Chunk, Held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,31 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
     if grad_item < 4 and not how.low_precision_grads:
         step += copied
     return Static(params=params, grads=grads, optimizer=states, buffers=buffers, step=step, gathered=gathered)
+
+
+def static_sharded(
+    tape: Tape, chunks: Sequence[Chunk], held: Held, shards: Shards, how: Sharding, optimizer: str
+) -> Static:
+    """The same under FSDP2 [bytes]: every parameter by rows on its own, states as the optimizer's tensors are divided.
+
+    Under pipeline parallelism gradients lie whole, in the dtype they are reduced in, until the step's last backward, and
+    weights may stay gathered: see `gathered_for_good`.
+    """
+    item, _, reduce_item = how.items
+    states = OPTIMIZERS[optimizer].beside(item)
+    parts, whole = sharded(held, shards, how)
+    elements = sum(size for _, size in parts)
+    buffers = sum(n * local_elements(w, shards) * ITEM_BYTES[w.dtype] for w, n in held if not w.trained)
+    copied = 4 * elements if item < 4 and not states.low_precision_grads else 0
+    matrices = [(w, 0, 0) for w, _ in parts]
+    return Static(
+        params=item * elements + gathered_for_good(tape, chunks, shards, how),
+        grads=reduce_item * whole if how.pipelined else item * elements,
+        optimizer=sum(states.state_bytes(w) * size for w, size in parts),
+        buffers=buffers,
+        step=max(states.step * elements, _orthogonalizing(matrices, states)) + copied,
+        gathered=0,
+    )
 
 
 def _shared(nbytes: int, devices: int) -> int:

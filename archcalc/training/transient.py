@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from archcalc.calc.activations import Saved, Savers
 from archcalc.calc.liveness import backward_peak, forward_peak
-from archcalc.calc.sharding import Shards, local_bytes
+from archcalc.calc.sharding import Shards, local_bytes, local_elements
 from archcalc.tape import Op, Segment, Storage
 from archcalc.tape.dims import product
 
@@ -24,10 +24,11 @@ def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved]) -> in
     return max(forward_peak(segment, shards, kept), routed_copies(segment, shards, kept))
 
 
-def layer_backward(segment: Segment, shards: Shards, bare: Sequence[Saved]) -> int:
+def layer_backward(segment: Segment, shards: Shards, bare: Sequence[Saved], weight_item: int = 0) -> int:
     """All that one copy of a segment takes backward [bytes]. `bare` is what it would keep without savers: all
-    of it is there again before its backward starts."""
-    return backward_peak(segment, shards, {row.storage: row.nbytes for row in bare}) + _ring_buffers(segment, shards)
+    of it is there again before its backward starts. `weight_item`: see `backward_peak`."""
+    kept = {row.storage: row.nbytes for row in bare}
+    return backward_peak(segment, shards, kept, weight_item=weight_item) + _ring_buffers(segment, shards)
 
 
 def routed_copies(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
@@ -71,7 +72,7 @@ def _ring_buffers(segment: Segment, shards: Shards) -> int:
     return max((2 * sum(local_bytes(s, shards) for s in op.inputs[1:3]) for op in cores), default=0)
 
 
-def head_transient(segment: Segment, shards: Shards, savers: Savers) -> tuple[int, int] | None:
+def head_transient(segment: Segment, shards: Shards, savers: Savers, weight_item: int = 0) -> tuple[int, int] | None:
     """Logits and loss beside what they save, forward and backward, or None for a segment without a loss
     [bytes].
 
@@ -79,22 +80,26 @@ def head_transient(segment: Segment, shards: Shards, savers: Savers) -> tuple[in
     their gradient, 14 TV in all; Megatron-LM's vocab-parallel loss bf16 logits and fp32 ones made in place
     (saved), 6 TV, and backward the gradient in both dtypes, 6 TV; TransformerEngine's writes the gradient
     over the bf16 logits (saved), 2 TV, so that the gradient of the head's input is what its backward adds; a
-    chunked one 14 bytes for each of a piece's tokens and words.
+    chunked one 14 bytes for each of a piece's tokens and words. Gradients of the head's and the norm's weights, of
+    `weight_item` bytes an element, come when the loss's own backward is over: eager code has only the logits' gradient
+    in bf16 left by then, the others as much as before.
     """
     loss = next((op for op in segment.ops if op.site == "loss"), None)
     if loss is None:
         return None
     logits = local_bytes(loss.inputs[0], shards)
+    weights = dict.fromkeys(w for op in segment.ops for w in op.weights if w.trained) if weight_item else ()
+    grads = sum(weight_item * local_elements(w, shards) for w in weights)
     if "loss_eager" in savers.variants:
-        return 5 * logits, 5 * logits
+        return 5 * logits, max(5 * logits, grads and grads + local_bytes(head_input(segment), shards) - logits)
     if "loss_fused" in savers.variants:
-        return logits, logits
+        return logits, logits + grads
     if "loss_te" in savers.variants:
-        part = local_bytes(head_input(segment), shards)
+        part = grads + local_bytes(head_input(segment), shards)
         return 0, part if not shards.sp else part + gathered_head_input(segment, shards)
     tokens = max(1, _tokens(loss, shards))
     piece = 7 * logits * min(tokens, CHUNKED_LOSS_TOKENS) // tokens
-    return piece, piece
+    return piece, piece + grads
 
 
 def head_input(segment: Segment) -> Storage:
