@@ -34,6 +34,7 @@ class Sharding:
         items: of a parameter and its gradient at rest, gathered, and while gradients are reduced [bytes].
         pipelined: gradients stay whole until a step's last backward, and so do weights once gathered.
         at_once: one micro-batch a step, whose backward makes the gradients.
+        adds_up: replicas add up shards of gradients that are no gradients at rest: accumulated ones, or of another dtype.
     """
 
     dense: int
@@ -44,6 +45,7 @@ class Sharding:
     items: tuple[int, int, int]
     pipelined: bool
     at_once: bool
+    adds_up: bool = False
 
     def owners(self, w: Weight) -> int:
         """Devices that a weight is divided over."""
@@ -80,7 +82,9 @@ class Group(NamedTuple):
         weights: gathered.
         buffer: what the all-gather writes, from which they are copied out.
         sent: this device's shard in the dtype that is gathered, where that is not its own.
+        alone: the largest weight in the dtype that is gathered, where one device has all and casts one by one.
         grads: whole, as the segment's backward makes them.
+        last: those of the last weight, which stand until the reduction has begun.
         reduced: what the reduce-scatter reads.
         output: what it writes.
         resting: this device's part of the gradients.
@@ -90,7 +94,9 @@ class Group(NamedTuple):
     weights: int = 0
     buffer: int = 0
     sent: int = 0
+    alone: int = 0
     grads: int = 0
+    last: int = 0
     reduced: int = 0
     output: int = 0
     resting: int = 0
@@ -98,20 +104,23 @@ class Group(NamedTuple):
 
 
 def group_of(segment: Segment, shards: Shards, how: Sharding, tied: Sequence[Weight] = ()) -> Group:
-    """The parameters of a segment and of `tied` others that stand in its group."""
-    own, whole, gathered = dict.fromkeys(w for op in segment.ops for w in op.weights if w.trained), 0, 0
+    """The parameters of a segment and of `tied` others that stand in its group. A layer's last weight is a norm's, next
+    to nothing (torchtitan, models/llama3/model.py, TransformerBlock)."""
+    own = dict.fromkeys(w for op in segment.ops for w in op.weights if w.trained)
     resting_item, item, reduce_item = how.items
     total = Group(entry=0 if segment.entry is None else local_bytes(segment.entry, shards))
     for w in (*own, *(w for w in tied if w not in own)):
         devices = how.owners(w)
         part, whole = shard_elements(w, shards, devices), local_elements(w, shards)
-        gathered = devices * part
+        cast = item if item != resting_item else 0
         total = Group(
-            weights=total.weights + item * gathered,
-            buffer=total.buffer + (item * gathered if devices > 1 else 0),
-            sent=total.sent + (item * part if devices > 1 and item != resting_item else 0),
+            weights=total.weights + item * devices * part,
+            buffer=total.buffer + (item * devices * part if devices > 1 else 0),
+            sent=total.sent + (cast * part if devices > 1 else 0),
+            alone=max(total.alone, cast * part if devices == 1 else 0),
             grads=total.grads + item * whole,
-            reduced=total.reduced + reduce_item * gathered,
+            last=item * whole if devices > 1 and not segment.indices else 0,
+            reduced=total.reduced + reduce_item * devices * part,
             output=total.output + reduce_item * part,
             resting=total.resting + resting_item * part,
             entry=total.entry,
@@ -150,7 +159,8 @@ def _alone(groups: list[Group], tied: Group | None, how: Sharding) -> Iterator[W
     Forward, a group's all-gather buffer stays until the next group has copied its own out; with explicit lists the
     buffers of those to come stand beside it. Backward, it goes at once and the group before is gathered; whole gradients
     are in the gathered dtype; the reduce-scatter of the group behind reads its input until this one's backward has
-    ended (_fsdp_param_group.py, `wait_for_unshard`, `pre_backward`, `post_backward`).
+    ended (_fsdp_param_group.py, `wait_for_unshard`, `pre_backward`, `post_backward`; _fsdp_collectives.py,
+    `foreach_reduce`). What replicas add up is held until the backward's end.
     """
     common = shared = Group()
     if tied is not None:
@@ -165,18 +175,25 @@ def _alone(groups: list[Group], tied: Group | None, how: Sharding) -> Iterator[W
         before = groups[i - 1] if i else common
         behind = groups[i + 1] if i + 1 < count else Group()
         kept = shared.weights + sum(g.weights for g, stay in zip(groups[:i], stays, strict=False) if stay)
-        next_buffers = sum(g.buffer for g in groups[i + 1 : i + 1 + ahead])
+        to_come = groups[i + 1 : i + 1 + ahead]
+        forward = own.weights + own.buffer + sum(g.buffer for g in to_come)
+        copying = before.buffer + own.buffer + max(own.sent, own.weights + own.alone)
         first = max(0, i - how.prefetch)
         gathered = sum(g.buffer for g, stay in zip(groups[first:i], stays[first:i], strict=True) if not stay)
-        again = 0 if stays[i] else own.buffer
+        again = 0 if stays[i] else own.buffer + own.alone
         unmade += resting[i]
-        head_grads = shared.grads if i < count - 1 else 0
+        held = kept + (shared.grads if i < count - 1 else 0)
+        held += sum(g.output for g in groups[i + 1 :]) if how.adds_up else 0
         yield Working(
-            forward=kept + own.weights + own.buffer + next_buffers,
-            entering=kept + before.buffer + own.sent + own.buffer,
-            backward=kept + head_grads + own.weights + gathered + behind.reduced,
-            starting=kept + head_grads + own.weights + max(again, gathered + before.sent) + behind.reduced + own.entry,
-            leaving=kept + head_grads + gathered + max(own.grads, own.output) + own.reduced + own.entry,
+            forward=kept + forward,
+            entering=kept
+            + max(
+                copying + sum(g.buffer for g in to_come[:-1]),
+                forward + max((g.sent for g in to_come), default=0),
+            ),
+            backward=held + own.weights + gathered + behind.reduced,
+            starting=held + own.weights + max(again, gathered + before.sent) + behind.reduced + own.entry,
+            leaving=held + gathered + max(own.grads, own.last + own.output) + own.reduced + own.entry,
             unmade_forward=unmade + sum(resting[i + 1 :]),
             unmade_backward=unmade,
         )

@@ -86,7 +86,7 @@ def sharding(plan: Plan) -> Sharding | None:
         return None
     p, f = plan.parallel, plan.fsdp
     pipelined = get_schedule(plan.schedule.kind).stages(p.pp, p.vpp) > 1
-    chosen = f.reshard_after_forward
+    chosen, at_once = f.reshard_after_forward, not pipelined and plan.micro_batches == 1
     return Sharding(
         dense=p.dense_dp * p.cp // f.replicate,
         expert=p.expert_dp // f.replicate,
@@ -95,7 +95,8 @@ def sharding(plan: Plan) -> Sharding | None:
         prefetch=f.prefetch,
         items=(plan.precision.item_bytes[0], ITEM_BYTES[DTYPES[f.param_dtype]], ITEM_BYTES[DTYPES[f.reduce_dtype]]),
         pipelined=pipelined,
-        at_once=not pipelined and plan.micro_batches == 1,
+        at_once=at_once,
+        adds_up=f.replicate > 1 and (not at_once or f.reduce_dtype != plan.precision.params),
     )
 
 
