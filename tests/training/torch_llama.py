@@ -29,8 +29,10 @@ class Allocated(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        before = len(self.known)
         self.follow(args, out)
-        self.most[self.label] = max(self.most.get(self.label, 0), self.now())
+        if len(self.known) > before or func._schema.is_mutable:  # something new, or an emptied storage in use again
+            self.most[self.label] = max(self.most.get(self.label, 0), self.now())
         return out
 
     def follow(self, *tensors: Any) -> None:
@@ -38,7 +40,8 @@ class Allocated(TorchDispatchMode):
         for each in tree_leaves(tensors):
             if type(each) is Tensor or type(each) is nn.Parameter:
                 storage = each.untyped_storage()
-                self.known.setdefault(storage._cdata, StorageWeakRef(storage))
+                if storage._cdata not in self.known:
+                    self.known[storage._cdata] = StorageWeakRef(storage)
 
     def now(self) -> int:
         """Bytes of all that is alive; an emptied storage has none."""
