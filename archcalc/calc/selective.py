@@ -48,8 +48,8 @@ KINDS: dict[str, Callable[[Op], bool]] = {
     "all_to_all": lambda op: op.exchange in ("send", "return"),
 }
 """Kinds of operations by the name in a plan, in torch's words: `mm` aten.mm; `every_other_mm` the first of a layer, the
-third, ...; `grouped_mm` aten._grouped_mm; `attention` fused kernels, which put out the log-sum-exp too; `reduce_scatter`
-of sequence parallelism; `all_to_all` of routed experts."""
+third, ...; `grouped_mm` aten._grouped_mm; `attention` fused kernels, which put out the log-sum-exp too;
+`reduce_scatter` of sequence parallelism; `all_to_all` of routed experts."""
 
 TORCHTITAN = ("every_other_mm", "attention", "reduce_scatter")
 """torchtitan's own list (models/llama3/parallelize_llama.py, `_save_list` and `_custom_policy`): its fourth entry,
@@ -98,8 +98,8 @@ def _core(op: Op, shards: Shards, variants: frozenset[Variant]) -> Iterator[Kept
 
 
 def leftover(segment: Segment, shards: Shards, kinds: frozenset[str], variants: frozenset[Variant]) -> int:
-    """Kept results that no backward asks for: recomputation ends with the last tensor that is saved (early stop), before
-    the operation that saves it has run, and what stands behind waits for the layer's end [bytes]."""
+    """Kept results that no backward asks for [bytes]: recomputation ends with the last tensor that is saved (early
+    stop), before the operation that saves it has run, and what stands behind waits for the layer's end."""
     last = max((i for i, op in enumerate(segment.ops) if any(variants.issuperset(s.when) for s in op.saves)), default=0)
     behind = {id(op) for op in segment.ops[last:]}
     return sum(each.nbytes for each in kept_outputs(segment, shards, kinds, variants) if id(each.op) in behind)

@@ -54,6 +54,15 @@ IMBALANCE_COLUMNS = (
 OFFLOAD_COLUMNS = (Column("term", "offload"), Column("value", "value", "number"), Column("unit", "unit"))
 
 
+FSDP = (
+    "under fsdp weights are gathered group by group: the transient part has those of the running group and its"
+    " neighbours, and whole gradients until they are reduced.",
+    "an allocator efficiency of 1 makes the peak allocated memory (torch.cuda.max_memory_allocated); reserved memory,"
+    " which torchtitan prints, is more, and the two are not to be compared.",
+)
+"""What a report under FSDP2 says of its own."""
+
+
 def training_tape(spec: Spec, plan: Plan) -> Tape:
     """The tape of one micro-batch of a plan."""
     return spec.trace(Workload(phase="train", batch=plan.batch.micro_batch, seq=plan.batch.seq))
@@ -132,6 +141,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             " weights in.",
             "transient: gradients, recomputed tensors and routed copies of the running layer, logits, messages between"
             " stages.",
+            *(FSDP if plan.fsdp is not None else ()),
             "fixed: the plan's memory.fixed and what fused kernels cache for the whole run.",
         ),
         notes=_notes(spec, plan, run, ranks, hardware.memory_visible_bytes),
@@ -182,7 +192,7 @@ def rank_row(r: RankMemory) -> dict[str, Any]:
         "peak_bytes": r.peak,
         "live_chunks": r.live_chunks,
         "moment": r.moment,
-    }
+    } | ({"unmade_bytes": r.unmade} if r.unmade else {})
 
 
 def terms(r: RankMemory) -> list[dict[str, Any]]:
@@ -220,7 +230,7 @@ def _assumed(plan: Plan) -> list[str]:
     for path in plan.assumed:
         value: Any = plan
         for key in path.split("."):
-            value = getattr(value, key)
+            value = getattr(value, key, None)
         lines.append(f"{path} = {value}")
     return lines
 
@@ -228,11 +238,11 @@ def _assumed(plan: Plan) -> list[str]:
 def _unlisted(plan: Plan) -> list[str]:
     """Fields that the plan leaves to their defaults."""
     left = []
-    for section in ("schedule", "activations", "memory"):
+    for section in ("schedule", "activations", "memory", "fsdp"):
         block = getattr(plan, section)
-        for key in type(block).model_fields:
+        for key in () if block is None else type(block).model_fields:
             path = f"{section}.{key}"
-            if key not in block.model_fields_set and path not in plan.assumed and key != "group":
+            if key not in block.model_fields_set and path not in plan.assumed and key not in ("group", "selective"):
                 value = plan.activations.loss if key == "cross_entropy" else getattr(block, key)
                 left.append(f"{path} = {value} (default)")
     return left

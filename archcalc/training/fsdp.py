@@ -34,7 +34,7 @@ class Sharding:
         items: of a parameter and its gradient at rest, gathered, and while gradients are reduced [bytes].
         pipelined: gradients stay whole until a step's last backward, and so do weights once gathered.
         at_once: one micro-batch a step, whose backward makes the gradients.
-        adds_up: replicas add up shards of gradients that are no gradients at rest: accumulated ones, or of another dtype.
+        adds_up: replicas add up shards of gradients that are no gradients at rest: accumulated, or of another dtype.
     """
 
     dense: int
@@ -157,9 +157,9 @@ def _alone(groups: list[Group], tied: Group | None, how: Sharding) -> Iterator[W
     """One stage: a whole forward, then a whole backward.
 
     Forward, a group's all-gather buffer stays until the next group has copied its own out; with explicit lists the
-    buffers of those to come stand beside it. Backward, it goes at once and the group before is gathered; whole gradients
-    are in the gathered dtype; the reduce-scatter of the group behind reads its input until this one's backward has
-    ended (_fsdp_param_group.py, `wait_for_unshard`, `pre_backward`, `post_backward`; _fsdp_collectives.py,
+    buffers of those to come stand beside it. Backward, it goes at once and the group before is gathered; whole
+    gradients are in the gathered dtype; the reduce-scatter of the group behind reads its input until this one's
+    backward has ended (_fsdp_param_group.py, `wait_for_unshard`, `pre_backward`, `post_backward`; _fsdp_collectives.py,
     `foreach_reduce`). What replicas add up is held until the backward's end.
     """
     common = shared = Group()
@@ -218,8 +218,8 @@ def _in_pipeline(own: list[Group], groups: Sequence[list[Group]], how: Sharding)
 
 
 def gathered_for_good(tape: Tape, chunks: Sequence[Chunk], shards: Shards, how: Sharding) -> int:
-    """Weights of a rank that stay gathered for a whole step [bytes]: those of a pipeline's stages without resharding, of
-    the largest that torch keeps at a time where a rank has more."""
+    """Weights of a rank that stay gathered for a whole step [bytes]: those of a pipeline's stages without resharding,
+    of the largest that torch keeps at a time where a rank has more."""
     if not how.pipelined or how.reshard:
         return 0
     sums = [sum(count * group_of(tape.segments[n], shards, how).weights for n, count in chunk) for chunk in chunks]

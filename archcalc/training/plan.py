@@ -112,8 +112,8 @@ class Precision(Section):
 
 
 class Fsdp(Section):
-    """Fully sharded data parallelism as torch's FSDP2 does it: parameters, gradients and states divided by rows, weights
-    gathered in `param_dtype` group by group and gradients reduced in `reduce_dtype`.
+    """Fully sharded data parallelism as torch's FSDP2 does it: parameters, gradients and states divided by rows,
+    weights gathered in `param_dtype` group by group and gradients reduced in `reduce_dtype`.
 
     `reshard_after_forward` null is torchtitan's policy: not under pipeline parallelism, and never head and last norm.
     `prefetch` 1 is torch's own order; more are explicit lists of so many groups. `replicate`: copies of the whole, each

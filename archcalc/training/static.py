@@ -67,8 +67,8 @@ def static_sharded(
 ) -> Static:
     """The same under FSDP2 [bytes]: every parameter by rows on its own, states as the optimizer's tensors are divided.
 
-    Under pipeline parallelism gradients lie whole, in the dtype they are reduced in, until the step's last backward, and
-    weights may stay gathered: see `gathered_for_good`.
+    Under pipeline parallelism gradients lie whole, in the dtype they are reduced in, until the step's last backward,
+    and weights may stay gathered: see `gathered_for_good`.
     """
     item, _, reduce_item = how.items
     states = OPTIMIZERS[optimizer].beside(item)

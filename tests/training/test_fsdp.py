@@ -26,7 +26,7 @@ from archcalc.training.plan import Plan
 from archcalc.training.run import Run
 from archcalc.training.static import static_sharded
 from tests.support import spec_of, tiny
-from tests.training.plans import k2_plan, spec, traced
+from tests.training.plans import spec, traced
 
 LAYER, VOCABULARY, H, LAYERS = 218_112_000, 128_256 * 4096, 4096, 32
 HEAD = VOCABULARY + H
@@ -350,7 +350,12 @@ def test_torch_holds_as_much(
     )
     measured = stepped(own, vocabulary, SEQ, micro_batches)
     policy = "null" if reshard is None else str(reshard).lower()
-    options = (f"reshard_after_forward={policy}", f"prefetch={ahead}", f"replicate={replicas}", f"reduce_dtype={reduce}")
+    options = (
+        f"reshard_after_forward={policy}",
+        f"prefetch={ahead}",
+        f"replicate={replicas}",
+        f"reduce_dtype={reduce}",
+    )
     run = small_run(vocabulary, group, micro_batches, *(f"fsdp.{each}" for each in options), tied=tied)
     (rank,) = training_memory(run)
     (chunk,) = rank.chunk_memory
@@ -398,7 +403,9 @@ def test_torch_holds_as_much_between_the_micro_batches_of_a_pipeline(group: int,
     static = static_sharded(run.tape, held, weights, Shards(), how, "adamw-no-master")
     (found,) = workings(run.tape, held, Shards(), how)
     pieces = [
-        (segment_memory(run.tape, n, Shards(), run.savers, weight_item=2), 1) for n, count in held[0] for _ in range(count)
+        (segment_memory(run.tape, n, Shards(), run.savers, weight_item=2), 1)
+        for n, count in held[0]
+        for _ in range(count)
     ]
     chunk = chunk_memory(pieces, workings=found)
     most = static.params + static.grads + 2 * chunk.saved + chunk.backward

@@ -52,7 +52,7 @@ def test_what_a_layer_of_llama_keeps(kinds: tuple[str, ...], features: int) -> N
 
 
 def test_torchtitans_list_keeps_a_gigabyte_a_layer() -> None:
-    """H, q, o of attention and down 134,217,728 each, v 33,554,432, gate 469,762,048, log-sum-exp 4·32·T = 2,097,152."""
+    """H, q, attention's output and down 134,217,728 each, v 33,554,432, gate 469,762,048, log-sum-exp 4·32·T."""
     want = 4 * 134_217_728 + 33_554_432 + 469_762_048 + 2_097_152
     assert saved_bytes(layer(), Shards(), how(*TORCHTITAN)) == want == 1_042_284_544
 
@@ -130,7 +130,7 @@ def test_an_empty_list_is_full_recomputation() -> None:
 
 
 def test_recomputing_every_other_product_costs_its_share_of_the_flops() -> None:
-    """Of a layer's forward at one sequence of 64: k, o and up again, beside q v gate down and attention's half square."""
+    """Of a layer's forward at one sequence of 64: k, o and up again; q, v, gate, down and attention not."""
     plan = k2_plan(*ONE_DEVICE, "activations.selective=[every_other_mm, attention]", "parallel.layout=auto")
     again, rest = 2 * H * (KV + H + F), 2 * H * (Q + KV + F + F)
     core, head = 2 * 2 * Q * 64 / 2, 2 * H * 128_256
@@ -174,7 +174,7 @@ def test_torch_holds_as_much_after_the_forward(kinds: tuple[str, ...]) -> None:
 
         return create_selective_checkpoint_contexts(policy)
 
-    layer = Layer(64, 4, 2, 16, 96, torch.bfloat16)
+    layer = Layer(64, (4, 2, 16, 96), torch.bfloat16)
     x = torch.randn(2, 32, 64, dtype=torch.bfloat16, requires_grad=True)
     followed = Allocated()
     with followed:

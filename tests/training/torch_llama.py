@@ -64,11 +64,13 @@ class Norm(nn.Module):
 class Layer(nn.Module):
     """Attention and a gated feed-forward, each behind a norm and beside a residual; rotation by plain products.
 
-    The norms' weights come last, as in torchtitan: FSDP2 frees the last weight's gradient later than the others'.
+    `sizes`: heads, key-value heads, width of a head and of the feed-forward. The norms' weights come last, as in
+    torchtitan: FSDP2 frees the last weight's gradient later than the others'.
     """
 
-    def __init__(self, h: int, heads: int, kv_heads: int, d: int, f: int, dtype: torch.dtype) -> None:
+    def __init__(self, h: int, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
         super().__init__()
+        heads, kv_heads, d, f = sizes
         self.heads, self.kv_heads, self.d = heads, kv_heads, d
         shapes = {"q": (heads * d, h), "k": (kv_heads * d, h), "v": (kv_heads * d, h), "o": (h, heads * d)}
         for name, (out, into) in (shapes | {"gate": (f, h), "up": (f, h), "down": (h, f)}).items():
@@ -96,7 +98,7 @@ class Model(nn.Module):
     def __init__(self, vocabulary: int, h: int, layers: int, *of_layer: int, tied: bool = False) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, h)
-        self.layers = nn.ModuleList(Layer(h, *of_layer, torch.float32) for _ in range(layers))
+        self.layers = nn.ModuleList(Layer(h, of_layer, torch.float32) for _ in range(layers))
         self.norm, self.head = Norm(h, torch.float32), nn.Linear(h, vocabulary, bias=False)
         if tied:
             self.head.weight = self.embed.weight
@@ -143,7 +145,7 @@ def stepped(model: Any, vocabulary: int, seq: int, micro_batches: int) -> dict[s
     followed = Allocated()
     followed.follow([p.to_local() for p in model.parameters()])
     with followed:
-        for n in range(micro_batches):
+        for _ in range(micro_batches):
             followed.most.clear()
             ids = torch.zeros(1, seq, dtype=torch.int64)
             followed.label = "forward"
