@@ -42,7 +42,8 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
         items: of a parameter and of its gradient [bytes].
         optimizer: by name.
     """
-    how, zero, (param_item, grad_item) = OPTIMIZERS[optimizer], owners.zero, items
+    zero, (param_item, grad_item) = owners.zero, items
+    how = OPTIMIZERS[optimizer].beside(param_item)
     params = grads = states = step = layer = copied = 0
     weights = [(w, n, local_elements(w, shards)) for w, n in held]
     for expert, devices in ((False, owners.dense), (True, owners.expert)):

@@ -82,7 +82,8 @@ def head_transient(segment: Segment, shards: Shards, savers: Savers, weight_item
     over the bf16 logits (saved), 2 TV, so that the gradient of the head's input is what its backward adds; a
     chunked one 14 bytes for each of a piece's tokens and words. Gradients of the head's and the norm's weights, of
     `weight_item` bytes an element, come when the loss's own backward is over: eager code has only the logits' gradient
-    in bf16 left by then, the others as much as before.
+    in bf16 left by then, the others as much as before; where they are counted, forward and backward gather differently,
+    and its forward, 10 TV in all, counts by itself.
     """
     loss = next((op for op in segment.ops if op.site == "loss"), None)
     if loss is None:
@@ -91,7 +92,9 @@ def head_transient(segment: Segment, shards: Shards, savers: Savers, weight_item
     weights = dict.fromkeys(w for op in segment.ops for w in op.weights if w.trained) if weight_item else ()
     grads = sum(weight_item * local_elements(w, shards) for w in weights)
     if "loss_eager" in savers.variants:
-        return 5 * logits, max(5 * logits, grads and grads + local_bytes(head_input(segment), shards) - logits)
+        if not weight_item:
+            return 5 * logits, 5 * logits
+        return 3 * logits, max(5 * logits, grads + local_bytes(head_input(segment), shards) - logits)
     if "loss_fused" in savers.variants:
         return logits, logits + grads
     if "loss_te" in savers.variants:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from archcalc.calc.sharding import Shards
-from archcalc.documents.train import run_of
+from archcalc.documents.train import run_of, train_report
+from archcalc.documents.weights import checkpoint_rows
 from archcalc.errors import SpecError
 from archcalc.files.model import Spec
 from archcalc.tape import Dim, Weight
@@ -164,20 +165,21 @@ def test_a_steps_only_backward_makes_the_gradients() -> None:
 
 
 def test_the_peak_of_torchtitans_recipe() -> None:
-    """At the loss: logits in bf16, in fp32 and their logarithms' gradient, 10 bytes a token and word, beside the head
-    gathered (2 bytes, twice) and what is saved: 1,042,284,544 a layer (test_selective.py), log-probabilities in fp32,
-    the norm as eager code keeps it, ids and targets. Gradients aren't made yet."""
+    """At the loss's backward: logits in bf16, in fp32 and their logarithms' gradient, 10 bytes a token and word, beside
+    the head gathered, the last layer's buffer and what is saved: 1,042,284,544 a layer (test_selective.py),
+    log-probabilities in fp32, the norm as eager code keeps it, ids and targets. Gradients aren't made yet."""
     (rank,) = llama()
     tokens = 2 * 8192
     saved = 32 * 1_042_284_544 + tokens * (4 * 128_256 + 8 + 8 + 8 * H + 4) + 4
     assert rank.activation == saved
-    assert rank.transient == 10 * tokens * 128_256 + 2 * (2 * HEAD)
+    assert rank.transient == 10 * tokens * 128_256 + 2 * HEAD + 2 * LAYER
     assert rank.peak == (4 + 8) * ALL // 8 + saved + rank.transient
-    assert (rank.unmade, rank.moment[:7]) == (4 * ALL // 8, "forward")
+    assert rank.unmade == 4 * ALL // 8
+    assert rank.moment == "backward of chunk 0, micro-batch 0 at lm_head; alive: 1 of chunk 0"
 
 
 def test_gradients_of_earlier_micro_batches_are_there_all_the_time() -> None:
-    """As much as the loss's forward, its backward now has the next layer's buffer beside the head's weights: less."""
+    """At the same moment a second micro-batch finds all of them."""
     (rank,), (twice,) = llama(), llama("batch.global_tokens=262144")
     assert (twice.unmade, twice.static) == (0, rank.static)
     assert twice.peak - rank.peak == 4 * ALL // 8
@@ -235,6 +237,35 @@ def test_a_plan_without_fsdp_keeps_its_working_set() -> None:
 def test_what_a_plan_cannot_say(options: tuple[str, ...], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         plan(*options)
+
+
+def test_a_key_of_fsdp_brings_the_section_into_a_plan_without_it() -> None:
+    whole = load_plan("k2-pretrain", ("parallel.zero=3", "precision.grads=bf16", "fsdp.prefetch=2"))
+    assert whole.fsdp is not None
+    assert (whole.fsdp.prefetch, whole.fsdp.replicate) == (2, 1)
+    assert plan("fsdp=null").fsdp is None
+
+
+def test_a_report_says_what_it_counts_and_that_reserved_memory_is_more() -> None:
+    report = train_report(spec("llama-3.1-8b"), plan())
+    assert any("reserved memory" in line for line in report.conventions)
+    assert report.rows is not None
+    (row,) = report.rows.rows
+    assert row["unmade_bytes"] == 4 * ALL // 8
+    terms = next(table for table in report.tables if table.name == "terms")
+    assert sum(term["bytes"] for term in terms.rows) == row["peak_bytes"]
+    without = train_report(spec("llama-3.1-8b"), plan("fsdp=null"))
+    assert not any("reserved" in line for line in without.conventions)
+
+
+def test_a_checkpoint_without_master_weights_has_the_weights_in_fp32() -> None:
+    rows = checkpoint_rows(list(traced("llama-3.1-8b", 2, 8192).weights()), "adamw-no-master")
+    assert {row["path"]: row["bytes"] for row in rows} == {
+        "weights in fp32": 4 * ALL,
+        "master weights": 0,
+        "moments": 8 * ALL,
+        "buffers in fp32": 0,
+    }
 
 
 def test_placeholder_gradients_are_another_stacks() -> None:
