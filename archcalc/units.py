@@ -35,6 +35,7 @@ __all__ = [
     "parse_memory",
     "parse_printed",
     "parse_range",
+    "parse_sides",
 ]
 
 _LONGEST = 64
@@ -46,6 +47,9 @@ _MEMORY |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgtp", s
 _CONTEXT = {"": 1, "k": 1 << 10, "ki": 1 << 10, "m": 1 << 20, "mi": 1 << 20, "g": 1 << 30, "gi": 1 << 30}
 _COUNT = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _COUNT |= {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+
+IMAGE_FORM, VIDEO_FORM = "HxW, as 1024x768", "FRAMESxHxW, as 16x448x448"
+"""How sizes in pixels are written."""
 
 _MEMORY_HINT = "write bytes or a size with its unit, such as 80GiB, 80GB or 512 MiB"
 _CONTEXT_HINT = "write a whole number of tokens, such as 4096 or 256k (k is 1024, M is 1024 x 1024)"
@@ -122,6 +126,16 @@ def parse_range(text: str) -> tuple[int, int]:
     if low > high:
         raise InputError(f"the range {show_value(text)} runs backwards", value=text, hint=_RANGE_HINT)
     return low, high
+
+
+def parse_sides(text: str, count: int, form: str) -> tuple[int, ...]:
+    """`count` whole positive numbers joined by x, as 1024x768; `form` says how to write them. Raises InputError."""
+    pieces = text.lower().split("x")
+    if len(pieces) != count or not all(p.isascii() and p.isdecimal() for p in pieces):
+        raise InputError(f"{show_value(text)} is no size", value=text, hint=f"write {form}")
+    if not all(0 < int(p[:9]) < 10**7 for p in pieces):
+        raise InputError(f"{show_value(text)} is out of range", value=text, hint="each from 1 to 9,999,999")
+    return tuple(int(piece) for piece in pieces)
 
 
 def parse_printed(text: str) -> Printed:

@@ -29,6 +29,9 @@ class Workload:
         choices: how blocks run that leave a choice, as (block's name of it, what was chosen): `("mla", "absorbed")`.
         images: (height, width) [pixels], each sequence's own.
         videos: (frames, height, width) [frames, pixels, pixels], each sequence's own.
+        groups: (frames, height, width) [patches] of more that the tower sees, cut already.
+
+    Training sequences may be all pictures: `seq` is 0 then.
 
     Raises:
         InputError: a size that is not positive.
@@ -43,9 +46,12 @@ class Workload:
     choices: tuple[tuple[str, str], ...] = ()
     images: tuple[tuple[int, int], ...] = ()
     videos: tuple[tuple[int, int, int], ...] = ()
+    groups: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        sizes = [("batch", self.batch, 1), ("seq", self.seq, 1), ("context", self.context, 0)]
+        pictures = self.images or self.videos or self.groups
+        least_seq = 0 if self.phase == "train" and pictures else 1
+        sizes = [("batch", self.batch, 1), ("seq", self.seq, least_seq), ("context", self.context, 0)]
         sizes += [("image side", side, 1) for image in self.images for side in image]
         sizes += [("video size", side, 1) for video in self.videos for side in video]
         for name, size, least in sizes:

@@ -29,11 +29,12 @@ from archcalc.hardware import Hardware
 from archcalc.section import Section
 from archcalc.serving.engine import Engine
 from archcalc.training.plan import Plan
+from archcalc.training.stack import Stack
 from tests.reference import tiny
 from tests.support import Ran, dumped, run
 from tests.towers import small
 
-KINDS: dict[str, type[Section]] = {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine}
+KINDS: dict[str, type[Section]] = {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine, "stack": Stack}
 
 # ------------------------------------------------------------------------------------------------ files that set keys
 
@@ -334,12 +335,15 @@ PIPELINED: dict[str, Any] = {
     "schedule": {"kind": "1f1b", "extra_warmup": 0},
     "batch": {"seq": 128, "micro_batch": 1, "global_tokens": 4096},
     "precision": {"params": "bf16", "grads": "fp32", "optimizer": "muon"},
+    "train": {"backbone": "full"},
     "activations": {
         "kernels": "fused",
         "router_probs": "out",
         "recompute": ["layernorm", "moe_down_proj"],
         "fp8": ["swiglu_input"],
         "offload": "all",
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
         "moe_imbalance": 1.0,
         "cross_entropy": "fused",
     },
@@ -358,6 +362,7 @@ INTERLEAVED = PIPELINED | {
     "parallel": PIPELINED["parallel"] | {"vpp": 2, "ep": 1},
     "schedule": {"kind": "interleaved-1f1b", "extra_warmup": 1, "group": 2},
 }
+ROUTED = PIPELINED | {"activations": PIPELINED["activations"] | {"moe_imbalance": {"typical": 1.1, "worst": 1.5}}}
 DIVIDED = PIPELINED | {
     "hardware": "h100",
     "parallel": PIPELINED["parallel"]
@@ -365,6 +370,38 @@ DIVIDED = PIPELINED | {
     "schedule": {"kind": "1f1b"},
     "precision": {"params": "bf16", "grads": "bf16", "optimizer": "adamw"},
     "activations": PIPELINED["activations"] | {"kernels": "eager", "offload": "none", "recompute": [], "fp8": []},
+}
+
+UNFUSED = PIPELINED | {
+    "parallel": PIPELINED["parallel"] | {"ep": 1},
+    "precision": PIPELINED["precision"] | {"optimizer": "adamw"},
+    "activations": PIPELINED["activations"]
+    | {
+        "core": "unfused",
+        "rope": "unfused",
+        "hidden_dropout": 0.1,
+        "attention_dropout": 0.1,
+        "offload": "none",
+        "recompute": [],
+    },
+}
+"""What is written out is kept."""
+
+PICTURED = PIPELINED | {
+    "batch": PIPELINED["batch"]
+    | {"images": {"size": [60, 60], "per_sequence": 2}, "videos": [{"size": [9, 64, 64], "per_sequence": 1}]}
+}
+FILMED = PIPELINED | {
+    "batch": PIPELINED["batch"]
+    | {"images": [{"size": [60, 60], "per_sequence": 2}], "videos": {"size": [9, 64, 64], "per_sequence": 1}},
+    "vision": {"process": "first-stage"},
+}
+MIXED = PIPELINED | {
+    "batch": PIPELINED["batch"] | {"images": {"tokens_per_sequence": 40}, "videos": [{"tokens_per_sequence": 8}]},
+    "vision": {"process": "decoupled", "micro_batch": 2},
+}
+MIXED_TOO = PIPELINED | {
+    "batch": PIPELINED["batch"] | {"images": [{"tokens_per_sequence": 40}], "videos": {"tokens_per_sequence": 8}},
 }
 
 
@@ -426,9 +463,15 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
     },
     "plan": {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),
+        "routed": (ROUTED, ("train latent.yaml --plan {}",)),
         "interleaved": (INTERLEAVED, ("train grouped.yaml --plan {}",)),
         "divided": (DIVIDED, ("train grouped.yaml --plan {}",)),
         "sharded": (SHARDED, ("train grouped.yaml --plan {}",)),
+        "unfused": (UNFUSED, ("train grouped.yaml --plan {}",)),
+        **{
+            name: (plan, ("train latent.yaml --plan {}",))
+            for name, plan in (("pictured", PICTURED), ("filmed", FILMED), ("mixed", MIXED), ("mixed-too", MIXED_TOO))
+        },
     },
     "hardware": {
         "h800": (
@@ -436,9 +479,19 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
             (
                 "serve k25 --gpu {} --gpus 16 --offload-experts host",
                 "train latent.yaml --plan pipelined.yaml --set hardware={}",
+                "train latent.yaml --plan pipelined.yaml --set hardware={} --set stack=megatron-2025",
             ),
         ),
         "l40s": (bundled("hardware", "l40s"), ("serve llama-3.1-70b --gpu {} --gpus 8",)),
+    },
+    "stack": {
+        "megatron": (
+            bundled("stacks", "megatron-2025"),
+            (
+                "train latent.yaml --plan pipelined.yaml --set stack={}",
+                "train latent.yaml --plan pipelined.yaml --set stack={} --set hardware=a100",
+            ),
+        ),
     },
     "engine": {
         "vllm": (
@@ -559,7 +612,11 @@ def places(data: Any, steps: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
             yield from ((part, *place) for place in places(data[part], rest))
     elif isinstance(first, type) and issubclass(first, Section):
         words = constants(first)
-        if set(data) <= set(first.model_fields) and all(data.get(key) == word for key, word in words.items()):
+        if (
+            isinstance(data, dict)
+            and set(data) <= set(first.model_fields)
+            and all(data.get(key) == word for key, word in words.items())
+        ):
             yield from places(data, rest)
     elif not rest:
         yield (first,)

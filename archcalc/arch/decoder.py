@@ -188,8 +188,8 @@ class Decoder(Block):
             for kind, indices in self.runs().items():
                 with tape.segment(f"{tape.body}.layers.{{i}}", "backbone", x, indices, dtype=self.dtype) as inner:
                     x = self._layer(tape, inner, kind)
-            self._head(tape, x, vocab, embedding if self.tie_word_embeddings else None)
-            self._mtp(tape, x)
+            head = self._head(tape, x, vocab, embedding if self.tie_word_embeddings else None)
+            self._mtp(tape, x, vocab, head)
 
     def _embed(self, tape: Tape, vocab: Dim, hidden: Dim) -> tuple[Weight, Tensor]:
         """The embedding's weight, and the embedded tokens: [batch, seq, hidden]."""
@@ -200,6 +200,7 @@ class Decoder(Block):
                 x = tape.add_positions(x, "embed_positions", self.dim("position_embeddings"))
             if self.embedding_norm is not None:
                 x = tape.norm(x, "embed_norm", kind=self.embedding_norm, role="norm", site="embedding")
+            tape.dropout(x, "dropout", site="embedding")
         return embedding, x
 
     def _kind(self, layer: Layers) -> LayerKind:
@@ -242,7 +243,7 @@ class Decoder(Block):
                     out = block.forward(tape, mixed)
                 if step.output_norm:
                     out = tape.norm(out, step.output_norm, kind=step.norm, role="norm", site=f"{site}_post_norm")
-            x = tape.add(x, out, f"add_{site}", site="residual")
+            x = tape.add(x, out, f"add_{site}", site="residual", drops=True)
         return x
 
     def _blocks(self, tape: Tape, x: Tensor) -> Tensor | None:
@@ -254,22 +255,25 @@ class Decoder(Block):
         """What stands for the residual: itself, or what attention makes of it and the blocks' outputs."""
         return x if blocks is None else tape.attention_residual(x, blocks, (f"{module}_norm", f"{module}_proj"))
 
-    def _head(self, tape: Tape, x: Tensor, vocab: Dim, tied: Weight | None) -> None:
+    def _head(self, tape: Tape, x: Tensor, vocab: Dim, tied: Weight | None) -> tuple[Weight, ...]:
+        """The last norm, logits and in training their loss; returns the head's weights."""
         with tape.segment("lm_head", "backbone", x, scope="", dtype=self.dtype) as last:
             last = self._read(tape, last, self._blocks(tape, last), "model.output_attn_res")
-            if tape.workload.logits == "last":
-                last = last.view(last.features, (last.rows[0],))
+            last = _asked(tape, last)
             norm = f"{tape.body}.norm"
             with tape.scope("", purposes={norm: self.purposes["model.norm"]}):
                 last = tape.norm(last, norm, role="norm", site="final_norm")
             bias = self.lm_head_bias
             logits = tape.linear(last, "lm_head", (vocab,), role="head", site="head", weight=tied, bias=bias)
+            weights = tape.segments[-1].ops[-1].weights
             if tape.workload.phase == "train":
                 tape.cross_entropy(logits, "loss")
+        return weights
 
-    def _mtp(self, tape: Tape, x: Tensor) -> None:
-        """Multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2): embedding and head are the main
-        model's."""
+    def _mtp(self, tape: Tape, x: Tensor, vocab: Dim, head: tuple[Weight, ...]) -> None:
+        """Multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2): each module joins the embedding of a
+        later token with the hidden state (eq. 21), runs a layer (eq. 22), the head (eq. 23) and in training a loss
+        (eq. 24). Embedding and head are the main model's."""
         if not self.num_nextn_predict_layers:
             return
         first = self.num_hidden_layers
@@ -279,9 +283,18 @@ class Decoder(Block):
         about = "Multi-token prediction module."
         with tape.segment(f"{tape.body}.layers.{{i}}", "mtp", x, indices, about=about, dtype=self.dtype) as inner:
             embedded = tape.copy((inner,), "shift_embedding", inner.features, site="mtp_in")
+            tape.dropout(embedded, "dropout", site="mtp_in")
             embedded = tape.norm(embedded, "enorm", role="mtp", site="mtp_in")
             previous = tape.norm(inner, "hnorm", role="mtp", site="mtp_in")
             both = tape.copy((embedded, previous), "join", (2 * hidden,), site="mtp_in")
             x = tape.linear(both, "eh_proj", (hidden,), role="mtp", site="mtp_in")
-            x = self._layer(tape, x, kind)
-            tape.norm(x, "shared_head.norm", role="mtp", site="mtp_in")
+            x = _asked(tape, self._layer(tape, x, kind))
+            x = tape.norm(x, "shared_head.norm", role="mtp", site="mtp_in")
+            logits = tape.linear(x, "shared_head.head", (vocab,), role="head", site="head", weight=head)
+            if tape.workload.phase == "train":
+                tape.cross_entropy(logits, "loss")
+
+
+def _asked(tape: Tape, x: Tensor) -> Tensor:
+    """The rows whose logits the workload asks for: all, or each sequence's last."""
+    return x.view(x.features, (x.rows[0],)) if tape.workload.logits == "last" else x

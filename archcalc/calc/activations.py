@@ -58,11 +58,13 @@ def saved_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
 
     Kept is what operations outside active regions save, and every outside input of an active region; less
     what was produced inside one (always if it discards its output, else unless an operation outside saves
-    it). Context parallelism by all-to-all keeps attention's output twice: by heads for attention, by tokens
-    for the projection after it (TransformerEngine).
+    it). An input that is a view keeps all of its storage. A segment that no gradient passes keeps nothing, whatever its
+    savers. Context parallelism by all-to-all keeps attention's output twice: by heads for attention, by tokens for the
+    projection after it (TransformerEngine).
     """
-    whole = savers.whole or savers.selective is not None
-    if whole and segment.entry is not None and segment.part == "backbone" and segment.indices:
+    if not segment.learns:
+        return []
+    if recomputed(segment, savers) and segment.entry is not None:
         ends = (segment.entry, *segment.handed)
         kept = [Saved(segment.path, "entry", each, False, local_bytes(each, shards)) for each in ends]
         more = kept_outputs(segment, shards, savers.selective or frozenset(), savers.variants)
@@ -73,6 +75,12 @@ def saved_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
         if shards.cp > 1 and shards.ulysses and op.exchange == "context" and storage is op.outputs[0]:
             rows.append(rows[-1]._replace(path=f"{op.path}, by heads", storage=_copy(storage)))
     return rows
+
+
+def recomputed(segment: Segment, savers: Savers) -> bool:
+    """Whether backward makes a segment again from its entry."""
+    whole = savers.whole or savers.selective is not None
+    return whole and segment.entry is not None and segment.part == "backbone" and bool(segment.indices)
 
 
 def kept_storages(segment: Segment, savers: Savers) -> tuple[tuple[Op, Storage, bool], ...]:
@@ -95,6 +103,11 @@ def saved_bytes(segment: Segment, shards: Shards, savers: Savers) -> int:
     return sum(row.nbytes for row in saved_rows(segment, shards, savers))
 
 
+def kept_among(ops: Sequence[Op], savers: Savers) -> frozenset[Storage]:
+    """Storages that some of a segment's operations keep, or that recomputing one of them starts from."""
+    return frozenset(_kept(ops, savers))
+
+
 Kept = dict[Storage, tuple[Op, bool, bool]]
 
 
@@ -112,6 +125,9 @@ def _kept(ops: Sequence[Op], savers: Savers) -> Kept:
         if regions:
             for storage in op.inputs:
                 keep(storage, op, False, storage is operand)
+            if "fused" in savers.variants and not any(region.discards_output for region in regions):
+                for storage in op.bases:
+                    keep(storage, op, False, False)
         else:
             for save in op.saves:
                 if savers.variants.issuperset(save.when):

@@ -5,30 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from archcalc.errors import InputError, show_value
-from archcalc.units import parse_context, parse_memory
+from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_memory, parse_sides
 
 
 def parse_images(texts: list[str] | None) -> list[tuple[int, int]]:
     """Height and width of each image [pixels]. Raises InputError."""
-    return [(h, w) for h, w in _sides(texts, 2, "HxW, as 1024x768")]
+    return [(h, w) for h, w in (parse_sides(text, 2, IMAGE_FORM) for text in texts or [])]
 
 
 def parse_videos(texts: list[str] | None) -> list[tuple[int, int, int]]:
     """Frames, height and width of each video. Raises InputError."""
-    return [(f, h, w) for f, h, w in _sides(texts, 3, "FRAMESxHxW, as 16x448x448")]
-
-
-def _sides(texts: list[str] | None, count: int, form: str) -> list[tuple[int, ...]]:
-    """Whole positive numbers joined by x. Raises InputError."""
-    sizes = []
-    for text in texts or []:
-        pieces = text.lower().split("x")
-        if len(pieces) != count or not all(p.isascii() and p.isdecimal() for p in pieces):
-            raise InputError(f"{show_value(text)} is no size", value=text, hint=f"write {form}")
-        if not all(0 < int(p[:9]) < 10**7 for p in pieces):
-            raise InputError(f"{show_value(text)} is out of range", value=text, hint="each from 1 to 9,999,999")
-        sizes.append(tuple(int(piece) for piece in pieces))
-    return sizes
+    return [(f, h, w) for f, h, w in (parse_sides(text, 3, VIDEO_FORM) for text in texts or [])]
 
 
 def parse_device_memory(text: str) -> int:

@@ -16,6 +16,11 @@ def command(
     rank: Annotated[
         int | None, typer.Option("--rank", metavar="R", help="List the terms of this rank. [default: the worst]")
     ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="TERM", help="What a term is made of: activations or transient."),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit 1 if it does not fit.")] = False,
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
@@ -23,6 +28,10 @@ def command(
     """Training memory on every pipeline rank at its worst moment."""
     from archcalc.cli.output import emit
     from archcalc.documents.train import train
+    from archcalc.errors import CheckFailed
     from archcalc.hf.spec import load_spec
 
-    emit(train(load_spec(spec), plan=plan, set=override or (), rank=rank), format_name, output, units)
+    report = train(load_spec(spec), plan=plan, set=override or (), rank=rank, explain=explain)
+    emit(report, format_name, output, units)
+    if check and not report.quantities["train.fits"]:
+        raise CheckFailed(report.title)

@@ -121,7 +121,10 @@ def flops_report(spec: Spec, workload: Workload, *, tokens: int | None = None) -
     notes = _notes(spec, workload, found)
     mtp = totals(rows).mtp
     if mtp:
-        notes.append(f"The multi-token-prediction module would add {format_int(mtp)} FLOPs; it is in no total.")
+        notes.append(
+            f"The multi-token-prediction module would add {format_int(mtp)} FLOPs, its pass through the shared head"
+            " among them; it is in no total."
+        )
     if tokens is not None:
         found |= _run(spec, workload, found, tokens)
     return Report(

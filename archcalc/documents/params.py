@@ -7,10 +7,11 @@ from typing import Any
 
 from archcalc.calc.params import Counts, activation_ratio, count, merged_hidden_size
 from archcalc.documents.document import Column, Report, Table
-from archcalc.documents.paths import PART_ORDER, folded, ranges, weight_where
+from archcalc.documents.paths import PART_ORDER, folded, weight_where
 from archcalc.errors import InputError, did_you_mean, show_value
 from archcalc.files.model import Spec
 from archcalc.tape import Tape, Weight, product
+from archcalc.tape.indices import ranges
 from archcalc.workload import Workload
 
 COUNTING = (

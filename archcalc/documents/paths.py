@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from archcalc.tape import Tape, Weight, product
+from archcalc.tape.indices import ranges, runs
 
 PART_ORDER = ("backbone", "vision", "projector", "mtp")
 """The order in which parts are listed: the largest first, what is counted apart last."""
@@ -25,24 +26,6 @@ class Place(NamedTuple):
     indices: tuple[int, ...]
     experts: int
     part: str
-
-
-def runs(indices: Sequence[int]) -> list[list[int]]:
-    """First and last of each run of indices: (0, 1, 2, 5) is [0, 2], [5, 5]."""
-    if isinstance(indices, range) and indices:
-        return [[indices[0], indices[-1]]]
-    found: list[list[int]] = []
-    for i in indices:
-        if found and i == found[-1][1] + 1:
-            found[-1][1] = i
-        else:
-            found.append([i, i])
-    return found
-
-
-def ranges(indices: Sequence[int]) -> str:
-    """Indices as text: (0, 1, 2, 5) is `0-2,5`."""
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs(indices))
 
 
 def folded(template: str, indices: Sequence[int], experts: int = 0) -> str:
@@ -102,7 +85,7 @@ def places(tape: Tape) -> list[Place]:
     """Every place of a model once, in forward order, those above a place before it."""
     found: dict[Place, None] = {}
     for segment in tape.segments:
-        weights = [w for op in segment.ops for w in op.weights]
+        weights = [w for op in segment.ops for w in op.weights if w.part == segment.part]
         experts = max((product(w.stack) for w in weights), default=0)
         named = [op.path for op in segment.ops if op.about or op.weights]
         for path in (*named, *(f"{w.path}.{w.suffix}" for w in weights)):

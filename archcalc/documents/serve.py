@@ -24,6 +24,7 @@ from archcalc.documents.serve_words import (
     notes,
     overhead_table,
     term_rows,
+    unloaded,
 )
 from archcalc.documents.storage_notes import applied, unproven
 from archcalc.documents.weights import storage_named, what_if
@@ -304,6 +305,7 @@ def serve_all_report(asked: Asked, gpus: list[Hardware]) -> Report:
         notes=[
             *asked.storage_notes,
             *context_notes(asked.spec, question.load.context),
+            *unloaded(asked.spec, question.load),
             *padding_notes((each for _, s in best for each in s.padded), ENGINES_PAD),
             *(f"{name} was left out: {error.message}." for name, error in refused.items()),
         ],

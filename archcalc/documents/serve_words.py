@@ -308,7 +308,7 @@ def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> lis
         said.append("Shared experts are divided by tp; with tp, dp and ep together vLLM may keep them whole.")
     if load.lora_rank and question.served.has_experts:
         said.append("Buffers for adapters of routed experts are not counted: vLLM has them from 0.12 on.")
-    return [*said, *_unloaded(spec, load)]
+    return [*said, *unloaded(spec, load)]
 
 
 def _beyond(s: Serving) -> list[str]:
@@ -352,7 +352,8 @@ def _pages(s: Serving) -> list[str]:
     ]
 
 
-def _unloaded(spec: Spec, load: Load) -> list[str]:
+def unloaded(spec: Spec, load: Load) -> list[str]:
+    """Parts of a model that are not loaded, and whether multi-token prediction is."""
     said = []
     if load.language_only and spec.vision is not None:
         said.append("Vision tower and projector are not loaded.")
@@ -362,4 +363,6 @@ def _unloaded(spec: Spec, load: Load) -> list[str]:
         said.append("The multi-token-prediction module is not loaded: --mtp adds it.")
     elif spec.backbone.mtp_stored is None:
         said.append("Whether the release holds the multi-token-prediction module that --mtp loads is not known.")
+    if load.mtp:
+        said.append("Multi-token prediction is in: its weights in the overhead, its cache with the others.")
     return said

@@ -44,15 +44,27 @@ class Setting(NamedTuple):
     recompute: tuple[str, ...] = ()
     fp8: tuple[str, ...] = ()
     core: str = "flash"
+    dropout: tuple[float, float] = (0.0, 0.0)
+    deterministic: bool = False
+    rope: str = "fused"
 
     @property
     def plain(self) -> bool:
         """Whether nothing is recomputed, compressed or unfused: no such option reaches a vision tower."""
-        return self.router_probs == "out" and self.core == "flash" and not self.recompute and not self.fp8
+        special = self.core != "flash" or self.rope != "fused" or self.recompute or self.fp8 or self.drops
+        return self.router_probs == "out" and not special
+
+    @property
+    def drops(self) -> tuple[str, ...]:
+        """The kinds of dropout that there are."""
+        names = ("hidden_dropout", "attention_dropout")
+        return tuple(name for name, chance in zip(names, self.dropout, strict=True) if chance)
 
     def __str__(self) -> str:
         pieces = [self.kernels, *([self.core] if self.core != "flash" else []), f"probs@{self.router_probs}"]
-        return " ".join([*pieces, *(f"+{name}" for name in (*self.recompute, *self.fp8))])
+        more = ("deterministic",) if self.deterministic else ()
+        pieces += ["rope-unfused"] if self.rope != "fused" else []
+        return " ".join([*pieces, *(f"+{name}" for name in (*self.recompute, *self.fp8, *self.drops, *more))])
 
 
 K2 = ("layernorm", "swiglu", "mla_up_proj", "moe_down_proj")
@@ -67,9 +79,16 @@ SETTINGS = (
     Setting("fused", "out", K2, ("moe_up_proj_input", "swiglu_input")),
     Setting("eager", "out", core="unfused"),
     Setting("fused", "act", ("core_attn",), core="unfused"),
+    Setting("fused", "act", core="unfused"),
+    *(Setting(kernels, "out", core="unfused", dropout=(0.1, 0.1)) for kernels in ("fused", "eager")),
+    Setting("fused", "act", core="flash-attn", dropout=(0.1, 0.1), deterministic=True),
+    Setting("fused", "act", ("core_attn",), core="unfused", dropout=(0.0, 0.1)),
+    Setting("fused", "act", ("full",), core="unfused", dropout=(0.1, 0.1)),
+    *(Setting("fused", "act", recompute, rope="unfused") for recompute in ((), ("mla_up_proj", "core_attn"))),
 )
 """Eager and fused kernels, both places of the router's probabilities, every recompute option, K2's own mix, and
-unfused attention, plain and recomputed."""
+unfused attention, plain and recomputed, in both precisions; dropout on both cores, and recomputed;
+rotation without a kernel."""
 
 
 def images_of(spec: Spec) -> tuple[tuple[int, int], ...]:
@@ -102,7 +121,20 @@ def flops(spec: Spec) -> Sides:
             if op.flops:
                 for path in unfolded(op.path, segment):
                     add(side, path, "train backward", value(op.flops) * op.backward_factor)
-    return {"flops": side | forward_flops(decode, "decode forward")}
+    return {"flops": side | predictions(train) | forward_flops(decode, "decode forward")}
+
+
+def predictions(train: Tape) -> Side:
+    """FLOPs that multi-token-prediction modules add to a training step, by the weight that they run through: the shared
+    head's are those of all modules."""
+    side: Side = {}
+    for segment in train.segments:
+        for op in segment.ops if segment.part == "mtp" else ():
+            if value(op.flops):
+                for path in unfolded(op.weights[0].path if op.weights else op.path, segment):
+                    add(side, path, "prediction forward", value(op.flops))
+                    add(side, path, "prediction backward", value(op.flops) * op.backward_factor)
+    return side
 
 
 def forward_flops(tape: Tape, setting: str) -> Side:
@@ -153,6 +185,10 @@ def activations(spec: Spec) -> Sides:
             recompute=setting.recompute,
             fp8=setting.fp8,
             cross_entropy=setting.kernels,
+            hidden_dropout=setting.dropout[0],
+            attention_dropout=setting.dropout[1],
+            deterministic=setting.deterministic,
+            rope=setting.rope,
         )
         for segment in (*backbone, *(tower if setting.plain else ())):
             kept = saved_bytes(segment, Shards(), how)

@@ -10,7 +10,7 @@ from archcalc.proof.sides import Side, Sides, single
 from archcalc.reference import measure, orders, pixels
 from archcalc.reference.fields import Section
 from archcalc.reference.flops import flops as step_flops
-from archcalc.reference.model import build
+from archcalc.reference.model import build, prediction_paths
 from archcalc.reference.saved import measure as saved
 from archcalc.reference.threads import one_thread
 
@@ -48,11 +48,19 @@ def flops(plain: Plain, model: Any) -> Sides:
     """A whole training step and a whole decode step, run on meta."""
     images = (IMAGE,) if plain.get("vision") else ()
     train = step_flops(plain, seq=SEQ, images=images, backward=True, model=model)
+    more = train
+    if prediction_paths(model):
+        more = step_flops(plain, seq=SEQ, images=images, backward=True, mtp=True, model=model)
     decode = step_flops(plain, seq=1, context=SEQ - 1, mla="absorbed", model=model)
     side: Side = {}
     for path, (forward, backward) in train.items():
         side[path, "train forward"] = (1, forward)
         side[path, "train backward"] = (1, backward)
+    for path, (forward, backward) in more.items():  # what the prediction modules add, the shared head's calls among it
+        before = train.get(path, (0, 0))
+        if forward != before[0]:
+            side[path, "prediction forward"] = (1, forward - before[0])
+            side[path, "prediction backward"] = (1, backward - before[1])
     return {"flops": side | single([(path, forward) for path, (forward, _) in decode.items()], "decode forward")}
 
 
@@ -88,6 +96,10 @@ def activations(plain: Plain, model: Any) -> Sides:
             router_probs=setting.router_probs,
             recompute=frozenset(setting.recompute),
             fp8=frozenset(setting.fp8),
+            hidden_dropout=setting.dropout[0],
+            attention_dropout=setting.dropout[1],
+            deterministic=setting.deterministic,
+            rope=setting.rope,
         )
         side |= single(kept.items(), str(setting))
     return {"activations": side}

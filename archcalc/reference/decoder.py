@@ -14,6 +14,7 @@ from archcalc.reference.depth import Blocks, sources_of
 from archcalc.reference.factory import Factory
 from archcalc.reference.ffn import FFNS
 from archcalc.reference.fields import Section
+from archcalc.reference.kernels.dropout import dropped
 from archcalc.reference.kinds import attention_class, make_attention
 from archcalc.reference.layer import DecoderLayer, PredictionLayer
 from archcalc.reference.norm_kinds import norm_kind, norm_name
@@ -114,10 +115,12 @@ class Backbone(nn.Module):
 
     def embedded(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Learned positions added (GPT-2), then normalised (BLOOM, arXiv:2211.05100); a position for each token of
-        each sequence, int64, as Megatron-LM's data pipeline passes them."""
+        each sequence, int64, as Megatron-LM's data pipeline passes them. Dropout comes last (Megatron-LM, core/models/
+        common/embeddings/language_model_embedding.py)."""
         if self.embed_positions is not None:
             x = x + self.embed_positions(_positions(x, cache).repeat(len(x), 1))
-        return x if self.embed_norm is None else self.embed_norm(x)
+        x = x if self.embed_norm is None else self.embed_norm(x)
+        return dropped(x, self._make.options.hidden_dropout)
 
     def now(self, x: Tensor, cache: Cache | None = None, absorbed: bool = False) -> Pass:
         """What the layers share in a pass over new rows [B,N,W]."""

@@ -77,7 +77,7 @@ def flops(
     with nullcontext() if backward else torch.no_grad(), ModuleFlops(parts) as counted, scores as full:
         total = model(**inputs, cache=cache, absorbed=mla == "absorbed", last=logits == "last").sum()
         if mtp:
-            total = total + _predictions(model, batch, seq)
+            total = total + _predictions(model, batch, vision_tokens + seq)
         if backward:
             total.backward()
     model.zero_grad()

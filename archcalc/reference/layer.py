@@ -12,6 +12,7 @@ from archcalc.errors import InputError
 from archcalc.reference.attention import Attention, Pass
 from archcalc.reference.depth import sources_of
 from archcalc.reference.factory import Factory
+from archcalc.reference.kernels.dropout import dropped
 from archcalc.reference.kernels.recompute import Region, checkpointed
 from archcalc.reference.patterns import LayerKind, Step
 
@@ -47,6 +48,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, kind: LayerKind, mixers: Sequence[nn.Module], norms: MakeNorm, slot: int, make: Factory) -> None:
         super().__init__()
         self.recompute, self.recompute_norms = make.recomputes("full"), make.recomputes("layernorm")
+        self._dropout = make.options.hidden_dropout
         self._kind = kind
         self._slots: dict[str, int] = {}
         for step, mixer in zip(kind, mixers, strict=True):
@@ -121,6 +123,7 @@ class DecoderLayer(nn.Module):
                 normed.discard_after(out)  # the last mixer that was given it: in backward, the first
                 normed = None
             out = out if step.output_norm is None else self.get_submodule(step.output_norm)(out)
+            out = dropped(out, self._dropout)
             x = out if begins and step is self._kind[0] else x + out
         return x
 

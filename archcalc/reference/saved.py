@@ -27,6 +27,7 @@ from archcalc.reference.pixels import Grid
 from archcalc.reference.places import text_path
 from archcalc.reference.storages import saved_bytes
 from archcalc.reference.tower import Tower, owned
+from archcalc.reference.training import Training
 
 Loss = Literal["kernels", "bf16", "chunked"]
 CHUNK = 1024
@@ -34,7 +35,14 @@ CHUNK = 1024
 
 
 def measure(
-    spec: Mapping[str, object], *, seq: int, batch: int = 1, patches: int = 0, loss: Loss = "kernels", **how: Any
+    spec: Mapping[str, object],
+    *,
+    seq: int,
+    batch: int = 1,
+    patches: int = 0,
+    loss: Loss = "kernels",
+    training: Training | None = None,
+    **how: Any,
 ) -> dict[str, int]:
     """Bytes kept by one of each segment [bytes], by the module path of the first such segment.
 
@@ -48,6 +56,7 @@ def measure(
         batch: sequences of a micro-batch; beside their number only the `unfused` core's score matrix depends on it.
         patches: patches of one chunk that goes through the tower and the projector.
         loss: see `head_loss`.
+        training: what of the text model trains; all of it by default.
         how: fields of `Options`.
 
     Raises:
@@ -57,17 +66,21 @@ def measure(
         raise InputError(f"loss: {loss} is none of {', '.join(get_args(Loss))}", value=loss)
     root = Section(spec, "spec")
     vision, options = root.optional_section("vision"), Options(**how)
-    segments = _text(root.section("backbone"), (batch, seq), loss, options)
+    segments = _text(root.section("backbone"), (batch, seq), loss, options, training or Training())
     found = {text_path(vision, path): kept for path, kept in segments}
     return found | ({} if vision is None or not patches else dict(_tower(root, vision, patches, options)))
 
 
-def _text(section: Section, sizes: tuple[int, int], loss: Loss, options: Options) -> Iterator[tuple[str, int]]:
+def _text(
+    section: Section, sizes: tuple[int, int], loss: Loss, options: Options, training: Training
+) -> Iterator[tuple[str, int]]:
     kinds = layer_kinds(section)
-    model = TextModel(section, factory(section, options=options), list(dict.fromkeys(kinds)))
+    make = factory(section, options=options)
+    model = TextModel(section, make, list(dict.fromkeys(kinds)))
+    training.prepare(model, make)
     backbone = model.model
     ids = torch.zeros(sizes, dtype=torch.int64, device="meta")
-    x = backbone.embed_tokens(ids).detach().requires_grad_()
+    x = backbone.embed_tokens(ids).detach().requires_grad_(training.entry)
     now = backbone.now(x)
     of_model = [*owned(model), *now.angles.values()]  # rotary angles are the model's, not a layer's
     of_model += [] if now.blocks is None else [now.blocks.outputs]  # kept by the layers that made them

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Literal, NamedTuple
 
 from archcalc.tape.dims import Dims, Number
+from archcalc.tape.indices import ranges
 from archcalc.tape.span import ALL, Span
 from archcalc.tape.values import Part, Storage, Weight
 
@@ -12,22 +14,47 @@ Variant = Literal[
     "fused",
     "eager",
     "flash",
+    "flash_copied",
     "unfused",
+    "hidden_dropout",
+    "attention_dropout",
+    "attention_undropped",
+    "rope_unfused",
     "probs_act",
     "probs_out",
+    "deterministic",
     "loss_eager",
     "loss_fused",
     "loss_te",
     "loss_chunked",
 ]
 """How one kind of operation is run: elementwise kernels, attention's core, the place where router probabilities
-multiply, the loss."""
+multiply, the loss, rotation; and whether there is dropout."""
+
+
+Needs = Literal["any", "weight", "input"]
+"""Which gradient asks for what is kept: any that the operation has, its weight's, its input's."""
 
 
 class Save(NamedTuple):
-    """A storage kept for backward, where all the variants of `when` are in use; always where there are none."""
+    """A storage kept for backward, where all the variants of `when` are in use; always where there are none.
+
+    `needs`: a frozen weight has no gradient, nor has an input with nothing trained before it. Plain operations keep
+    what each gradient takes; a kernel written as one function keeps all of it for either.
+    """
 
     storage: Storage
+    when: tuple[Variant, ...] = ()
+    needs: Needs = "any"
+
+
+class Work(NamedTuple):
+    """A storage that an operation's kernels make and drop again while it runs, where all the variants of `when` are in
+    use: forward, or backward before the gradients of its first two operands are made. Nothing counts twice that is
+    kept."""
+
+    storage: Storage
+    backward: bool
     when: tuple[Variant, ...] = ()
 
 
@@ -81,6 +108,10 @@ class Op(NamedTuple):
         weight_gradient: whether that needs the input, and who adds it up.
         exchange: how its operands travel between devices.
         sums: its result is the sum of its operands, which share its gradient.
+        masks: variants under which the second of them is dropped out first: its gradient is a tensor of its own.
+        works: what its kernels make beside that.
+        bases: what fused kernels write beside an input that is a view, in one storage with it: kept by an ordinary
+            checkpoint of this operation, which keeps the view.
         span: how far back it looks, where it scores pairs.
         turned: features of a head that it rotates.
     """
@@ -100,6 +131,9 @@ class Op(NamedTuple):
     weight_gradient: WeightGradient = "none"
     exchange: Exchange = "none"
     sums: bool = False
+    masks: tuple[Variant, ...] = ()
+    works: tuple[Work, ...] = ()
+    bases: tuple[Storage, ...] = ()
     span: Span | None = None
     turned: int = 0
 
@@ -111,9 +145,11 @@ class Segment:
         entry: the residual that comes in.
         beside: what earlier segments left for it beside that; theirs to keep for backward.
         handed: what it makes for later segments, kept whatever is recomputed.
+        ungraded: storages that need no gradient: nothing that is trained lies before them.
+        learns: whether a gradient passes any of its operations; else it keeps nothing and has no backward.
     """
 
-    __slots__ = ("beside", "entry", "handed", "indices", "ops", "part", "path")
+    __slots__ = ("beside", "entry", "handed", "indices", "learns", "ops", "part", "path", "ungraded")
 
     def __init__(self, path: str, indices: tuple[int, ...], part: Part, entry: Storage | None) -> None:
         self.path = path
@@ -123,8 +159,21 @@ class Segment:
         self.ops: list[Op] = []
         self.beside: tuple[Storage, ...] = ()
         self.handed: tuple[Storage, ...] = ()
+        self.ungraded: frozenset[Storage] = frozenset()
+        self.learns = True
 
     @property
     def count(self) -> int:
         """How many identical copies it stands for."""
         return max(1, len(self.indices))
+
+    def without(self, sites: frozenset[str]) -> Segment:
+        """The same run of operations, less those at some sites."""
+        left = copy(self)
+        left.ops = [op for op in self.ops if op.site not in sites]
+        return left
+
+    @property
+    def name(self) -> str:
+        """Its path with the layers it stands for written in: `model.layers.1-60`."""
+        return self.path.replace("{i}", ranges(self.indices))

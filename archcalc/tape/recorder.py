@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from archcalc.tape.dims import Dim, Dims, Number
-from archcalc.tape.op import Cache, Exchange, FlopClass, Op, Save, Segment, WeightGradient
+from archcalc.tape.op import Cache, Exchange, FlopClass, Op, Save, Segment, Variant, WeightGradient, Work
 from archcalc.tape.sites import SITES
 from archcalc.tape.span import Span
 from archcalc.tape.values import NormKind, Part, Role, Storage, Tensor, Weight
@@ -207,6 +207,9 @@ class Recorder:
         weight_gradient: WeightGradient = "none",
         exchange: Exchange = "none",
         sums: bool = False,
+        masks: tuple[Variant, ...] = (),
+        works: tuple[Work, ...] = (),
+        bases: tuple[Storage, ...] = (),
         span: Span | None = None,
         turned: int = 0,
     ) -> None:
@@ -231,6 +234,9 @@ class Recorder:
                 weight_gradient=weight_gradient if self._grad else "none",
                 exchange=exchange,
                 sums=sums,
+                masks=masks,
+                works=works,
+                bases=bases,
                 span=span,
                 turned=turned,
             )

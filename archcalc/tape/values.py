@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -102,6 +103,9 @@ class Weight:
         active: the dim that replaces `stack` for the parameters a token uses, or None for all of them.
         trainable: False for buffers, which are no parameters.
         frozen: a parameter of the public class that gets no gradient all the same.
+        rests: a parameter that this run does not train.
+        whole: what it was divided from, where some of its layers are treated apart in this run.
+        packed: how this run holds one matrix of it, where that is not its elements in one dtype (a quantized base).
         indices: layer indices that the template's `{i}` runs over (empty: no index).
         about: one sentence on what it is for.
     """
@@ -115,12 +119,15 @@ class Weight:
         "indices",
         "into",
         "out",
+        "packed",
         "part",
         "path",
+        "rests",
         "role",
         "stack",
         "suffix",
         "trainable",
+        "whole",
     )
 
     def __init__(
@@ -153,6 +160,9 @@ class Weight:
         self.dtype = dtype
         self.trainable = trainable
         self.frozen = frozen
+        self.rests = False
+        self.whole: Weight | None = None
+        self.packed: Callable[[Weight], tuple[Stored, ...]] | None = None
         self.indices = indices
         self.about = about
 
@@ -166,6 +176,11 @@ class Weight:
     @property
     def trained(self) -> bool:
         """Whether training gives it a gradient and optimizer states."""
+        return self.learnable and not self.rests
+
+    @property
+    def learnable(self) -> bool:
+        """Whether training could: a parameter, and not one that no run trains."""
         return self.trainable and not self.frozen
 
     @property

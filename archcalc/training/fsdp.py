@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_bytes, local_elements, local_size
 from archcalc.tape import Segment, Tape, Weight
-from archcalc.training.chunk import Working
+from archcalc.training.chunk import ENDS_OF_MTP, Working
 from archcalc.training.placement import Chunk, Held
 
 ACTIVE_STAGES = 3
@@ -68,11 +68,10 @@ def shard_elements(w: Weight, shards: Shards, devices: int) -> int:
 
 
 def sharded(held: Held, shards: Shards, how: Sharding) -> tuple[list[tuple[Weight, int]], int]:
-    """Trained weights with the elements of a rank's shards, all layers together; and the elements of all of them before
-    sharding."""
-    trained = [(w, count) for w, count in held if w.trained]
-    parts = [(w, count * shard_elements(w, shards, how.owners(w))) for w, count in trained]
-    return parts, sum(count * local_elements(w, shards) for w, count in trained)
+    """Weights with the elements of a rank's shards, all layers together, those that do not train too; and the elements
+    of all that train before sharding."""
+    parts = [(w, count * shard_elements(w, shards, how.owners(w))) for w, count in held if w.learnable]
+    return parts, sum(count * local_elements(w, shards) for w, count in held if w.trained)
 
 
 class Group(NamedTuple):
@@ -89,6 +88,7 @@ class Group(NamedTuple):
         output: what it writes.
         resting: this device's part of the gradients.
         entry: the segment's input, whose gradient stands beside.
+        learns: whether gradients pass it at all.
     """
 
     weights: int = 0
@@ -101,29 +101,34 @@ class Group(NamedTuple):
     output: int = 0
     resting: int = 0
     entry: int = 0
+    learns: bool = True
 
 
 def group_of(segment: Segment, shards: Shards, how: Sharding, tied: Sequence[Weight] = ()) -> Group:
-    """The parameters of a segment and of `tied` others that stand in its group. A layer's last weight is a norm's, next
-    to nothing (torchtitan, models/llama3/model.py, TransformerBlock)."""
-    own = dict.fromkeys(w for op in segment.ops for w in op.weights if w.trained)
+    """The parameters of a segment and of `tied` others that stand in its group: those that do not train are gathered
+    all the same and have no gradient. A layer's last weight is a norm's, next to nothing (torchtitan,
+    models/llama3/model.py, TransformerBlock). A prediction module's head is the model's own, of that one's group."""
+    ops = segment.without(ENDS_OF_MTP).ops if segment.part == "mtp" else segment.ops
+    own = dict.fromkeys(w for op in ops for w in op.weights if w.learnable)
     resting_item, item, reduce_item = how.items
-    total = Group(entry=0 if segment.entry is None else local_bytes(segment.entry, shards))
+    total = Group(entry=0 if segment.entry is None else local_bytes(segment.entry, shards), learns=segment.learns)
     for w in (*own, *(w for w in tied if w not in own)):
         devices = how.owners(w)
         part, whole = shard_elements(w, shards, devices), local_elements(w, shards)
         cast = item if item != resting_item else 0
+        grads = 1 if w.trained else 0
         total = Group(
             weights=total.weights + item * devices * part,
             buffer=total.buffer + (item * devices * part if devices > 1 else 0),
             sent=total.sent + (cast * part if devices > 1 else 0),
             alone=max(total.alone, cast * part if devices == 1 else 0),
-            grads=total.grads + item * whole,
-            last=item * whole if devices > 1 and not segment.indices else 0,
-            reduced=total.reduced + reduce_item * devices * part,
-            output=total.output + reduce_item * part,
-            resting=total.resting + resting_item * part,
+            grads=total.grads + grads * item * whole,
+            last=grads * item * whole if devices > 1 and not segment.indices else 0,
+            reduced=total.reduced + grads * reduce_item * devices * part,
+            output=total.output + grads * reduce_item * part,
+            resting=total.resting + grads * resting_item * part,
             entry=total.entry,
+            learns=total.learns,
         )
     return total
 
@@ -147,7 +152,7 @@ def _tied(tape: Tape, chunk: Chunk, shards: Shards, how: Sharding) -> Group | No
     """Where embedding and head share a weight, embedding, norm and head are one group (torchtitan,
     models/qwen3/infra/parallelize.py, `apply_fsdp`)."""
     first, last = (tape.segments[chunk[i][0]] for i in (0, -1))
-    ends = [[w for op in s.ops for w in op.weights if w.trained] for s in (first, last)]
+    ends = [[w for op in s.ops for w in op.weights if w.learnable] for s in (first, last)]
     if first is last or not set(map(id, ends[0])) & set(map(id, ends[1])):
         return None
     return group_of(last, shards, how, ends[0])
@@ -184,7 +189,7 @@ def _alone(groups: list[Group], tied: Group | None, how: Sharding) -> Iterator[W
         unmade += resting[i]
         held = kept + (shared.grads if i < count - 1 else 0)
         held += sum(g.output for g in groups[i + 1 :]) if how.adds_up else 0
-        yield Working(
+        now = Working(
             forward=kept + forward,
             entering=kept
             + max(
@@ -197,6 +202,7 @@ def _alone(groups: list[Group], tied: Group | None, how: Sharding) -> Iterator[W
             unmade_forward=unmade + sum(resting[i + 1 :]),
             unmade_backward=unmade,
         )
+        yield now if own.learns else now._replace(backward=0, starting=0, leaving=0)
 
 
 def _in_pipeline(own: list[Group], groups: Sequence[list[Group]], how: Sharding) -> Iterator[Working]:
@@ -208,13 +214,14 @@ def _in_pipeline(own: list[Group], groups: Sequence[list[Group]], how: Sharding)
         held = others + sum(g.weights for g in own[i:]) if how.reshard else 0
         gathered = own[i - 1].buffer if how.reshard and i else 0
         own_buffer = each.buffer + each.sent if how.reshard else 0
-        yield Working(
+        now = Working(
             forward=held + own_buffer - each.sent if how.reshard else 0,
             entering=held + own_buffer,
             backward=held + gathered,
             starting=held + own_buffer + each.entry,
             leaving=held + gathered + each.grads + each.entry,
         )
+        yield now if each.learns else now._replace(backward=0, starting=0, leaving=0)
 
 
 def gathered_for_good(tape: Tape, chunks: Sequence[Chunk], shards: Shards, how: Sharding) -> int:

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from math import erf, exp, pi, sqrt
 from typing import Any
 
 from archcalc.calc.activations import Savers
 from archcalc.calc.selective import kept_outputs
 from archcalc.tape import Op, Segment, value
 from archcalc.training.memory import one_layer_extra, training_memory, worst
+from archcalc.training.routing import expected_imbalance, worst_imbalance
 from archcalc.training.run import Run
 from archcalc.training.savers import FULL, RECOMPUTE, Lever
 
 
 def ledger(run: Run) -> list[dict[str, Any]]:
-    """From no savers to the plan. Each row adds one lever; `saved_bytes` is what it buys on the worst
-    rank."""
+    """From no savers to the plan. Each row adds one lever: `saved_bytes` is what it buys on the worst rank by then,
+    `without_bytes` what the plan's own peak grows by where that lever alone is left out."""
     rows: list[dict[str, Any]] = []
+    planned = worst(training_memory(run)).peak
     for n, lever in enumerate(run.levers):
         top = worst(training_memory(run.until(n)))
         before = rows[-1]["peak_bytes"] if rows else top.peak
+        without = worst(training_memory(run.without(n))).peak if n else None
         rows.append(
             {
                 "path": lever.label,
                 "lever": lever.label,
                 "peak_bytes": top.peak,
                 "saved_bytes": before - top.peak,
+                "without_bytes": None if without is None else without - planned,
+                "without_peak_bytes": without,
                 "activation_bytes": top.activation,
                 "transient_bytes": top.transient,
                 "worst_rank": top.rank,
+                "recompute_flops_share": lever_share(run, lever),
                 "cost": lever_cost(run, lever),
             }
         )
@@ -41,31 +46,45 @@ COSTS = {"none": "", "fp8": "storage only: a cast each way", "offload": "copies 
 """What savers that recompute nothing cost."""
 
 
+def lever_share(run: Run, lever: Lever) -> float:
+    """What a lever recomputes, as a share of the forward FLOPs."""
+    if lever.kind == "selective":
+        return selective_share(run, lever.savers)
+    return recompute_share(run, lever.option) if lever.kind == "recompute" else 0.0
+
+
 def lever_cost(run: Run, lever: Lever) -> str:
     """What a lever costs, in words."""
-    if lever.kind == "selective":
-        return selective_cost(run, lever.savers)
-    return recompute_cost(run, lever.option) if lever.kind == "recompute" else COSTS[lever.kind]
+    return COSTS[lever.kind] if lever.kind in COSTS else _words(lever_share(run, lever))
 
 
 def recompute_cost(run: Run, option: str) -> str:
+    """What recomputing costs, in words."""
+    return _words(recompute_share(run, option))
+
+
+def _words(share: float) -> str:
+    return f"{100 * share:.1f} % more forward FLOPs" if share else "elementwise work only, no GEMM"
+
+
+def recompute_share(run: Run, option: str) -> float:
     """What recomputing costs: the region's share of the forward FLOPs of the rank that pays most."""
     if option == FULL:
-        return _cost(run, lambda segment: set(segment.ops) if segment.indices else set())
-    return _cost(run, lambda segment: {op for op in segment.ops if op.site in RECOMPUTE[option].sites})
+        return _share(run, lambda segment: set(segment.ops) if segment.indices else set())
+    return _share(run, lambda segment: {op for op in segment.ops if op.site in RECOMPUTE[option].sites})
 
 
-def selective_cost(run: Run, savers: Savers) -> str:
+def selective_share(run: Run, savers: Savers) -> float:
     """The same of layers that keep what some kinds of operations put out."""
 
     def again(segment: Segment) -> set[Op]:
         kept = kept_outputs(segment, run.shards, savers.selective or frozenset(), savers.variants)
         return set(segment.ops) - {each.op for each in kept} if segment.indices else set()
 
-    return _cost(run, again)
+    return _share(run, again)
 
 
-def _cost(run: Run, again: Callable[[Segment], set[Op]]) -> str:
+def _share(run: Run, again: Callable[[Segment], set[Op]]) -> float:
     spent = whole = 0
     for rank in run.ranks:
         region = forward = 0
@@ -77,17 +96,23 @@ def _cost(run: Run, again: Callable[[Segment], set[Op]]) -> str:
                 forward += flops
                 region += flops if op in recomputed else 0
         spent, whole = max((spent, whole), (region, forward))
-    return f"{100 * spent / whole:.1f} % more forward FLOPs" if spent else "elementwise work only, no GEMM"
+    return spent / whole if spent else 0.0
+
+
+UNIFORM = "uniform routing: a lower bound of the routing term"
 
 
 def imbalances(run: Run) -> list[dict[str, Any]]:
-    """Peak under uneven routing: as planned, the expectation of a random router, what-ifs, and the worst
+    """Peak under uneven routing: as planned, uniform, the expectation of a random router, what-ifs, and the worst
     case: in every live micro-batch at once (no plan survives it), and in one layer of one (what crashes a
     run)."""
     sizes = next((w.stack[0].size, w.active.size) for w in run.tape.weights() if w.active is not None)
     most = worst_imbalance(*sizes, run.shards.ep)
+    planned, worse = run.routing.typical, run.routing.worst
     cases = [
-        ("as planned", float(run.shards.imbalance)),
+        ("as planned", float(planned)),
+        *([("as planned, worst", float(worse))] if worse != planned else []),
+        *([(UNIFORM, 1.0)] if planned != 1 else []),
         ("a uniformly random router, expected", expected_imbalance(*sizes, run.shards.ep, run.tokens)),
         ("what if: 1.25 times the mean", 1.25),
         ("what if: twice the mean", 2.0),
@@ -113,31 +138,3 @@ def _imbalance(case: str, factor: float, activation: int, peak: int, rank: int) 
         "peak_bytes": peak,
         "worst_rank": rank,
     }
-
-
-def expected_imbalance(experts: int, top_k: int, ep: int, tokens: int) -> float:
-    """Busiest device over the mean when every token of `ep` devices picks `top_k` of `experts` uniformly.
-
-    Rows of one device are sums over tokens of hypergeometric picks: variance N·k·q·(1-q)·(E-k)/(E-1), q =
-    1/ep, N = ep·tokens, near normal; the factor is the expectation of the largest of ep normal values.
-    """
-    if ep == 1:
-        return 1.0
-    q, n = 1 / ep, ep * tokens
-    sd = sqrt(n * top_k * q * (1 - q) * (experts - top_k) / (experts - 1))
-    return round(1 + expected_maximum(ep) * sd / (n * top_k * q), 6)
-
-
-def expected_maximum(n: int) -> float:
-    """Mean of the largest of n standard normal values: the integral of x·n·φ(x)·Φ(x)^(n-1), by the trapezoid
-    rule."""
-    step = 1 / 256
-    points = [i * step for i in range(-2048, 2049)]
-    density = (x * n * exp(-x * x / 2) / sqrt(2 * pi) * (0.5 * (1 + erf(x / sqrt(2)))) ** (n - 1) for x in points)
-    return step * sum(density)
-
-
-def worst_imbalance(experts: int, top_k: int, ep: int) -> float:
-    """Every token sends as many copies to one device as it holds experts for: ep·min(k, E/ep)/k times the
-    mean."""
-    return ep * min(top_k, experts // ep) / top_k

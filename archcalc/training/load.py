@@ -9,6 +9,7 @@ from yaml import safe_dump
 from archcalc.errors import InputError, SpecError, did_you_mean
 from archcalc.files.loader import find, validate
 from archcalc.files.yaml_loader import load, read
+from archcalc.training.images import Misfit
 from archcalc.training.plan import Fsdp, Plan
 
 
@@ -40,6 +41,18 @@ def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
         ) from None
 
 
+def placed(error: Misfit, argument: str, overrides: tuple[str, ...]) -> InputError:
+    """An error that only the model shows, at the field of the plan that it is about."""
+    name = ".".join(error.keys)
+    given = [text for text in overrides if f"{text.partition('=')[0].strip()}.".startswith(f"{name}.")]
+    if given:
+        return error.at(source=f"--set {given[-1]}")
+    path = find(argument, "plans")
+    document = load(read(path), str(path))
+    line, column = document.position(error.keys, key=True)
+    return error.at(source=document.source, line=line, column=column, snippet=document.line(line))
+
+
 def _override(data: dict[str, Any], text: str, fields: Any) -> None:
     """Set one field of a plan's data; `fields` has every field that there is, defaults too."""
     key, equals, value = text.partition("=")
@@ -54,10 +67,17 @@ def _override(data: dict[str, Any], text: str, fields: Any) -> None:
             raise InputError(
                 f"--set names no field of a plan: {key}",
                 value=key,
-                hint=did_you_mean(piece, known) or f"{'.'.join(pieces[:i]) or 'a plan'} has {', '.join(known)}",
+                hint=did_you_mean(piece, known) or _what_there_is(pieces[:i], known),
             )
         if i == len(pieces) - 1:
             node[piece] = parsed
         else:
             node[piece] = {} if node.get(piece) is None else node[piece]
             node, fields = node[piece], fields[piece]
+
+
+def _what_there_is(above: list[str], known: list[str]) -> str:
+    where = ".".join(above) or "a plan"
+    if not known:
+        return f"{where} is not one mapping in this plan: write --set '{where}={{...}}' with all of it"
+    return f"{where} has {', '.join(known)}"

@@ -3,23 +3,28 @@ allocator last."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, segment_memory
+from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, head_of, segment_memory
 from archcalc.training.moments import Moment, described, moment, states
+from archcalc.training.phases import backward_moment, forward_moment, frozen_memory
 from archcalc.training.run import Run
-from archcalc.training.schedule import most_live
+from archcalc.training.schedule import State, ended_states, most_live
 from archcalc.training.static import Static
+from archcalc.training.weight_grads import carried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankMemory:
     """One pipeline rank at its worst moment [bytes]; `peak` has the allocator's efficiency in.
 
-    `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes. `unmade` of the
-    gradients in `static` isn't there at that moment.
+    `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `peak_first` the
+    peak of the first iteration, which runs before the optimizer has made its moments and steps with them; `resting`
+    what is allocated between steps. `moments` are the worst of each part of the step, in order; the peak is the largest
+    of them. `state` is what the schedule has alive then, None outside the pipeline. `unmade` of the gradients in
+    `static` isn't there at that moment.
     """
 
     rank: int
@@ -31,55 +36,122 @@ class RankMemory:
     unmade: int
     fixed: int
     cached: int
+    workspaces: int
     total: int
     running: int
     peak: int
+    peak_first: int
+    resting: int
     moment: str
+    state: State | None
     chunk_memory: tuple[ChunkMemory, ...]
+    moments: tuple[Moment, ...]
 
 
 def training_memory(run: Run) -> list[RankMemory]:
     """Every pipeline rank at its worst moment."""
     used = {n for rank in run.ranks for chunk in rank.chunks for n, _ in chunk}
-    item = run.weight_item
-    segments = {n: segment_memory(run.tape, n, run.shards, run.savers, run.offload, item) for n in used}
+    segments = {n: segment_of(run, n) for n in used}
     return [_rank_memory(run, rank, segments) for rank in range(run.pipeline.pp)]
 
 
+def segment_of(run: Run, n: int) -> SegmentMemory:
+    """One copy of the segment at a place of the tape."""
+    segment = run.tape.segments[n]
+    if segment.part == "vision" and not segment.learns:
+        return frozen_memory(run.tape, n, run.shards)
+    return segment_memory(run.tape, n, run.shards, run.savers, run.offload, run.weight_grads)
+
+
 def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> RankMemory:
-    """The worst moment of one rank: the largest of its pipeline states, or the optimizer's step."""
+    """One rank at the largest of its moments, the first of equals: the phases of a decoupled tower around the
+    pipeline's worst moment, then the optimizer's step."""
     own = run.ranks[rank]
     held = own.static
     sizes = tuple(
-        chunk_memory(((segments[n], count) for n, count in chunk), held.gathered, workings)
-        for chunk, workings in own.pieces()
+        chunk_memory(((size, n) for _, n, size in pieces_of(run, rank, c, segments)), held.gathered, run.in_flight)
+        for c in range(len(own.chunks))
     )
-    reached = states(run.schedule, run.pipeline, rank, offloaded=any(size.offloadable for size in sizes))
-    largest = sorted(range(len(sizes)), key=lambda c: -sizes[c].offloadable)
-    moments = [moment(state, sizes, largest, own.messages) for state in reached]
-    peak = max(moments, key=lambda m: m.activation + m.transient - m.unmade)
-    text = described(reached[moments.index(peak)], sizes)
-    resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached
-    running = resting + peak.activation + peak.transient - peak.unmade
-    if held.step > peak.activation + peak.transient - peak.unmade:
-        peak, text = Moment(0, 0, held.step), "optimizer step"
-    total = resting + peak.activation + peak.transient - peak.unmade
+    running, offloaded = _pipeline(run, rank, sizes)
+    moments = [running, Moment(0, 0, held.step, "optimizer step", "optimizer step")]
+    if run.tower is not None:
+        outputs = 0 if own.entry is None else run.entering * run.tower.outputs
+        moments.insert(0, forward_moment(run.tower, run.shards, held.gathered, outputs))
+        moments.insert(2, backward_moment(run.tower, run.shards, run.savers, held.gathered, outputs))
+    peak = max(moments, key=lambda m: m.total)
+    resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached + own.workspaces
+    total = resting + peak.total
     return RankMemory(
         rank=rank,
         static=held,
         live_chunks=most_live(run.schedule, run.pipeline, rank),
         activation=peak.activation,
-        offloaded=max(m.offloaded for m in moments),
+        offloaded=offloaded,
         transient=peak.transient,
         unmade=peak.unmade,
         fixed=run.fixed,
         cached=own.cached,
+        workspaces=own.workspaces,
         total=total,
-        running=running,
+        running=resting + running.total,
         peak=run.fragmented(total),
-        moment=text,
+        peak_first=run.fragmented(resting + max(*(m.total - held.late for m in moments[:-1]), held.step)),
+        resting=run.fragmented(resting + own.left + held.copied),
+        moment=peak.text,
+        state=peak.state,
         chunk_memory=sizes,
+        moments=tuple(moments),
     )
+
+
+def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Moment, int]:
+    """The worst moment of a rank's forwards and backwards, and the most that they have in host memory [bytes]."""
+    own = run.ranks[rank]
+    offloads = any(size.offloadable for size in sizes)
+    reached = [(state, 0) for state in states(run.schedule, run.pipeline, rank, offloaded=offloads)]
+    outputs = 0
+    if run.tower is not None and own.entry is not None:  # gradients grow as chunks are freed: any state may be worst
+        reached, outputs = list(ended_states(run.schedule, run.pipeline, rank, own.entry)), run.tower.outputs
+    moments = []
+    for state, ended in reached:
+        now = moment(state, sizes, own.messages)
+        entered = (run.entering + ended) * outputs
+        moments.append(now._replace(activation=now.activation + entered) if entered else now)
+    n = max(range(len(moments)), key=lambda i: moments[i].total)
+    text = described(reached[n][0], sizes)
+    if outputs:
+        text += f"; vision outputs of {run.entering} micro-batches, gradients of {reached[n][1]}"
+    return moments[n]._replace(text=text, phase="pipeline", state=reached[n][0]), max(m.offloaded for m in moments)
+
+
+def pieces_of(
+    run: Run, rank: int, chunk: int, segments: Mapping[int, SegmentMemory]
+) -> Iterator[tuple[int, int, SegmentMemory]]:
+    """The segments of a rank's chunk: place on the tape, how many copies in a row, and what each takes. Where it has
+    both ends of a shared weight, the head's gradient waits in all the others for the embedding's.
+
+    The loader's mask is there while a chunk with embedding or head runs forward (Megatron-LM pretrain_gpt.py,
+    get_batch: other stages get none), and until its backward where whole layers are recomputed, which start from their
+    arguments (core/tensor_parallel/random.py, CheckpointFunction).
+    """
+    held = run.ranks[rank].chunks[chunk]
+    waits = carried(run.tape, (n for n, _ in held), run.shards, run.weight_grads)
+    mask = run.mask if any(not run.tape.segments[n].indices for n, _ in held) else 0
+    pieces = ((n, count, segments[n]._replace(working=own)) for n, count, own in run.ranks[rank].pieces(chunk))
+    if not waits and not mask:
+        yield from pieces
+        return
+    head, kept = head_of(run.tape), mask if run.savers.whole else 0
+    for n, count, piece in pieces:
+        here = 0 if n == head else waits
+        piece = piece._replace(forward=piece.forward + mask - kept, backward=piece.backward + here)
+        layer = bool(run.tape.segments[n].indices)
+        if kept and layer:
+            yield n, 1, piece._replace(saved=piece.saved + kept)
+        rest = count - bool(kept and layer)
+        kept = 0 if layer else kept
+        if rest:
+            yield n, rest, piece
 
 
 def one_layer_extra(run: Run, factor: float) -> int:
@@ -89,10 +161,7 @@ def one_layer_extra(run: Run, factor: float) -> int:
     more = [0]
     for n, segment in enumerate(run.tape.segments):
         if any(op.exchange == "send" for op in segment.ops):
-            before, after = (
-                segment_memory(run.tape, n, each.shards, run.savers, weight_item=run.weight_item)
-                for each in (run, worst_case)
-            )
+            before, after = (segment_memory(run.tape, n, each.shards, run.savers) for each in (run, worst_case))
             kept = after.saved - before.saved
             more += [kept + after.forward - before.forward, kept + after.backward - before.backward]
     return max(more)

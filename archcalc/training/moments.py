@@ -5,21 +5,27 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from archcalc.training.chunk import ChunkMemory
-from archcalc.training.schedule import Pipeline, Schedule, State, all_states, live_states
-
-OFFLOAD_BUFFERS = 4
-"""Chunks whose activations stay on the device under offload: in forward, being copied out, in backward,
-prefetched (K2, arXiv:2507.20534, section 2.4, overlaps both copies with compute; the count is inferred)."""
+from archcalc.training.overlap import Overlap, overlap
+from archcalc.training.schedule import Op, Pipeline, Schedule, State, all_states, live_states
 
 
 class Moment(NamedTuple):
-    """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]; `unmade` of the
-    gradients in static memory isn't there yet."""
+    """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]; `text` says in words
+    which moment it is, where it is known, `phase` to what part of the step it belongs; `unmade` of the gradients in
+    static memory isn't there yet."""
 
     activation: int
     offloaded: int
     transient: int
+    text: str = ""
+    phase: str = ""
+    state: State | None = None
     unmade: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it that is on the device, less what is missing of static memory [bytes]."""
+        return self.activation + self.transient - self.unmade
 
 
 def states(schedule: Schedule, pipeline: Pipeline, rank: int, *, offloaded: bool) -> tuple[State, ...]:
@@ -30,37 +36,65 @@ def states(schedule: Schedule, pipeline: Pipeline, rank: int, *, offloaded: bool
     """
     if offloaded and schedule.splits_backward:
         return all_states(schedule, pipeline, rank)
-    return live_states(schedule, pipeline, rank)
+    return live_states(schedule, pipeline, rank, ahead=offloaded)
 
 
-def moment(state: State, sizes: tuple[ChunkMemory, ...], largest: list[int], messages: tuple[int, int]) -> Moment:
+def moment(state: State, sizes: tuple[ChunkMemory, ...], messages: tuple[int, int]) -> Moment:
     """What is on the device in one state of the schedule.
 
+    A micro-batch between its forward and its backward has nothing offloadable on the device, but the last layers of
+    the one that goes backward next are fetched before it does (Megatron-LM, core/pipeline_parallel/
+    fine_grained_activation_offload.py, `ChunkOffloadHandler.bulk_reload` and `pre_reload_last_layer`): beside a
+    forward, and beside the last layers of a backward. Copies out are done when the next operation starts.
+
     Args:
-        largest: chunks by what they may offload, most first.
         messages: between stages, beside a forward and beside a backward [bytes].
     """
-    total = outside = 0
+    if state.beside is not None:
+        return _both(state, sizes, state.beside, max(messages))
+    kept = outside = 0
     for n, waiting, size in zip(state.live, state.waiting, sizes, strict=True):
-        total += n * size.saved + waiting * size.waiting
+        kept += n * size.resident + waiting * size.waiting
         outside += n * size.offloadable
-    buffered = _buffered(state.live, sizes, largest) if outside else 0
-    running = sizes[state.op.chunk]
-    kind = state.op.kind
-    transient = running.forward if kind == "F" else 0 if kind == "W" else running.backward
+    running, kind, fetched = sizes[state.op.chunk], state.op.kind, _fetched(state, sizes)
+    here = 0 if kind == "W" else running.in_hand
     unmade = running.forward_unmade if kind == "F" else running.backward_unmade
-    return Moment(total - outside + buffered, outside - buffered, max(0, transient) + messages[kind != "F"], unmade)
+    if kind in "FW":
+        here += fetched[-1] if fetched else 0
+        transient = running.forward if kind == "F" else 0
+    else:
+        transient = _going_backward(running, fetched, split=kind == "I")
+    transient = max(0, transient) + messages[kind != "F"]
+    return Moment(kept + here, outside - here, transient, unmade=unmade)
 
 
-def _buffered(live: tuple[int, ...], sizes: tuple[ChunkMemory, ...], largest: list[int]) -> int:
-    """Offloadable bytes that are on the device all the same: the largest chunks that the copies may have in
-    hand."""
-    buffered, room = 0, OFFLOAD_BUFFERS
-    for chunk in largest:
-        kept = min(live[chunk], room)
-        buffered += kept * sizes[chunk].offloadable
-        room -= kept
-    return buffered
+def _fetched(state: State, sizes: tuple[ChunkMemory, ...]) -> tuple[int, ...]:
+    """Offloadable bytes of the last layer, the last two, ... of what goes backward next, if it may be fetched."""
+    return () if state.following is None else sizes[state.following].fetched
+
+
+def _overlap(state: State, sizes: tuple[ChunkMemory, ...], beside: Op) -> Overlap:
+    return overlap(sizes[beside.chunk], sizes[state.op.chunk], _fetched(state, sizes))
+
+
+def _both(state: State, sizes: tuple[ChunkMemory, ...], beside: Op, message: int) -> Moment:
+    """What is on the device while a forward runs beside a backward: neither of the two is whole."""
+    live = list(state.live)
+    for op in (state.op, beside):
+        live[op.chunk] -= 1
+    found = _overlap(state, sizes, beside)
+    kept = sum(n * size.resident for n, size in zip(live, sizes, strict=True))
+    away = sum(n * size.offloadable for n, size in zip(live, sizes, strict=True))
+    return Moment(kept + found.kept, away + found.host, found.transient + message)
+
+
+def _going_backward(running: ChunkMemory, fetched: tuple[int, ...], *, split: bool) -> int:
+    """What a backward takes beside what was there at its start, with what comes back for the next one meanwhile."""
+    most = running.input_gradient if split else running.backward
+    if fetched:
+        for ahead, backward, input_gradient in running.entering:
+            most = max(most, fetched[min(ahead, len(fetched)) - 1] + (input_gradient if split else backward))
+    return most
 
 
 _VERBS = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient"}
@@ -69,9 +103,15 @@ _VERBS = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight g
 def described(state: State, sizes: tuple[ChunkMemory, ...]) -> str:
     """A moment in words: which operation of which chunk and micro-batch, where in it, and what was alive."""
     kind, chunk, micro_batch = state.op
-    place = sizes[chunk].forward_at if kind == "F" else sizes[chunk].backward_at
+    size = sizes[chunk]
+    place = {"F": size.forward_at, "I": size.input_gradient_at}.get(kind, size.backward_at)
     live = ", ".join(f"{n} of chunk {c}" for c, n in enumerate(state.live) if n) or "none"
     waiting = sum(state.waiting)
     more = f", {waiting} waiting for their weight gradient" if waiting else ""
-    where = f" at {place}" if place else ""
+    beside = ""
+    if state.beside is not None:
+        both = _overlap(state, sizes, state.beside)
+        place, ahead = both.backward_at, f" at {both.forward_at}" if both.forward_at else ""
+        beside = f" beside the forward of chunk {state.beside.chunk}, micro-batch {state.beside.micro_batch}{ahead}"
+    where = (f" at {place}" if place else "") + beside
     return f"{_VERBS[kind]} of chunk {chunk}, micro-batch {micro_batch}{where}; alive: {live}{more}"

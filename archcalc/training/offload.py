@@ -6,17 +6,24 @@ from typing import Any
 
 from archcalc.errors import InputError
 from archcalc.hardware import Hardware
-from archcalc.tape import value
+from archcalc.tape import Segment, value
+from archcalc.training.chunk import segment_memory
 from archcalc.training.memory import RankMemory
 from archcalc.training.run import Run
+
+
+def step_flops(segment: Segment) -> int:
+    """Forward and backward of one copy of a segment, on whole tensors [FLOPs]."""
+    return sum(value(op.flops) * (1 + op.backward_factor) for op in segment.ops)
 
 
 def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, Any]]:
     """Rows of the offload table for a rank; empty where nothing is offloaded.
 
-    A chunk's stored bytes are copied out while the next forward computes and back before its backward.
-    Compute time is the chunk's forward and backward FLOPs (backward twice) at `memory.compute_utilization` of
-    the dense bf16 peak.
+    What a layer stores is copied out while the next `offload_in_flight` layers compute forward, and back while as many
+    compute backward, which takes twice as long: so the forward decides. Compute time is FLOPs (backward twice, less
+    where weights are frozen) at
+    `memory.compute_utilization` of the dense bf16 peak.
 
     Raises:
         InputError: a device without that peak.
@@ -24,8 +31,13 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
     if run.offload == frozenset():
         return []
     flops, size = max(
-        (3 * sum(count * value(op.flops) for n, count in chunk for op in run.tape.segments[n].ops), memory.offloadable)
+        (sum(count * step_flops(run.tape.segments[n]) for n, count in chunk), memory.offloadable)
         for chunk, memory in zip(run.ranks[r.rank].chunks, r.chunk_memory, strict=True)
+    )
+    left, layer = max(
+        (segment_memory(run.tape, n, run.shards, run.savers, run.offload).offloadable, n)
+        for chunk in run.ranks[r.rank].chunks
+        for n, _ in chunk
     )
     peak = hardware.peak_flops.get("bfloat16")
     if peak is None:
@@ -41,8 +53,9 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
             value=hardware.name,
             hint="add links.pcie_bytes_per_s and the other links to the hardware file, or set activations.offload=none",
         )
-    compute = flops / (run.shards.tp * run.shards.cp) / (peak * run.utilization)
-    copy = size / links.pcie_bytes_per_s
+    rate = run.shards.tp * run.shards.cp * peak * run.utilization
+    compute, forward = flops / rate, sum(value(op.flops) for op in run.tape.segments[layer].ops) / rate
+    copy, layer_copy = size / links.pcie_bytes_per_s, left / links.pcie_bytes_per_s
     per_node = hardware.devices_per_node * r.offloaded
     rows = [
         ("host memory of one GPU", r.offloaded / 1e9, "GB"),
@@ -53,5 +66,9 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
         ("compute of a chunk, forward and backward", compute * 1e3, "ms"),
         ("bandwidth needed to hide it", size / compute / 1e9 if compute else 0.0, "GB/s"),
         ("copies hidden by compute", 100 * min(1.0, compute / copy) if copy else 100.0, "%"),
+        ("copied out, and back, a layer", left / 1e9, "GB"),
+        ("time of one copy of a layer", layer_copy * 1e3, "ms"),
+        ("compute of a layer, forward", forward * 1e3, "ms"),
+        ("layers that compute while one is copied", layer_copy / forward if forward else 0.0, ""),
     ]
     return [{"path": term, "term": term, "value": number, "unit": unit} for term, number, unit in rows]

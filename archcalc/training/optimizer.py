@@ -22,6 +22,7 @@ class Optimizer(NamedTuple):
             before the step.
         whole_matrices: the optimizer needs each matrix whole, so sharding hands out matrices, not slices.
         like_params: the moments have the parameter's dtype; `moments` is what they take where that is fp32.
+        late_master: the master is made in the first step too, with the moments; else before it.
     """
 
     master: int
@@ -31,6 +32,7 @@ class Optimizer(NamedTuple):
     low_precision_grads: bool = False
     whole_matrices: bool = False
     like_params: bool = False
+    late_master: bool = False
 
     def beside(self, item: int) -> Optimizer:
         """The same optimizer for parameters of `item` bytes."""
@@ -38,9 +40,14 @@ class Optimizer(NamedTuple):
 
     def state_bytes(self, w: Weight) -> int:
         """States of one parameter of a weight [bytes]."""
-        return self.master + (
-            self.moments if self.matrix_moments is None or not orthogonalized(w) else self.matrix_moments
-        )
+        return self.master + self._moment_bytes(w)
+
+    def late_bytes(self, w: Weight) -> int:
+        """What the first step makes of them [bytes]: moments, and a master that the optimizer itself holds."""
+        return self._moment_bytes(w) + (self.master if self.late_master else 0)
+
+    def _moment_bytes(self, w: Weight) -> int:
+        return self.moments if self.matrix_moments is None or not orthogonalized(w) else self.matrix_moments
 
 
 def orthogonalized(w: Weight) -> bool:
@@ -54,8 +61,8 @@ def orthogonalized(w: Weight) -> bool:
 OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": Optimizer(master=4, moments=8),
     "adamw-bf16-moments": Optimizer(master=4, moments=4, low_precision_grads=True),
-    "adamw-param-remainders": Optimizer(master=2, moments=8, low_precision_grads=True),
-    "adamw-precision-aware": Optimizer(master=2, moments=4, step=8, low_precision_grads=True),
+    "adamw-param-remainders": Optimizer(master=2, moments=8, low_precision_grads=True, late_master=True),
+    "adamw-precision-aware": Optimizer(master=2, moments=4, step=8, low_precision_grads=True, late_master=True),
     "adam-8bit": Optimizer(master=4, moments=2),
     "muon": Optimizer(master=4, moments=8, matrix_moments=4, whole_matrices=True),
     "muon-bf16-momentum": Optimizer(master=4, moments=4, matrix_moments=2, whole_matrices=True),
@@ -71,7 +78,10 @@ they are, the others get an fp32 copy of their shard before the step (Megatron-L
 core/optimizer/distrib_optimizer.py, _copy_model_grads_to_main_grads); muon: master and momentum, AdamW for
 embedding, head, norms and biases; sgd: with momentum; adamw-no-master: m and v like the parameter itself, which
 is what is stepped, by a fused kernel without temporaries (torch optim/adamw.py, `_init_group`; torchtitan
-keeps fp32 parameters so)."""
+keeps fp32 parameters so). Moments are made when the first step asks for them (torch
+optim/adamw.py, _init_group; TransformerEngine FusedAdam.step, initialize_state). The fp32 master is there before it
+(Megatron-LM core/optimizer/distrib_optimizer.py, _build_model_and_main_param_groups) unless FusedAdam holds it, as with
+the remainders: then it makes that too."""
 
 
 def optimizer(name: str) -> Optimizer:

@@ -5,21 +5,23 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 from math import lcm
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, Tag, field_validator, model_validator
 
 from archcalc.errors import FieldError, InputError
 from archcalc.section import Section, Size
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.optimizer import optimizer
+from archcalc.training.parts import Train, way
+from archcalc.training.pictures import Count, Images, Pictures, Videos
 from archcalc.training.savers import Lever, levers
 from archcalc.training.schedule import Pipeline, get_schedule
 from archcalc.units import parse_memory
 
 Text = Annotated[str, Field(min_length=1)]
 
-DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """Plan dtypes in torch's spelling."""
 
 
@@ -70,11 +72,19 @@ class Parallel(Section):
 
 
 class ScheduleSection(Section):
-    """The order of forwards and backwards."""
+    """The order of forwards and backwards. `ep_overlap` runs the experts' exchange of a forward beside the compute of
+    a backward and the other way round (Megatron-LM, --overlap-moe-expert-parallel-comm): a forward more is warm-up
+    then, unless `extra_warmup` says how many."""
 
     kind: Text
-    extra_warmup: NonNegativeInt = 0
+    extra_warmup: NonNegativeInt | None = None
+    ep_overlap: bool = False
     group: Size | None = None
+
+    @property
+    def longer_by(self) -> int:
+        """Forwards added to the warm-up, the default resolved."""
+        return int(self.ep_overlap) if self.extra_warmup is None else self.extra_warmup
 
     @field_validator("kind")
     @classmethod
@@ -85,18 +95,44 @@ class ScheduleSection(Section):
 
 class Batch(Section):
     """Tokens of a step: `global_tokens` over all devices, `micro_batch` sequences of `seq` tokens at a
-    time."""
+    time.
+
+    `seq` is the whole sequence: the tokens of its images and videos are among them.
+    """
 
     seq: Size
     micro_batch: Size
     global_tokens: Size
+    images: Images = None
+    videos: Videos = None
+
+    @property
+    def pictures(self) -> tuple[tuple[str, Pictures], ...]:
+        """Images, then videos, each with the key that it stands under."""
+        both: tuple[tuple[str, Any], ...] = (("images", self.images), ("videos", self.videos))
+        return tuple(
+            (key, each)
+            for key, given in both
+            for each in (given if isinstance(given, list) else [given])
+            if each is not None
+        )
+
+    @model_validator(mode="after")
+    def _pictures_fit(self) -> Self:
+        tokens = sum(each.tokens_per_sequence or 0 for _, each in self.pictures)
+        if tokens > self.seq:
+            keys = dict.fromkeys(key for key, each in self.pictures if each.tokens_per_sequence)
+            message = f"{tokens} vision tokens do not fit into sequences of {self.seq}: seq counts text and vision"
+            raise FieldError(message, *keys, "seq")
+        return self
 
 
 class Precision(Section):
-    """Dtypes of weights and gradients, and the optimizer by name."""
+    """Dtypes of weights and gradients, and the optimizer by name. Megatron-LM's --fp16 accumulates gradients in fp16
+    unless --accumulate-allreduce-grads-in-fp32 is given, its --bf16 in fp32 (training/arguments.py, validate_args)."""
 
-    params: Literal["bf16", "fp32"]
-    grads: Literal["bf16", "fp32"]
+    params: Literal["bf16", "fp16", "fp32"]
+    grads: Literal["bf16", "fp16", "fp32"]
     optimizer: Text
 
     @field_validator("optimizer")
@@ -127,19 +163,58 @@ class Fsdp(Section):
     replicate: Size = 1
 
 
+Imbalance = Annotated[float, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Spread(Section):
+    """The busiest device over the mean of the routed rows: `typical` is counted, `worst` gives the peak's range."""
+
+    typical: Imbalance
+    worst: Imbalance
+
+
+def _form(value: Any) -> str:
+    """Which form of an imbalance somebody means, so that one error is about it."""
+    return "spread" if isinstance(value, dict | Spread) else "word" if isinstance(value, str) else "number"
+
+
+Uneven = Annotated[
+    Annotated[Imbalance, Tag("number")] | Annotated[Spread, Tag("spread")] | Annotated[Literal["real"], Tag("word")],
+    Discriminator(_form),
+]
+
+
 class Activations(Section):
     """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
-    TransformerEngine's with fused ones, plain code with eager ones. `selective`: layers are recomputed but for what
-    operations of these kinds put out."""
+    TransformerEngine's with fused ones, plain code with eager ones.
+
+    `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
+    it in GPT-2's kin alone. `core`: `flash` is a fused kernel that takes tensors in the layer's order (cuDNN's),
+    `flash-attn` the package of that name, for which TransformerEngine reorders them; `unfused` writes attention's
+    scores out, in 16 bit under fused kernels. `deterministic` is Megatron-LM's --deterministic-mode without
+    --moe-permute-fusion: rows of experts are added up by a kernel that keeps them. `rope:
+    unfused` is Megatron-LM's rotation without a kernel (--no-rope-fusion), which keeps its tables layer by layer.
+    `offload_in_flight` is how many layers' copies to or from the host are in hand beside the layer that runs.
+    `attention_mask: loader` is a mask that the data loader makes, seq x seq bytes for each sequence. `moe_imbalance:
+    real` is what published routers do (training/routing.py). `selective`: layers are recomputed but for what operations
+    of these kinds put out.
+    """
 
     kernels: Literal["fused", "eager"]
-    core: Literal["flash", "unfused"] = "flash"
+    core: Literal["flash", "flash-attn", "unfused"] = "flash"
+    hidden_dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
+    rope: Literal["fused", "unfused"] = "fused"
     router_probs: Literal["act", "out"]
+    deterministic: bool = False
     recompute: list[Text]
     fp8: list[Text]
     offload: Text | list[Text]
-    moe_imbalance: Annotated[float, Field(ge=1)]
+    offload_in_flight: NonNegativeInt = 1
+    moe_imbalance: Uneven
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
+    attention_mask: Literal["none", "loader"] = "none"
     selective: list[Text] | None = None
 
     @property
@@ -163,6 +238,9 @@ class Activations(Section):
                 "selective",
                 "recompute",
             )
+        spread = self.moe_imbalance
+        if isinstance(spread, Spread) and spread.worst < spread.typical:
+            raise FieldError(f"worst {spread.worst:g} is less than typical {spread.typical:g}", "moe_imbalance")
         self.levers()
         return self
 
@@ -171,34 +249,47 @@ class Activations(Section):
         return levers(
             kernels=self.kernels,
             core=self.core,
+            deterministic=self.deterministic,
             router_probs=self.router_probs,
             cross_entropy=self.loss,
             recompute=self.recompute,
             selective=self.selective,
             fp8=self.fp8,
             offload=self.offload,
+            hidden_dropout=self.hidden_dropout,
+            attention_dropout=self.attention_dropout,
+            rope=self.rope,
         )
 
 
 class Vision(Section):
-    """Where a vision tower runs: `decoupled` (replicated on every device, in a phase of its own) or in the
-    `first-stage`."""
+    """Where a vision tower runs: `decoupled` (replicated on every device, in phases of its own, `micro_batch` images or
+    chunks of video frames at a time), in the `first-stage` of the pipeline, or there and `frozen`: without gradients,
+    its projector alone being trained."""
 
-    process: Literal["decoupled", "first-stage"]
+    process: Literal["decoupled", "first-stage", "frozen"]
+    micro_batch: Count = 1
 
     @property
     def decoupled(self) -> bool:
         """Whether it stands on every device, outside the pipeline."""
         return self.process == "decoupled"
 
+    @property
+    def frozen(self) -> bool:
+        """Whether it is not trained."""
+        return self.process == "frozen"
+
 
 class Memory(Section):
     """What no formula gives: context, communicators and workspaces [a size], and the share of memory that
-    fragments leave."""
+    fragments leave; and how weights' gradients reach their buffer: `gradient_accumulation_fusion` adds products
+    into it, `placeholder_grads` caches what autograd is handed instead."""
 
     fixed: Text
     allocator_efficiency: Annotated[float, Field(gt=0, le=1)]
     placeholder_grads: bool = True
+    gradient_accumulation_fusion: bool = True
     compute_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
 
     @field_validator("fixed")
@@ -219,22 +310,30 @@ class Memory(Section):
 
 
 class Plan(Section):
-    """A training plan."""
+    """A training plan. `stack` names a file with a training framework's facts, which fill in what the plan leaves out
+    and add their workspaces to `memory.fixed`."""
 
     kind: Literal["plan"]
     name: Text
     title: str = ""
     sources: dict[str, Text] = Field(default_factory=dict)
     hardware: Text
+    stack: Text | None = None
     parallel: Parallel
     schedule: ScheduleSection
     batch: Batch
     precision: Precision
+    train: Train = Field(default_factory=Train)
     activations: Activations
     vision: Vision
     memory: Memory
     fsdp: Fsdp | None = None
     assumed: list[Text] = Field(default_factory=list)
+
+    def trained(self, *, vision: bool) -> Train:
+        """How each part is trained, of a model with a `vision` tower or without."""
+        frozen = vision and self.vision.frozen
+        return self.train.model_copy(update={"vision": "frozen"}) if frozen else self.train
 
     @property
     def micro_batches(self) -> int:
@@ -249,7 +348,8 @@ class Plan(Section):
             vpp=self.parallel.vpp,
             micro_batches=self.micro_batches,
             group=self.schedule.group,
-            extra_warmup=self.schedule.extra_warmup,
+            extra_warmup=self.schedule.longer_by,
+            ep_overlap=self.schedule.ep_overlap,
         )
 
     @model_validator(mode="after")
@@ -277,7 +377,20 @@ class Plan(Section):
                 ("parallel", "cp"),
             )
         self._check_sharding()
-        overlapped = self.schedule.extra_warmup and self.parallel.ep > 1
+        if self.vision.frozen and "vision" in self.train.model_fields_set and self.train.vision != "frozen":
+            raise FieldError(
+                f"vision.process frozen, and train.vision {self.train.vision}",
+                ("train", "vision"),
+                ("vision", "process"),
+                hint="name one of them",
+            )
+        if self.schedule.ep_overlap and self.parallel.ep == 1:
+            raise FieldError(
+                "ep_overlap hides what expert-parallel devices exchange, and ep is 1",
+                ("schedule", "ep_overlap"),
+                ("parallel", "ep"),
+            )
+        overlapped = self.schedule.longer_by and self.parallel.ep > 1
         for name in ("moe", "full"):
             if overlapped and name in self.activations.recompute:
                 raise FieldError(
@@ -313,6 +426,18 @@ class Plan(Section):
                 f" {self.precision.params}",
                 ("precision", "grads"),
                 ("precision", "params"),
+            )
+        for part, said in self.train:
+            if said is not None and way(said).kind == "qlora":
+                raise FieldError(
+                    "fsdp gathers weights in one dtype; how it would quantized ones is not known here",
+                    ("train", part),
+                    ("fsdp",),
+                    hint=f"train.{part}: lora(R), or leave fsdp out",
+                )
+        if self.schedule.ep_overlap:
+            raise FieldError(
+                "ep_overlap is Megatron-LM's, which does not shard as fsdp says", ("schedule", "ep_overlap"), ("fsdp",)
             )
         for name, devices in (("data-parallel", p.dense_dp * p.cp), ("expert data-parallel", p.expert_dp)):
             if devices % r:

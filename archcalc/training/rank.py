@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_bytes
+from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.chunk import Working
@@ -13,6 +15,7 @@ from archcalc.training.fsdp import Sharding, runs, workings
 from archcalc.training.placement import Chunk, held_weights
 from archcalc.training.plan import DTYPES, Plan
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
+from archcalc.training.stack import Stack
 from archcalc.training.static import Owners, Static, placeholders, static, static_sharded
 from archcalc.training.transient import gathered_head_input
 
@@ -23,60 +26,106 @@ class Rank:
 
     Attributes:
         chunks: what it runs, by virtual stage.
+        entry: the chunk that is the first stage, or None.
         static: weights, gradients and optimizer states.
         cached: what fused kernels keep for the whole run: placeholder gradients, and the gathered input of a
-            sequence-parallel head (Megatron-LM core/utils.py, GlobalMemoryBuffer) [bytes].
+            sequence-parallel head (Megatron-LM core/tensor_parallel/layers.py,
+            LinearWithGradAccumulationAndAsyncCommunication, takes it from core/utils.py, GlobalMemoryBuffer, in
+            forward and backward, whatever gradients are cached) [bytes].
+        workspaces: of libraries, as the plan's stack says [bytes].
         messages: between stages, beside a forward and beside a backward [bytes].
+        left: messages that stay between steps [bytes].
         workings: for each chunk, what the copies of its segments gather while they run; none where they don't.
     """
 
     chunks: tuple[Chunk, ...]
+    entry: int | None
     static: Static
     cached: int
+    workspaces: int
     messages: tuple[int, int]
+    left: int
     workings: tuple[tuple[Working, ...], ...] = ()
 
-    def pieces(self) -> Iterator[tuple[Chunk, tuple[Working, ...]]]:
-        """The chunks, each in runs of copies that take alike, and what each run gathers."""
+    def pieces(self, chunk: int) -> Iterator[tuple[int, int, Working | None]]:
+        """A chunk's segments in runs of copies that take alike: place on the tape, how many, and what each gathers."""
         if not self.workings:
-            yield from ((chunk, ()) for chunk in self.chunks)
-        for chunk, own in zip(self.chunks, self.workings, strict=False):
-            alike = tuple(runs(chunk, own))
-            yield tuple((n, count) for n, count, _ in alike), tuple(working for *_, working in alike)
+            yield from ((n, count, None) for n, count in self.chunks[chunk])
+        else:
+            yield from runs(self.chunks[chunk], self.workings[chunk])
 
 
-def ranks_of(
-    tape: Tape, plan: Plan, schedule: Schedule, placed: Sequence[tuple[Chunk, ...]], shards: Shards
-) -> tuple[Rank, ...]:
+class Resting(NamedTuple):
+    """What the resting memory of a rank follows from."""
+
+    tape: Tape
+    plan: Plan
+    stack: Stack | None
+    shards: Shards
+
+
+def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, ...]]) -> tuple[Rank, ...]:
     """The ranks of a placement, in order; what several hold alike is worked out once."""
+    tape, plan, shards = rests.tape, rests.plan, rests.shards
     message = local_bytes(next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None), shards)
-    known = {held: _resting(tape, plan, held, shards) for held in dict.fromkeys(placed)}
+    known = {held: _resting(rests, held) for held in dict.fromkeys(placed)}
     how = sharding(plan)
     return tuple(
         Rank(
             chunks=held,
+            entry=_entry(schedule, plan.pipeline, rank),
             static=known[held][0],
             cached=known[held][1],
+            workspaces=known[held][2],
             messages=messages(schedule, plan.pipeline, rank, message),
+            left=left(schedule, plan.pipeline, rank, message),
             workings=() if how is None else workings(tape, held, shards, how),
         )
         for rank, held in enumerate(placed)
     )
 
 
-def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) -> tuple[Static, int]:
-    """Static bytes of these chunks, and what kernels cache for them [bytes]."""
+def _entry(schedule: Schedule, pipeline: Pipeline, rank: int) -> int | None:
+    stages = schedule.held(pipeline.pp, pipeline.vpp, rank)
+    return stages.index(0) if 0 in stages else None
+
+
+def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]:
+    """Static bytes of these chunks, what kernels cache for them, and their stack's workspaces [bytes]."""
+    tape, plan, shards = rests.tape, rests.plan, rests.shards
     p, items = plan.parallel, plan.precision.item_bytes
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
     how = sharding(plan)
     if how is not None:
-        return static_sharded(tape, held, weights, shards, how, plan.precision.optimizer), 0
+        return static_sharded(tape, held, weights, shards, how, plan.precision.optimizer), 0, _workspaces(rests, held)
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
     fixed = static(weights, shards, owners, items, plan.precision.optimizer)
-    if plan.activations.kernels != "fused" or not plan.memory.placeholder_grads:
-        return fixed, 0
-    gathered = sum(gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk)
-    return fixed, items[0] * placeholders(tape, weights, shards) + gathered
+    if plan.activations.kernels != "fused":
+        return fixed, 0, _workspaces(rests, held)
+    gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
+    cached = items[0] * placeholders(tape, weights, shards) if _caches(plan) else 0
+    return fixed, cached + gathered, _workspaces(rests, held)
+
+
+def _workspaces(rests: Resting, held: tuple[Chunk, ...]) -> int:
+    """The workspaces of a plan's stack on a rank with these chunks [bytes]. Torch multiplies heads, routers and
+    unfused attention itself (TransformerEngine, attention/dot_product_attention/backends.py,
+    `UnfusedDotProductAttention`)."""
+    tape, plan, stack, _ = rests
+    if stack is None:
+        return 0
+    ops = [op for chunk in held for n, _ in chunk for op in tape.segments[n].ops]
+    roles = {w.role for op in ops for w in op.weights}
+    plain = plan.activations.kernels == "eager" or plan.activations.core == "unfused"
+    runs = {"torch"} if plain or "router" in roles or any(op.site == "head" for op in ops) else set()
+    if plan.activations.kernels == "fused":
+        runs |= {"fused", "experts"} if "routed_expert" in roles else {"fused"}
+    return stack.workspace_bytes(load_hardware(plan.hardware), frozenset(runs))
+
+
+def _caches(plan: Plan) -> bool:
+    """Whether placeholder gradients are cached: only where products are added into the buffer itself."""
+    return plan.memory.placeholder_grads and plan.memory.gradient_accumulation_fusion
 
 
 def sharding(plan: Plan) -> Sharding | None:
@@ -115,3 +164,14 @@ def messages(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> tu
     if schedule.chunks_per_rank(pipeline.vpp) > 1:
         return 4 * size, 4 * size
     return ((rank > 0) + (rank < pp - 1)) * size, (rank > 0) * size
+
+
+def left(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> int:
+    """Messages that stay between steps [bytes]: the last input of each chunk, and its gradient.
+
+    A chunk holds what it was given until it is given the next (Megatron-LM core/transformer/transformer_block.py,
+    set_input_tensor); the gradient is the input's own (core/pipeline_parallel/schedules.py, backward_step,
+    retain_grad). The first stage is given nothing.
+    """
+    chunks = schedule.chunks_per_rank(pipeline.vpp)
+    return 2 * size * (chunks - (rank == 0))

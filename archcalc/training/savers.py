@@ -74,6 +74,10 @@ def check_groups(known: frozenset[str]) -> None:
 check_groups(SITES)
 
 
+CORES: dict[str, set[Variant]] = {"flash-attn": {"flash", "flash_copied"}}
+"""Attention cores that are another one and something more."""
+
+
 class Lever(NamedTuple):
     """How activations are kept once one saver more is in use: that saver, and all that are in use with it.
 
@@ -101,29 +105,52 @@ def levers(
     fp8: Sequence[str],
     offload: str | Sequence[str],
     selective: Sequence[str] | None = None,
+    hidden_dropout: float = 0.0,
+    attention_dropout: float = 0.0,
+    deterministic: bool = False,
+    rope: str = "fused",
 ) -> tuple[Lever, ...]:
     """From no savers to all that a plan names, one at a time. Raises InputError for a name there is not."""
-    ways = {kernels, core, f"probs_{router_probs}", f"loss_{cross_entropy}"}
+    ways = {kernels, *CORES.get(core, {core}), f"probs_{router_probs}", f"loss_{cross_entropy}"}
+    ways |= {"deterministic"} if deterministic else set()
+    ways |= {"hidden_dropout"} if hidden_dropout else set()
+    ways |= {"attention_dropout" if attention_dropout else "attention_undropped", f"rope_{rope}"}
     variants: frozenset[Variant] = frozenset(v for v in get_args(Variant) if v in ways)
     found = [Lever("none", "", Savers(variants=variants))]
     for name in recompute:
         _known(name, (*RECOMPUTE, FULL), "recompute option")
-        now = found[-1].savers
-        more = replace(now, whole=True) if name == FULL else replace(now, regions=(*now.regions, RECOMPUTE[name]))
-        found.append(Lever("recompute", name, more))
+        found.append(Lever("recompute", name, _with(found[-1].savers, "recompute", name)))
     if selective is not None:
         for name in selective:
             _known(name, tuple(KINDS), "kind of operation")
-        now = found[-1].savers
-        found.append(Lever("selective", ", ".join(selective), replace(now, selective=frozenset(selective))))
+        option = ", ".join(selective)
+        found.append(Lever("selective", option, _with(found[-1].savers, "selective", option)))
     for name in fp8:
         _known(name, tuple(FP8), "FP8 option")
-        now = found[-1].savers
-        found.append(Lever("fp8", name, replace(now, fp8=now.fp8 | FP8[name])))
+        found.append(Lever("fp8", name, _with(found[-1].savers, "fp8", name)))
     if offload and offload != "none":
         option = offload if isinstance(offload, str) else ", ".join(offload)
         found.append(Lever("offload", option, found[-1].savers, offload_sites(offload)))
     return tuple(found)
+
+
+def _with(now: Savers, kind: str, option: str) -> Savers:
+    """Savers with one more in use; what offloads changes nothing of them."""
+    if kind == "recompute":
+        return replace(now, whole=True) if option == FULL else replace(now, regions=(*now.regions, RECOMPUTE[option]))
+    if kind == "selective":
+        return replace(now, selective=frozenset(option.split(", ") if option else ()))
+    return replace(now, fp8=now.fp8 | FP8[option]) if kind == "fp8" else now
+
+
+def without(found: Sequence[Lever], left_out: int) -> Lever:
+    """All levers in use but the one at a place, which is not the first."""
+    now, offload = found[0].savers, found[0].offload
+    for n, lever in enumerate(found[1:], start=1):
+        if n != left_out:
+            now = _with(now, lever.kind, lever.option)
+            offload = lever.offload if lever.kind == "offload" else offload
+    return Lever(found[left_out].kind, found[left_out].option, now, offload)
 
 
 def savers(
@@ -135,10 +162,26 @@ def savers(
     recompute: Sequence[str] = (),
     fp8: Sequence[str] = (),
     selective: Sequence[str] | None = None,
+    hidden_dropout: float = 0.0,
+    attention_dropout: float = 0.0,
+    deterministic: bool = False,
+    rope: str = "fused",
 ) -> Savers:
     """The savers of these names, all in use. Raises InputError for a name there is not."""
-    ways = {"kernels": kernels, "core": core, "router_probs": router_probs, "cross_entropy": cross_entropy}
-    return levers(**ways, recompute=recompute, fp8=fp8, offload="none", selective=selective)[-1].savers
+    return levers(
+        kernels=kernels,
+        core=core,
+        router_probs=router_probs,
+        cross_entropy=cross_entropy,
+        recompute=recompute,
+        fp8=fp8,
+        offload="none",
+        selective=selective,
+        hidden_dropout=hidden_dropout,
+        attention_dropout=attention_dropout,
+        deterministic=deterministic,
+        rope=rope,
+    )[-1].savers
 
 
 def offload_sites(names: str | Sequence[str]) -> frozenset[str] | None:

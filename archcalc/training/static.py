@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from typing import NamedTuple
@@ -12,12 +12,15 @@ from archcalc.tape import Storage, Tape, Weight
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.fsdp import Sharding, gathered_for_good, sharded
 from archcalc.training.optimizer import OPTIMIZERS, Optimizer, orthogonalized
+from archcalc.training.packed import held_bytes
 from archcalc.training.placement import Chunk, Held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Static:
-    """What a rank holds whatever it runs [bytes]. `step` lives only while the optimizer runs."""
+    """What a rank holds whatever it runs [bytes]. `step` lives only while the optimizer runs; `late` is the part of
+    `optimizer` that its first step makes, `copied` the fp32 copies of gradients that a step makes, which stay until the
+    next one's gradients are zeroed (Megatron-LM core/optimizer/optimizer.py, MixedPrecisionOptimizer)."""
 
     params: int
     grads: int
@@ -25,6 +28,8 @@ class Static:
     buffers: int
     step: int
     gathered: int
+    late: int = 0
+    copied: int = 0
 
 
 class Owners(NamedTuple):
@@ -38,29 +43,48 @@ class Owners(NamedTuple):
 def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], optimizer: str) -> Static:
     """Weights, gradients, optimizer states and buffers of a rank that holds these weights [bytes].
 
+    A weight that rests is held, packed or not, and has neither gradient nor state; ZeRO-3 divides it all the same.
+
     Args:
         items: of a parameter and of its gradient [bytes].
         optimizer: by name.
     """
     zero, (param_item, grad_item) = owners.zero, items
     how = OPTIMIZERS[optimizer].beside(param_item)
-    params = grads = states = step = layer = copied = 0
+    params = grads = states = late = step = layer = copied = 0
     weights = [(w, n, local_elements(w, shards)) for w, n in held]
     for expert, devices in ((False, owners.dense), (True, owners.expert)):
+        held_here = [(w, n, held_bytes(w, shards, param_item)) for w, n in held if bool(w.stack) == expert]
+        held_here = [(w, n, size) for w, n, size in held_here if w.learnable]
+        params += _shared(sum(n * size for _, n, size in held_here), devices if zero >= 3 else 1)
         group = [(w, n, size) for w, n, size in weights if bool(w.stack) == expert and w.trained]
         elements = sum(n * size for _, n, size in group)
-        params += _shared(param_item * elements, devices if zero >= 3 else 1)
         grads += _shared(grad_item * elements, devices if zero >= 2 else 1)
         own = devices if zero >= 1 else 1
-        states += _states(group, how, own, shards.ep)
+        states += _states(group, how, how.state_bytes, own, shards.ep)
+        late += _states(group, how, how.late_bytes, own, shards.ep)
         step = max(step, how.step * -(-elements // own), _orthogonalizing(group, how))
         copied += 4 * -(-elements // own)
-        layer += sum(size for w, _, size in group if w.indices)
-    buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.trained)
-    gathered = (2 * param_item + grad_item) * layer if zero >= 3 else 0
-    if grad_item < 4 and not how.low_precision_grads:
-        step += copied
-    return Static(params=params, grads=grads, optimizer=states, buffers=buffers, step=step, gathered=gathered)
+        layer += 2 * _layers(held_here) + grad_item * _layers(group)
+    buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.learnable)
+    gathered = layer if zero >= 3 else 0
+    if grad_item == 4 or how.low_precision_grads:
+        copied = 0
+    return Static(
+        params=params,
+        grads=grads,
+        optimizer=states,
+        buffers=buffers,
+        step=step + copied,
+        gathered=gathered,
+        late=late,
+        copied=copied,
+    )
+
+
+def _layers(group: Iterable[tuple[Weight, int, int]]) -> int:
+    """One layer of each kind: of a kind that is divided once."""
+    return sum({id(w.whole or w): size for w, _, size in group if w.indices}.values())
 
 
 def static_sharded(
@@ -74,17 +98,21 @@ def static_sharded(
     item, _, reduce_item = how.items
     states = OPTIMIZERS[optimizer].beside(item)
     parts, whole = sharded(held, shards, how)
+    rest = sum(size for w, size in parts if not w.trained)
+    parts = [(w, size) for w, size in parts if w.trained]
     elements = sum(size for _, size in parts)
-    buffers = sum(n * local_elements(w, shards) * ITEM_BYTES[w.dtype] for w, n in held if not w.trained)
+    buffers = sum(n * local_elements(w, shards) * ITEM_BYTES[w.dtype] for w, n in held if not w.learnable)
     copied = 4 * elements if item < 4 and not states.low_precision_grads else 0
     matrices = [(w, 0, 0) for w, _ in parts]
     return Static(
-        params=item * elements + gathered_for_good(tape, chunks, shards, how),
+        params=item * (elements + rest) + gathered_for_good(tape, chunks, shards, how),
         grads=reduce_item * whole if how.pipelined else item * elements,
         optimizer=sum(states.state_bytes(w) * size for w, size in parts),
         buffers=buffers,
         step=max(states.step * elements, _orthogonalizing(matrices, states)) + copied,
         gathered=0,
+        late=sum(states.late_bytes(w) * size for w, size in parts),
+        copied=copied,
     )
 
 
@@ -92,8 +120,10 @@ def _shared(nbytes: int, devices: int) -> int:
     return -(-nbytes // devices)
 
 
-def _states(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: int, ep: int) -> int:
-    """Optimizer states on the fullest device of a data-parallel group [bytes].
+def _states(
+    group: Iterable[tuple[Weight, int, int]], how: Optimizer, size_of: Callable[[Weight], int], devices: int, ep: int
+) -> int:
+    """Optimizer states on the fullest device of a data-parallel group [bytes]; `size_of` is one parameter's.
 
     Slices are even; whole matrices (Muon) are handed out largest first to the device that holds least
     (Megatron-LM's LayerWiseDistributedOptimizer gives whole matrices too).
@@ -102,9 +132,9 @@ def _states(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: i
     for w, n, size in group:
         if how.whole_matrices and orthogonalized(w):
             stack = w.stack[0].size // ep if w.stack else 1
-            matrices.append((how.state_bytes(w) * (size // stack), n * stack))
+            matrices.append((size_of(w) * (size // stack), n * stack))
         else:
-            flat += how.state_bytes(w) * n * size
+            flat += size_of(w) * n * size
     return _shared(flat, devices) + _fullest(sorted(matrices, reverse=True), devices)
 
 
@@ -142,11 +172,11 @@ def placeholders(tape: Tape, held: Held, shards: Shards) -> int:
     input are one fused weight: gate and up; query, key and value.
     """
     own = {id(w) for w, _ in held}
-    shapes: dict[tuple[Storage, str], tuple[int, int]] = {}
-    for op in tape.ops("backbone"):
+    shapes: dict[tuple[int, Storage, str], tuple[int, int]] = {}
+    for n, op in ((n, op) for n, s in enumerate(tape.segments) if s.part == "backbone" for op in s.ops):
         if op.weight_gradient == "accumulated" and id(op.weights[0]) in own:
             w = op.weights[0]
             out, into = local_features(w.out, shards), local_features(w.into, shards)
-            key = (op.inputs[0], op.site)
+            key = (n, op.inputs[0], op.site)
             shapes[key] = (shapes.get(key, (0, into))[0] + out, into)
     return sum(out * into for out, into in set(shapes.values()))

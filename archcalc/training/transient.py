@@ -9,26 +9,62 @@ from fractions import Fraction
 from itertools import pairwise
 
 from archcalc.calc.activations import Saved, Savers
-from archcalc.calc.liveness import backward_peak, forward_peak
-from archcalc.calc.sharding import Shards, local_bytes, local_elements
+from archcalc.calc.liveness import Alive, backward_alive, forward_alive
+from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
 from archcalc.tape.dims import product
+from archcalc.tape.op import Variant
+from archcalc.training.packed import unpacked
+from archcalc.training.weight_grads import (
+    NO_GRADS,
+    WeightGrads,
+    after_operands,
+    beside_operands,
+    staying_bytes,
+    staying_to_end,
+)
 
 CHUNKED_LOSS_TOKENS = 1024
 """Tokens of one piece of a chunked head and loss; assumed, no source gives one number."""
 
 
-def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved]) -> int:
+UNSAVED_LOGITS: dict[Variant, int] = {"loss_eager": 7, "loss_fused": 3, "loss_te": 1}
+"""Logits, and what a whole loss makes beside them and would save, in sizes of the bf16 logits."""
+
+
+def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved], variants: Set[Variant] = frozenset()) -> int:
     """What one copy of a segment without a loss takes forward, beside `rows`, which it keeps [bytes]."""
     kept = {row.storage for row in rows if not row.fp8}
-    return max(forward_peak(segment, shards, kept), routed_copies(segment, shards, kept))
+    return max(running_forward(segment, shards, kept, variants).total, routed_copies(segment, shards, kept))
 
 
-def layer_backward(segment: Segment, shards: Shards, bare: Sequence[Saved], weight_item: int = 0) -> int:
+def running_forward(segment: Segment, shards: Shards, kept: Set[Storage], variants: Set[Variant]) -> Alive:
+    """What is alive at the worst moment of a segment's forward, beside what is `kept` [bytes]."""
+    return forward_alive(segment, shards, kept, variants=variants, beside=lambda op: unpacked(op, shards))
+
+
+def layer_backward(
+    segment: Segment,
+    shards: Shards,
+    bare: Sequence[Saved],
+    variants: Set[Variant] = frozenset(),
+    grads: WeightGrads = NO_GRADS,
+) -> int:
     """All that one copy of a segment takes backward [bytes]. `bare` is what it would keep without savers: all
-    of it is there again before its backward starts. `weight_item`: see `backward_peak`."""
+    of it is there again before its backward starts. `grads` says how weights' gradients are made."""
+    return running_backward(segment, shards, bare, variants, grads).total + ring_buffers(segment, shards)
+
+
+def running_backward(
+    segment: Segment, shards: Shards, bare: Sequence[Saved], variants: Set[Variant], grads: WeightGrads
+) -> Alive:
+    """What is alive at the worst moment of that, buffers of a ring apart [bytes]."""
     kept = {row.storage: row.nbytes for row in bare}
-    return backward_peak(segment, shards, kept, weight_item=weight_item) + _ring_buffers(segment, shards)
+    made = beside_operands(segment, shards, grads, one_gemm="fused" in variants)
+    beside = {i: made.get(i, 0) + unpacked(op, shards) for i, op in enumerate(segment.ops)}
+    after = after_operands(segment, shards, grads)
+    stays = staying_to_end(segment, shards, grads)
+    return backward_alive(segment, shards, kept, variants, beside=beside, after=after, staying=stays)
 
 
 def routed_copies(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
@@ -64,7 +100,7 @@ def _copies(ops: Sequence[Op], shards: Shards, kept: Set[Storage]) -> int:
     return most - returned + shared
 
 
-def _ring_buffers(segment: Segment, shards: Shards) -> int:
+def ring_buffers(segment: Segment, shards: Shards) -> int:
     """Two buffers of keys and values that travel around a ring of context-parallel devices [bytes]."""
     if shards.cp == 1 or shards.ulysses:
         return 0
@@ -72,7 +108,9 @@ def _ring_buffers(segment: Segment, shards: Shards) -> int:
     return max((2 * sum(local_bytes(s, shards) for s in op.inputs[1:3]) for op in cores), default=0)
 
 
-def head_transient(segment: Segment, shards: Shards, savers: Savers, weight_item: int = 0) -> tuple[int, int] | None:
+def head_transient(
+    segment: Segment, shards: Shards, savers: Savers, grads: WeightGrads = NO_GRADS
+) -> tuple[int, int] | None:
     """Logits and loss beside what they save, forward and backward, or None for a segment without a loss
     [bytes].
 
@@ -80,29 +118,42 @@ def head_transient(segment: Segment, shards: Shards, savers: Savers, weight_item
     their gradient, 14 TV in all; Megatron-LM's vocab-parallel loss bf16 logits and fp32 ones made in place
     (saved), 6 TV, and backward the gradient in both dtypes, 6 TV; TransformerEngine's writes the gradient
     over the bf16 logits (saved), 2 TV, so that the gradient of the head's input is what its backward adds; a
-    chunked one 14 bytes for each of a piece's tokens and words. Gradients of the head's and the norm's weights, of
-    `weight_item` bytes an element, come when the loss's own backward is over: eager code has only the logits' gradient
-    in bf16 left by then, the others as much as before; where they are counted, forward and backward gather differently,
-    and its forward, 10 TV in all, counts by itself.
+    chunked one 14 bytes for each of a piece's tokens and words. Where nothing before the loss is trained and the head
+    is not either, it has no backward, and what it would save lives in its forward alone. Gradients of weights that stay
+    (`grads`) come when the loss's own backward is over: eager code has only the logits' gradient in bf16 left by then,
+    the others as much as before; where they are counted, forward and backward gather differently, and its forward, 10
+    TV in all, counts by itself.
     """
     loss = next((op for op in segment.ops if op.site == "loss"), None)
     if loss is None:
         return None
     logits = local_bytes(loss.inputs[0], shards)
-    weights = dict.fromkeys(w for op in segment.ops for w in op.weights if w.trained) if weight_item else ()
-    grads = sum(weight_item * local_elements(w, shards) for w in weights)
+    unsaved = next((n for way, n in UNSAVED_LOGITS.items() if way in savers.variants), None)
+    if not segment.learns and unsaved is not None:
+        return unsaved * logits, 0
+    own = staying_bytes(segment, shards, grads)
     if "loss_eager" in savers.variants:
-        if not weight_item:
+        if grads.linears != "staying":
             return 5 * logits, 5 * logits
-        return 3 * logits, max(5 * logits, grads + local_bytes(head_input(segment), shards) - logits)
+        return 3 * logits, max(5 * logits, own + local_bytes(head_input(segment), shards) - logits)
     if "loss_fused" in savers.variants:
-        return logits, logits + grads
+        return logits, logits + own
     if "loss_te" in savers.variants:
-        part = grads + local_bytes(head_input(segment), shards)
+        part = own + local_bytes(head_input(segment), shards)
         return 0, part if not shards.sp else part + gathered_head_input(segment, shards)
     tokens = max(1, _tokens(loss, shards))
     piece = 7 * logits * min(tokens, CHUNKED_LOSS_TOKENS) // tokens
-    return piece, piece + grads
+    return piece, piece * segment.learns + own
+
+
+def head_backward(segment: Segment, shards: Shards, rows: Sequence[Saved], gradient: int) -> int:
+    """What the head's linear takes backward where its weight's `gradient` is a tensor of its own, beside what the
+    segment keeps [bytes]: the logits' gradient in place of what the loss kept, its input's, and that one."""
+    loss = next(op for op in segment.ops if op.site == "loss")
+    kept = sum(row.nbytes for row in rows if row.site == "loss")
+    part = local_bytes(head_input(segment), shards)
+    whole = gathered_head_input(segment, shards)
+    return local_bytes(loss.inputs[0], shards) - kept + part + whole + gradient
 
 
 def head_input(segment: Segment) -> Storage:

@@ -46,7 +46,7 @@ def segments(content: dict[str, Any], **workload: Any) -> dict[str, Segment]:
 
 
 def how(*recompute: str) -> Any:
-    options = {"kernels": "fused", "core": "flash", "router_probs": "act", "cross_entropy": "fused"}
+    options: dict[str, Any] = {"kernels": "fused", "core": "flash", "router_probs": "act", "cross_entropy": "fused"}
     return savers(**options, recompute=recompute)
 
 

@@ -272,7 +272,8 @@ def test_multi_token_prediction_is_in_no_total() -> None:
     found = sums("deepseek-v3", seq=4096, attention="full")
     # eh_proj 2·7168·7168 and one MoE layer: MLA 187,105,280, router 7168·256, nine experts of 3·7168·2048
     gemms = 2 * 7168 * 7168 + 187_105_280 + 7168 * 256 + 9 * 3 * 7168 * 2048
-    assert found.mtp == 4096 * (2 * gemms + 2 * 4096 * 128 * 320)
+    head = 7168 * 129_280  # arXiv:2412.19437, eq. 23: the shared head makes logits of each module's output
+    assert found.mtp == 4096 * (2 * (gemms + head) + 2 * 4096 * 128 * 320)
     assert found.forward == found.backbone
 
 
@@ -282,8 +283,25 @@ def test_a_prediction_module_trains_beside_the_step_and_not_in_it() -> None:
     step, forward = of(spec, phase="train", seq=8), of(spec, seq=8)
     assert (step.forward, step.backward) == (forward.forward, 2 * forward.forward)
     # projections q, k, v, o 288, eh_proj 2·8·8, router 48, two experts and a shared one of 120; scores 8²·4·(3 + 3)
-    assert forward.mtp == 2 * 8 * (288 + 128 + 48 + 3 * 120) + 8 * 8 * 4 * (3 + 3)
+    # and the head of hidden 8 and the vocabulary
+    head = 8 * spec.backbone.vocab_size
+    assert forward.mtp == 2 * 8 * (288 + 128 + 48 + 3 * 120 + head) + 8 * 8 * 4 * (3 + 3)
     assert step.mtp == 3 * forward.mtp
+
+
+def test_a_training_step_of_deepseek_v3_passes_the_head_once_more() -> None:
+    # 3 x (2 x 4096 x (MLA 187,105,280 + router + 27 matrices of the experts + eh_proj) + causal scores), the sum that
+    # pytorch/torchtitan#4441 and Megatron-LM's num_floating_point_operations, logits x (mtp_num_layers + 1), ask for
+    layer = 187_105_280 + 7168 * 256 + 27 * 7168 * 2048 + 2 * 7168**2
+    scores = 128 * 320 * 4096**2
+    head = 6 * 4096 * 7168 * 129_280
+    assert sums("deepseek-v3", phase="train", seq=4096).mtp == 3 * (2 * 4096 * layer + scores) + head
+
+
+def test_a_prediction_module_makes_the_logits_that_are_asked_for() -> None:
+    spec = spec_of(tiny(num_nextn_predict_layers=1))
+    every, last = (of(spec, seq=8, logits=logits).mtp for logits in ("all", "last"))
+    assert every - last == 7 * 2 * 8 * spec.backbone.vocab_size
 
 
 def test_a_whole_run_scales_the_step_and_stands_beside_6nd() -> None:

@@ -15,10 +15,11 @@ from archcalc.documents.explain import explain_report
 from archcalc.documents.flops import flops_report
 from archcalc.documents.kv import kv_report
 from archcalc.documents.params import params_report
-from archcalc.documents.paths import covers, folded, places, ranges, runs, starred, where
+from archcalc.documents.paths import covers, folded, places, starred, where
 from archcalc.documents.weights import weights
 from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec
+from archcalc.tape.indices import ranges, runs
 from archcalc.workload import Workload
 
 

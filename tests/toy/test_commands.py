@@ -171,11 +171,16 @@ def test_train_keeps_what_each_operation_saves(toy: Toy) -> None:
 
 
 def test_what_the_scan_keeps_can_be_offloaded_by_name(toy: Toy) -> None:
-    # six micro-batches alive under gpipe, four of them on the device: two of core_attn's storages wait on the host
-    sets = ("schedule.kind=gpipe", "batch.global_tokens=768", "activations.offload=[core_attn]")
-    near, far = 2 * (32 + 16 + 16 + 32) + 4 * 4, 2 * (36 + 9 + 36) + 4 * 4
-    scan = 2 * 32 + 4 * 4  # what went into the scan, and what its kernel keeps
-    assert train(toy(), *sets)["quantities"]["train.offloaded_bytes"] == 2 * 3 * 128 * (near + far + scan)
+    # 256 sequences of 128 tokens at a time: what is as wide as 32 has the 2^20 elements that a group takes at least.
+    # That are queries and outputs of the near and of the far core, and what went into the scan; keys, values and
+    # states are smaller. Three layers, six micro-batches alive under gpipe; a backward starts at the head, when the
+    # last layer is on its way back.
+    sets = ("schedule.kind=gpipe", "activations.offload=[core_attn]")
+    many = ("batch.micro_batch=256", "batch.global_tokens=196608")
+    layer = 2 * 256 * 128 * (32 + 32 + 36 + 36 + 32)
+    assert train(toy(), *sets, *many)["quantities"]["train.offloaded_bytes"] == (6 * 3 - 1) * layer
+    few = ("batch.micro_batch=227", "batch.global_tokens=174336")  # 36 x 227 x 128 is a little less
+    assert train(toy(), *sets, *few)["quantities"]["train.offloaded_bytes"] == 0
 
 
 # ------------------------------------------------------------------------- pictures, reports, comparisons

@@ -26,6 +26,7 @@ from archcalc.training.optimizer import OPTIMIZERS
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run
 from archcalc.training.static import static_sharded
+from archcalc.training.weight_grads import WeightGrads
 from tests.support import spec_of, tiny
 from tests.training.plans import spec, traced
 
@@ -433,11 +434,9 @@ def test_torch_holds_as_much_between_the_micro_batches_of_a_pipeline(group: int,
     weights = tuple((w, max(1, len(w.indices))) for w in run.tape.weights())
     static = static_sharded(run.tape, held, weights, Shards(), how, "adamw-no-master")
     (found,) = workings(run.tape, held, Shards(), how)
-    pieces = [
-        (segment_memory(run.tape, n, Shards(), run.savers, weight_item=2), 1)
-        for n, count in held[0]
-        for _ in range(count)
-    ]
-    chunk = chunk_memory(pieces, workings=found)
+    places = [n for n, count in held[0] for _ in range(count)]
+    grads = WeightGrads(2, "staying")
+    sizes = [segment_memory(run.tape, n, Shards(), run.savers, grads=grads) for n in places]
+    chunk = chunk_memory((size._replace(working=own), 1) for size, own in zip(sizes, found, strict=True))
     most = static.params + static.grads + 2 * chunk.saved + chunk.backward
     assert most == pytest.approx(followed.most["later"], rel=0.002)

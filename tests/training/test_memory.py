@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archcalc.training.memory import RankMemory, training_memory, worst
+from archcalc.training.memory import training_memory, worst
 from archcalc.training.rank import messages
-from archcalc.training.run import Run, compiled
+from archcalc.training.run import compiled
 from archcalc.training.schedule import Pipeline, get_schedule, states_of
 from tests.training.plans import k2_plan, ranks, run_of, tape_of
+from tests.training.replay import replayed
 
 T = 4096
 BARE = ("parallel.world=2048", "activations.offload=none", "activations.cross_entropy=chunked")
@@ -90,12 +91,16 @@ def test_terms_add_up_to_the_peak(name: str) -> None:
     "options",
     [
         (),
+        ("activations.offload_in_flight=0",),
+        ("activations.offload_in_flight=3",),
         ("activations.offload=[expert_fc1, moe_act]",),
         ("activations.offload=none",),
         ("parallel.vpp=4",),
         (*ONE_CHUNK,),
         ("schedule.kind=zb-v", "schedule.extra_warmup=0"),
+        ("schedule.kind=zb-v", "schedule.extra_warmup=0", "activations.offload_in_flight=2"),
         ("schedule.kind=dualpipe-v", "schedule.extra_warmup=0"),
+        (*ONE_CHUNK, "activations.offload=[core_attn, attn_proj, expert_fc1]", "activations.offload_in_flight=2"),
     ],
 )
 def test_the_capped_run_agrees_with_the_full_order(options: tuple[str, ...]) -> None:
@@ -103,52 +108,27 @@ def test_the_capped_run_agrees_with_the_full_order(options: tuple[str, ...]) -> 
     run."""
     plan = k2_plan("batch.global_tokens=8388608", *options)  # 128 micro-batches
     run = run_of("kimi-k2", plan)
+    found = training_memory(run)
     for r in (0, 1, 9, 15):
-        got = training_memory(run)[r]
-        assert got.running == _replayed(run, got, r)
-
-
-def _replayed(run: Run, got: RankMemory, rank: int) -> int:
-    order = run.schedule.order(run.pipeline, rank)
-    assert len({op.micro_batch for op in order}) == 128
-    best = 0
-    live = [0] * len(got.chunk_memory)
-    waiting = [0] * len(live)
-    entry = 2 * T * 7168
-    exchange = messages(run.schedule, run.pipeline, rank, entry)
-    for kind, chunk, _ in order:
-        live[chunk] += kind == "F"
-        size = got.chunk_memory[chunk]
-        extra = {"F": size.forward, "B": size.backward, "I": size.backward, "W": 0}[kind]
-        kept = sum(n * s.saved for n, s in zip(live, got.chunk_memory, strict=True))
-        kept += sum(n * s.waiting for n, s in zip(waiting, got.chunk_memory, strict=True))
-        out = sorted(
-            (s.offloadable for n, s in zip(live, got.chunk_memory, strict=True) for _ in range(n)), reverse=True
-        )
-        best = max(best, kept - sum(out[4:]) + max(0, extra) + exchange[kind != "F"])
-        live[chunk] -= kind in "BI"
-        waiting[chunk] += (kind == "I") - (kind == "W")
-    resting = got.static.params + got.static.grads + got.static.optimizer + got.static.buffers
-    return resting + got.fixed + got.cached + best
-
-
-def test_what_is_on_the_device_and_on_the_host_is_what_is_alive() -> None:
-    held, kept = ranks("kimi-k2"), ranks("kimi-k2", "activations.offload=none")
-    for out, whole in zip(held[1:14], kept[1:14], strict=True):
-        assert out.activation + out.offloaded == whole.activation
+        assert len({op.micro_batch for op in run.schedule.order(run.pipeline, r)}) == 128
+        most, got = replayed(run, r, 2 * T * 7168), found[r]
+        resting = got.static.params + got.static.grads + got.static.optimizer + got.static.buffers
+        assert got.running == resting + got.fixed + got.cached + most.device
+        assert got.offloaded == most.host
 
 
 def test_the_host_holds_the_most_that_is_away_at_any_moment() -> None:
     """ZB-V has 2·16 chunks alive at most: on rank 1 31 of stage 1, which has two layers, and one of stage 30, which is
-    one of the three short ones (61 layers over 32 stages). Four of the larger chunks are on the device."""
+    one of the three short ones (61 layers over 32 stages). A backward of stage 1 starts with both of its layers on the
+    device, the one that runs and the one that is next."""
     zb_v = ("schedule.kind=zb-v", "schedule.extra_warmup=0")
-    assert ranks("kimi-k2", *zb_v)[1].offloaded == ((31 - 4) * 2 + 1) * T * 148_484
+    assert ranks("kimi-k2", *zb_v)[1].offloaded == (31 * 2 + 1 - 2) * T * 148_484
 
 
-def test_offload_keeps_four_chunks_on_the_device() -> None:
-    """One in forward, one on its way out, one in backward, one on its way in: 4 x 2 layers x 148,484 bytes a
-    token."""
-    assert ranks("kimi-k2")[1].activation == 4 * 2 * T * 148_484
+def test_offload_keeps_three_layers_on_the_device() -> None:
+    """The one in forward, the one before it on its way out, and the last one of the micro-batch that goes backward
+    next: 148,484 bytes a token and layer."""
+    assert ranks("kimi-k2")[1].activation == 3 * T * 148_484
 
 
 def test_a_micro_batch_of_two_doubles_what_is_alive() -> None:
@@ -201,6 +181,16 @@ def test_cached_placeholders_are_one_of_each_weight_shape() -> None:
     assert ranks("kimi-k2", "activations.kernels=eager")[1].cached == 0
 
 
+def test_the_heads_gathered_input_stays_whatever_placeholders_are_cached() -> None:
+    """Rank 15 holds the head, whose input is T x 7168 in bf16 with the rows of all devices: Megatron-LM's global
+    buffer, no placeholder."""
+    sp = ("parallel.tp=2", "parallel.sp=true", "parallel.world=512", "activations.recompute=[]", "activations.fp8=[]")
+    last = ranks("kimi-k2", *sp, "memory.placeholder_grads=false")[15]
+    assert last.cached == 2 * T * 7168
+    assert ranks("kimi-k2", *sp, "memory.placeholder_grads=false")[14].cached == 0
+    assert ranks("kimi-k2", *sp, "activations.kernels=eager")[15].cached == 0
+
+
 def test_query_key_and_value_are_one_weight_to_the_cache() -> None:
     """Llama 3.1 70B: (64 + 2·8)·128 x 8192 beside o_proj's 8192 x 8192 and gate-and-up, down; no head, no
     embedding."""
@@ -213,7 +203,7 @@ def test_the_moment_is_named() -> None:
     """46 alive first at rank 1's 46th forward: 2·14 + 16 + 1 of warm-up, and one more. Chunk 0 takes its
     second group of 16 then, after 16 of chunk 1, so it is micro-batch 46 - 16 - 1 = 29."""
     text = ranks("kimi-k2", *BARE, *NONE, OUT)[1].moment
-    assert text == "forward of chunk 0, micro-batch 29 at model.layers.{i}; alive: 30 of chunk 0, 16 of chunk 1"
+    assert text == "forward of chunk 0, micro-batch 29 at model.layers.1-60; alive: 30 of chunk 0, 16 of chunk 1"
 
 
 def test_one_evaluation_takes_under_two_milliseconds_of_processor_time() -> None:
@@ -232,3 +222,24 @@ def test_live_states_of_the_test_itself_are_the_schedules() -> None:
     order = get_schedule("interleaved-1f1b").order(k2_plan().pipeline, 1)
     assert max(sum(s.live) for _, s in states_of(order, 2)) == 46
     assert Fraction(46, 1) == ranks("kimi-k2")[1].live_chunks
+
+
+def test_iteration_1_runs_without_the_moments() -> None:
+    """AdamW's moments are 8 of the 12 bytes that it keeps a parameter. With an efficiency of 1 nothing is rounded, and
+    the worst moment of rank 1 is one of the pipeline."""
+    options = ("precision.optimizer=adamw", "memory.allocator_efficiency=1")
+    r = ranks("kimi-k2", *options, "parallel.world=2048", "activations.offload=none")[1]
+    assert r.moment != "optimizer step"
+    assert r.peak - r.peak_first == r.static.late
+    few = ranks("kimi-k2", *options)[1]  # 256 devices: 34 GB of moments, more than what a pipeline keeps under offload
+    assert few.peak_first == few.total - few.activation - few.transient
+    assert abs(r.static.late - Fraction(8, 12) * r.static.optimizer) < 2  # dense and expert shards are rounded apart
+
+
+def test_the_first_step_has_the_moments_that_it_makes() -> None:
+    """FusedAdam that holds the master makes all its states in the step: what the step itself takes stands beside them,
+    with nothing alive of the pipeline."""
+    few = ("parallel.world=256", "batch.global_tokens=8388608", "activations.offload=all")
+    r = ranks("kimi-k2", "precision.optimizer=adamw-precision-aware", "memory.allocator_efficiency=1", *few)[1]
+    assert (r.moment, r.static.late) == ("optimizer step", r.static.optimizer)
+    assert r.peak_first == r.peak == r.total

@@ -18,14 +18,24 @@ def need(*options: str) -> dict[str, float]:
 
 
 def test_k2s_worst_rank() -> None:
-    """46 chunks alive, 4 of them on the device; a chunk is 2 x 4096 x 148,484 bytes; 8 devices a node."""
-    found, chunk = need(), 2 * T * 148_484
-    assert found["host memory of one GPU"] == pytest.approx(42 * chunk / 1e9)
-    assert found["host memory of a node"] == pytest.approx(8 * 42 * chunk / 1e9)
+    """46 chunks alive, whose two layers are 2 x 4096 x 148,484 bytes; when a backward starts, the last layer of its
+    chunk and the one before it are on the device; 8 devices a node."""
+    found, layer = need(), T * 148_484
+    chunk = 2 * layer
+    assert found["host memory of one GPU"] == pytest.approx((46 * 2 - 2) * layer / 1e9)
+    assert found["host memory of a node"] == pytest.approx(8 * (46 * 2 - 2) * layer / 1e9)
     assert found["copied out, and back, a chunk"] == pytest.approx(chunk / 1e9)
     links = load_hardware("h800").links
     assert links is not None
     assert found["time of one copy"] == pytest.approx(chunk / links.pcie_bytes_per_s * 1e3)
+    assert found["copied out, and back, a layer"] == pytest.approx(layer / 1e9)
+    assert found["time of one copy of a layer"] == pytest.approx(layer / links.pcie_bytes_per_s * 1e3)
+    assert found["compute of a layer, forward"] == pytest.approx(
+        found["compute of a chunk, forward and backward"] / (3 * 2)
+    )
+    assert found["layers that compute while one is copied"] == pytest.approx(
+        found["time of one copy of a layer"] / found["compute of a layer, forward"]
+    )
 
 
 def test_compute_hides_the_copies_or_part_of_them() -> None:

@@ -37,6 +37,22 @@ def test_bytes_a_parameter(name: str, matrix: int, vector: int) -> None:
         assert how.state_bytes(found[ending]) == vector, ending
 
 
+@pytest.mark.parametrize(
+    ("name", "matrix", "vector"),
+    [
+        ("adamw", 8, 8),  # m and v; Megatron-LM clones the master when it builds its shards
+        ("adamw-bf16-moments", 4, 4),
+        ("adamw-param-remainders", 10, 10),  # FusedAdam holds the remainders: its first step makes them too
+        ("adamw-precision-aware", 6, 6),
+        ("muon", 4, 8),
+        ("sgd", 4, 4),
+    ],
+)
+def test_bytes_a_parameter_that_the_first_step_makes(name: str, matrix: int, vector: int) -> None:
+    found = {w.path.rpartition(".")[2]: w for w in weights() if w.trainable}
+    assert [OPTIMIZERS[name].late_bytes(found[key]) for key in ("o_proj", "norm")] == [matrix, vector]
+
+
 def test_each_expert_is_a_matrix_of_its_own() -> None:
     experts = [w for w in weights() if w.stack]
     assert len(experts) == 3

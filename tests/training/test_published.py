@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from archcalc.documents.train import run_of, terms
+from archcalc.documents.train import run_of
+from archcalc.documents.train_tables import terms
 from archcalc.files.loader import parse
 from archcalc.files.model import Spec
 from archcalc.training.load import load_plan

@@ -75,7 +75,7 @@ def test_a_prediction_module_runs_backward_as_a_layer_does() -> None:
     rank = beside_the_head(model(intermediate_size=width, num_nextn_predict_layers=1))
     taken = (2 + 4) * width + 2 * H - 2 * width - (2 * H + 4) - (4 * H + 4 + 2 * vocabulary)
     received = 2 * H  # the message between the stages
-    assert rank.moment == "backward of chunk 0, micro-batch 0 at model.layers.{i}; alive: 1 of chunk 0"
+    assert rank.moment == "backward of chunk 0, micro-batch 0 at model.layers.1; alive: 1 of chunk 0"
     assert rank.transient == tokens * (taken + received)
 
 
@@ -88,7 +88,7 @@ def test_a_prediction_module_runs_forward_as_a_layer_does() -> None:
     rank = beside_the_head(spec, ("parallel.ep=2", "parallel.world=4", "activations.router_probs=act"))
     taken = 4 * 2 * TOP_K * H + 2 * 2 * H - (4 * H + 4 + 2 * vocabulary)
     received = 2 * H
-    assert rank.moment == "forward of chunk 0, micro-batch 0 at model.layers.{i}; alive: 1 of chunk 0"
+    assert rank.moment == "forward of chunk 0, micro-batch 0 at model.layers.1; alive: 1 of chunk 0"
     assert rank.transient == tokens * (taken + received)
 
 

@@ -5,11 +5,13 @@ from fractions import Fraction
 import pytest
 
 from archcalc.calc.activations import Savers, saved_rows
+from archcalc.calc.liveness import backward_peak, forward_peak
 from archcalc.calc.sharding import Shards
-from archcalc.tape import Segment, Tape
-from archcalc.training.chunk import segment_memory
+from archcalc.tape import Dim, Segment, Storage, Tape, Tensor
+from archcalc.training.chunk import SegmentMemory, segment_memory
 from archcalc.training.savers import savers
 from archcalc.training.transient import gathered_head_input, head_transient, routed_copies
+from archcalc.workload import Workload
 from tests.training.plans import chunk, traced
 
 T, H, V, K = 4096, 7168, 163_840, 8
@@ -127,15 +129,55 @@ def test_only_inputs_of_linears_wait_for_weight_gradients(tape: Tape) -> None:
 def test_unfused_attention_keeps_wide_operands_and_the_whole_matrix_of_probabilities(tape: Tape) -> None:
     """64 heads: queries and keys of 192, values of 128, in fp32, and T x T probabilities, in place of the same in bf16
     and a log-sum-exp; attention's output is kept either way, for the projection behind it."""
-    n = place(tape, "dispatch")
-    flash, unfused = (
-        segment_memory(
-            tape, n, Shards(ep=16), savers(kernels="fused", core=core, router_probs="act", cross_entropy="te")
-        )
-        for core in ("flash", "unfused")
-    )
+    flash, unfused = (kept_by_core(tape, "eager", core) for core in ("flash", "unfused"))
     operands = 64 * (192 + 192 + 128)
     assert unfused.saved - flash.saved == T * operands * (4 - 2) - T * 64 * 4 + 64 * T * T * 4
+    # a dropped element: a byte of mask and an fp32 of the dropped softmax
+    dropped = kept_by_core(tape, "eager", "unfused", attention_dropout=0.1)
+    assert dropped.saved - unfused.saved == 64 * T * T * (1 + 4)
+
+
+def test_unfused_attention_of_fused_kernels_keeps_its_probabilities_in_16_bit_with_mask_and_dropped_ones(
+    tape: Tape,
+) -> None:
+    """arXiv:2205.05198, section 4.1: 2, 1 and 2 bytes a score, and no log-sum-exp; q, k, v and the output as flash."""
+    flash, unfused = (kept_by_core(tape, "fused", core) for core in ("flash", "unfused"))
+    assert unfused.saved - flash.saved == 2 * 64 * T * T - T * 64 * 4
+    dropped = kept_by_core(tape, "fused", "unfused", attention_dropout=0.1)
+    assert dropped.saved - unfused.saved == (1 + 2) * 64 * T * T
+    assert kept_by_core(tape, "fused", "flash", attention_dropout=0.1) == flash
+
+
+def kept_by_core(tape: Tape, kernels: str, core: str, *, attention_dropout: float = 0.0) -> SegmentMemory:
+    """A MoE layer."""
+    ways = {"kernels": kernels, "core": core, "router_probs": "act", "cross_entropy": "te"}
+    how = savers(**ways, attention_dropout=attention_dropout)  # type: ignore[arg-type]
+    return segment_memory(tape, place(tape, "dispatch"), Shards(ep=16), how)
+
+
+def test_gradients_of_scores_stand_beside_the_softmax_while_unfused_attention_runs_backward() -> None:
+    """One attention alone: b·n scores of s x s on n = 2 heads of d = 4, s = 64 tokens, bf16.
+
+    With dropout 5 bytes a score are kept; backward their gradient, 2 bytes, before any but v's: at the last product
+    q, k, v, the output's gradient and v's stand too. Forward the scores (2 bytes) and the product before it is
+    reordered stand beside what is kept, the output among it only where somebody keeps that.
+    """
+    s, n, d = 64, 2, 4
+    rows, heads, dim = (Dim("batch", 1), Dim("seq", s, "seq")), Dim("heads", n, "heads"), Dim("dim", d)
+    tape = Tape(Workload(phase="train", seq=s))
+    with tape.segment("layer", "backbone", Tensor(rows, (heads, dim), Storage(rows, (heads, dim), "bfloat16"))) as x:
+        q, k, v = (tape.copy((x,), name, (heads, dim), site="rope") for name in "qkv")
+        tape.attention(q, k, v, "core", heads=heads, qk_dim=dim, v_dim=dim, pairs=())
+    operand, score = 2 * s * n * d, n * s * s
+    for chance, held in ((0.0, 2), (0.1, 5)):
+        how = savers(kernels="fused", core="unfused", router_probs="act", cross_entropy="te", attention_dropout=chance)
+        kept = {row.storage: row.nbytes for row in saved_rows(tape.segments[0], Shards(), how)}
+        assert sum(kept.values()) == 3 * operand + held * score
+        assert (
+            backward_peak(tape.segments[0], Shards(), kept, variants=how.variants) == 5 * operand + (held + 2) * score
+        )
+        again = forward_peak(tape.segments[0], Shards(), set(kept), variants=how.variants)
+        assert again == operand + 2 * score  # what nobody keeps: the output stands for itself after the reordering
 
 
 def test_zero_3_gathers_while_it_runs(tape: Tape) -> None:
@@ -155,5 +197,6 @@ def test_multi_token_prediction_runs_the_head_once_more() -> None:
     tape = traced("deepseek-v3", 1, T)
     n = next(n for n, s in enumerate(tape.segments) if s.part == "mtp")
     memory = chunk(tape, ((n, 1),), Shards(), how(), None)
-    rows = sum(row.nbytes for row in saved_rows(tape.segments[n], Shards(), how()))
-    assert memory.saved - rows == T * (2 * H + 2 * 129_280)  # the head's input, its logits
+    rows = saved_rows(tape.segments[n], Shards(), how())
+    layer = sum(row.nbytes for row in rows if row.site not in ("head", "loss"))
+    assert memory.saved - layer == T * (2 * H + 2 * 129_280)  # the head's input, its logits

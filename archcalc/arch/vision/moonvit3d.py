@@ -118,6 +118,16 @@ class MoonViT3D(Tower):
         """Features of one patch as the projector gets them [elements]."""
         return self.dim("vt_hidden_size")
 
+    @property
+    def token_side(self) -> int:
+        """Side of the square that one backbone token stands for [pixels]."""
+        return self.patch_size * max(self.merge_kernel_size)
+
+    @property
+    def group_frames(self) -> int:
+        """Frames of one chunk."""
+        return self.temporal_merge_kernel_size
+
     # -- from pixels to patches -----------------------------------------------------------------------------------
 
     def grid(self, height: int, width: int, limit: int) -> tuple[int, int]:
@@ -138,7 +148,8 @@ class MoonViT3D(Tower):
         """The chunks that one sequence's images and videos make; none in decode, where they are cached context."""
         if workload.phase == "decode":
             return []
-        chunks = [Group(1, *self.grid(h, w, self.in_patch_limit)) for h, w in workload.images]
+        chunks = [Group(*group) for group in workload.groups]
+        chunks += [Group(1, *self.grid(h, w, self.in_patch_limit)) for h, w in workload.images]
         step = self.temporal_merge_kernel_size
         for frames, height, width in workload.videos:
             h, w = self.grid(height, width, self.in_patch_limit_each_frame)

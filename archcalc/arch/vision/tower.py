@@ -46,6 +46,16 @@ class Tower(Block):
         """Features of one patch as the projector gets them, named by the spec key [elements]."""
 
     @property
+    @abstractmethod
+    def token_side(self) -> int:
+        """Side of the square that one backbone token stands for [pixels]."""
+
+    @property
+    @abstractmethod
+    def group_frames(self) -> int:
+        """Frames of a video that make one group at most."""
+
+    @property
     def text_path(self) -> str:
         """The module of the checkpoint that holds the decoder's embedding, layers and last norm, beside this tower."""
         return "language_model.model"
@@ -57,7 +67,8 @@ class Tower(Block):
 
     @abstractmethod
     def groups(self, workload: Workload) -> list[Group]:
-        """The groups that one sequence's images and videos make; none in decode, where they are cached context."""
+        """The groups that one sequence's images and videos make, behind those that are cut already; none in decode,
+        where they are cached context."""
 
     @abstractmethod
     def tokens(self, groups: list[Group]) -> int:

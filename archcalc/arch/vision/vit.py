@@ -145,6 +145,16 @@ class ViT(Tower):
         """How many layers before the last one hand on their features too."""
         return len(self.deepstack_visual_indexes)
 
+    @property
+    def token_side(self) -> int:
+        """Side of the square that one backbone token stands for [pixels]."""
+        return self.patch_size * self.spatial_merge_size
+
+    @property
+    def group_frames(self) -> int:
+        """Frames that make one layer of patches."""
+        return self.temporal_patch_size
+
     # -- from pixels to patches -----------------------------------------------------------------------------------
 
     def groups(self, workload: Workload) -> list[Group]:
@@ -157,7 +167,7 @@ class ViT(Tower):
             return []
         patch, temporal = self.patch_size, self.temporal_patch_size
         factor = patch * self.spatial_merge_size
-        groups = []
+        groups = [Group(*group) for group in workload.groups]
         for picture in workload.images:
             height, width = self.processor.image(*picture, factor)
             groups.append(Group(1, height // patch, width // patch))

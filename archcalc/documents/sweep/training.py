@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 from archcalc.documents.document import Column
 from archcalc.documents.sweep.cases import MOST_PANELS, Model, Range, check_count, of_each, shared
 from archcalc.documents.sweep.figure import Figure, Layer, Limit, Mark, Series, series
-from archcalc.documents.train import rank_row, run_of, run_padding
+from archcalc.documents.train import run_of
+from archcalc.documents.train_notes import run_padding, set_notes
+from archcalc.documents.train_tables import rank_row
+from archcalc.documents.train_vision import vision_assumed
 from archcalc.errors import InputError
 from archcalc.hardware import Hardware, load_hardware
 from archcalc.training.load import load_plan
@@ -158,13 +161,18 @@ def _figure(found: Sequence[Training], *, notes: Sequence[str] = (), **words: An
         inputs={"set": list(found[0].overrides)},
         assumptions=list(dict.fromkeys(f"{t.label}: {line}" for t in found for line in _assumed(t))),
         conventions=CONVENTIONS,
-        notes=[*notes, *dict.fromkeys(note for t in found for note in run_padding(t.run(t.plan)))],
+        notes=[
+            *notes,
+            *set_notes(found[0].overrides),
+            *dict.fromkeys(note for t in found for note in run_padding(t.run(t.plan))),
+        ],
         **words,
     )
 
 
 def _assumed(training: Training) -> list[str]:
-    return [*training.plan.assumed, *training.run(training.plan).tape.assumed]
+    pictures = vision_assumed(training.model.spec, training.plan)
+    return [*training.plan.assumed, *training.run(training.plan).tape.assumed, *pictures]
 
 
 def _of_ranks(training: Training) -> Series:

@@ -1,9 +1,10 @@
-"""Attention cores: softmax(q k^T * scale + mask) v (arXiv:1706.03762, equation 1), run in three ways.
+"""Attention cores: softmax(q k^T * scale + mask) v (arXiv:1706.03762, equation 1), run in five ways.
 
-Each is called as `core(q, k, v, scale, view, picked)`: q [B,N,H,D], k [B,M,G,D], v [B,M,G,V] -> [B,N,H,V]. The queries
-are the last N of the M rows; what each sees, `View` says, and of that the rows in `picked`, int32 [B,N,K], or None for
-all. torch's own fused kernels serve none of the three: they choose paths by device and head size, and some count no
-FLOPs.
+Each is called as `core(q, k, v, scale, view, picked, dropout)`: q [B,N,H,D], k [B,M,G,D], v [B,M,G,V] -> [B,N,H,V].
+The queries are the last N of the M rows; what each sees, `View` says, and of that the rows in `picked`, int32 [B,N,K],
+or None for all. `dropout` is the chance that a probability is dropped. Only the two unfused cores drop any: a fused
+kernel draws its mask again in backward, from the state of a generator. torch's own fused kernels serve none of them:
+they choose paths by device and head size, and some count no FLOPs.
 
 Legend: B sequences, N query rows, M key rows, K key rows of one query, H heads, G key heads, D features of a key, V
 features of a value.
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from archcalc.reference.kernels.dropout import dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,15 @@ class View:
     window: int | None = None
 
 
-def counted(q: Tensor, k: Tensor, v: Tensor, scale: float, view: View, picked: Tensor | None = None) -> Tensor:
+def counted(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    view: View,
+    picked: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
     """Explicit products over no more pairs than a window or the picks leave."""
     rows, keys = q.shape[1], k.shape[1]
     if picked is not None:
@@ -45,8 +56,19 @@ def counted(q: Tensor, k: Tensor, v: Tensor, scale: float, view: View, picked: T
     return _same_keys(q, k, v, scale, causal_mask(rows, keys, q) if view.causal else None)
 
 
-def unfused(q: Tensor, k: Tensor, v: Tensor, scale: float, view: View, picked: Tensor | None = None) -> Tensor:
-    """torch's own math path: all scores; a mask keeps nothing."""
+def unfused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    view: View,
+    picked: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """torch's own math path: all scores; a mask keeps nothing. With dropout its steps one by one, for it would drop by
+    the device's own form."""
+    if dropout:
+        return _math_with_dropout(q, k, v, scale, view, picked, dropout)
     heads_first = (tensor.transpose(1, 2) for tensor in (q, k, v))
     mask = None
     if view.window is not None or picked is not None:
@@ -57,14 +79,121 @@ def unfused(q: Tensor, k: Tensor, v: Tensor, scale: float, view: View, picked: T
     return out.transpose(1, 2).contiguous()
 
 
-def flash(q: Tensor, k: Tensor, v: Tensor, scale: float, view: View, picked: Tensor | None = None) -> Tensor:
+def flash(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    view: View,
+    picked: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
     """A fused kernel. No window makes it keep less; a sparse one keeps the picks' numbers: its backward gathers the
     same rows again (TileLang, examples/deepseek_v32, sparse_mla_bwd.py)."""
     out: Tensor = _Flash.apply(q, k, v, scale, view, picked)
     return out
 
 
-CORES = {"counted": counted, "flash": flash, "unfused": unfused}
+def written(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    view: View,
+    picked: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """All scores in 16 bit, product by product (TransformerEngine, attention/dot_product_attention/backends.py,
+    `UnfusedDotProductAttention`): keys and values of several heads are copied for each."""
+    if k.shape[2] != q.shape[2]:
+        k, v = (tensor.repeat_interleave(q.shape[2] // tensor.shape[2], dim=2) for tensor in (k, v))
+    scores: Tensor = _Scores.apply(q, k, scale)
+    probs: Tensor = _MaskedSoftmax.apply(scores, _hidden(q, k, view, picked) if view.causal else None)
+    out: Tensor = _Values.apply(dropped(probs, dropout), v)
+    return out
+
+
+def copied(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    view: View,
+    picked: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """A fused kernel that works on sequences, between layers that work on tokens first: what it makes is copied into
+    their order (TransformerEngine, attention/dot_product_attention/backends.py, `FlashAttention`)."""
+    return flash(q, k, v, scale, view, picked, dropout).clone()
+
+
+CORES = {"counted": counted, "flash": flash, "flash-attn": copied, "unfused": unfused}
+
+
+# -- the unfused ones
+
+
+def _math_with_dropout(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, view: View, picked: Tensor | None, dropout: float
+) -> Tensor:
+    """What `_scaled_dot_product_attention_math` does in 16 bit: all in fp32, each operand times the scale's root."""
+    root = scale**0.5
+    q32 = q.transpose(1, 2).float() * root
+    k32, v32 = (_repeated(tensor, q).transpose(1, 2) for tensor in (k, v))
+    scores = torch.matmul(q32, (k32 * root).transpose(-2, -1))
+    if view.causal:
+        hidden = _hidden(q, k, view, picked)
+        scores = scores + scores.new_zeros(hidden.shape).masked_fill(hidden, float("-inf"))
+    out = torch.matmul(dropped(scores.softmax(-1), dropout), v32)
+    return out.to(q.dtype).transpose(1, 2).contiguous()
+
+
+class _Scores(torch.autograd.Function):
+    """q k^T * scale: keeps q and k as they come; a batched product over rows first needs no copy of a view."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(q, k)
+        ctx.scale = scale
+        return torch.einsum("bnhd,bmhd->bhnm", q, k) * scale
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        q, k = ctx.saved_tensors
+        scaled = gradient * ctx.scale
+        return torch.einsum("bhnm,bmhd->bnhd", scaled, k), torch.einsum("bhnm,bnhd->bmhd", scaled, q), None
+
+
+class _MaskedSoftmax(torch.autograd.Function):
+    """Keeps its result in 16 bit, and not the mask (TransformerEngine, attention/dot_product_attention/softmax.py,
+    `ScaledMaskedSoftmax`; Megatron-LM, core/fusions/fused_softmax.py, `ScaledUpperTriangMaskedSoftmax`)."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, hidden: Tensor | None) -> Tensor:
+        wide = scores.float()
+        probs = (wide if hidden is None else wide.masked_fill(hidden, float("-inf"))).softmax(-1).to(scores.dtype)
+        ctx.save_for_backward(probs)
+        return probs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (probs,) = ctx.saved_tensors
+        wide, slope = probs.float(), gradient.float()
+        return (wide * (slope - (wide * slope).sum(-1, keepdim=True))).to(gradient.dtype), None
+
+
+class _Values(torch.autograd.Function):
+    """probs v: keeps both."""
+
+    @staticmethod
+    def forward(ctx: Any, probs: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(probs, v)
+        return torch.einsum("bhnm,bmhv->bnhv", probs, v).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        probs, v = ctx.saved_tensors
+        return torch.einsum("bnhv,bmhv->bhnm", gradient, v), torch.einsum("bhnm,bnhv->bmhv", probs, gradient)
 
 
 # -- the counted one

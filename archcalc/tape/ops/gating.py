@@ -46,7 +46,9 @@ class GatingOperations(Recorder):
         exponents = (Storage((), a_log, "float32"), Storage((), a_log, "float32"))
         saves = (
             Save(x.storage, ("fused",)),
-            *(Save(s, ("eager",)) for s in (into, out, *exponents)),
+            Save(into, ("eager",)),
+            *(Save(s, ("eager",), "weight") for s in (out, exponents[0])),
+            Save(exponents[1], ("eager",)),
             *((Save(y, ("eager",)), Save(total, ("eager",))) if in_scan else (Save(total),)),
         )
         result = Tensor(x.rows, x.features, y)
@@ -73,7 +75,7 @@ class GatingOperations(Recorder):
         saves = (
             *(Save(t.storage, ("fused",)) for t in (x, gate)),
             Save(rstd),
-            *(Save(s, ("eager",)) for s in plain),
+            *(Save(s, ("eager",), "weight" if s is unit else "any") for s in plain),
         )
         self._emit("gated_rms_norm", name, site, (x, gate), y, temps=(rstd, *plain), weights=(w,), saves=saves)
         return y

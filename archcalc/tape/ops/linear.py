@@ -26,20 +26,25 @@ class LinearOperations(Recorder):
         role: Role,
         site: str,
         bias: bool = False,
-        weight: Weight | None = None,
+        weight: Weight | tuple[Weight, ...] | None = None,
         into: Storage | None = None,
         bare: bool = False,
     ) -> Tensor:
-        """[T, k] -> [T, n]: weight n x k, optional bias n. FLOPs 2·T·k·n. Saves its input, never its output.
+        """[T, k] -> [T, n]: weight n x k, optional bias n. FLOPs 2·T·k·n. Saves its input, never its output, and not
+        even that where the weight is frozen (torch, derivatives.yaml: each factor of `mm` for the other's gradient;
+        TransformerEngine, module/linear.py: `backward_needs_input`; Megatron-LM, `LinearWithFrozenWeight`).
 
         Args:
-            weight: an existing weight (tied), instead of a new one.
+            weight: an existing weight (tied), or one and its bias, instead of a new one.
             into: write into this storage (a fused gate-and-up projection) instead of a new one.
             bare: its matrix is a parameter of the open module by this name, not a module's `weight`.
         """
         own = ("", name) if bare else (name, "weight")
-        w = weight or self.weight(*own, out, x.features, role)
-        weights = (w, self.weight(name, "bias", out, (), role)) if bias else (w,)
+        if isinstance(weight, tuple):
+            weights = weight
+        else:
+            w = weight or self.weight(*own, out, x.features, role)
+            weights = (w, self.weight(name, "bias", out, (), role)) if bias else (w,)
         y = Tensor(x.rows, out, into or Storage(x.rows, out, self.dtype))
         flops = (Term(2, (*x.rows, *x.features, *out)),)
         self._emit(
@@ -50,7 +55,7 @@ class LinearOperations(Recorder):
             y,
             weights=weights,
             flops=flops,
-            saves=(Save(x.storage),),
+            saves=(Save(x.storage, needs="weight"),),
             backward=2 if x.requires_grad else 1,
             weight_gradient="accumulated",
             exchange="tensor",
@@ -94,7 +99,8 @@ class LinearOperations(Recorder):
             stacked = partial(self.weight, name, role=role, stack=(experts,), active=active)
             weights = (stacked("weight", (out,), x.features), *((stacked("bias", (out,), ()),) if bias else ()))
             first = site == "expert_fc1" and i == 0
-            saves = (Save(x.storage), *(Save(s, ("eager",)) for s in (once if first else ())))
+            noted = tuple(Save(s, ("eager",), "any" if s is offsets else "weight") for s in once)
+            saves = (Save(x.storage, needs="weight"), *(noted if first else ()))
             if bias and site == "expert_fc2":
                 saves = (*saves, Save(looked_up, ("eager", "probs_act")))
             self._emit(
@@ -183,7 +189,8 @@ class LinearOperations(Recorder):
         ids = Storage(x.rows, (), "int64")
         w = self.weight(name, "weight", (positions,), x.features, "embedding")
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
-        self._emit("add_positions", name, "embedding", (x,), y, temps=(ids,), weights=(w,), saves=(Save(ids),))
+        saves = (Save(ids, needs="weight"),)
+        self._emit("add_positions", name, "embedding", (x,), y, temps=(ids,), weights=(w,), saves=saves)
         return y
 
     def add_table(self, x: Tensor, name: str, shape: Dims, *, role: Role, site: str, taps: int = 0) -> Tensor:
@@ -193,7 +200,8 @@ class LinearOperations(Recorder):
         each = (Dim("taps", taps),)
         kept = tuple(Storage(x.rows, each, dtype) for dtype in ("int64", "float32")) if taps else ()
         w = self.weight(name, "weight", shape, (), role, flat=False)
-        self._emit("add_table", name, site, (x,), y, temps=kept, weights=(w,), saves=tuple(Save(s) for s in kept))
+        saves = tuple(Save(s, needs="weight") for s in kept)
+        self._emit("add_table", name, site, (x,), y, temps=kept, weights=(w,), saves=saves)
         return y
 
     def prepend(self, x: Tensor, name: str, rows: Dims, *, role: Role, site: str) -> Tensor:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Literal
 
 from archcalc.tape.dims import Dim, Dims, Number, Term
-from archcalc.tape.op import Cache, Save
+from archcalc.tape.op import Cache, Save, Work
 from archcalc.tape.ops.pointwise import in_fp32
 from archcalc.tape.recorder import Recorder
 from archcalc.tape.span import ALL, SEQUENCE, Span
@@ -38,27 +38,24 @@ class MixingOperations(Recorder):
         choice: Tensor | None = None,
         caches: tuple[Cache, ...] = (),
         site: str = "core_attn",
+        bases: tuple[Storage, ...] = (),
     ) -> Tensor:
         """softmax(q·kᵀ)·v: FLOPs pairs·n·(d_qk + d_v), where `pairs` already holds 2 a multiply-add (1 where causal
-        halves) and follows from `span`. Flash kernels save q, k, v, out and fp32 log-sum-exp (arXiv:2205.14135);
-        unfused code fp32 q, k, v and the probabilities.
+        halves) and follows from `span`. Flash kernels save q, k, v, out and fp32 log-sum-exp (arXiv:2205.14135), under
+        dropout too, whose mask they make again. Unfused: see `_unfused`. Where the layer has tokens before sequences
+        and the kernel sequences before tokens, the output stands in both orders, and backward needs both: the kernel's
+        one of them, the projection behind it the other (`flash_copied`; TransformerEngine, attention/
+        dot_product_attention/backends.py, `FlashAttention`, which calls the flash-attn package).
 
         `sinks`: a learned logit a head takes part in the softmax, as a bare parameter of the module (gpt-oss,
         arXiv:2508.10925): n more weights, next to no FLOPs, nothing saved beside the log-sum-exp. `choice`: the keys
-        that each query takes, which a sparse kernel needs again in backward."""
+        that each query takes, which a sparse kernel needs again in backward. `bases`: see `Op`."""
         out = Tensor(q.rows, (heads, v_dim), Storage(q.rows, (heads, v_dim), self.dtype))
         lse = Storage(q.rows, (heads,), "float32")
-        q32 = Storage(q.rows, (heads, qk_dim), "float32")
-        k32 = Storage(k.rows, (heads, qk_dim), "float32")
-        v32 = Storage(v.rows, (heads, v_dim), "float32")
-        keys = Dim("keys", k.rows[-1].size if k.rows else 1)
-        scores = Storage(q.rows, (heads, keys), "float32")
         chosen = () if choice is None else (choice,)
         flash = (q.storage, k.storage, v.storage, out.storage, lse, *(t.storage for t in chosen))
-        saves = (
-            *(Save(s, ("flash",)) for s in flash),
-            *(Save(s, ("unfused",)) for s in (q32, k32, v32, scores)),
-        )
+        copied = Save(Storage(q.rows, (heads, v_dim), self.dtype), ("flash", "flash_copied"))
+        unfused, works = self._unfused(q, k, v, heads, qk_dim, v_dim)
         flops = tuple(Term(c, (*dims, heads, d)) for c, dims in pairs for d in (qk_dim, v_dim))
         self._emit(
             "attention",
@@ -66,17 +63,66 @@ class MixingOperations(Recorder):
             site,
             (q, k, v, *chosen),
             out,
-            temps=(lse, q32, k32, v32, scores),
+            temps=(lse, copied.storage, *(save.storage for save in unfused)),
             weights=(self.weight("", "sinks", (heads,), (), "attention"),) if sinks else (),
             flops=flops,
             counts_as="attention",
-            saves=saves,
+            saves=(*(Save(s, ("flash",)) for s in flash), copied, *unfused),
             caches=caches,
             backward=2,
             exchange="context",
             span=span,
+            works=works,
+            bases=bases,
         )
         return out
+
+    def _unfused(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: Dim, qk_dim: Dim, v_dim: Dim
+    ) -> tuple[tuple[Save, ...], tuple[Work, ...]]:
+        """What attention keeps that writes its n·T·T' scores out, and what it makes while it runs.
+
+        Fused kernels in 16 bit: q, k and v (all heads' where several share one key), the softmax, and under dropout a
+        mask of one byte and the dropped softmax: 5 bytes a score (arXiv:2205.05198, section 4.1). The scores themselves
+        stand until the end, with what the last product makes before it is put into order; backward one gradient of them
+        at a time, since that of the softmax is written over the one that comes in (TransformerEngine,
+        attention/dot_product_attention/backends.py, `UnfusedDotProductAttention`, softmax.py, `ScaledMaskedSoftmax`;
+        Megatron-LM, core/transformer/dot_product_attention.py, whose scores start from a buffer kept for the whole run
+        that is not counted here). Where no such kernel serves (T' above 16,384, b·n/tp no multiple of 4) they keep
+        more.
+
+        Plain code in fp32: q, k, v and the softmax, under dropout a mask and the dropped softmax too. Scores and
+        softmax are two tensors, and so are their gradients, which under dropout come when the dropped one is gone
+        (torch, `_scaled_dot_product_attention_math`, on CUDA).
+        """
+        keys = Dim("keys", k.rows[-1].size if k.rows else 1)
+        q32 = Storage(q.rows, (heads, qk_dim), "float32")
+        k32 = Storage(k.rows, (heads, qk_dim), "float32")
+        v32 = Storage(v.rows, (heads, v_dim), "float32")
+        wide, wide_dropped = (Storage(q.rows, (heads, keys), "float32") for _ in range(2))
+        probs, dropped, scores = (Storage(q.rows, (heads, keys), self.dtype) for _ in range(3))
+        mask = Storage(q.rows, (heads, keys), "bool")
+        many = k.features[0].size == heads.size
+        k16 = k.storage if many else Storage(k.rows, (heads, qk_dim), self.dtype)
+        v16 = v.storage if many else Storage(v.rows, (heads, v_dim), self.dtype)
+        context = Storage(q.rows, (heads, v_dim), self.dtype)
+        saves = (
+            *(Save(s, ("unfused", "fused")) for s in (q.storage, k16, v16, probs)),
+            *(Save(s, ("unfused", "fused", "attention_dropout")) for s in (mask, dropped)),
+            *(Save(s, ("unfused", "eager")) for s in (q32, k32, v32, wide)),
+            *(Save(s, ("unfused", "eager", "attention_dropout")) for s in (mask, wide_dropped)),
+        )
+        again, more = (Storage(q.rows, (heads, keys), "float32") for _ in range(2))
+        operands = (q.storage, k.storage, v.storage)
+        works = (
+            *(Work(save.storage, False, save.when) for save in saves if save.storage not in operands),
+            *(Work(s, False, ("unfused", "fused")) for s in (scores, context)),
+            Work(scores, True, ("unfused", "fused")),
+            Work(again, False, ("unfused", "eager", "attention_undropped")),
+            Work(again, True, ("unfused", "eager")),
+            Work(more, True, ("unfused", "eager", "attention_undropped")),
+        )
+        return saves, works
 
     def index_scores(
         self,
@@ -162,7 +208,7 @@ class MixingOperations(Recorder):
             y,
             weights=(weight,),
             flops=flops,
-            saves=(Save(x.storage),),
+            saves=(Save(x.storage, needs="weight"),),
             backward=2,
             weight_gradient="gemm",
         )
@@ -185,7 +231,8 @@ class MixingOperations(Recorder):
             weights.append(steers("moe_statics", out=(Dim("1", 1), experts), flat=False, frozen=True))
         x32 = in_fp32(x)
         w32 = Storage((), (experts, *x.features), "float32")
-        cast = (Save(x32, ("eager",)), *((Save(w32, ("eager",)),) if self.dtype != "float32" else ()))
+        wide = (Save(w32, ("eager",), "input"),) if self.dtype != "float32" else ()
+        cast = (Save(x32, ("eager",), "weight"), *wide)
         scores = Storage(x.rows, (experts,), "float32")
         index = Storage(x.rows, (top_k,), "int64")
         picked, total = Storage(x.rows, (top_k,), "float32"), Storage(x.rows, (), "float32")
@@ -221,7 +268,9 @@ class MixingOperations(Recorder):
 
     def combine(self, x: Tensor, name: str, rows: Dims) -> Tensor:
         """Exchange back and add up: [R, h] -> [T, h]. With `probs_out` the probabilities multiply here, which keeps the
-        experts' output and the probabilities (fp32 fused, bf16 eager); eager code also keeps index_add's source."""
+        experts' output and the probabilities (fp32 fused, bf16 eager); eager code also keeps index_add's source, and so
+        does Megatron-LM in its deterministic mode (core/transformer/moe/moe_utils.py, `unpermute`; torch
+        tools/autograd/derivatives.yaml, index_add)."""
         p32, p16 = Storage(x.rows, (), "float32"), Storage(x.rows, (), self.dtype)
         source = Storage(x.rows, x.features, self.dtype)
         y = Tensor(rows, x.features, Storage(rows, x.features, self.dtype))
@@ -230,7 +279,7 @@ class MixingOperations(Recorder):
             Save(p32, ("fused", "probs_out")),
             Save(p16, ("eager", "probs_out")),
             Save(source, ("eager", "probs_out")),
-            Save(x.storage, ("eager", "probs_act")),
+            *(Save(x.storage, (how, "probs_act")) for how in ("eager", "deterministic")),
         )
         self._emit("combine", name, "combine", (x,), y, temps=(p32, p16, source), saves=saves, exchange="return")
         return y

@@ -6,7 +6,7 @@ Legend: T rows (tokens), f ffn, V vocabulary.
 from __future__ import annotations
 
 from archcalc.tape.dims import Dim, Dims
-from archcalc.tape.op import Save
+from archcalc.tape.op import Save, Variant
 from archcalc.tape.recorder import Recorder
 from archcalc.tape.values import NormKind, Role, Storage, Tensor
 
@@ -15,6 +15,8 @@ def in_fp32(x: Tensor) -> Storage:
     """The fp32 copy that eager code makes of a tensor: none where it is fp32 already."""
     return x.storage if x.dtype == "float32" else Storage(x.rows, x.features, "float32")
 
+
+HIDDEN_DROPOUT: tuple[Variant, ...] = ("hidden_dropout",)
 
 SITU_KEEPS = 6
 """fp32 tensors of its width that eager SiTU-GLU keeps."""
@@ -33,8 +35,8 @@ class PointwiseOperations(Recorder):
         unit = Storage(x.rows, x.features, "float32" if zero_centered else self.dtype)
         gain = (Storage((), x.features, "float32"),) if zero_centered else ()
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
-        eager = tuple(Save(s, ("eager",)) for s in (wide, unit, *gain))
-        saves = (Save(x.storage, ("fused",)), Save(rstd), *eager)
+        eager = tuple(Save(s, ("eager",), "weight" if s is unit else "input") for s in (wide, unit, *gain))
+        saves = (Save(x.storage, ("fused",)), Save(rstd, ("fused",)), Save(rstd, ("eager",), "input"), *eager)
         self._emit("rms_norm", name, site, (x,), y, temps=(rstd, wide, unit, *gain), weights=(w,), saves=saves)
         return y
 
@@ -86,17 +88,20 @@ class PointwiseOperations(Recorder):
         self._scaled("glu", name, site, gate_up, y, (*operand, *(Save(s, ("eager",)) for s in made)), made, probs)
         return y
 
-    def activation(self, x: Tensor, name: str, *, site: str, probs: Dims | None = None, between: int = 0) -> Tensor:
+    def activation(
+        self, x: Tensor, name: str, *, site: str, act: str = "", probs: Dims | None = None, between: int = 0
+    ) -> Tensor:
         """Elementwise activation (GELU, arXiv:1606.08415). Saves its input; no FLOPs counted.
 
         relu² (arXiv:2109.08668) too: eager code keeps relu's output in place of the input, which is as large. Eager
         code of several operations also keeps the results `between` them (the sigmoid in x·sigmoid(1.702·x)).
-        `probs`: see `_scaled`.
+        `probs`: see `_scaled`; of ungated activations relu² alone has a kernel that multiplies them in (Megatron-LM,
+        core/fusions/fused_weighted_squared_relu.py; core/transformer/moe/experts.py, bias_act_func).
         """
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
         inner = tuple(Storage(x.rows, x.features, self.dtype) for _ in range(between))
         saves = (Save(x.storage), *(Save(s, ("eager",)) for s in inner))
-        self._scaled("activation", name, site, x, y, saves, inner, probs)
+        self._scaled("activation", name, site, x, y, saves, inner, probs, apart=act != "relu2")
         return y
 
     def _scaled(
@@ -109,12 +114,16 @@ class PointwiseOperations(Recorder):
         saves: tuple[Save, ...],
         temps: tuple[Storage, ...],
         probs: Dims | None,
+        *,
+        apart: bool = False,
     ) -> None:
         """An activation that routing probabilities of rows `probs` may multiply (variant `probs_act`): fused kernels
-        save them in fp32, eager code in bf16 beside the unscaled product."""
+        save them in fp32, eager code in bf16 beside the unscaled product, which fused ones keep too where no kernel
+        does both (`apart`)."""
         if probs is not None:
             unscaled = Storage(y.rows, y.features, self.dtype)
             temps, saves = (*temps, unscaled), (*saves, Save(unscaled, ("eager", "probs_act")))
+            saves = (*saves, Save(unscaled, ("fused", "probs_act"))) if apart else saves
         self._emit(kind, name, site, (x,), y, temps=temps, saves=saves)
         if probs is not None:  # they come from outside any region that recomputes the activation: an operation apart
             kept = (
@@ -131,12 +140,29 @@ class PointwiseOperations(Recorder):
         self._emit("scale_rows", name, site, (x, logits), y, temps=(score,), saves=(Save(x.storage), Save(score)))
         return y
 
-    def rope(self, x: Tensor, name: str, features: Dims, *, turned: Dim | None = None, site: str = "rope") -> Tensor:
-        """Rotate (arXiv:2104.09864) into a new storage. Saves only cos and sin, which are tables, not activations.
+    def rope(
+        self,
+        x: Tensor,
+        name: str,
+        features: Dims,
+        *,
+        turned: Dim | None = None,
+        tensors: int = 1,
+        site: str = "rope",
+    ) -> Tensor:
+        """Rotate (arXiv:2104.09864) into a new storage. Saves only cos and sin, which are tables, not activations; but
+        where Megatron-LM's rotation is not fused each tensor that turns makes both anew, in the layer's dtype and
+        for each position [4·s·turned bytes] (core/models/common/embeddings/rope_utils.py,
+        `_apply_rotary_pos_emb_bshd`): the products with them keep them and nothing else.
 
-        `turned`: features of a head that turn, all by default; the rest is copied beside them."""
+        `turned`: features of a head that turn, all by default; the rest is copied beside them. `tensors`: how many turn
+        here, where more do than this one."""
         y = Tensor(x.rows, features, Storage(x.rows, features, self.dtype))
-        self._emit("rope", name, site, (x,), y, turned=(turned or features[-1]).size)
+        turns = turned or features[-1]
+        everywhere = (Dim("1", 1, "kv_heads"), turns)  # on every device that has a head
+        tables = tuple(Storage(x.rows[-1:], everywhere, self.dtype) for _ in range(2 * tensors))
+        saves = tuple(Save(table, ("fused", "rope_unfused")) for table in tables)
+        self._emit("rope", name, site, (x,), y, temps=tables, saves=saves, turned=turns.size)
         return y
 
     def sigmoid_gate(self, x: Tensor, gate: Tensor, name: str, *, site: str) -> Tensor:
@@ -164,11 +190,26 @@ class PointwiseOperations(Recorder):
         self._emit("reorder", name, site, (x,), y, temps=(order,), saves=(Save(order),))
         return y
 
-    def add(self, x: Tensor, y: Tensor, name: str, *, site: str) -> Tensor:
-        """Sum, such as a residual's. Saves nothing; both terms share the gradient of the result."""
+    def add(self, x: Tensor, y: Tensor, name: str, *, site: str, drops: bool = False) -> Tensor:
+        """Sum, such as a residual's. Saves nothing; both terms share the gradient of the result.
+
+        `drops`: hidden dropout may fall on y first (arXiv:1706.03762, section 5.4). Saves its mask, a byte an element,
+        and nothing else (Megatron-LM, core/fusions/fused_bias_dropout.py, `bias_dropout_add_fused_train`; torch,
+        `native_dropout`).
+        """
         out = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
-        self._emit("add", name, site, (x, y), out, sums=True)
+        mask = Storage(x.rows, x.features, "bool")
+        saves = (Save(mask, HIDDEN_DROPOUT),) if drops else ()
+        masks = HIDDEN_DROPOUT if drops else ()
+        temps = (mask,) if drops else ()
+        self._emit("add", name, site, (x, y), out, temps=temps, saves=saves, sums=True, masks=masks)
         return out
+
+    def dropout(self, x: Tensor, name: str, *, site: str) -> None:
+        """Hidden dropout on what was embedded, in place of it. Saves its mask [T·h bytes] (Megatron-LM,
+        core/models/common/embeddings/language_model_embedding.py, `LanguageModelEmbedding.forward`)."""
+        mask = Storage(x.rows, x.features, "bool")
+        self._emit("dropout", name, site, (), None, temps=(mask,), saves=(Save(mask, HIDDEN_DROPOUT),))
 
     def cross_entropy(self, logits: Tensor, name: str) -> None:
         """Token loss over the vocabulary. Saves fp32 log-probabilities [4·T·V bytes] and the targets, eager code the

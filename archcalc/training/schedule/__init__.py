@@ -5,6 +5,7 @@ from archcalc.errors import InputError, did_you_mean
 from .base import Op, OpKind, Pipeline, Schedule
 from .dualpipe import DualPipe
 from .dualpipe_v import DualPipeV
+from .ended import ended_states
 from .gpipe import GPipe
 from .interleaved import Interleaved1F1B
 from .live import State, all_states, live_states, most_live, states_of
@@ -46,6 +47,7 @@ __all__ = [
     "State",
     "all_states",
     "bubble",
+    "ended_states",
     "get_schedule",
     "live_states",
     "most_live",

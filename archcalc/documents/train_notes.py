@@ -1,0 +1,143 @@
+"""What the `train` report says beside its tables: notes, warnings, and what a plan assumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from archcalc.calc.sharding import paddings
+from archcalc.documents.conventions import MEGATRON_PADS, padding_notes
+from archcalc.documents.flops import SOME, context_notes
+from archcalc.documents.parts import parts_notes
+from archcalc.documents.train_vision import vision_notes
+from archcalc.files.model import Spec
+from archcalc.hardware import Hardware
+from archcalc.tape import Tape
+from archcalc.tape.indices import ranges
+from archcalc.training.memory import RankMemory, training_memory, worst
+from archcalc.training.plan import Plan
+from archcalc.training.run import Run
+from archcalc.units import format_bytes, format_count
+
+
+def title_of(spec: Spec, plan: Plan, top: RankMemory, hardware: Hardware) -> str:
+    """The verdict and the layout in a line."""
+    room = hardware.memory_visible_bytes
+    verdict = "fits" if top.peak <= room else "does not fit"
+    return (
+        f"{spec.title} {verdict} on {plan.parallel.world} x {hardware.title} under {plan.name}: rank {top.rank} takes"
+        f" {format_bytes(top.peak)} of {format_bytes(room)}; {layout(plan)}"
+    )
+
+
+def layout(plan: Plan) -> str:
+    """How a plan lays a model out: the sizes of its mesh, its schedule, micro-batches of a step."""
+    p = plan.parallel
+    tensor = f"tp {p.tp}{' with sp' if p.sp else ''}"
+    mesh = f"pp {p.pp}, vpp {p.vpp}, {tensor}, ep {p.ep}, etp {p.etp}, cp {p.cp}, dp {p.dense_dp}, zero {p.zero}"
+    return f"{mesh}; {plan.schedule.kind}, {plan.micro_batches:,} micro-batches"
+
+
+def set_notes(overrides: Sequence[str]) -> list[str]:
+    """Fields of a plan that the command line sets."""
+    return [f"Set over the plan: {', '.join(overrides)}."] if overrides else []
+
+
+def mtp_notes(tape: Tape) -> list[str]:
+    """Whether multi-token prediction is counted, of a model that has it."""
+    modules = sum(s.count for s in tape.segments if s.part == "mtp")
+    if not modules:
+        return []
+    weights = sum(w.elements for w in tape.weights() if w.part == "mtp" and w.trained)
+    who = "1 module in the last stage, with its" if modules == 1 else f"{modules} modules in the last stage, with their"
+    return [
+        f"Multi-token prediction is in: {who} {format_count(weights)} weights, gradients, optimizer states and"
+        " activations, a head and a loss each."
+    ]
+
+
+def run_padding(run: Run) -> list[str]:
+    """What the plan pads so that it divides, said once."""
+    return padding_notes(paddings(run.tape.weights(), run.shards), MEGATRON_PADS)
+
+
+def _uncounted(run: Run) -> list[str]:
+    """What no fold counts yet: exchanges of some mixers."""
+    notes = []
+    mixers = {op.counts_as for op in run.tape.ops("backbone")} & SOME.keys()
+    if run.shards.cp > 1 and mixers:
+        notes.append(f"warning: what {' and '.join(sorted(mixers))} operations exchange among cp devices is not in.")
+    return notes
+
+
+def _routed(run: Run, top: RankMemory) -> list[str]:
+    """How far the peak follows from what is assumed of the router."""
+    if run.shards.ep == 1 or not any(w.stack for w in run.tape.weights()):
+        return []
+    typical, worse = run.routing.typical, run.routing.worst
+    if worse == 1:
+        return ["Routing is counted as uniform: a lower bound of the routing term; the table `imbalance` has others."]
+    low, high = (worst(training_memory(run.routed(factor))).peak for factor in (Fraction(1), worse))
+    counted = (
+        f"{format_bytes(top.peak)} where the busiest device gets {float(typical):g} times the mean of the routed rows"
+    )
+    return [
+        f"The peak is {counted}; {format_bytes(low)} under uniform routing, a lower bound of the routing term, and"
+        f" {format_bytes(high)} at {float(worse):g} times, the worst."
+    ]
+
+
+def assumed(plan: Plan) -> list[str]:
+    """Fields that the plan itself says no source gives, with their values."""
+    lines = []
+    for path in plan.assumed:
+        value: Any = plan
+        for key in path.split("."):
+            value = getattr(value, key, None)
+        lines.append(f"{path} = {value}")
+    return lines
+
+
+ELSEWHERE = dict.fromkeys(("activations.hidden_dropout", "activations.attention_dropout"), "; Megatron-LM's own is 0.1")
+"""What else a default might have been, by its field."""
+
+
+def unlisted(plan: Plan) -> list[str]:
+    """Fields that the plan leaves to their defaults."""
+    left = []
+    for section in ("schedule", "activations", "memory", "fsdp"):
+        block = getattr(plan, section)
+        for key in () if block is None else type(block).model_fields:
+            path = f"{section}.{key}"
+            if key not in block.model_fields_set and path not in plan.assumed and key not in ("group", "selective"):
+                resolved = {"cross_entropy": plan.activations.loss, "extra_warmup": plan.schedule.longer_by}
+                value = resolved.get(key, getattr(block, key))
+                left.append(f"{path} = {value} (default{ELSEWHERE.get(path, '')})")
+    return left
+
+
+def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: int) -> list[str]:
+    """Notes and warnings."""
+    top = worst(ranks)
+    equals = ranges([r.rank for r in ranks if r.peak == top.peak])
+    spare = room - top.peak
+    verdict = "fits" if spare >= 0 else "does not fit"
+    notes = context_notes(spec, plan.batch.seq)
+    notes += [
+        *parts_notes(run, plan.trained(vision=spec.vision is not None)),
+        *run_padding(run),
+        *_uncounted(run),
+        *_routed(run, top),
+        *mtp_notes(run.tape),
+    ]
+    notes.append(
+        f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
+        f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."
+        + (f" Ranks {equals} hold as much." if equals != str(top.rank) else "")
+    )
+    if plan.parallel.zero == 2 and plan.parallel.pp > 1:
+        notes.append(
+            "warning: ZeRO-2 with pipeline stages needs a reduce-scatter a micro-batch; Megatron-LM does not do it."
+        )
+    return notes + vision_notes(spec, plan, run)

@@ -1,0 +1,115 @@
+"""Weights' own gradients while a backward runs, by hand on small models and against Megatron-LM's rules."""
+
+from __future__ import annotations
+
+import pytest
+
+from archcalc.calc.sharding import Shards
+from archcalc.training.chunk import segment_memory
+from archcalc.training.run import weight_grads_of
+from archcalc.training.weight_grads import WeightGrads, after_operands, beside_operands, carried, head_gradient
+from tests.training.plans import k2_plan, ranks, traced
+
+LLAMA = traced("llama-3.1-8b", 1, 128)  # 4096 wide, 32 and 8 heads of 128, feed-forward 14,336, vocabulary 128,256
+LAYER = next(n for n, s in enumerate(LLAMA.segments) if s.indices)
+HEAD = len(LLAMA.segments) - 1
+SAVERS = k2_plan("activations.cross_entropy=te").activations.levers()[0].savers
+MADE, BLANK, FUSED = WeightGrads(2, "made"), WeightGrads(2, "blank"), WeightGrads(2, "fused")
+
+
+def by_path(found: dict[int, int], n: int = LAYER) -> dict[str, int]:
+    return {LLAMA.segments[n].ops[i].path.rpartition(".")[2]: size for i, size in found.items()}
+
+
+def test_a_fused_weights_gradient_is_one_tensor() -> None:
+    """Query, key and value: (32 + 8 + 8)·128 rows of 4096 in bf16; gate and up: 2·14,336 rows."""
+    made = by_path(beside_operands(LLAMA.segments[LAYER], Shards(), MADE, one_gemm=True))
+    assert made["q_proj"] == made["k_proj"] == made["v_proj"] == 2 * 48 * 128 * 4096
+    assert made["gate_proj"] == made["up_proj"] == 2 * 2 * 14_336 * 4096
+    assert made["input_layernorm"] == 2 * 4096
+
+
+def test_linears_on_their_own_make_gradients_of_their_own() -> None:
+    made = by_path(beside_operands(LLAMA.segments[LAYER], Shards(tp=2), MADE, one_gemm=False))
+    assert (made["q_proj"], made["k_proj"]) == (32 * 128 * 4096, 8 * 128 * 4096)
+
+
+def test_nothing_is_made_where_products_are_added_into_the_buffer() -> None:
+    segment = LLAMA.segments[LAYER]
+    assert beside_operands(segment, Shards(), FUSED, one_gemm=True) == {}
+    assert after_operands(segment, Shards(), FUSED) == {}
+    assert head_gradient(LLAMA.segments[HEAD], Shards(), FUSED) == 0
+
+
+def test_an_embeddings_gradient_is_as_large_as_its_table_whatever_is_fused() -> None:
+    for how in (FUSED, BLANK, MADE):
+        made = by_path(beside_operands(LLAMA.segments[0], Shards(tp=2), how, one_gemm=True), 0)
+        assert made["embed_tokens"] == sum(made.values()) == 128_256 * 4096  # 2 bytes, over 2 devices
+
+
+def test_empty_gradients_come_when_operands_are_gone() -> None:
+    """The largest of a layer: gate and up, whose input, T x 4096, has gone by then: it is the norm's output, and fused
+    norms keep their input."""
+    made, blank, fused = (
+        segment_memory(
+            LLAMA,
+            LAYER,
+            Shards(),
+            SAVERS,
+            frozenset(),
+            how,
+        ).backward
+        for how in (MADE, BLANK, FUSED)
+    )
+    assert fused < blank
+    assert made - blank == 2 * 128 * 4096
+
+
+def test_the_heads_gradient_is_counted_with_its_linear() -> None:
+    """TransformerEngine's loss keeps the logits' gradient in the logits: beside it the head's backward makes its
+    input's gradient, T x h, and its weight's, V x h."""
+    how = [segment_memory(LLAMA, HEAD, Shards(), SAVERS, frozenset(), g).backward for g in (FUSED, MADE)]
+    assert how == [2 * 128 * 4096, 2 * 128 * 4096 + 2 * 128_256 * 4096]
+
+
+def test_a_shared_weights_first_gradient_waits_for_the_second() -> None:
+    """Qwen3 4B's like: the head multiplies by the embedding; autograd adds both gradients up at the embedding."""
+    tied = traced("gemma-3-27b", 1, 128)
+    every, head = range(len(tied.segments)), len(tied.segments) - 1
+    size = head_gradient(tied.segments[head], Shards(), MADE)
+    assert size == 2 * 262_208 * 5376
+    assert carried(tied, every, Shards(), MADE) == carried(tied, every, Shards(), BLANK) == size
+    assert carried(tied, range(1, head + 1), Shards(), MADE) == 0  # another stage has the embedding
+    assert carried(tied, every, Shards(), FUSED) == 0
+    assert carried(LLAMA, range(HEAD + 1), Shards(), MADE) == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "linears"),
+    [
+        ((), "fused"),
+        (("memory.placeholder_grads=false",), "blank"),  # autograd is handed an empty tensor each time
+        (("memory.placeholder_grads=false", "activations.kernels=eager"), "fused"),
+        (("memory.gradient_accumulation_fusion=false",), "made"),
+    ],
+)
+def test_what_a_plan_says(overrides: tuple[str, ...], linears: str) -> None:
+    assert weight_grads_of(k2_plan(*overrides)) == WeightGrads(2, linears)  # type: ignore[arg-type]
+
+
+def test_without_fusion_no_placeholder_is_cached() -> None:
+    assert ranks("kimi-k2", "memory.gradient_accumulation_fusion=false")[1].cached == 0
+
+
+def test_the_heads_gradient_waits_until_the_embeddings_is_added_to_it() -> None:
+    """On one stage with few tokens, so that the weight is larger than the logits: the worst of the backward is the
+    embedding's, which makes V x h beside the head's V x h, from its output's gradient T x h, when of all that was kept
+    its 8-byte ids are left. Of two weights each is dropped as soon as it is added up."""
+    few = ("parallel.pp=1", "parallel.vpp=1", "parallel.ep=1", "schedule.kind=1f1b", "schedule.extra_warmup=0")
+    sizes = ("batch.seq=128", "batch.global_tokens=131072", "activations.recompute=[]", "activations.fp8=[]")
+    more = ("activations.offload=none", "parallel.layout=auto", "memory.gradient_accumulation_fusion=false")
+    (tied,) = ranks("gemma-3-27b", *few, *sizes, *more)[0].chunk_memory
+    (apart,) = ranks("llama-3.1-8b", *few, *sizes, *more)[0].chunk_memory
+    assert (tied.backward_at, apart.backward_at) == ("model.embed_tokens", "lm_head")
+    assert tied.backward + tied.saved - 8 * 128 == 2 * 2 * 262_208 * 5376 + 2 * 128 * 5376
+    assert apart.backward < 2 * 2 * 128_256 * 4096
