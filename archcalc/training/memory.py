@@ -137,7 +137,10 @@ def pieces_of(
     held = run.ranks[rank].chunks[chunk]
     waits = carried(run.tape, (n for n, _ in held), run.shards, run.weight_grads)
     mask = run.mask if any(not run.tape.segments[n].indices for n, _ in held) else 0
-    pieces = ((n, count, segments[n]._replace(working=own)) for n, count, own in run.ranks[rank].pieces(chunk))
+    pieces = (
+        (n, count, segments[n] if own is None else segments[n]._replace(working=own))
+        for n, count, own in run.ranks[rank].pieces(chunk)
+    )
     if not waits and not mask:
         yield from pieces
         return

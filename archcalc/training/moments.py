@@ -64,8 +64,7 @@ def moment(state: State, sizes: tuple[ChunkMemory, ...], messages: tuple[int, in
         transient = running.forward if kind == "F" else 0
     else:
         transient = _going_backward(running, fetched, split=kind == "I")
-    transient = max(0, transient) + messages[kind != "F"]
-    return Moment(kept + here, outside - here, transient, unmade=unmade)
+    return Moment(kept + here, outside - here, transient + messages[kind != "F"], "", "", None, unmade)
 
 
 def _fetched(state: State, sizes: tuple[ChunkMemory, ...]) -> tuple[int, ...]:
