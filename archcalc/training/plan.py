@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 from math import lcm
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, NonNegativeInt, Tag, field_validator, model_validator
 
@@ -13,7 +13,7 @@ from archcalc.errors import FieldError, InputError
 from archcalc.section import Section, Size
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.optimizer import optimizer
-from archcalc.training.parts import Train
+from archcalc.training.parts import Train, way
 from archcalc.training.pictures import Count, Images, Pictures, Videos
 from archcalc.training.savers import Lever, levers
 from archcalc.training.schedule import Pipeline, get_schedule
@@ -147,6 +147,22 @@ class Precision(Section):
         return ITEM_BYTES[DTYPES[self.params]], ITEM_BYTES[DTYPES[self.grads]]
 
 
+class Fsdp(Section):
+    """Fully sharded data parallelism as torch's FSDP2 does it: parameters, gradients and states divided by rows,
+    weights gathered in `param_dtype` group by group and gradients reduced in `reduce_dtype`.
+
+    `reshard_after_forward` null is torchtitan's policy: not under pipeline parallelism, and never head and last norm.
+    `prefetch` 1 is torch's own order; more are explicit lists of so many groups. `replicate`: copies of the whole, each
+    sharded over the rest of the devices (HSDP).
+    """
+
+    reshard_after_forward: bool | None = None
+    prefetch: Size = 1
+    param_dtype: Literal["bf16", "fp32"] = "bf16"
+    reduce_dtype: Literal["bf16", "fp32"] = "fp32"
+    replicate: Size = 1
+
+
 Imbalance = Annotated[float, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -181,7 +197,8 @@ class Activations(Section):
     unfused` is Megatron-LM's rotation without a kernel (--no-rope-fusion), which keeps its tables layer by layer.
     `offload_in_flight` is how many layers' copies to or from the host are in hand beside the layer that runs.
     `attention_mask: loader` is a mask that the data loader makes, seq x seq bytes for each sequence. `moe_imbalance:
-    real` is what published routers do (training/routing.py).
+    real` is what published routers do (training/routing.py). `selective`: layers are recomputed but for what operations
+    of these kinds put out.
     """
 
     kernels: Literal["fused", "eager"]
@@ -198,22 +215,29 @@ class Activations(Section):
     moe_imbalance: Uneven
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
     attention_mask: Literal["none", "loader"] = "none"
+    selective: list[Text] | None = None
 
     @property
     def loss(self) -> str:
         """The loss in use."""
         return self.cross_entropy or ("te" if self.kernels == "fused" else "eager")
 
-    @field_validator("recompute", "fp8")
+    @field_validator("recompute", "fp8", "selective")
     @classmethod
-    def _once(cls, value: list[str]) -> list[str]:
-        doubled = [name for name in value if value.count(name) > 1]
+    def _once(cls, value: list[str] | None) -> list[str] | None:
+        doubled = [name for name in value or () if value and value.count(name) > 1]
         if doubled:
             raise ValueError(f"{doubled[0]} stands twice")
         return value
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        if self.selective is not None and self.recompute:
+            raise FieldError(
+                "selective recomputes all of a layer but what it names: recompute has nothing left to choose",
+                "selective",
+                "recompute",
+            )
         spread = self.moe_imbalance
         if isinstance(spread, Spread) and spread.worst < spread.typical:
             raise FieldError(f"worst {spread.worst:g} is less than typical {spread.typical:g}", "moe_imbalance")
@@ -229,6 +253,7 @@ class Activations(Section):
             router_probs=self.router_probs,
             cross_entropy=self.loss,
             recompute=self.recompute,
+            selective=self.selective,
             fp8=self.fp8,
             offload=self.offload,
             hidden_dropout=self.hidden_dropout,
@@ -302,6 +327,7 @@ class Plan(Section):
     activations: Activations
     vision: Vision
     memory: Memory
+    fsdp: Fsdp | None = None
     assumed: list[Text] = Field(default_factory=list)
 
     def trained(self, *, vision: bool) -> Train:
@@ -350,6 +376,7 @@ class Plan(Section):
                 ("activations", "core"),
                 ("parallel", "cp"),
             )
+        self._check_sharding()
         if self.vision.frozen and "vision" in self.train.model_fields_set and self.train.vision != "frozen":
             raise FieldError(
                 f"vision.process frozen, and train.vision {self.train.vision}",
@@ -381,6 +408,41 @@ class Plan(Section):
                 raise FieldError(f"assumed names no field of a plan: {path}", ("assumed",))
         return self
 
+    def _check_sharding(self) -> None:
+        """Whether FSDP2 is said as it is: raises FieldError."""
+        if self.fsdp is None:
+            return
+        p, r = self.parallel, self.fsdp.replicate
+        if p.zero != 3:
+            raise FieldError(
+                f"fsdp divides weights, gradients and states: that is parallel.zero 3, not {p.zero}",
+                ("fsdp",),
+                ("parallel", "zero"),
+                hint="set parallel.zero=3, or leave fsdp out",
+            )
+        if self.precision.params != self.precision.grads:
+            raise FieldError(
+                "under fsdp a gradient at rest has its parameter's dtype: precision.grads must be"
+                f" {self.precision.params}",
+                ("precision", "grads"),
+                ("precision", "params"),
+            )
+        for part, said in self.train:
+            if said is not None and way(said).kind == "qlora":
+                raise FieldError(
+                    "fsdp gathers weights in one dtype; how it would quantized ones is not known here",
+                    ("train", part),
+                    ("fsdp",),
+                    hint=f"train.{part}: lora(R), or leave fsdp out",
+                )
+        if self.schedule.ep_overlap:
+            raise FieldError(
+                "ep_overlap is Megatron-LM's, which does not shard as fsdp says", ("schedule", "ep_overlap"), ("fsdp",)
+            )
+        for name, devices in (("data-parallel", p.dense_dp * p.cp), ("expert data-parallel", p.expert_dp)):
+            if devices % r:
+                raise FieldError(f"{devices} {name} devices do not divide into {r} replicas", ("fsdp", "replicate"))
+
 
 def _exists(model: type[Section], pieces: list[str]) -> bool:
     fields = model.model_fields
@@ -389,4 +451,5 @@ def _exists(model: type[Section], pieces: list[str]) -> bool:
     inner = fields[pieces[0]].annotation
     if len(pieces) == 1:
         return True
-    return isinstance(inner, type) and issubclass(inner, Section) and _exists(inner, pieces[1:])
+    sections = [each for each in (inner, *get_args(inner)) if isinstance(each, type) and issubclass(each, Section)]
+    return bool(sections) and _exists(sections[0], pieces[1:])
