@@ -15,7 +15,7 @@ from archcalc.tape import Op, Segment, Storage
 from archcalc.tape.dims import product
 from archcalc.tape.op import Variant
 from archcalc.training.packed import unpacked
-from archcalc.training.weight_grads import NO_GRADS, WeightGrads, after_operands, beside_operands
+from archcalc.training.weight_grads import NO_GRADS, WeightGrads, after_operands, beside_operands, head_gradient
 
 CHUNKED_LOSS_TOKENS = 1024
 """Tokens of one piece of a chunked head and loss; assumed, no source gives one number."""
@@ -98,6 +98,17 @@ def ring_buffers(segment: Segment, shards: Shards) -> int:
         return 0
     cores = [op for op in segment.ops if op.exchange == "context"]
     return max((2 * sum(local_bytes(s, shards) for s in op.inputs[1:3]) for op in cores), default=0)
+
+
+def loss_transient(
+    segment: Segment, shards: Shards, savers: Savers, rows: Sequence[Saved], grads: WeightGrads
+) -> tuple[int, int] | None:
+    """The larger of `head_transient` and, backward, of `head_backward` where the head's weight has a gradient of its
+    own, beside `rows`, which the segment keeps [bytes]."""
+    head, gradient = head_transient(segment, shards, savers), head_gradient(segment, shards, grads)
+    if head is None or not gradient:
+        return head
+    return head[0], max(head[1], head_backward(segment, shards, rows, gradient))
 
 
 def head_transient(segment: Segment, shards: Shards, savers: Savers) -> tuple[int, int] | None:

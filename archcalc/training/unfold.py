@@ -9,14 +9,12 @@ from archcalc.training.chunk import ENDS_OF_MTP, At, SegmentMemory, layers_of, l
 from archcalc.training.memory import RankMemory, pieces_of, segment_of
 from archcalc.training.run import Run
 from archcalc.training.transient import (
-    head_backward,
-    head_transient,
+    loss_transient,
     ring_buffers,
     routed_copies,
     running_backward,
     running_forward,
 )
-from archcalc.training.weight_grads import head_gradient
 
 REST = "not told apart"
 """The part that no name stands for."""
@@ -166,11 +164,5 @@ def _backward(run: Run, n: int) -> Parts:
 def _loss(run: Run, n: int) -> tuple[int, int] | None:
     """Logits and loss of a segment that has a head, forward and backward [bytes]."""
     segment = run.tape.segments[n]
-    head, gradient = (
-        head_transient(segment, run.shards, run.savers),
-        head_gradient(segment, run.shards, run.weight_grads),
-    )
-    if head is None or not gradient:
-        return head
     rows = saved_rows(segment, run.shards, run.savers)
-    return head[0], max(head[1], head_backward(segment, run.shards, rows, gradient))
+    return loss_transient(segment, run.shards, run.savers, rows, run.weight_grads)
