@@ -31,7 +31,7 @@ from archcalc.files.loader import bundled_dir
 from archcalc.tape import product
 from archcalc.training.images import sight
 from archcalc.training.load import load_plan
-from archcalc.training.memory import RankMemory, training_memory, worst
+from archcalc.training.memory import RankMemory, segment_of, training_memory, worst
 from archcalc.training.phases import passage
 from archcalc.training.schedule import SCHEDULES, Pipeline, ended_states, get_schedule
 from archcalc.workload import Workload
@@ -214,6 +214,15 @@ def test_a_frozen_tower_passes_with_its_pixels() -> None:
     compiled = run_of(spec("k25"), k2_plan("vision.process=frozen", IMAGE))
     tower = [n for n, s in enumerate(compiled.tape.segments) if s.part == "vision" and s.count == 27]
     assert passage(compiled.tape, tower[0], compiled.shards) == PATCHES * (1_176 + 2 * 1152 + 2 * 2 * 4304)
+
+
+def test_segments_of_a_frozen_tower_have_the_names_of_a_trained_one() -> None:
+    """Layers by their numbers, and no end of the tower among them."""
+    frozen, first = (run_of(spec("k25"), k2_plan(f"vision.process={way}", IMAGE)) for way in ("frozen", "first-stage"))
+    tower = [n for n, s in enumerate(frozen.tape.segments) if s.part == "vision"]
+    still, trained = ([segment_of(run, n) for n in tower] for run in (frozen, first))
+    assert [(s.path, s.layer) for s in still] == [(s.path, s.layer) for s in trained]
+    assert [s.path.rpartition(".")[2] for s in still if s.layer] == ["0-26"]
 
 
 def test_a_slice_of_a_frozen_tower_stands_on_each_device_under_zero_3() -> None:
