@@ -6,11 +6,9 @@ from itertools import groupby
 
 import pytest
 
-from archcalc.calc.liveness import backward_alive, backward_peak, forward_alive, forward_peak
-from archcalc.calc.sharding import Shards
 from archcalc.training.memory import training_memory
 from archcalc.training.unfold import REST, held_tensors, transient_parts
-from tests.training.plans import k2_plan, run_of, tape_of
+from tests.training.plans import k2_plan, run_of
 
 MTP = ("parallel.world=2048", "parallel.ep=64")
 PLANS = {
@@ -83,13 +81,6 @@ def test_the_optimizer_step_holds_no_activations() -> None:
     rank = training_memory(run)[5]
     assert (rank.moment, held_tensors(run, rank)) == ("optimizer step", [])
     assert transient_parts(run, rank) == {"optimizer step": rank.static.step}
-
-
-def test_what_is_alive_adds_up_to_the_peak_of_the_layer() -> None:
-    plan = k2_plan()
-    for segment in tape_of("kimi-k2", plan).segments:
-        assert backward_alive(segment, Shards(), {}).total == backward_peak(segment, Shards(), {})
-        assert forward_alive(segment, Shards(), set()).total == forward_peak(segment, Shards(), set())
 
 
 def test_tensors_come_largest_first() -> None:
