@@ -11,7 +11,8 @@ from archcalc.training.schedule import Op, Pipeline, Schedule, State, all_states
 
 class Moment(NamedTuple):
     """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]; `text` says in words
-    which moment it is, where it is known, `phase` to what part of the step it belongs."""
+    which moment it is, where it is known, `phase` to what part of the step it belongs, `state` what the schedule has
+    alive then, None outside the pipeline."""
 
     activation: int
     offloaded: int
