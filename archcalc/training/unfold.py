@@ -81,10 +81,16 @@ def _last(found: dict[tuple[int, int], int], chunk: int, pieces: list[Piece], la
 
 
 def _pieces(run: Run, r: RankMemory, chunk: int) -> list[Piece]:
-    """A chunk's segments by their place on the tape, how many copies, and their bytes."""
+    """A chunk's segments by their place on the tape, how many copies, and their bytes: of a run of equal layers the
+    first apart where it alone keeps the loader's mask."""
     held = run.ranks[r.rank].chunks[chunk]
-    sizes = pieces_of(run, held, {n: segment_of(run, n) for n, _ in held})
-    return [(n, count, size) for (n, count), (size, _) in zip(held, sizes, strict=True)]
+    places = [n for n, count in held for _ in range(count)]
+    found: list[Piece] = []
+    done = 0
+    for size, count in pieces_of(run, held, {n: segment_of(run, n) for n in places}):
+        found.append((places[done], count, size))
+        done += count
+    return found
 
 
 def transient_parts(run: Run, r: RankMemory) -> Parts:
@@ -118,10 +124,15 @@ def _chunk_parts(run: Run, r: RankMemory, chunk: int, *, forward: bool) -> Parts
         return {}
     n = next(n for n, _, size in pieces if size == most.segment)
     parts = _forward(run, n) if forward else _backward(run, n)
-    beside = taken(most)[0] - (most.segment.forward if forward else most.segment.backward) - gathered
-    waits = 0 if forward else most.segment.backward - segment_of(run, n).backward
+    running, alone = most.segment, segment_of(run, n)
+    ran, own, waits = (
+        (running.forward, alone.forward, "loader's mask")
+        if forward
+        else (running.backward, alone.backward, "head's gradient")
+    )
     others = "not made yet" if forward else "freed before"
-    return {**parts, "gathered weights": gathered, others: beside, "head's gradient": waits, "fetched": taken(most)[1]}
+    beside, ahead = taken(most)
+    return {**parts, "gathered weights": gathered, others: beside - ran - gathered, waits: ran - own, "fetched": ahead}
 
 
 def _forward(run: Run, n: int) -> Parts:

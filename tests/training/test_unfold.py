@@ -57,6 +57,24 @@ def test_every_part_of_the_transient_bytes_has_a_name(name: str) -> None:
         assert REST not in parts, (rank.rank, parts)
 
 
+@pytest.mark.parametrize("recompute", ["[]", "[full]"])
+def test_the_loaders_mask_is_told_apart(recompute: str) -> None:
+    """A byte for each of 4096 x 4096 pairs, on the ranks with embedding and head. Eight layers a rank, of which the
+    first keeps it where they are recomputed whole, once for each micro-batch alive."""
+    stages = ("parallel.pp=4", "parallel.vpp=1", "schedule.kind=1f1b", "schedule.extra_warmup=0", "parallel.ep=1")
+    plain = ("activations.offload=none", "activations.fp8=[]", f"activations.recompute={recompute}")
+    run = run_of("llama-3.1-8b", k2_plan(*stages, *plain, "activations.attention_mask=loader"))
+    for rank in training_memory(run):
+        assert rank.state is not None
+        parts = transient_parts(run, rank)
+        assert sum(parts.values()) == rank.transient
+        assert REST not in parts
+        ends, forward, whole = rank.rank in (0, 3), rank.state.op.kind == "F", recompute == "[full]"
+        assert whole or parts.get("loader's mask", 0) == 4096 * 4096 * (ends and forward)
+        kept = sum(each.here * each.row.nbytes for each in held_tensors(run, rank))
+        assert rank.activation - kept == 4096 * 4096 * rank.state.live[0] * (ends and whole)
+
+
 def test_copies_are_layers_times_micro_batches() -> None:
     """Rank 1 of K2 has 16 + 16 chunks of two layers alive in the last forward before its first backward: on the device
     are the layer that runs, the one before it on its way out, and the first to go backward, which is fetched."""
