@@ -13,6 +13,10 @@ pixels, merged 2x2: 1024 tokens. Kept of a patch [bytes]:
     the projector       input 2·1152, mean, rstd, output 2·1152, GELU's both 2·2·1152    =   9,224
 
 The last two terms of the projector are of 4608 features for each token of four patches.
+
+Parameters: a layer has qkv and the output's matrix, both with biases, two of the feed-forward, and two norms; before
+27 of them the embedding of 14x14 patches of three colours and 64x64 positions, behind them a norm. The projector has a
+norm of a patch, and two matrices on the 4608 features of four.
 """
 
 from __future__ import annotations
@@ -44,7 +48,10 @@ KEPT = PATCHES * (ENDS + 27 * BLOCK + PROJECTOR)
 OUTPUT = TOKENS * HIDDEN * 2
 IMAGE = "batch.images={size: 896x896, per_sequence: 1}"
 ONE_CHUNK = ("parallel.vpp=1", "schedule.kind=1f1b", "parallel.world=2048", "activations.offload=none")
-TOWER_WEIGHTS, PROJECTOR_WEIGHTS = 416_866_032, 54_277_888
+WIDE, INNER, FOUR = 1152, 4304, 4 * 1152
+LAYER_WEIGHTS = 4 * (WIDE * WIDE + WIDE) + 2 * WIDE * INNER + INNER + WIDE + 2 * 2 * WIDE
+TOWER_WEIGHTS = 27 * LAYER_WEIGHTS + 3 * 14 * 14 * WIDE + WIDE + 64 * 64 * WIDE + 2 * WIDE
+PROJECTOR_WEIGHTS = 2 * WIDE + FOUR * FOUR + FOUR + FOUR * HIDDEN + HIDDEN
 
 
 def k25(*overrides: str, name: str = "k25") -> list[RankMemory]:
@@ -231,7 +238,7 @@ def test_a_slice_of_a_frozen_tower_stands_on_each_device_under_zero_3() -> None:
     # 128 devices share each weight; slices of the two parts are rounded up apart
     assert frozen.params - first.params in (0, 1)
     # while layers run: one and the next, in 2 bytes, and the gradient of a trained one in 4
-    assert first.gathered - frozen.gathered == (2 * 2 + 4 - 2 * 2) * 15_239_504
+    assert first.gathered - frozen.gathered == (2 * 2 + 4 - 2 * 2) * LAYER_WEIGHTS
 
 
 # ------------------------------------------------------------------------------------------ tokens instead of pictures
