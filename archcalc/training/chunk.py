@@ -14,8 +14,8 @@ from archcalc.calc.selective import leftover
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Segment, Tape
 from archcalc.tape.values import ITEM_BYTES
-from archcalc.training.transient import head_backward, head_transient, layer_backward, layer_forward
-from archcalc.training.weight_grads import NO_GRADS, WeightGrads, head_gradient
+from archcalc.training.transient import layer_backward, layer_forward, loss_transient
+from archcalc.training.weight_grads import NO_GRADS, WeightGrads
 
 MIN_OFFLOADED = 1024 * 1024
 """Elements of the smallest tensor that a named offload group takes (Megatron-LM, core/transformer/
@@ -262,10 +262,7 @@ def _transient(
     A multi-token prediction module runs a layer and then the head with a loss of its own (DeepSeek-V3,
     arXiv:2412.19437, eq. 22 to 24): the larger of both counts.
     """
-    head, how = head_transient(segment, shards, savers, grads), savers.variants
-    gradient = head_gradient(segment, shards, grads)
-    if head is not None and gradient:
-        head = head[0], max(head[1], head_backward(segment, shards, rows, gradient))
+    head, how = loss_transient(segment, shards, savers, rows, grads), savers.variants
     if head is not None and segment.part != "mtp":
         return head
     body = segment.without(ENDS_OF_MTP)
@@ -305,7 +302,7 @@ def head_of(tape: Tape) -> int:
 
 
 ENDS_OF_MTP = frozenset({"head", "loss"})
-"""Sites of a prediction module that `head_transient` folds."""
+"""Sites of a prediction module that `loss_transient` folds."""
 
 
 def linear_inputs(segment: Segment) -> set[object]:

@@ -11,8 +11,8 @@ from archcalc.training.schedule import Op, Pipeline, Schedule, State, all_states
 
 class Moment(NamedTuple):
     """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]; `text` says in words
-    which moment it is, where it is known, `phase` to what part of the step it belongs; `unmade` of the gradients in
-    static memory isn't there yet."""
+    which moment it is, where it is known, `phase` to what part of the step it belongs, `state` what the schedule has
+    alive then, None outside the pipeline; `unmade` of the gradients in static memory isn't there yet."""
 
     activation: int
     offloaded: int

@@ -20,6 +20,7 @@ from archcalc.training.weight_grads import (
     WeightGrads,
     after_operands,
     beside_operands,
+    head_gradient,
     staying_bytes,
     staying_to_end,
 )
@@ -106,6 +107,17 @@ def ring_buffers(segment: Segment, shards: Shards) -> int:
         return 0
     cores = [op for op in segment.ops if op.exchange == "context"]
     return max((2 * sum(local_bytes(s, shards) for s in op.inputs[1:3]) for op in cores), default=0)
+
+
+def loss_transient(
+    segment: Segment, shards: Shards, savers: Savers, rows: Sequence[Saved], grads: WeightGrads
+) -> tuple[int, int] | None:
+    """The larger of `head_transient` and, backward, of `head_backward` where the head's weight has a gradient of its
+    own, beside `rows`, which the segment keeps [bytes]."""
+    head, gradient = head_transient(segment, shards, savers, grads), head_gradient(segment, shards, grads)
+    if head is None or not gradient:
+        return head
+    return head[0], max(head[1], head_backward(segment, shards, rows, gradient))
 
 
 def head_transient(

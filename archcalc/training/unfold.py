@@ -10,14 +10,12 @@ from archcalc.training.chunk import ENDS_OF_MTP, At, SegmentMemory, layers_of, l
 from archcalc.training.memory import RankMemory, pieces_of, segment_of
 from archcalc.training.run import Run
 from archcalc.training.transient import (
-    head_backward,
-    head_transient,
+    loss_transient,
     ring_buffers,
     routed_copies,
     running_backward,
     running_forward,
 )
-from archcalc.training.weight_grads import head_gradient
 
 REST = "not told apart"
 """The part that no name stands for."""
@@ -84,7 +82,8 @@ def _last(found: dict[tuple[int, int], int], chunk: int, pieces: list[Piece], la
 
 
 def _pieces(run: Run, r: RankMemory, chunk: int) -> list[Piece]:
-    """A chunk's segments by their place on the tape, how many copies, and their bytes."""
+    """A chunk's segments by their place on the tape, how many copies, and their bytes: of a run of equal layers the
+    first apart where it alone keeps the loader's mask."""
     held = run.ranks[r.rank].chunks[chunk]
     return list(pieces_of(run, r.rank, chunk, {n: segment_of(run, n) for n, _ in held}))
 
@@ -120,12 +119,17 @@ def _chunk_parts(run: Run, r: RankMemory, chunk: int, *, forward: bool) -> Parts
         return {}
     n = next(n for n, _, size in pieces if size == most.segment)
     parts = _forward(run, n) if forward else _backward(run, n)
-    if most.segment.working is not None:
-        return _sharded(run, parts, most.segment, taken(most)[0], forward=forward)
-    beside = taken(most)[0] - (most.segment.forward if forward else most.segment.backward) - gathered
-    waits = 0 if forward else most.segment.backward - segment_of(run, n).backward
+    running, alone = most.segment, segment_of(run, n)
+    beside, ahead = taken(most)
+    if running.working is not None:
+        return _sharded(run, parts, running, beside, forward=forward)
+    ran, own, waits = (
+        (running.forward, alone.forward, "loader's mask")
+        if forward
+        else (running.backward, alone.backward, "head's gradient")
+    )
     others = "not made yet" if forward else "freed before"
-    return {**parts, "gathered weights": gathered, others: beside, "head's gradient": waits, "fetched": taken(most)[1]}
+    return {**parts, "gathered weights": gathered, others: beside - ran - gathered, waits: ran - own, "fetched": ahead}
 
 
 def _sharded(run: Run, parts: Parts, segment: SegmentMemory, most: int, *, forward: bool) -> Parts:
@@ -189,11 +193,5 @@ def _backward(run: Run, n: int) -> Parts:
 def _loss(run: Run, n: int) -> tuple[int, int] | None:
     """Logits and loss of a segment that has a head, forward and backward [bytes]."""
     segment = run.tape.segments[n]
-    head, gradient = (
-        head_transient(segment, run.shards, run.savers, run.weight_grads),
-        head_gradient(segment, run.shards, run.weight_grads),
-    )
-    if head is None or not gradient:
-        return head
     rows = saved_rows(segment, run.shards, run.savers)
-    return head[0], max(head[1], head_backward(segment, run.shards, rows, gradient))
+    return loss_transient(segment, run.shards, run.savers, rows, run.weight_grads)
