@@ -108,11 +108,12 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     if run.tower is not None and own.entry is not None:  # gradients grow as chunks are freed: any state may be worst
         reached, outputs = list(ended_states(run.schedule, run.pipeline, rank, own.entry)), run.tower.outputs
     moments = []
+    entering = run.entering
     for state, ended in reached:
         now = moment(state, sizes, own.messages)
-        entered = (run.entering + ended) * outputs
-        moments.append(now._replace(activation=now.activation + entered) if entered else now)
-    n = max(range(len(moments)), key=lambda i: moments[i].total)
+        moments.append(now._replace(activation=now.activation + (entering + ended) * outputs) if outputs else now)
+    totals = [now.activation + now.transient for now in moments]
+    n = totals.index(max(totals))
     text = described(reached[n][0], sizes)
     if outputs:
         text += f"; vision outputs of {run.entering} micro-batches, gradients of {reached[n][1]}"
