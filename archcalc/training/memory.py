@@ -106,7 +106,8 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     reached = [(state, 0) for state in states(run.schedule, run.pipeline, rank, offloaded=offloads)]
     outputs = 0
     if run.tower is not None and own.entry is not None:  # gradients grow as chunks are freed: any state may be worst
-        reached, outputs = list(ended_states(run.schedule, run.pipeline, rank, own.entry)), run.tower.outputs
+        reached = list(ended_states(run.schedule, run.pipeline, rank, own.entry, ahead=offloads))
+        outputs = run.tower.outputs
     moments = []
     entering = run.entering
     for state, ended in reached:

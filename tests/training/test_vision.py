@@ -17,6 +17,7 @@ The last two terms of the projector are of 4608 features for each token of four 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from archcalc.training.images import sight
 from archcalc.training.load import load_plan
 from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.phases import passage
-from archcalc.training.schedule import SCHEDULES, Pipeline, ended_states, get_schedule
+from archcalc.training.schedule import SCHEDULES, Pipeline, State, all_states, ended_states, get_schedule
 from archcalc.workload import Workload
 from tests.support import run
 from tests.training.plans import k2_plan, spec
@@ -346,6 +347,30 @@ def test_how_far_a_state_has_come_is_what_a_replay_of_the_whole_run_says(
         sum(size * (2 * n + w) for size, n, w in zip(sizes, state.live, state.waiting, strict=True)) + done * output
         for state, done in found
     )
+
+
+@pytest.mark.parametrize("kind", sorted(SCHEDULES))
+def test_states_beside_pictures_know_what_comes_back_from_the_host(kind: str) -> None:
+    """As without pictures: what is fetched for the next backward is on the device beside the one that runs."""
+    schedule = get_schedule(kind)
+    pipeline = Pipeline(pp=4, vpp=schedule.virtual_stages or 2, micro_batches=32)
+    found = {state for state, _ in ended_states(schedule, pipeline, 1, 0, ahead=True)}
+
+    def places(states: Iterable[State]) -> set[Any]:
+        return {(s.op.kind, s.op.chunk, s.live, s.waiting, s.following) for s in states}
+
+    assert places(found) == places(all_states(schedule, pipeline, 1))
+    assert any(s.following is not None for s in found)
+
+
+@pytest.mark.parametrize("offload", ["none", "all"])
+def test_pictures_leave_a_forward_beside_a_backward(offload: str) -> None:
+    """M = 1024 micro-batches. While a forward runs beside a backward 32 of the first chunk are alive, so that the last
+    time the outputs' gradients of 1024 - 32 are there."""
+    how = ("schedule.ep_overlap=true", f"activations.offload={offload}")
+    got, text = phase(k25(IMAGE, *how)[0], "pipeline"), phase(k25(*how)[0], "pipeline")
+    assert got.total - text.total == (1024 + 992) * OUTPUT
+    assert (got.state.live, got.state.beside is None) == (text.state.live, False)
 
 
 # -------------------------------------------------------------------------------------------------------------- report
