@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, head_of, segment_memory
+from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, segment_memory
 from archcalc.training.moments import Moment, described, moment, states
 from archcalc.training.phases import backward_moment, forward_moment, frozen_memory
 from archcalc.training.placement import Chunk
 from archcalc.training.run import Run
 from archcalc.training.schedule import State, ended_states, most_live
 from archcalc.training.static import Static
-from archcalc.training.weight_grads import carried
+from archcalc.training.weight_grads import waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,30 +122,33 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
 
 
 def pieces_of(run: Run, chunk: Chunk, segments: Mapping[int, SegmentMemory]) -> Iterator[tuple[SegmentMemory, int]]:
-    """The segments of a chunk. Where it has both ends of a shared weight, the head's gradient waits in all the others
-    for the embedding's.
+    """The segments of a chunk, with the gradients of shared weights that wait meanwhile.
 
     The loader's mask is there while a chunk with embedding or head runs forward (Megatron-LM pretrain_gpt.py,
     get_batch: other stages get none), and until its backward where whole layers are recomputed, which start from their
     arguments (core/tensor_parallel/random.py, CheckpointFunction).
     """
-    waits = carried(run.tape, (n for n, _ in chunk), run.shards, run.weight_grads)
+    waits = waiting(run.tape, chunk, run.shards, run.weight_grads)
     mask = run.mask if any(not run.tape.segments[n].indices for n, _ in chunk) else 0
     if not waits and not mask:
         yield from ((segments[n], count) for n, count in chunk)
         return
-    head, kept = head_of(run.tape), mask if run.savers.whole else 0
-    for n, count in chunk:
+    keeper = _keeper(run, chunk) if mask else None
+    for i, (n, count) in enumerate(chunk):
+        here = mask if keeper is None or i < keeper else 0  # behind it the mask is among what is kept
         piece = segments[n]
-        here = 0 if n == head else waits
-        piece = piece._replace(forward=piece.forward + mask - kept, backward=piece.backward + here)
-        layer = bool(run.tape.segments[n].indices)
-        if kept and layer:
-            yield piece._replace(saved=piece.saved + kept), 1
-        rest = count - bool(kept and layer)
-        kept = 0 if layer else kept
-        if rest:
-            yield piece, rest
+        piece = piece._replace(forward=piece.forward + here, backward=piece.backward + waits.get(i, 0))
+        if i == keeper:
+            yield piece._replace(saved=piece.saved + mask), 1
+        if count > (i == keeper):
+            yield piece, count - (i == keeper)
+
+
+def _keeper(run: Run, chunk: Chunk) -> int | None:
+    """Which segment of a chunk is the first recomputed layer."""
+    tape = run.tape
+    whole = [i for i, (n, _) in enumerate(chunk) if tape.segments[n].indices and tape.segments[n].part == "backbone"]
+    return whole[0] if run.savers.whole and whole else None
 
 
 def one_layer_extra(run: Run, factor: float) -> int:
