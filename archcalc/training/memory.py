@@ -73,7 +73,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     if run.tower is not None:
         outputs = 0 if own.entry is None else run.entering * run.tower.outputs
         moments.insert(0, forward_moment(run.tower, run.shards, held.gathered, outputs))
-        moments.insert(2, backward_moment(run.tower, run.shards, run.savers, held.gathered, outputs))
+        moments.insert(2, backward_moment(run.tower, run.shards, run.savers, held.gathered, outputs, run.weight_grads))
     peak = max(moments, key=lambda m: m.total)
     resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached + own.workspaces
     total = resting + peak.total
