@@ -15,7 +15,7 @@ from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Segment, Tape
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.transient import layer_backward, layer_forward, loss_transient
-from archcalc.training.weight_grads import NO_GRADS, WeightGrads
+from archcalc.training.weight_grads import NO_GRADS, WeightGrads, lookup_gradient
 
 MIN_OFFLOADED = 1024 * 1024
 """Elements of the smallest tensor that a named offload group takes (Megatron-LM, core/transformer/
@@ -243,6 +243,9 @@ def segment_memory(
     rows = saved_rows(segment, shards, savers)
     needed = linear_inputs(segment)
     forward, backward = _transient(segment, shards, savers, rows, grads)
+    looked_up = lookup_gradient(tape, segment, shards, grads)
+    if looked_up and segment.entry is not None:  # last of all, with the gradients of both halves of what it joins
+        backward = max(backward, looked_up + 2 * local_bytes(segment.entry, shards) - _sum(rows))
     return SegmentMemory(
         path=segment.name,
         saved=_sum(rows),
@@ -292,13 +295,6 @@ def leaving(
         and row.storage not in elsewhere
         and local_bytes(row.storage, shards) >= MIN_OFFLOADED * ITEM_BYTES[row.storage.dtype]
     ]
-
-
-def head_of(tape: Tape) -> int:
-    """The place on the tape of the main model's output head."""
-    return next(
-        n for n, s in enumerate(tape.segments) if s.part == "backbone" and any(op.site == "head" for op in s.ops)
-    )
 
 
 ENDS_OF_MTP = frozenset({"head", "loss"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,12 +56,13 @@ class Rank:
 
 
 class Resting(NamedTuple):
-    """What the resting memory of a rank follows from."""
+    """What the resting memory of a rank follows from; `elements` of one layer's weight on one device, by identity."""
 
     tape: Tape
     plan: Plan
     stack: Stack | None
     shards: Shards
+    elements: Mapping[int, int]
 
 
 def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, ...]]) -> tuple[Rank, ...]:
@@ -99,7 +100,8 @@ def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]
     if how is not None:
         return static_sharded(tape, held, weights, shards, how, plan.precision.optimizer), 0, _workspaces(rests, held)
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
-    fixed = static(weights, shards, owners, items, plan.precision.optimizer)
+    sized = [(w, n, rests.elements[id(w)]) for w, n in weights]
+    fixed = static(sized, shards, owners, items, plan.precision.optimizer)
     if plan.activations.kernels != "fused":
         return fixed, 0, _workspaces(rests, held)
     gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
@@ -111,7 +113,7 @@ def _workspaces(rests: Resting, held: tuple[Chunk, ...]) -> int:
     """The workspaces of a plan's stack on a rank with these chunks [bytes]. Torch multiplies heads, routers and
     unfused attention itself (TransformerEngine, attention/dot_product_attention/backends.py,
     `UnfusedDotProductAttention`)."""
-    tape, plan, stack, _ = rests
+    tape, plan, stack = rests.tape, rests.plan, rests.stack
     if stack is None:
         return 0
     ops = [op for chunk in held for n, _ in chunk for op in tape.segments[n].ops]

@@ -13,7 +13,7 @@ from archcalc.files.storage import Storage
 from archcalc.tape import Tape
 from archcalc.training.parts import trained_tape
 from archcalc.training.phases import TowerLoad
-from archcalc.training.placement import Chunk, check_model, chunks
+from archcalc.training.placement import Chunk, chunks, divided
 from archcalc.training.plan import Plan, Spread
 from archcalc.training.rank import Rank, Resting, ranks_of, sharding
 from archcalc.training.routing import Routing, real_routing
@@ -114,10 +114,10 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
     plan, stack = settled(plan)
     shards, schedule = mesh_of(plan, stack), get_schedule(plan.schedule.kind)
     tape = trained_tape(tape, plan.trained(vision=any(s.part == "vision" for s in tape.segments)), storage)
-    check_model(tape, shards)
+    elements = divided(tape, shards)
     layout = stack.layers if stack is not None and plan.parallel.layout == "auto" else plan.parallel.layout
     placed = chunks(tape, schedule, plan.pipeline, layout, decoupled=plan.vision.decoupled)
-    rests = Resting(tape, plan, stack, shards)
+    rests = Resting(tape, plan, stack, shards, elements)
     tokens = plan.batch.micro_batch * plan.batch.seq // plan.parallel.cp
     routing = routing_of(plan, tape, placed, tokens)
     return Run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from archcalc.calc.sharding import Shards, local_elements, local_features
 from archcalc.tape import Storage, Tape, Weight
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.fsdp import Sharding, gathered_for_good, sharded
-from archcalc.training.optimizer import OPTIMIZERS, Optimizer, orthogonalized
+from archcalc.training.optimizer import OPTIMIZERS, Item, Optimizer, orthogonalized
 from archcalc.training.packed import held_bytes
 from archcalc.training.placement import Chunk, Held
 
@@ -40,33 +40,37 @@ class Owners(NamedTuple):
     expert: int
 
 
-def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], optimizer: str) -> Static:
+def static(
+    held: Sequence[tuple[Weight, int, int]], shards: Shards, owners: Owners, items: tuple[int, int], optimizer: str
+) -> Static:
     """Weights, gradients, optimizer states and buffers of a rank that holds these weights [bytes].
 
     A weight that rests is held, packed or not, and has neither gradient nor state; ZeRO-3 divides it all the same.
 
     Args:
+        held: how many layers' worth of each weight, and one layer's elements on the device.
         items: of a parameter and of its gradient [bytes].
         optimizer: by name.
     """
     zero, (param_item, grad_item) = owners.zero, items
     how = OPTIMIZERS[optimizer].beside(param_item)
     params = grads = states = late = step = layer = copied = 0
-    weights = [(w, n, local_elements(w, shards)) for w, n in held]
     for expert, devices in ((False, owners.dense), (True, owners.expert)):
-        held_here = [(w, n, held_bytes(w, shards, param_item)) for w, n in held if bool(w.stack) == expert]
-        held_here = [(w, n, size) for w, n, size in held_here if w.learnable]
+        here = [(w, n, size) for w, n, size in held if bool(w.stack) == expert and w.learnable]
+        plain = [(w, n, param_item * size) for w, n, size in here if w.packed is None]
+        held_here = [*plain, *((w, n, held_bytes(w, shards, param_item)) for w, n, _ in here if w.packed is not None)]
         params += _shared(sum(n * size for _, n, size in held_here), devices if zero >= 3 else 1)
-        group = [(w, n, size) for w, n, size in weights if bool(w.stack) == expert and w.trained]
+        group = [each for each in here if each[0].trained]
         elements = sum(n * size for _, n, size in group)
         grads += _shared(grad_item * elements, devices if zero >= 2 else 1)
         own = devices if zero >= 1 else 1
-        states += _states(group, how, how.state_bytes, own, shards.ep)
-        late += _states(group, how, how.late_bytes, own, shards.ep)
+        all_states, late_ones = _states(group, how, own, shards.ep)
+        states += all_states
+        late += late_ones
         step = max(step, how.step * -(-elements // own), _orthogonalizing(group, how))
         copied += 4 * -(-elements // own)
         layer += 2 * _layers(held_here) + grad_item * _layers(group)
-    buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.learnable)
+    buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in held if not w.learnable)
     gathered = layer if zero >= 3 else 0
     if grad_item == 4 or how.low_precision_grads:
         copied = 0
@@ -120,26 +124,33 @@ def _shared(nbytes: int, devices: int) -> int:
     return -(-nbytes // devices)
 
 
-def _states(
-    group: Iterable[tuple[Weight, int, int]], how: Optimizer, size_of: Callable[[Weight], int], devices: int, ep: int
-) -> int:
-    """Optimizer states on the fullest device of a data-parallel group [bytes]; `size_of` is one parameter's.
+def _states(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: int, ep: int) -> tuple[int, int]:
+    """Optimizer states on the fullest device of a data-parallel group, and what the first step makes of them [bytes].
 
     Slices are even; whole matrices (Muon) are handed out largest first to the device that holds least
-    (Megatron-LM's LayerWiseDistributedOptimizer gives whole matrices too).
+    (Megatron-LM's LayerWiseDistributedOptimizer gives whole matrices too). All of them take alike a parameter, so that
+    their elements say who holds most.
     """
-    flat, matrices = 0, []
+    plain = matrix = 0
+    matrices = []
     for w, n, size in group:
-        if how.whole_matrices and orthogonalized(w):
+        if not orthogonalized(w):
+            plain += n * size
+        elif how.whole_matrices:
             stack = w.stack[0].size // ep if w.stack else 1
-            matrices.append((size_of(w) * (size // stack), n * stack))
+            matrices.append((size // stack, n * stack))
         else:
-            flat += size_of(w) * n * size
-    return _shared(flat, devices) + _fullest(sorted(matrices, reverse=True), devices)
+            matrix += n * size
+    whole = _fullest(sorted(matrices, reverse=True), devices)
+
+    def fullest(item: Item) -> int:
+        return _shared(item.plain * plain + item.matrix * matrix, devices) + item.matrix * whole
+
+    return fullest(how.states), fullest(how.late_states)
 
 
 def _fullest(matrices: Sequence[tuple[int, int]], devices: int) -> int:
-    """The most bytes on one of `devices` when (bytes, count) items go, largest first, to whichever holds
+    """The most on one of `devices` when (size, count) items go, largest first, to whichever holds
     least."""
     if devices == 1:
         return sum(size * count for size, count in matrices)

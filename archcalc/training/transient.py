@@ -40,8 +40,10 @@ def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved], varia
 
 
 def running_forward(segment: Segment, shards: Shards, kept: Set[Storage], variants: Set[Variant]) -> Alive:
-    """What is alive at the worst moment of a segment's forward, beside what is `kept` [bytes]."""
-    return forward_alive(segment, shards, kept, variants=variants, beside=lambda op: unpacked(op, shards))
+    """What is alive at the worst moment of a segment's forward, beside what is `kept` [bytes]. An input that needs no
+    gradient nobody keeps for the norm that reads it: it stands until its last use."""
+    entry = segment.entry in segment.ungraded
+    return forward_alive(segment, shards, kept, variants=variants, entry=entry, beside=lambda op: unpacked(op, shards))
 
 
 def layer_backward(
