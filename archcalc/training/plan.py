@@ -120,17 +120,33 @@ class Batch(Section):
 
 
 class Precision(Section):
-    """Dtypes of weights and gradients, and the optimizer by name."""
+    """Dtypes of weights and gradients, and the optimizer by name.
+
+    `muon_layout` says who has the states of an optimizer that needs matrices whole: `sliced`, matrices go to devices
+    whole and all else in slices; `whole`, all parameters go whole, embedding and head among them.
+    """
 
     params: Literal["bf16", "fp32"]
     grads: Literal["bf16", "fp32"]
     optimizer: Text
+    muon_layout: Literal["sliced", "whole"] = "sliced"
 
     @field_validator("optimizer")
     @classmethod
     def _known(cls, value: str) -> str:
         optimizer(value)
         return value
+
+    @model_validator(mode="after")
+    def _laid_out(self) -> Self:
+        if "muon_layout" in self.model_fields_set and not optimizer(self.optimizer).whole_matrices:
+            raise FieldError(
+                f"muon_layout is a layout of Muon's matrices, and the optimizer is {self.optimizer}",
+                "muon_layout",
+                "optimizer",
+                hint="leave it out, or set optimizer to muon",
+            )
+        return self
 
     @property
     def item_bytes(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Tape
+from archcalc.training.owners import fused_parameters
 from archcalc.training.placement import Chunk, held_weights
 from archcalc.training.plan import Plan
 from archcalc.training.schedule import Pipeline, Schedule
@@ -64,7 +65,8 @@ def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) ->
     p, items = plan.parallel, plan.precision.item_bytes
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
-    fixed = static(weights, shards, owners, items, plan.precision.optimizer)
+    whole = fused_parameters(tape) if plan.precision.muon_layout == "whole" else None
+    fixed = static(weights, shards, owners, items, plan.precision.optimizer, whole=whole)
     if plan.activations.kernels != "fused":
         return fixed, 0
     gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)

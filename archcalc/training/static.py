@@ -11,6 +11,7 @@ from archcalc.calc.sharding import Shards, local_elements, local_features
 from archcalc.tape import Storage, Tape, Weight
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.optimizer import OPTIMIZERS, Optimizer, orthogonalized
+from archcalc.training.owners import Fused, Load, fullest
 from archcalc.training.packed import held_bytes
 from archcalc.training.placement import Held
 
@@ -37,7 +38,15 @@ class Owners(NamedTuple):
     expert: int
 
 
-def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], optimizer: str) -> Static:
+def static(
+    held: Held,
+    shards: Shards,
+    owners: Owners,
+    items: tuple[int, int],
+    optimizer: str,
+    *,
+    whole: Fused | None = None,
+) -> Static:
     """Weights, gradients, optimizer states and buffers of a rank that holds these weights [bytes].
 
     A weight that rests is held, packed or not, and has neither gradient nor state; ZeRO-3 divides it all the same.
@@ -45,6 +54,7 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
     Args:
         items: of a parameter and of its gradient [bytes].
         optimizer: by name.
+        whole: which weights are one parameter, where parameters of all kinds go to devices whole; else None.
     """
     how, zero, (param_item, grad_item) = OPTIMIZERS[optimizer], owners.zero, items
     params = grads = states = late = step = layer = copied = 0
@@ -57,10 +67,18 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
         elements = sum(n * size for _, n, size in group)
         grads += _shared(grad_item * elements, devices if zero >= 2 else 1)
         own = devices if zero >= 1 else 1
-        states += _states(group, how, how.state_bytes, own, shards.ep)
-        late += _states(group, how, how.late_bytes, own, shards.ep)
-        step = max(step, how.step * -(-elements // own), _orthogonalizing(group, how))
-        copied += 4 * -(-elements // own)
+        if whole is None:
+            load = Load(
+                _states(group, how, how.state_bytes, own, shards.ep),
+                _states(group, how, how.late_bytes, own, shards.ep),
+                -(-elements // own),
+            )
+        else:
+            load = fullest(group, how, own, shards.ep, whole)
+        states += load.states
+        late += load.late
+        step = max(step, how.step * load.elements, _orthogonalizing(group, how))
+        copied += 4 * load.elements
         layer += 2 * _layers(held_here) + grad_item * _layers(group)
     buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.learnable)
     gathered = layer if zero >= 3 else 0
@@ -85,8 +103,9 @@ def _states(
 ) -> int:
     """Optimizer states on the fullest device of a data-parallel group [bytes]; `size_of` is one parameter's.
 
-    Slices are even; whole matrices (Muon) are handed out largest first to the device that holds least
-    (Megatron-LM's LayerWiseDistributedOptimizer gives whole matrices too).
+    Slices are even; whole matrices (Muon) are handed out largest first to the device that holds least (Megatron-LM
+    core/optimizer/layer_wise_optimizer.py, compute_layer_wise_param_ownership), and what Muon leaves alone is sliced
+    (is_managed_by_layer_wise_optimizer: the rest is the distributed optimizer's).
     """
     flat, matrices = 0, []
     for w, n, size in group:
