@@ -78,7 +78,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
     tables += parts_table(run, plan.trained(vision=spec.vision is not None))
     if any(w.stack for w in run.tape.weights()):
         tables.append(Table("imbalance", "if the router is uneven", IMBALANCE_COLUMNS, imbalances(run)))
-    busiest = max(ranks, key=lambda r: (r.offloaded, -r.rank))
+    busiest = max(ranks, key=lambda r: (r.offloaded + r.static.host, -r.rank))
     need = offload_need(run, busiest, hardware)
     if need:
         title = f"what offload asks of the host, rank {busiest.rank} (which offloads most)"

@@ -72,6 +72,7 @@ def rank_row(r: RankMemory) -> dict[str, Any]:
         "peak_bytes": r.peak,
         "peak_first_bytes": r.peak_first,
         "moments_bytes": r.static.late,
+        "optimizer_host_bytes": r.static.host,
         "live_chunks": r.live_chunks,
         "moment": r.moment,
     }

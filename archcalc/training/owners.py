@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from itertools import chain, cycle
 from typing import NamedTuple
 
@@ -29,6 +30,15 @@ class Load(NamedTuple):
     states: int = 0
     late: int = 0
     elements: int = 0
+
+    def staying(self, offload: Fraction) -> Load:
+        """What is left on the device where a share of the parameters, of all kinds alike, is the host's.
+
+        Megatron-LM takes whole parameters, or what a device's slice has of them, in their order until they are so many
+        elements (core/optimizer/cpu_offloading/hybrid_optimizer.py, _get_sub_optimizer_param_groups): up to one more.
+        """
+        left = 1 - offload
+        return Load(*(-(-n * left.numerator // left.denominator) for n in self))
 
 
 def fullest(

@@ -233,13 +233,15 @@ class Vision(Section):
 class Memory(Section):
     """What no formula gives: context, communicators and workspaces [a size], and the share of memory that
     fragments leave; and how weights' gradients reach their buffer: `gradient_accumulation_fusion` adds products
-    into it, `placeholder_grads` caches what autograd is handed instead."""
+    into it, `placeholder_grads` caches what autograd is handed instead. `optimizer_offload` is the share of the
+    parameters whose optimizer states are in host memory, where the step updates them."""
 
     fixed: Text
     allocator_efficiency: Annotated[float, Field(gt=0, le=1)]
     placeholder_grads: bool = True
     gradient_accumulation_fusion: bool = True
     compute_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
+    optimizer_offload: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @field_validator("fixed")
     @classmethod
@@ -256,6 +258,11 @@ class Memory(Section):
     def efficiency(self) -> Fraction:
         """`allocator_efficiency`, exact."""
         return Fraction(Decimal(str(self.allocator_efficiency)))
+
+    @property
+    def optimizer_share(self) -> Fraction:
+        """`optimizer_offload`, exact."""
+        return Fraction(Decimal(str(self.optimizer_offload)))
 
 
 class Plan(Section):

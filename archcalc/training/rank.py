@@ -66,7 +66,8 @@ def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) ->
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
     whole = fused_parameters(tape) if plan.precision.muon_layout == "whole" else None
-    fixed = static(weights, shards, owners, items, plan.precision.optimizer, whole=whole)
+    host = plan.memory.optimizer_share
+    fixed = static(weights, shards, owners, items, plan.precision.optimizer, whole=whole, offload=host)
     if plan.activations.kernels != "fused":
         return fixed, 0
     gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)

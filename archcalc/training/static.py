@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from heapq import heapify, heapreplace
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from archcalc.training.placement import Held
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Static:
     """What a rank holds whatever it runs [bytes]. `step` lives only while the optimizer runs; `late` is the part of
-    `optimizer` that its first step makes."""
+    `optimizer` that its first step makes; `host` is in host memory: states and, for the step, fp32 gradients."""
 
     params: int
     grads: int
@@ -28,6 +29,7 @@ class Static:
     step: int
     gathered: int
     late: int = 0
+    host: int = 0
 
 
 class Owners(NamedTuple):
@@ -46,6 +48,7 @@ def static(
     optimizer: str,
     *,
     whole: Fused | None = None,
+    offload: Fraction = Fraction(0),
 ) -> Static:
     """Weights, gradients, optimizer states and buffers of a rank that holds these weights [bytes].
 
@@ -55,9 +58,10 @@ def static(
         items: of a parameter and of its gradient [bytes].
         optimizer: by name.
         whole: which weights are one parameter, where parameters of all kinds go to devices whole; else None.
+        offload: share of the optimizer's parameters whose states are on the host, where they are stepped.
     """
     how, zero, (param_item, grad_item) = OPTIMIZERS[optimizer], owners.zero, items
-    params = grads = states = late = step = layer = copied = 0
+    params = grads = states = late = step = layer = copied = host = leaving = 0
     weights = [(w, n, local_elements(w, shards)) for w, n in held]
     for expert, devices in ((False, owners.dense), (True, owners.expert)):
         held_here = [(w, n, held_bytes(w, shards, param_item)) for w, n in held if bool(w.stack) == expert]
@@ -75,18 +79,33 @@ def static(
             )
         else:
             load = fullest(group, how, own, shards.ep, whole)
-        states += load.states
-        late += load.late
-        step = max(step, how.step * load.elements, _orthogonalizing(group, how))
-        copied += 4 * load.elements
+        here = load.staying(offload)
+        host += load.states - here.states + 4 * (load.elements - here.elements)
+        states += here.states
+        late += here.late
+        step = max(step, how.step * here.elements, _orthogonalizing(group, how) if offload < 1 else 0)
+        copied += 4 * here.elements
+        leaving = max(leaving, 4 * min(_largest(group, shards.ep), load.elements) if offload else 0)
         layer += 2 * _layers(held_here) + grad_item * _layers(group)
     buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.learnable)
     gathered = layer if zero >= 3 else 0
     if grad_item < 4 and not how.low_precision_grads:
-        step += copied
+        step += copied + leaving
     return Static(
-        params=params, grads=grads, optimizer=states, buffers=buffers, step=step, gathered=gathered, late=late
+        params=params,
+        grads=grads,
+        optimizer=states,
+        buffers=buffers,
+        step=step,
+        gathered=gathered,
+        late=late,
+        host=host,
     )
+
+
+def _largest(group: Iterable[tuple[Weight, int, int]], ep: int) -> int:
+    """Elements of the largest parameter: its gradient becomes fp32 on the device before it leaves for the host."""
+    return max((size // (w.stack[0].size // ep if w.stack else 1) for w, _, size in group), default=0)
 
 
 def _layers(group: Iterable[tuple[Weight, int, int]]) -> int:

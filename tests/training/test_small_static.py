@@ -62,6 +62,33 @@ def test_a_layout_of_muons_matrices_needs_muon() -> None:
     assert k2_plan(ADAMW).precision.muon_layout == "sliced"
 
 
+def test_an_optimizer_on_the_host_leaves_its_share_of_states_and_takes_gradients_for_its_step() -> None:
+    """AdamW, three quarters of 1304 parameters: 12 bytes of 326 stay, 8 of them moments; the host has 12 of 978 and
+    their fp32 gradients. Those in bf16 are copied to fp32 for the step: of 326 that stay, and on their way out one
+    parameter at a time, the largest being an end of the model."""
+    (rank,) = ranks(model(), ADAMW, "memory.optimizer_offload=0.75")
+    stay, leave = (LAYER + ENDS) // 4, (LAYER + ENDS) * 3 // 4
+    assert (rank.static.optimizer, rank.static.late) == (12 * stay, 8 * stay)
+    assert rank.static.host == (12 + 4) * leave
+    assert rank.static.step == 0
+    (copied,) = ranks(model(), ADAMW, "memory.optimizer_offload=0.75", "precision.grads=bf16")
+    assert copied.static.step == 4 * stay + 4 * 32 * 8
+    (sliced,) = ranks(model(), ADAMW, "memory.optimizer_offload=0.75", "precision.grads=bf16", "parallel.world=4")
+    assert sliced.static.step == 4 * 82 + 4 * 256  # 326 a device, of which 81.5 stay
+    (thin,) = ranks(model(), ADAMW, "memory.optimizer_offload=0.75", "precision.grads=bf16", "parallel.world=8")
+    assert thin.static.step == 4 * 41 + 4 * 163  # a device's slice is less than the largest parameter
+
+
+def test_an_optimizer_wholly_on_the_host_makes_no_moments_and_steps_nothing_on_the_device() -> None:
+    (rank,) = ranks(model("moe"), "memory.optimizer_offload=1.0")
+    assert (rank.static.optimizer, rank.static.late, rank.static.step) == (0, 0, 0)
+    assert rank.peak_first == rank.peak
+    (half,) = ranks(model("moe"), "memory.optimizer_offload=0.5")
+    (none,) = ranks(model("moe"))
+    assert none.static.host == 0
+    assert half.static.step == none.static.step == 8 * 96  # Newton-Schulz of the largest matrix, which may stay
+
+
 def test_a_vocabulary_is_padded_to_128_words_a_tensor_parallel_device() -> None:
     """Megatron-LM, --make-vocab-size-divisible-by: 33 words over two devices are 256, 128 on each."""
     (rank,) = ranks(model(vocab_size=33), "parallel.tp=2", "parallel.world=2")
