@@ -24,6 +24,7 @@ from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
+from archcalc.training.checkpoint import checkpoint_bytes
 from archcalc.training.images import Misfit, sight
 from archcalc.training.ledger import imbalances, ledger
 from archcalc.training.load import load_plan, placed
@@ -128,6 +129,7 @@ def train_quantities(run: Run, ranks: list[RankMemory]) -> dict[str, int | float
         "train.worst_rank": top.rank,
         "train.params_grads_bytes_unique": unique,
         "train.params_grads_bytes_resident": resident,
+        "train.checkpoint_bytes": checkpoint_bytes(run.tape.weights(), param, run.optimizer),
     }
 
 

@@ -116,6 +116,11 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."
         + (f" Ranks {equals} hold as much." if equals != str(top.rank) else "")
     )
+    busiest = max(ranks, key=lambda r: (r.checkpoint, -r.rank))
+    notes.append(
+        "A training checkpoint that all devices write together: the fullest, of rank"
+        f" {busiest.rank}, writes {format_bytes(busiest.checkpoint)}."
+    )
     if plan.parallel.zero == 2 and plan.parallel.pp > 1:
         notes.append(
             "warning: ZeRO-2 with pipeline stages needs a reduce-scatter a micro-batch; Megatron-LM does not do it."

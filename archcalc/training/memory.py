@@ -23,7 +23,8 @@ class RankMemory:
 
     `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `peak_first` the
     peak of the first iteration, which runs before the optimizer has made its moments and steps with them. `moments` are
-    the worst of each part of the step, in order; the peak is the largest of them.
+    the worst of each part of the step, in order; the peak is the largest of them. `checkpoint` is what
+    its fullest device writes of one.
     """
 
     rank: int
@@ -41,6 +42,7 @@ class RankMemory:
     moment: str
     chunk_memory: tuple[ChunkMemory, ...]
     moments: tuple[Moment, ...]
+    checkpoint: int
 
 
 def training_memory(run: Run) -> list[RankMemory]:
@@ -89,6 +91,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         moment=peak.text,
         chunk_memory=sizes,
         moments=tuple(moments),
+        checkpoint=own.checkpoint,
     )
 
 

@@ -1,9 +1,10 @@
-"""Muon's older layout: whole parameters dealt to devices of a data-parallel group, embedding and head among them."""
+"""Who owns what goes to one device whole, among those of a data-parallel group: by size back and forth, or greedily."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from heapq import heapify, heapreplace
 from itertools import chain, cycle
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ class Load(NamedTuple):
 def fullest(
     group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: int, ep: int, fused: Fused | None = None
 ) -> Load:
-    """The load of the device that owns most bytes of states.
+    """The load of the device that owns most bytes of states, in Muon's older layout: embedding and head go whole too.
 
     All parameters of a group, by number of elements from the fewest on, go to devices 0, 1, ..., n-1, n-1, ..., 0 and
     so on (Megatron-LM core/optimizer/layer_wise_optimizer.py, LayerWiseDistributedOptimizer.shard_params). Of equal
@@ -56,6 +57,23 @@ def fullest(
         turn = next(turns)
         loads[turn] = Load(*(a + b for a, b in zip(loads[turn], own, strict=True)))
         assert size == own.elements
+    return max(loads)
+
+
+def handed_out(matrices: Sequence[tuple[int, int]], devices: int) -> int:
+    """The most bytes on one of `devices` when (bytes, count) items go, largest first, to whichever holds
+    least."""
+    if devices == 1:
+        return sum(size * count for size, count in matrices)
+    loads = [0] * devices
+    heapify(loads)
+    for size, count in matrices:
+        whole, rest = divmod(count, devices)
+        if whole and loads.count(loads[0]) == devices:
+            loads = [load + whole * size for load in loads]
+            count = rest
+        for _ in range(count):
+            heapreplace(loads, loads[0] + size)
     return max(loads)
 
 

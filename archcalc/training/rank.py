@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Tape
+from archcalc.training.checkpoint import written_bytes, written_once
 from archcalc.training.owners import fused_parameters
 from archcalc.training.placement import Chunk, held_weights
 from archcalc.training.plan import Plan
@@ -28,6 +29,7 @@ class Rank:
             LinearWithGradAccumulationAndAsyncCommunication, takes it from core/utils.py, GlobalMemoryBuffer, in
             forward and backward, whatever gradients are cached) [bytes].
         messages: between stages, beside a forward and beside a backward [bytes].
+        checkpoint: what its fullest device writes of one [bytes].
     """
 
     chunks: tuple[Chunk, ...]
@@ -35,6 +37,7 @@ class Rank:
     static: Static
     cached: int
     messages: tuple[int, int]
+    checkpoint: int
 
 
 def ranks_of(
@@ -43,6 +46,12 @@ def ranks_of(
     """The ranks of a placement, in order; what several hold alike is worked out once."""
     message = local_bytes(next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None), shards)
     known = {held: _resting(tape, plan, held, shards) for held in dict.fromkeys(placed)}
+    weights = [held_weights(tape, held, decoupled=plan.vision.decoupled) for held in placed]
+    owners, (item, _) = owners_of(plan), plan.precision.item_bytes
+    written = [
+        written_bytes(own, known[held][0], shards, owners, item)
+        for own, held in zip(written_once(weights), placed, strict=True)
+    ]
     return tuple(
         Rank(
             chunks=held,
@@ -50,6 +59,7 @@ def ranks_of(
             static=known[held][0],
             cached=known[held][1],
             messages=messages(schedule, plan.pipeline, rank, message),
+            checkpoint=written[rank],
         )
         for rank, held in enumerate(placed)
     )
@@ -62,9 +72,9 @@ def _entry(schedule: Schedule, pipeline: Pipeline, rank: int) -> int | None:
 
 def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) -> tuple[Static, int]:
     """Static bytes of these chunks, and what kernels cache for them [bytes]."""
-    p, items = plan.parallel, plan.precision.item_bytes
+    items = plan.precision.item_bytes
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
-    owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
+    owners = owners_of(plan)
     whole = fused_parameters(tape) if plan.precision.muon_layout == "whole" else None
     host = plan.memory.optimizer_share
     fixed = static(weights, shards, owners, items, plan.precision.optimizer, whole=whole, offload=host)
@@ -73,6 +83,12 @@ def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) ->
     gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
     cached = items[0] * placeholders(tape, weights, shards) if _caches(plan) else 0
     return fixed, cached + gathered
+
+
+def owners_of(plan: Plan) -> Owners:
+    """Who shares weights, gradients and optimizer states."""
+    p = plan.parallel
+    return Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
 
 
 def _caches(plan: Plan) -> bool:

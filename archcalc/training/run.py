@@ -10,6 +10,7 @@ from archcalc.calc.activations import Savers
 from archcalc.calc.sharding import Shards
 from archcalc.files.storage import Storage
 from archcalc.tape import Tape
+from archcalc.training.optimizer import Optimizer, optimizer
 from archcalc.training.parts import trained_tape
 from archcalc.training.phases import TowerLoad
 from archcalc.training.placement import check_model, chunks
@@ -39,6 +40,7 @@ class Run:
         tower: what a decoupled vision tower has to do, where a sequence has pictures.
         devices: of one stage in one model replica.
         item_bytes: of a parameter and of its gradient [bytes].
+        optimizer: its states.
         weight_grads: how weights' gradients reach the accumulation buffer.
         fixed: what no formula gives [bytes].
         efficiency: share of the memory that the allocator can use.
@@ -56,6 +58,7 @@ class Run:
     tower: TowerLoad | None
     devices: int
     item_bytes: tuple[int, int]
+    optimizer: Optimizer
     weight_grads: WeightGrads
     fixed: int
     efficiency: Fraction
@@ -120,6 +123,7 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
         tower=tower,
         devices=plan.parallel.replica // plan.parallel.pp,
         item_bytes=plan.precision.item_bytes,
+        optimizer=optimizer(plan.precision.optimizer),
         weight_grads=weight_grads_of(plan),
         fixed=plan.memory.fixed_bytes,
         efficiency=plan.memory.efficiency,

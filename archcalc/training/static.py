@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from heapq import heapify, heapreplace
 from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_elements, local_features
 from archcalc.tape import Storage, Tape, Weight
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.optimizer import OPTIMIZERS, Optimizer, orthogonalized
-from archcalc.training.owners import Fused, Load, fullest
+from archcalc.training.owners import Fused, Load, fullest, handed_out
 from archcalc.training.packed import held_bytes
 from archcalc.training.placement import Held
 
@@ -20,7 +19,8 @@ from archcalc.training.placement import Held
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Static:
     """What a rank holds whatever it runs [bytes]. `step` lives only while the optimizer runs; `late` is the part of
-    `optimizer` that its first step makes; `host` is in host memory: states and, for the step, fp32 gradients."""
+    `optimizer` that its first step makes; `host` is in host memory: states and, for the step, fp32 gradients;
+    `states` are all that the device writes into a checkpoint, wherever they are."""
 
     params: int
     grads: int
@@ -30,6 +30,7 @@ class Static:
     gathered: int
     late: int = 0
     host: int = 0
+    states: int = 0
 
 
 class Owners(NamedTuple):
@@ -61,7 +62,7 @@ def static(
         offload: share of the optimizer's parameters whose states are on the host, where they are stepped.
     """
     how, zero, (param_item, grad_item) = OPTIMIZERS[optimizer], owners.zero, items
-    params = grads = states = late = step = layer = copied = host = leaving = 0
+    params = grads = states = late = step = layer = copied = host = leaving = saved = 0
     weights = [(w, n, local_elements(w, shards)) for w, n in held]
     for expert, devices in ((False, owners.dense), (True, owners.expert)):
         held_here = [(w, n, held_bytes(w, shards, param_item)) for w, n in held if bool(w.stack) == expert]
@@ -81,6 +82,7 @@ def static(
             load = fullest(group, how, own, shards.ep, whole)
         here = load.staying(offload)
         host += load.states - here.states + 4 * (load.elements - here.elements)
+        saved += _shared(load.states, 1 if zero >= 1 else devices)
         states += here.states
         late += here.late
         step = max(step, how.step * here.elements, _orthogonalizing(group, how) if offload < 1 else 0)
@@ -100,6 +102,7 @@ def static(
         gathered=gathered,
         late=late,
         host=host,
+        states=saved,
     )
 
 
@@ -133,24 +136,7 @@ def _states(
             matrices.append((size_of(w) * (size // stack), n * stack))
         else:
             flat += size_of(w) * n * size
-    return _shared(flat, devices) + _fullest(sorted(matrices, reverse=True), devices)
-
-
-def _fullest(matrices: Sequence[tuple[int, int]], devices: int) -> int:
-    """The most bytes on one of `devices` when (bytes, count) items go, largest first, to whichever holds
-    least."""
-    if devices == 1:
-        return sum(size * count for size, count in matrices)
-    loads = [0] * devices
-    heapify(loads)
-    for size, count in matrices:
-        whole, rest = divmod(count, devices)
-        if whole and loads.count(loads[0]) == devices:
-            loads = [load + whole * size for load in loads]
-            count = rest
-        for _ in range(count):
-            heapreplace(loads, loads[0] + size)
-    return max(loads)
+    return _shared(flat, devices) + handed_out(sorted(matrices, reverse=True), devices)
 
 
 def _orthogonalizing(group: Sequence[tuple[Weight, int, int]], how: Optimizer) -> int:
