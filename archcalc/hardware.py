@@ -14,6 +14,7 @@ from archcalc.files.yaml_loader import read
 from archcalc.section import Memory, Section, Size
 
 FOLDER = "hardware"
+Architecture = Literal["volta", "turing", "ampere", "ada", "hopper", "blackwell", "cdna3", "cdna4"]
 PeakDtype = Literal["bfloat16", "float16", "float8", "float4", "int8", "tfloat32", "float32"]
 
 _MEMORY_HINT = "write what programs see, such as memory_visible_bytes: 94.97GiB, or what is sold: memory_bytes: 96GB"
@@ -39,6 +40,7 @@ class Hardware(Section):
 
     Attributes:
         title: as reports print it; `name` where it is left out.
+        architecture: of the device, where a training stack's workspaces differ by it.
         memory_bytes: memory as sold, in decimal gigabytes [bytes], or text with a unit such as 96GB.
         memory_visible_bytes: what a program is told that it has; engines take a share of this [bytes], or text with a
             unit such as 94.97GiB. `memory_bytes` where it is left out.
@@ -57,6 +59,7 @@ class Hardware(Section):
     kind: Literal["hardware"]
     name: Text
     title: Text = Field(default_factory=str)
+    architecture: Architecture | None = None
     sources: dict[str, Text] = Field(default_factory=dict)
     memory_bytes: Memory | None = None
     memory_visible_bytes: Memory = Field(default_factory=int)

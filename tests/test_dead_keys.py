@@ -29,11 +29,12 @@ from archcalc.hardware import Hardware
 from archcalc.section import Section
 from archcalc.serving.engine import Engine
 from archcalc.training.plan import Plan
+from archcalc.training.stack import Stack
 from tests.reference import tiny
 from tests.support import Ran, dumped, run
 from tests.towers import small
 
-KINDS: dict[str, type[Section]] = {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine}
+KINDS: dict[str, type[Section]] = {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine, "stack": Stack}
 
 # ------------------------------------------------------------------------------------------------ files that set keys
 
@@ -341,6 +342,8 @@ PIPELINED: dict[str, Any] = {
         "recompute": ["layernorm", "moe_down_proj"],
         "fp8": ["swiglu_input"],
         "offload": "all",
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
         "moe_imbalance": 1.0,
         "cross_entropy": "fused",
     },
@@ -360,6 +363,7 @@ INTERLEAVED = PIPELINED | {
     "schedule": {"kind": "interleaved-1f1b", "extra_warmup": 1, "group": 2},
     "memory": PIPELINED["memory"] | {"optimizer_offload": 0.5},
 }
+ROUTED = PIPELINED | {"activations": PIPELINED["activations"] | {"moe_imbalance": {"typical": 1.1, "worst": 1.5}}}
 DIVIDED = PIPELINED | {
     "hardware": "h100",
     "parallel": PIPELINED["parallel"]
@@ -368,6 +372,21 @@ DIVIDED = PIPELINED | {
     "precision": {"params": "bf16", "grads": "bf16", "optimizer": "adamw"},
     "activations": PIPELINED["activations"] | {"kernels": "eager", "offload": "none", "recompute": [], "fp8": []},
 }
+
+UNFUSED = PIPELINED | {
+    "parallel": PIPELINED["parallel"] | {"ep": 1},
+    "precision": PIPELINED["precision"] | {"optimizer": "adamw"},
+    "activations": PIPELINED["activations"]
+    | {
+        "core": "unfused",
+        "rope": "unfused",
+        "hidden_dropout": 0.1,
+        "attention_dropout": 0.1,
+        "offload": "none",
+        "recompute": [],
+    },
+}
+"""What is written out is kept."""
 
 PICTURED = PIPELINED | {
     "batch": PIPELINED["batch"]
@@ -429,8 +448,10 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
     },
     "plan": {
         "pipelined": (PIPELINED, ("train latent.yaml --plan {}", "plot train latent.yaml --plan {}")),
+        "routed": (ROUTED, ("train latent.yaml --plan {}",)),
         "interleaved": (INTERLEAVED, ("train grouped.yaml --plan {}",)),
         "divided": (DIVIDED, ("train grouped.yaml --plan {}",)),
+        "unfused": (UNFUSED, ("train grouped.yaml --plan {}",)),
         **{
             name: (plan, ("train latent.yaml --plan {}",))
             for name, plan in (("pictured", PICTURED), ("filmed", FILMED), ("mixed", MIXED), ("mixed-too", MIXED_TOO))
@@ -442,9 +463,19 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
             (
                 "serve k25 --gpu {} --gpus 16 --offload-experts host",
                 "train latent.yaml --plan pipelined.yaml --set hardware={}",
+                "train latent.yaml --plan pipelined.yaml --set hardware={} --set stack=megatron-2025",
             ),
         ),
         "l40s": (bundled("hardware", "l40s"), ("serve llama-3.1-70b --gpu {} --gpus 8",)),
+    },
+    "stack": {
+        "megatron": (
+            bundled("stacks", "megatron-2025"),
+            (
+                "train latent.yaml --plan pipelined.yaml --set stack={}",
+                "train latent.yaml --plan pipelined.yaml --set stack={} --set hardware=a100",
+            ),
+        ),
     },
     "engine": {
         "vllm": (

@@ -55,8 +55,9 @@ def saved_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
 
     Kept is what operations outside active regions save, and every outside input of an active region; less
     what was produced inside one (always if it discards its output, else unless an operation outside saves
-    it). A segment that no gradient passes keeps nothing, whatever its savers. Context parallelism by all-to-all
-    keeps attention's output twice: by heads for attention, by tokens for the projection after it (TransformerEngine).
+    it). An input that is a view keeps all of its storage. A segment that no gradient passes keeps nothing, whatever its
+    savers. Context parallelism by all-to-all keeps attention's output twice: by heads for attention, by tokens for the
+    projection after it (TransformerEngine).
     """
     if not segment.learns:
         return []
@@ -113,6 +114,9 @@ def _kept(ops: Sequence[Op], savers: Savers) -> Kept:
         if regions:
             for storage in op.inputs:
                 keep(storage, op, False, storage is operand)
+            if "fused" in savers.variants and not any(region.discards_output for region in regions):
+                for storage in op.bases:
+                    keep(storage, op, False, False)
         else:
             for save in op.saves:
                 if savers.variants.issuperset(save.when):

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from operator import attrgetter
 from types import MappingProxyType
+from typing import NamedTuple
 
 from archcalc.calc.sharding import TP_AXES, Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
 from archcalc.tape.op import Variant
+
+
+class Alive(NamedTuple):
+    """What is alive at a moment of a segment's run, by what it is [bytes].
+
+    Attributes:
+        kept: of the tensors that were kept for backward, those not used up.
+        results: of a forward, results that nobody keeps.
+        gradients: of a backward, gradients of its tensors.
+        exchanged: on its way between devices, and what a kernel takes.
+    """
+
+    kept: int = 0
+    results: int = 0
+    gradients: int = 0
+    exchanged: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it [bytes]."""
+        return sum(self)
+
+
+_TOTAL = attrgetter("total")
 
 
 def backward_peak(
@@ -19,7 +45,20 @@ def backward_peak(
     beside: Mapping[int, int] = MappingProxyType({}),
     after: Mapping[int, tuple[int, int]] = MappingProxyType({}),
 ) -> int:
-    """The most bytes alive at once while one copy of a segment runs backward [bytes].
+    """The most bytes alive at once while one copy of a segment runs backward: `backward_alive` in all [bytes]."""
+    return backward_alive(segment, shards, kept, variants, beside=beside, after=after).total
+
+
+def backward_alive(
+    segment: Segment,
+    shards: Shards,
+    kept: Mapping[Storage, int],
+    variants: Set[Variant] = frozenset(),
+    *,
+    beside: Mapping[int, int] = MappingProxyType({}),
+    after: Mapping[int, tuple[int, int]] = MappingProxyType({}),
+) -> Alive:
+    """What is alive at the worst moment of one copy of a segment's backward [bytes].
 
     Alive are the `kept` tensors (their sizes), each until the first operation of the forward that keeps it
     has run backward, and gradients: that of a storage lives from the last operation that used it to the one
@@ -42,14 +81,14 @@ def backward_peak(
         freed[first.get(storage, 0)] += size
     grads = _Gradients(shards, variants, segment.ungraded)
     held = sum(kept.values())
-    peak = held
+    peak = Alive(kept=held)
     for i in reversed(range(len(segment.ops))):
         op = segment.ops[i]
         if not op.outputs or op.outputs[0] not in segment.ungraded:
-            flowing = grads.through(op)
-            peak = max(peak, held + flowing + backward_exchange(op, shards) + beside.get(i, 0))
+            flowing, more = grads.through(op), backward_exchange(op, shards) + beside.get(i, 0)
             empty, first_of_gemm = after.get(i, (0, i))
-            peak = max(peak, held - freed[first_of_gemm] + flowing + empty)
+            ended = Alive(kept=held - freed[first_of_gemm], gradients=flowing, exchanged=empty)
+            peak = max(peak, Alive(kept=held, gradients=flowing, exchanged=more), ended, key=_TOTAL)
         if op.outputs and maker[op.outputs[0]] == i:
             grads.drop(op.outputs[0])
         held -= freed[i]
@@ -114,6 +153,19 @@ def forward_peak(
     entry: bool = False,
     beside: Callable[[Op], int] = lambda op: 0,
 ) -> int:
+    """The most bytes alive at once while one copy of a segment runs forward: `forward_alive` in all [bytes]."""
+    return forward_alive(segment, shards, kept, variants=variants, entry=entry, beside=beside).total
+
+
+def forward_alive(
+    segment: Segment,
+    shards: Shards,
+    kept: Set[Storage],
+    *,
+    variants: Set[Variant] = frozenset(),
+    entry: bool = False,
+    beside: Callable[[Op], int] = lambda op: 0,
+) -> Alive:
     """The most bytes of results that nobody keeps alive at once while one copy of a segment runs forward
     [bytes].
 
@@ -127,13 +179,13 @@ def forward_peak(
         alive[segment.entry] = local_bytes(segment.entry, shards)
         last.setdefault(segment.entry, 0)
     left = sum(local_bytes(storage, shards) for storage in segment.beside) if entry else 0
-    peak = 0
+    peak = Alive()
     for i, op in enumerate(segment.ops):
         for storage in op.outputs[:1]:
             if storage in last and storage not in kept and storage not in alive:
                 alive[storage] = local_bytes(storage, shards)
         more = forward_exchange(op, shards) + working(op, shards, variants, backward=False, kept=kept) + beside(op)
-        peak = max(peak, left + sum(alive.values()) + more)
+        peak = max(peak, Alive(results=left + sum(alive.values()), exchanged=more), key=_TOTAL)
         for storage in [s for s in alive if last[s] <= i]:
             del alive[storage]
     return peak

@@ -40,6 +40,7 @@ class Shards:
         uneven_experts: where `ep` does not divide the experts, some devices hold one more.
         tower: devices that divide a vision tower.
         vocab_multiple: what a vocabulary that `tp` does not divide is padded to a multiple of; 0: it may not be padded.
+        vocab_always: whether it is padded to that where `tp` divides it too.
         imbalance: routed rows of this device over the mean of its group.
         ulysses: context parallelism exchanges heads for tokens around attention (all-to-all), rather than
             passing keys and values around a ring.
@@ -54,6 +55,7 @@ class Shards:
     uneven_experts: bool = False
     tower: int = 1
     vocab_multiple: int = 0
+    vocab_always: bool = False
     imbalance: Fraction = Fraction(1)
     ulysses: bool = False
 
@@ -76,7 +78,7 @@ class Shards:
 def padded(d: Dim, shards: Shards) -> int:
     """A dim with what is added so that it divides: a vocabulary's rows, else nothing [elements]."""
     parts = shards.way(d.axis)[1]
-    if d.axis != "vocab" or not shards.vocab_multiple or d.size % parts == 0:
+    if d.axis != "vocab" or not shards.vocab_multiple or (d.size % parts == 0 and not shards.vocab_always):
         return d.size
     multiple = lcm(shards.vocab_multiple, parts)
     return -(-d.size // multiple) * multiple
@@ -86,7 +88,7 @@ def local_size(d: Dim, shards: Shards) -> int:
     """A feature dim on the fullest device; key-value heads are replicated past their number. Raises Indivisible."""
     option, parts = shards.way(d.axis)
     if parts == 1:
-        return d.size
+        return padded(d, shards)
     if d.axis == "kv_heads" and parts > d.size and parts % d.size == 0:
         return 1
     if d.axis == "experts" and shards.uneven_experts:

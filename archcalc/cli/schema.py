@@ -10,10 +10,12 @@ import typer
 
 
 def command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="spec, plan, hardware, engine or books.")] = "spec",
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="spec, plan, hardware, engine, stack or books.")] = "spec",
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file.")] = None,
 ) -> None:
     """Print the JSON Schema of a file kind, as editors use it."""
+    from pydantic import BaseModel
+
     from archcalc.cli.output import write_file
     from archcalc.documents.books_file import Books
     from archcalc.files.model import Spec
@@ -21,8 +23,17 @@ def command(
     from archcalc.hardware import Hardware
     from archcalc.serving.engine import Engine
     from archcalc.training.plan import Plan
+    from archcalc.training.stack import Stack
 
-    text = schema_text(kind, {"spec": Spec, "plan": Plan, "hardware": Hardware, "engine": Engine, "books": Books})
+    known: dict[str, type[BaseModel]] = {
+        "spec": Spec,
+        "plan": Plan,
+        "hardware": Hardware,
+        "engine": Engine,
+        "stack": Stack,
+        "books": Books,
+    }
+    text = schema_text(kind, known)
     if output is None or output == Path("-"):
         sys.stdout.write(text)
     else:

@@ -31,7 +31,7 @@ def command(
     from archcalc.errors import CheckFailed
     from archcalc.hf.spec import load_spec
 
-    report = train(load_spec(spec), plan=plan, set=override or (), rank=rank)
+    report = train(load_spec(spec), plan=plan, set=override or (), rank=rank, explain=explain)
     emit(report, format_name, output, units)
     if check and not report.quantities["train.fits"]:
         raise CheckFailed(report.title)

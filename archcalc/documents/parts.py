@@ -95,6 +95,11 @@ def parts_assumed(run: Run, train: Train) -> list[str]:
     """What adapters and a quantized base rest on."""
     kinds = {how.kind for how in train.ways.values()}
     lines = list(ASSUMED) if kinds & {"lora", "qlora"} else []
+    if any(w.stack and w.rests and train.ways[part_of(w)].adapted for w in run.tape.weights()):
+        lines.append(
+            "each expert has adapters of its own; Megatron-Bridge shares one among a device's experts unless"
+            " share_expert_adapters is false"
+        )
     if any(w.packed == NF4.stored for w in run.tape.weights()):
         lines.append(
             "a matrix with an adapter is held in NF4 with double quantization, blocks of 64 and 256 (bitsandbytes)"

@@ -161,7 +161,9 @@ QUANTITIES: dict[str, Quantity] = {
         "bytes", "activations", "Saved for backward on the worst rank at its worst moment."
     ),
     "train.transient_bytes": Quantity("bytes", "transient", "What lives only while the worst moment's operation runs."),
-    "train.fixed_bytes": Quantity("bytes", "fixed", "The plan's fixed memory and cached placeholder gradients."),
+    "train.fixed_bytes": Quantity(
+        "bytes", "fixed", "The plan's fixed memory, what kernels cache, the stack's workspaces."
+    ),
     "train.offloaded_bytes": Quantity("bytes", "on the host", "The most that the worst rank keeps in host memory."),
     "train.live_chunks": Quantity("int", "chunks alive", "The most chunks alive at once on the worst rank."),
     "train.peak_bytes": Quantity("bytes", "peak", "The worst rank at its worst moment, the allocator's efficiency in."),

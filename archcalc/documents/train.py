@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from archcalc.documents.document import Report, Table
 from archcalc.documents.parts import parts_assumed, parts_table
+from archcalc.documents.train_explain import checked_term, explained
 from archcalc.documents.train_notes import assumed, notes_of, set_notes, title_of, unlisted
 from archcalc.documents.train_tables import (
     COLUMNS,
@@ -33,6 +34,7 @@ from archcalc.training.offload import offload_need
 from archcalc.training.packed import whole_bytes
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run, compiled
+from archcalc.training.stack import settled, stack_lines
 
 
 def training_tape(spec: Spec, plan: Plan) -> Tape:
@@ -45,26 +47,43 @@ def run_of(spec: Spec, plan: Plan) -> Run:
     return compiled(training_tape(spec, plan), plan, spec.storage, tower_of(spec, plan))
 
 
-def train(spec: Spec, *, plan: str, set: Sequence[str] = (), rank: int | None = None) -> Report:
+def train(
+    spec: Spec, *, plan: str, set: Sequence[str] = (), rank: int | None = None, explain: str | None = None
+) -> Report:
     """The `train` command: `plan` is a file or a bundled name, `set` overrides its fields. Raises InputError."""
     overrides = tuple(set)
     try:
-        return train_report(spec, load_plan(plan, overrides), rank=rank, overrides=overrides)
+        return train_report(spec, load_plan(plan, overrides), rank=rank, overrides=overrides, explain=explain)
     except Misfit as error:
         raise placed(error, plan, overrides) from None
 
 
-def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: tuple[str, ...] = ()) -> Report:
-    """Training memory of a plan. `rank` picks the rank whose terms are listed; the worst by default.
+def train_report(
+    spec: Spec,
+    plan: Plan,
+    *,
+    rank: int | None = None,
+    overrides: tuple[str, ...] = (),
+    explain: str | None = None,
+) -> Report:
+    """Training memory of a plan. `rank` picks the rank whose terms are listed; the worst by default. `explain` unfolds
+    one of them instead.
 
     Raises:
-        InputError: model and plan don't fit each other.
+        InputError: model and plan don't fit each other, or no such rank or term.
     """
+    term = None if explain is None else checked_term(explain)
     run = run_of(spec, plan)
     ranks = training_memory(run)
     top = worst(ranks)
+    filled, stack = settled(plan)
     shown = top if rank is None else ranks[_checked(rank, len(ranks))]
     hardware = load_hardware(plan.hardware)
+    inputs = {"spec": spec.name, "plan": plan.name, "set": list(overrides), "rank": rank}
+    found = train_quantities(run, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes}
+    title = title_of(spec, plan, top, hardware)
+    if term is not None:
+        return explained(title, run, shown, term, found, inputs)
     tables = [
         Table("terms", f"rank {shown.rank} at its worst moment: {shown.moment}", TERM_COLUMNS, terms(shown)),
         Table(
@@ -82,18 +101,20 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
     busiest = max(ranks, key=lambda r: (r.offloaded + r.static.host, -r.rank))
     need = offload_need(run, busiest, hardware)
     if need:
-        title = f"what offload asks of the host, rank {busiest.rank} (which offloads most)"
-        tables.append(Table("offload", title, OFFLOAD_COLUMNS, need))
+        asks = f"what offload asks of the host, rank {busiest.rank} (which offloads most)"
+        tables.append(Table("offload", asks, OFFLOAD_COLUMNS, need))
     return Report(
         command="train",
-        title=title_of(spec, plan, top, hardware),
-        inputs={"spec": spec.name, "plan": plan.name, "set": list(overrides), "rank": rank},
-        quantities=train_quantities(run, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes},
+        title=title,
+        inputs=inputs,
+        quantities=found,
         rows=Table("rows", "every pipeline rank at its worst moment", COLUMNS, [rank_row(r) for r in ranks]),
         tables=tables,
         assumptions=[
             *assumed(plan),
-            *unlisted(plan),
+            *stack_lines(plan, stack, hardware),
+            *(f"activations.moe_imbalance = real: {line}" for line in run.routing.sources),
+            *unlisted(filled),
             *vision_assumed(spec, plan),
             *run.tape.assumed,
             *parts_assumed(run, plan.trained(vision=spec.vision is not None)),
@@ -108,7 +129,7 @@ def train_report(spec: Spec, plan: Plan, *, rank: int | None = None, overrides: 
             " many logs print exactly that.",
             "transient: gradients, recomputed tensors and routed copies of the running layer, logits, messages between"
             " stages.",
-            "fixed: the plan's memory.fixed and what fused kernels cache for the whole run.",
+            "fixed: the plan's memory.fixed, what fused kernels cache for the whole run, and its stack's workspaces.",
             *vision_conventions(plan),
         ),
         notes=[*set_notes(overrides), *notes_of(spec, plan, run, ranks, hardware.memory_visible_bytes)],

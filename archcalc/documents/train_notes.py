@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from archcalc.calc.sharding import paddings
@@ -14,7 +15,7 @@ from archcalc.files.model import Spec
 from archcalc.hardware import Hardware
 from archcalc.tape import Tape
 from archcalc.tape.indices import ranges
-from archcalc.training.memory import RankMemory, worst
+from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run
 from archcalc.units import format_bytes, format_count
@@ -70,6 +71,23 @@ def _uncounted(run: Run) -> list[str]:
     return notes
 
 
+def _routed(run: Run, top: RankMemory) -> list[str]:
+    """How far the peak follows from what is assumed of the router."""
+    if run.shards.ep == 1 or not any(w.stack for w in run.tape.weights()):
+        return []
+    typical, worse = run.routing.typical, run.routing.worst
+    if worse == 1:
+        return ["Routing is counted as uniform: a lower bound of the routing term; the table `imbalance` has others."]
+    low, high = (worst(training_memory(run.routed(factor))).peak for factor in (Fraction(1), worse))
+    counted = (
+        f"{format_bytes(top.peak)} where the busiest device gets {float(typical):g} times the mean of the routed rows"
+    )
+    return [
+        f"The peak is {counted}; {format_bytes(low)} under uniform routing, a lower bound of the routing term, and"
+        f" {format_bytes(high)} at {float(worse):g} times, the worst."
+    ]
+
+
 def assumed(plan: Plan) -> list[str]:
     """Fields that the plan itself says no source gives, with their values."""
     lines = []
@@ -93,7 +111,8 @@ def unlisted(plan: Plan) -> list[str]:
         for key in type(block).model_fields:
             path = f"{section}.{key}"
             if key not in block.model_fields_set and path not in plan.assumed and key != "group":
-                value = plan.activations.loss if key == "cross_entropy" else getattr(block, key)
+                resolved = {"cross_entropy": plan.activations.loss, "extra_warmup": plan.schedule.longer_by}
+                value = resolved.get(key, getattr(block, key))
                 left.append(f"{path} = {value} (default{ELSEWHERE.get(path, '')})")
     return left
 
@@ -109,6 +128,7 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
         *parts_notes(run, plan.trained(vision=spec.vision is not None)),
         *run_padding(run),
         *_uncounted(run),
+        *_routed(run, top),
         *mtp_notes(run.tape),
     ]
     notes.append(

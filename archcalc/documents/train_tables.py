@@ -67,7 +67,7 @@ def rank_row(r: RankMemory) -> dict[str, Any]:
         "buffers_bytes": r.static.buffers,
         "activation_bytes": r.activation,
         "transient_bytes": r.transient,
-        "fixed_bytes": r.fixed + r.cached,
+        "fixed_bytes": r.fixed + r.cached + r.workspaces,
         "offloaded_bytes": r.offloaded,
         "peak_bytes": r.peak,
         "peak_first_bytes": r.peak_first,
@@ -95,6 +95,7 @@ def terms(r: RankMemory) -> list[dict[str, Any]]:
             r.cached,
             "a placeholder gradient of each weight shape; the head's gathered input under SP",
         ),
+        ("workspaces", r.workspaces, "of libraries, as the plan's stack says"),
         ("fragmentation", r.peak - r.total, "what the allocator can't use: memory.allocator_efficiency"),
     ]
     return [{"path": name, "term": name, "bytes": n, "what": what} for name, n, what in rows]

@@ -20,10 +20,10 @@ from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, problems_
 
 Model = TypeVar("Model", bound=BaseModel)
 
-KINDS = ("spec", "plan", "hardware", "engine", "books")
+KINDS = ("spec", "plan", "hardware", "engine", "stack", "books")
 """What a file of ours can say that it is."""
 
-NOUNS = {"": "spec", "plans": "plan", "hardware": "GPU", "engines": "engine"}
+NOUNS = {"": "spec", "plans": "plan", "hardware": "GPU", "engines": "engine", "stacks": "stack"}
 """What people call a bundled file, by the folder that it stands in."""
 
 _ON_THE_HUB = r"(?i)(https?://(?:huggingface\.co|hf\.co)/)?([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(/.*)?"
@@ -39,7 +39,7 @@ def bundled_dir() -> Path:
 
 
 def bundled_names(kind: str = "") -> list[str]:
-    """Names of the bundled specs, or of the files of a `kind` folder (`plans`, `hardware`, `engines`)."""
+    """Names of the bundled specs, or of the files of a `kind` folder (`plans`, `hardware`, `engines`, `stacks`)."""
     return sorted(path.stem for path in (bundled_dir() / kind).glob("*.yaml"))
 
 

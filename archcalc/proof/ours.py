@@ -45,11 +45,14 @@ class Setting(NamedTuple):
     fp8: tuple[str, ...] = ()
     core: str = "flash"
     dropout: tuple[float, float] = (0.0, 0.0)
+    deterministic: bool = False
+    rope: str = "fused"
 
     @property
     def plain(self) -> bool:
         """Whether nothing is recomputed, compressed or unfused: no such option reaches a vision tower."""
-        return self.router_probs == "out" and self.core == "flash" and not (self.recompute or self.fp8 or self.drops)
+        special = self.core != "flash" or self.rope != "fused" or self.recompute or self.fp8 or self.drops
+        return self.router_probs == "out" and not special
 
     @property
     def drops(self) -> tuple[str, ...]:
@@ -59,7 +62,9 @@ class Setting(NamedTuple):
 
     def __str__(self) -> str:
         pieces = [self.kernels, *([self.core] if self.core != "flash" else []), f"probs@{self.router_probs}"]
-        return " ".join([*pieces, *(f"+{name}" for name in (*self.recompute, *self.fp8, *self.drops))])
+        more = ("deterministic",) if self.deterministic else ()
+        pieces += ["rope-unfused"] if self.rope != "fused" else []
+        return " ".join([*pieces, *(f"+{name}" for name in (*self.recompute, *self.fp8, *self.drops, *more))])
 
 
 K2 = ("layernorm", "swiglu", "mla_up_proj", "moe_down_proj")
@@ -76,12 +81,14 @@ SETTINGS = (
     Setting("fused", "act", ("core_attn",), core="unfused"),
     Setting("fused", "act", core="unfused"),
     *(Setting(kernels, "out", core="unfused", dropout=(0.1, 0.1)) for kernels in ("fused", "eager")),
-    Setting("fused", "act", dropout=(0.1, 0.1)),
+    Setting("fused", "act", core="flash-attn", dropout=(0.1, 0.1), deterministic=True),
     Setting("fused", "act", ("core_attn",), core="unfused", dropout=(0.0, 0.1)),
     Setting("fused", "act", ("full",), core="unfused", dropout=(0.1, 0.1)),
+    *(Setting("fused", "act", recompute, rope="unfused") for recompute in ((), ("mla_up_proj", "core_attn"))),
 )
 """Eager and fused kernels, both places of the router's probabilities, every recompute option, K2's own mix, and
-unfused attention, plain and recomputed, in both precisions; dropout on both cores, and recomputed."""
+unfused attention, plain and recomputed, in both precisions; dropout on both cores, and recomputed;
+rotation without a kernel."""
 
 
 def images_of(spec: Spec) -> tuple[tuple[int, int], ...]:
@@ -180,6 +187,8 @@ def activations(spec: Spec) -> Sides:
             cross_entropy=setting.kernels,
             hidden_dropout=setting.dropout[0],
             attention_dropout=setting.dropout[1],
+            deterministic=setting.deterministic,
+            rope=setting.rope,
         )
         for segment in (*backbone, *(tower if setting.plain else ())):
             kept = saved_bytes(segment, Shards(), how)

@@ -98,6 +98,8 @@ def activations(plain: Plain, model: Any) -> Sides:
             fp8=frozenset(setting.fp8),
             hidden_dropout=setting.dropout[0],
             attention_dropout=setting.dropout[1],
+            deterministic=setting.deterministic,
+            rope=setting.rope,
         )
         side |= single(kept.items(), str(setting))
     return {"activations": side}

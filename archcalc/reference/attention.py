@@ -92,25 +92,37 @@ class AttentionCore(Product):
         causal: whether a query sees no later row.
         window: rows that a query sees, its own the last, or None for all.
         most: rows that are picked for a query, or None where nothing picks.
+        copies: whether it puts q, k and v into tensors of their own first, but where they are equal views of one
+            (TransformerEngine, attention/dot_product_attention/utils.py, `get_qkv_layout`, where no layout that it
+            knows holds them): inside, so that a checkpoint of it keeps the views.
 
     Attributes:
         limit: most keys that a query is multiplied with, or None for all.
     """
 
     def __init__(
-        self, make: Factory, *, causal: bool = True, window: int | None = None, most: int | None = None
+        self,
+        make: Factory,
+        *,
+        causal: bool = True,
+        window: int | None = None,
+        most: int | None = None,
+        copies: bool = False,
     ) -> None:
         super().__init__()
         options = make.options
         in_16_bit = options.core == "unfused" and options.kernels == "fused"
         self.core, self.recompute = written if in_16_bit else CORES[options.core], make.recomputes("core_attn")
         self.dropout = options.attention_dropout
+        self.copies = copies
         self.view, self.limit = View(causal=causal, window=window), window if most is None else most
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, picked: Tensor | None = None) -> Tensor:
         """q [B,N,H,D], k [B,M,G,D], v [B,M,G,Dv], picked [B,N,K] int32 -> [B,N,H,Dv]."""
 
         def core(q: Tensor, k: Tensor, v: Tensor, *picks: Tensor) -> Tensor:
+            if self.copies and (k.shape[2] != q.shape[2] or len({t.untyped_storage()._cdata for t in (q, k, v)}) > 1):
+                q, k, v = (tensor.contiguous() for tensor in (q, k, v))
             return self.core(q, k, v, scale, self.view, picks[0] if picks else None, self.dropout)
 
         return checkpointed(self.recompute, core, q, k, v, *(() if picked is None else (picked,)))

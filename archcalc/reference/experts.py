@@ -17,6 +17,7 @@ from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
 from archcalc.reference.flopcount import Product
 from archcalc.reference.kernels import fp8
+from archcalc.reference.kernels.eager import Eager
 from archcalc.reference.kernels.recompute import Region
 from archcalc.reference.mlp import Inner
 
@@ -150,7 +151,8 @@ class Experts(nn.Module):
         last = result = down(inner(*ups, *([probs] if inside else [])), *([probs] if scaled else []))
         if not inside:
             last = result = (result * probs[:, None]).to(rows.dtype)
-        combined = self.kernels.unpermute(result, token, tokens)
+        add_up = partial(Eager.unpermute, self.kernels) if self.options.deterministic else self.kernels.unpermute
+        combined = add_up(result, token, tokens)
         if inside and down.active:
             last = combined
         # Hooks run in the order they are set, and down is recomputed from inner's output: inner comes first.

@@ -12,7 +12,7 @@ from archcalc.reference.factory import Factory
 from archcalc.reference.fields import Section
 from archcalc.reference.norm_kinds import NormKind
 from archcalc.reference.norms import Norm
-from archcalc.reference.rope import Angles, Rope, own_rope, rope_of, rotate_first
+from archcalc.reference.rope import Angles, Rope, own_rope, rope_of, rotate_first, rotate_unfused
 
 GATES = ("elementwise", "per_head")
 
@@ -41,6 +41,8 @@ class GQA(Attention):
         bias, out_bias = section.flag("attention_bias"), section.flag("attention_out_bias")
         self.gate = section.choice("output_gate", *GATES) if section.has("output_gate") else None
         self.kernels = make.kernels
+        self._turn = rotate_unfused if make.options.unfused_rope else rotate_first
+        self._side_by_side = make.options.kernels == "fused" and self.gate is None and not section.has("qk_norm")
         widths = {"q": self.heads * self.head_dim, "k": self.kv_heads * self.head_dim}
         self.q_proj = make.linear(hidden, widths["q"] * (2 if self.gate == "elementwise" else 1), bias=bias)
         self.k_proj = make.linear(hidden, widths["k"], bias=bias)
@@ -48,7 +50,7 @@ class GQA(Attention):
         if self.gate == "per_head":
             self.g_proj = make.linear(hidden, self.heads)
         self.o_proj = make.linear(widths["q"], hidden, bias=out_bias)
-        self.core = AttentionCore(make, window=self.window)
+        self.core = AttentionCore(make, window=self.window, copies=self._side_by_side)
         self.norm = section.choice("qk_norm", "per_head", "full") if section.has("qk_norm") else None
         if self.norm is not None:
             per_head = self.norm == "per_head"
@@ -78,13 +80,17 @@ class GQA(Attention):
         q, gate = self._queries(x)
         k: Tensor = self.k_proj(x)
         v: Tensor = self.v_proj(x)
+        if self._side_by_side:  # views of one tensor, as Megatron-LM's linear_qkv writes them
+            shape, widths = q.shape, (q[0, 0].numel(), k.shape[-1], v.shape[-1])
+            q, k, v = torch.cat((q.flatten(2), k, v), dim=-1).split(widths, dim=-1)
+            q = q.unflatten(-1, shape[2:])
         if self.norm == "full":
             q, k = self.q_norm(q.flatten(2)).view(q.shape), self.k_norm(k)
         k, v = (t.unflatten(-1, (self.kv_heads, self.head_dim)) for t in (k, v))
         if self.norm == "per_head":
             q, k = self.q_norm(q), self.k_norm(k)
         if angles is not None:
-            q, k = rotate_first(q, angles), rotate_first(k, angles)
+            q, k = self._turn(q, angles), self._turn(k, angles)
         if now.cache is not None:
             held = now.cache.extend(slot, {"key": k, "value": v})
             k, v = held["key"], held["value"]

@@ -7,6 +7,7 @@ features of a head, R rotated features, V value features, W hidden size.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ from archcalc.reference.indexer import Indexer
 from archcalc.reference.kernels.recompute import Region
 from archcalc.reference.norm_kinds import NormKind
 from archcalc.reference.norms import Norm
-from archcalc.reference.rope import Angles, Rope, rope_of, rotate_pairs
+from archcalc.reference.rope import Angles, Rope, rope_of, rotate_pairs, rotate_unfused
 
 LATENT_NORM = NormKind(name="rms", eps=1e-6)
 """Public modeling code builds both latent norms as RMSNorm with its default epsilon, whatever the layers' are and
@@ -95,6 +96,7 @@ class MLA(Attention):
         if self.gated:
             self.g_proj = make.linear(hidden, self.heads * value)
         self.kernels = make.kernels
+        self._turn = partial(rotate_unfused, pairs=True) if make.options.unfused_rope else rotate_pairs
         index = section.optional_section("indexer")
         if index is not None and q_rank is None:
             raise InputError(f"{index.where} reads the query latent, and q_lora_rank is null")
@@ -158,7 +160,7 @@ class MLA(Attention):
         latent, rope_key = down.split((self.rank, self.rope), dim=-1)
         latent, rope_key = self.kv_a_layernorm(latent), rope_key[:, :, None]
         if angles is not None:
-            q_rope, rope_key = rotate_pairs(q_rope, angles), rotate_pairs(rope_key, angles)
+            q_rope, rope_key = self._turn(q_rope, angles), self._turn(rope_key, angles)
             q = torch.cat((q_nope, q_rope), dim=-1)
         if now.cache is not None:
             held = now.cache.extend(slot, {"latent": latent, "rope_key": rope_key[:, :, 0]})

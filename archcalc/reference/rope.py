@@ -146,6 +146,20 @@ def _llama3(plain: Tensor, scaling: Section) -> Stretch:
     return Stretch(frequencies=plain * keep + plain / factor * (1 - keep))
 
 
+def rotate_unfused(x: Tensor, angles: Angles, *, pairs: bool = False) -> Tensor:
+    """[..., N, H, D] -> the same, without a kernel: cos and sin in x's dtype, made for this tensor alone, which the two
+    products keep; `pairs` are first put into halves (Megatron-LM, core/models/common/embeddings/rope_utils.py,
+    `_apply_rotary_pos_emb_bshd`)."""
+    turning = 2 * angles.shape[-1]
+    turned, rest = x[..., :turning], x[..., turning:]
+    if pairs:
+        turned = torch.cat((turned[..., 0::2], turned[..., 1::2]), dim=-1)
+    cos, sin = (torch.cat((part, part), dim=-1).to(x.dtype)[:, None] for part in (angles.real, angles.imag))
+    first, second = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((turned, rest), dim=-1)
+
+
 def rotate_pairs(x: Tensor, angles: Angles) -> Tensor:
     """[..., N, H, D] -> the same; features (0, 1), (2, 3), ... turn together (DeepSeek, MoonViT
     checkpoints)."""

@@ -14,19 +14,22 @@ Variant = Literal[
     "fused",
     "eager",
     "flash",
+    "flash_copied",
     "unfused",
     "hidden_dropout",
     "attention_dropout",
     "attention_undropped",
+    "rope_unfused",
     "probs_act",
     "probs_out",
+    "deterministic",
     "loss_eager",
     "loss_fused",
     "loss_te",
     "loss_chunked",
 ]
 """How one kind of operation is run: elementwise kernels, attention's core, the place where router probabilities
-multiply, the loss; and whether there is dropout."""
+multiply, the loss, rotation; and whether there is dropout."""
 
 
 Needs = Literal["any", "weight", "input"]
@@ -107,6 +110,8 @@ class Op(NamedTuple):
         sums: its result is the sum of its operands, which share its gradient.
         masks: variants under which the second of them is dropped out first: its gradient is a tensor of its own.
         works: what its kernels make beside that.
+        bases: what fused kernels write beside an input that is a view, in one storage with it: kept by an ordinary
+            checkpoint of this operation, which keeps the view.
         span: how far back it looks, where it scores pairs.
         turned: features of a head that it rotates.
     """
@@ -128,6 +133,7 @@ class Op(NamedTuple):
     sums: bool = False
     masks: tuple[Variant, ...] = ()
     works: tuple[Work, ...] = ()
+    bases: tuple[Storage, ...] = ()
     span: Span | None = None
     turned: int = 0
 

@@ -209,6 +209,7 @@ class Recorder:
         sums: bool = False,
         masks: tuple[Variant, ...] = (),
         works: tuple[Work, ...] = (),
+        bases: tuple[Storage, ...] = (),
         span: Span | None = None,
         turned: int = 0,
     ) -> None:
@@ -235,6 +236,7 @@ class Recorder:
                 sums=sums,
                 masks=masks,
                 works=works,
+                bases=bases,
                 span=span,
                 turned=turned,
             )

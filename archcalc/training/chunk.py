@@ -22,7 +22,8 @@ transformer_config.py, min_offloaded_tensor_size)."""
 
 
 class SegmentMemory(NamedTuple):
-    """Bytes of one micro-batch of one copy of a segment; the fields are those of a chunk, of which it is a part."""
+    """Bytes of one micro-batch of one copy of a segment; the fields are those of a chunk, of which it is a part, but
+    for `layer`: whether it is no end of the model."""
 
     path: str
     saved: int
@@ -30,6 +31,7 @@ class SegmentMemory(NamedTuple):
     waiting: int
     forward: int
     backward: int
+    layer: bool = True
 
 
 class Entering(NamedTuple):
@@ -58,6 +60,7 @@ class ChunkMemory:
         forward_at, backward_at, input_gradient_at: the segment where that is most.
         fetched: offloadable bytes of its last layer, its last two, ... as far as copies are in flight.
         entering: its backward at its first layers, as far as copies are in flight.
+        pieces, gathered, in_flight: what it was folded from.
     """
 
     saved: int
@@ -72,6 +75,9 @@ class ChunkMemory:
     input_gradient_at: str
     fetched: tuple[int, ...]
     entering: tuple[Entering, ...]
+    pieces: tuple[tuple[SegmentMemory, int], ...]
+    gathered: int
+    in_flight: int
 
     @property
     def resident(self) -> int:
@@ -79,11 +85,11 @@ class ChunkMemory:
         return self.saved - self.offloadable
 
 
-class _At(NamedTuple):
+class At(NamedTuple):
     """A chunk while one of its layers runs: layers before it that offload something, and what is on the device beside
     all that never leaves [bytes]."""
 
-    path: str
+    segment: SegmentMemory
     before: int
     forward: int
     backward: int
@@ -106,16 +112,14 @@ def chunk_memory(pieces: Iterable[tuple[SegmentMemory, int]], gathered: int = 0,
 @lru_cache(maxsize=4096)
 def _folded(held: tuple[tuple[SegmentMemory, int], ...], gathered: int, in_flight: int) -> ChunkMemory:
     """The same, remembered: ranks hold equal chunks."""
-    offloadable = sum(count * segment.offloadable for segment, count in held)
-    flying = in_flight if offloadable else 0
-    found, window = _layers(held, gathered, flying)
+    found, window = layers_of(held, gathered, in_flight)
     in_hand = sum(window)
-    forward = max([(in_hand, ""), *((at.forward, at.path) for at in found)])
-    backward = max([(in_hand, ""), *((at.backward, at.path) for at in found)])
-    split = max([(in_hand, ""), *((at.input_gradient, at.path) for at in found)])
+    forward = max([(in_hand, ""), *((at.forward, at.segment.path) for at in found)])
+    backward = max([(in_hand, ""), *((at.backward, at.segment.path) for at in found)])
+    split = max([(in_hand, ""), *((at.input_gradient, at.segment.path) for at in found)])
     return ChunkMemory(
         saved=sum(count * segment.saved for segment, count in held),
-        offloadable=offloadable,
+        offloadable=sum(count * segment.offloadable for segment, count in held),
         in_hand=in_hand,
         waiting=sum(count * segment.waiting for segment, count in held),
         forward=forward[0] - in_hand,
@@ -124,36 +128,39 @@ def _folded(held: tuple[tuple[SegmentMemory, int], ...], gathered: int, in_fligh
         forward_at=forward[1],
         backward_at=backward[1],
         input_gradient_at=split[1],
-        fetched=tuple(accumulate(window[: -flying - 1 : -1])) if flying else (),
+        fetched=tuple(accumulate(window[: -in_flight - 1 : -1])) if in_flight else (),
         entering=tuple(
-            Entering(flying - at.before, at.backward - in_hand, at.input_gradient - in_hand)
+            Entering(in_flight - at.before, at.backward - in_hand, at.input_gradient - in_hand)
             for at in found
-            if at.before < flying
+            if at.before < in_flight
         ),
+        pieces=held,
+        gathered=gathered,
+        in_flight=in_flight,
     )
 
 
-def _layers(held: Sequence[tuple[SegmentMemory, int]], gathered: int, flying: int) -> tuple[list[_At], list[int]]:
+def layers_of(held: Sequence[tuple[SegmentMemory, int]], gathered: int, in_flight: int) -> tuple[list[At], list[int]]:
     """A chunk at each of its layers that may be its worst: of a run of equal ones the first, as long as copies of
     others are in flight, and the last. And the offloadable bytes by layer that are there at its end."""
     kept = sum(count * (segment.saved - segment.offloadable) for segment, count in held)
     waiting = sum(count * segment.waiting for segment, count in held)
-    found: list[_At] = []
+    found: list[At] = []
     window: deque[int] = deque()
     before = there = 0
     for segment, count in held:
         own, leaves = segment.saved - segment.offloadable, segment.offloadable > 0
-        near = min(count, flying + 1) if leaves else min(count, 1)
+        near = min(count, in_flight + 1) if leaves else min(count, 1)
         for n in (*range(near), *((count - 1,) if count > near else ())):
             if leaves and n < near:
                 window.append(segment.offloadable)
                 there += segment.offloadable
-            while len(window) > flying + leaves:
+            while len(window) > in_flight + leaves:
                 there -= window.popleft()
             base = there + gathered - (kept - (n + 1) * own)
             back = base + segment.backward
             split = back + waiting - (n + 1) * segment.waiting
-            found.append(_At(segment.path, before + leaves * n, base + segment.forward, back, split))
+            found.append(At(segment, before + leaves * n, base + segment.forward, back, split))
         kept -= count * own
         waiting -= count * segment.waiting
         before += leaves * count
@@ -185,6 +192,7 @@ def segment_memory(
         waiting=sum(r.nbytes for r in rows if r.storage in needed),
         forward=forward,
         backward=backward,
+        layer=bool(segment.indices),
     )
 
 

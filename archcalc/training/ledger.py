@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from math import erf, exp, pi, sqrt
 from typing import Any
 
 from archcalc.tape import value
 from archcalc.training.memory import one_layer_extra, training_memory, worst
+from archcalc.training.routing import expected_imbalance, worst_imbalance
 from archcalc.training.run import Run
 from archcalc.training.savers import FULL, RECOMPUTE
 
@@ -64,14 +64,20 @@ def recompute_share(run: Run, option: str) -> float:
     return spent / whole if spent else 0.0
 
 
+UNIFORM = "uniform routing: a lower bound of the routing term"
+
+
 def imbalances(run: Run) -> list[dict[str, Any]]:
-    """Peak under uneven routing: as planned, the expectation of a random router, what-ifs, and the worst
+    """Peak under uneven routing: as planned, uniform, the expectation of a random router, what-ifs, and the worst
     case: in every live micro-batch at once (no plan survives it), and in one layer of one (what crashes a
     run)."""
     sizes = next((w.stack[0].size, w.active.size) for w in run.tape.weights() if w.active is not None)
     most = worst_imbalance(*sizes, run.shards.ep)
+    planned, worse = run.routing.typical, run.routing.worst
     cases = [
-        ("as planned", float(run.shards.imbalance)),
+        ("as planned", float(planned)),
+        *([("as planned, worst", float(worse))] if worse != planned else []),
+        *([(UNIFORM, 1.0)] if planned != 1 else []),
         ("a uniformly random router, expected", expected_imbalance(*sizes, run.shards.ep, run.tokens)),
         ("what if: 1.25 times the mean", 1.25),
         ("what if: twice the mean", 2.0),
@@ -97,31 +103,3 @@ def _imbalance(case: str, factor: float, activation: int, peak: int, rank: int) 
         "peak_bytes": peak,
         "worst_rank": rank,
     }
-
-
-def expected_imbalance(experts: int, top_k: int, ep: int, tokens: int) -> float:
-    """Busiest device over the mean when every token of `ep` devices picks `top_k` of `experts` uniformly.
-
-    Rows of one device are sums over tokens of hypergeometric picks: variance N·k·q·(1-q)·(E-k)/(E-1), q =
-    1/ep, N = ep·tokens, near normal; the factor is the expectation of the largest of ep normal values.
-    """
-    if ep == 1:
-        return 1.0
-    q, n = 1 / ep, ep * tokens
-    sd = sqrt(n * top_k * q * (1 - q) * (experts - top_k) / (experts - 1))
-    return round(1 + expected_maximum(ep) * sd / (n * top_k * q), 6)
-
-
-def expected_maximum(n: int) -> float:
-    """Mean of the largest of n standard normal values: the integral of x·n·φ(x)·Φ(x)^(n-1), by the trapezoid
-    rule."""
-    step = 1 / 256
-    points = [i * step for i in range(-2048, 2049)]
-    density = (x * n * exp(-x * x / 2) / sqrt(2 * pi) * (0.5 * (1 + erf(x / sqrt(2)))) ** (n - 1) for x in points)
-    return step * sum(density)
-
-
-def worst_imbalance(experts: int, top_k: int, ep: int) -> float:
-    """Every token sends as many copies to one device as it holds experts for: ep·min(k, E/ep)/k times the
-    mean."""
-    return ep * min(top_k, experts // ep) / top_k

@@ -12,7 +12,7 @@ from archcalc.training.moments import Moment, described, moment, states
 from archcalc.training.phases import backward_moment, forward_moment, frozen_memory
 from archcalc.training.placement import Chunk
 from archcalc.training.run import Run
-from archcalc.training.schedule import ended_states, most_live
+from archcalc.training.schedule import State, ended_states, most_live
 from archcalc.training.static import Static
 from archcalc.training.weight_grads import carried
 
@@ -22,9 +22,10 @@ class RankMemory:
     """One pipeline rank at its worst moment [bytes]; `peak` has the allocator's efficiency in.
 
     `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `peak_first` the
-    peak of the first iteration, which runs before the optimizer has made its moments and steps with them. `moments` are
-    the worst of each part of the step, in order; the peak is the largest of them. `checkpoint` is what
-    its fullest device writes of one.
+    peak of the first iteration, which runs before the optimizer has made its moments and steps with them; `resting`
+    what is allocated between steps. `moments` are the worst of each part of the step, in order; the peak is the largest
+    of them. `state` is what the schedule has alive then, None outside the pipeline. `checkpoint` is what its fullest
+    device writes of one.
     """
 
     rank: int
@@ -35,11 +36,14 @@ class RankMemory:
     transient: int
     fixed: int
     cached: int
+    workspaces: int
     total: int
     running: int
     peak: int
     peak_first: int
+    resting: int
     moment: str
+    state: State | None
     chunk_memory: tuple[ChunkMemory, ...]
     moments: tuple[Moment, ...]
     checkpoint: int
@@ -48,11 +52,11 @@ class RankMemory:
 def training_memory(run: Run) -> list[RankMemory]:
     """Every pipeline rank at its worst moment."""
     used = {n for rank in run.ranks for chunk in rank.chunks for n, _ in chunk}
-    segments = {n: _segment(run, n) for n in used}
+    segments = {n: segment_of(run, n) for n in used}
     return [_rank_memory(run, rank, segments) for rank in range(run.pipeline.pp)]
 
 
-def _segment(run: Run, n: int) -> SegmentMemory:
+def segment_of(run: Run, n: int) -> SegmentMemory:
     """One copy of the segment at a place of the tape."""
     segment = run.tape.segments[n]
     if segment.part == "vision" and not segment.learns:
@@ -65,7 +69,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     pipeline's worst moment, then the optimizer's step."""
     own = run.ranks[rank]
     held = own.static
-    sizes = tuple(chunk_memory(_pieces(run, chunk, segments), held.gathered, run.in_flight) for chunk in own.chunks)
+    sizes = tuple(chunk_memory(pieces_of(run, chunk, segments), held.gathered, run.in_flight) for chunk in own.chunks)
     running, offloaded = _pipeline(run, rank, sizes)
     moments = [running, Moment(0, 0, held.step, "optimizer step", "optimizer step")]
     if run.tower is not None:
@@ -73,7 +77,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         moments.insert(0, forward_moment(run.tower, run.shards, held.gathered, outputs))
         moments.insert(2, backward_moment(run.tower, run.shards, run.savers, held.gathered, outputs))
     peak = max(moments, key=lambda m: m.total)
-    resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached
+    resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached + own.workspaces
     total = resting + peak.total
     return RankMemory(
         rank=rank,
@@ -84,11 +88,14 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         transient=peak.transient,
         fixed=run.fixed,
         cached=own.cached,
+        workspaces=own.workspaces,
         total=total,
         running=resting + running.total,
         peak=run.fragmented(total),
         peak_first=run.fragmented(resting + max(*(m.total - held.late for m in moments[:-1]), held.step)),
+        resting=run.fragmented(resting + own.left + held.copied),
         moment=peak.text,
+        state=peak.state,
         chunk_memory=sizes,
         moments=tuple(moments),
         checkpoint=own.checkpoint,
@@ -112,17 +119,34 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     text = described(reached[n][0], sizes)
     if outputs:
         text += f"; vision outputs of {run.entering} micro-batches, gradients of {reached[n][1]}"
-    return moments[n]._replace(text=text, phase="pipeline"), max(m.offloaded for m in moments)
+    return moments[n]._replace(text=text, phase="pipeline", state=reached[n][0]), max(m.offloaded for m in moments)
 
 
-def _pieces(run: Run, chunk: Chunk, segments: Mapping[int, SegmentMemory]) -> Iterator[tuple[SegmentMemory, int]]:
-    """The segments of a chunk; where it has both ends of a shared weight, the head's gradient waits in all the others
-    for the embedding's."""
+def pieces_of(run: Run, chunk: Chunk, segments: Mapping[int, SegmentMemory]) -> Iterator[tuple[SegmentMemory, int]]:
+    """The segments of a chunk. Where it has both ends of a shared weight, the head's gradient waits in all the others
+    for the embedding's.
+
+    The loader's mask is there while a chunk with embedding or head runs forward (Megatron-LM pretrain_gpt.py,
+    get_batch: other stages get none), and until its backward where whole layers are recomputed, which start from their
+    arguments (core/tensor_parallel/random.py, CheckpointFunction).
+    """
     waits = carried(run.tape, (n for n, _ in chunk), run.shards, run.weight_grads)
-    head = head_of(run.tape) if waits else None
+    mask = run.mask if any(not run.tape.segments[n].indices for n, _ in chunk) else 0
+    if not waits and not mask:
+        yield from ((segments[n], count) for n, count in chunk)
+        return
+    head, kept = head_of(run.tape), mask if run.savers.whole else 0
     for n, count in chunk:
         piece = segments[n]
-        yield (piece if n == head else piece._replace(backward=piece.backward + waits)), count
+        here = 0 if n == head else waits
+        piece = piece._replace(forward=piece.forward + mask - kept, backward=piece.backward + here)
+        layer = bool(run.tape.segments[n].indices)
+        if kept and layer:
+            yield piece._replace(saved=piece.saved + kept), 1
+        rest = count - bool(kept and layer)
+        kept = 0 if layer else kept
+        if rest:
+            yield piece, rest
 
 
 def one_layer_extra(run: Run, factor: float) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from archcalc.training.chunk import ChunkMemory
-from archcalc.training.schedule import Pipeline, Schedule, State, all_states, live_states
+from archcalc.training.overlap import Overlap, overlap
+from archcalc.training.schedule import Op, Pipeline, Schedule, State, all_states, live_states
 
 
 class Moment(NamedTuple):
@@ -17,6 +18,7 @@ class Moment(NamedTuple):
     transient: int
     text: str = ""
     phase: str = ""
+    state: State | None = None
 
     @property
     def total(self) -> int:
@@ -46,12 +48,13 @@ def moment(state: State, sizes: tuple[ChunkMemory, ...], messages: tuple[int, in
     Args:
         messages: between stages, beside a forward and beside a backward [bytes].
     """
+    if state.beside is not None:
+        return _both(state, sizes, state.beside, max(messages))
     kept = outside = 0
     for n, waiting, size in zip(state.live, state.waiting, sizes, strict=True):
         kept += n * size.resident + waiting * size.waiting
         outside += n * size.offloadable
-    running, kind = sizes[state.op.chunk], state.op.kind
-    fetched = () if state.following is None else sizes[state.following].fetched
+    running, kind, fetched = sizes[state.op.chunk], state.op.kind, _fetched(state, sizes)
     here = 0 if kind == "W" else running.in_hand
     if kind in "FW":
         here += fetched[-1] if fetched else 0
@@ -59,6 +62,26 @@ def moment(state: State, sizes: tuple[ChunkMemory, ...], messages: tuple[int, in
     else:
         transient = _going_backward(running, fetched, split=kind == "I")
     return Moment(kept + here, outside - here, transient + messages[kind != "F"])
+
+
+def _fetched(state: State, sizes: tuple[ChunkMemory, ...]) -> tuple[int, ...]:
+    """Offloadable bytes of the last layer, the last two, ... of what goes backward next, if it may be fetched."""
+    return () if state.following is None else sizes[state.following].fetched
+
+
+def _overlap(state: State, sizes: tuple[ChunkMemory, ...], beside: Op) -> Overlap:
+    return overlap(sizes[beside.chunk], sizes[state.op.chunk], _fetched(state, sizes))
+
+
+def _both(state: State, sizes: tuple[ChunkMemory, ...], beside: Op, message: int) -> Moment:
+    """What is on the device while a forward runs beside a backward: neither of the two is whole."""
+    live = list(state.live)
+    for op in (state.op, beside):
+        live[op.chunk] -= 1
+    found = _overlap(state, sizes, beside)
+    kept = sum(n * size.resident for n, size in zip(live, sizes, strict=True))
+    away = sum(n * size.offloadable for n, size in zip(live, sizes, strict=True))
+    return Moment(kept + found.kept, away + found.host, found.transient + message)
 
 
 def _going_backward(running: ChunkMemory, fetched: tuple[int, ...], *, split: bool) -> int:
@@ -81,5 +104,10 @@ def described(state: State, sizes: tuple[ChunkMemory, ...]) -> str:
     live = ", ".join(f"{n} of chunk {c}" for c, n in enumerate(state.live) if n) or "none"
     waiting = sum(state.waiting)
     more = f", {waiting} waiting for their weight gradient" if waiting else ""
-    where = f" at {place}" if place else ""
+    beside = ""
+    if state.beside is not None:
+        both = _overlap(state, sizes, state.beside)
+        place, ahead = both.backward_at, f" at {both.forward_at}" if both.forward_at else ""
+        beside = f" beside the forward of chunk {state.beside.chunk}, micro-batch {state.beside.micro_batch}{ahead}"
+    where = (f" at {place}" if place else "") + beside
     return f"{_VERBS[kind]} of chunk {chunk}, micro-batch {micro_batch}{where}; alive: {live}{more}"

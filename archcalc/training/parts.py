@@ -155,7 +155,7 @@ def _checked(tape: Tape, train: Train) -> dict[str, Way]:
     have = {part_of(w) for w in weights}
     ways = train.ways
     for part in ("vision", "projector", "mtp"):
-        if part in train.model_fields_set and part not in have:
+        if ways[part].kind != "full" and part not in have:
             what = "multi-token prediction" if part == "mtp" else f"{part} part"
             raise InputError(f"train.{part}: the model has no {what}", value=getattr(train, part))
     if "head" not in have:

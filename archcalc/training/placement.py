@@ -50,7 +50,7 @@ def _check_heads(tape: Tape, shards: Shards) -> None:
 
 def stage_layers(layers: int, slots: int, layout: str | Sequence[int]) -> list[int]:
     """Layers of each stage. `auto`: as even as can be; the short stages are, in order, first, last, last but
-    one, ...
+    one, ... `weighted`: embedding and head count as a layer each, and the first stages take what does not divide.
 
     Raises:
         InputError: a layout of another length or sum, or more stages than there are layers for.
@@ -63,11 +63,26 @@ def stage_layers(layers: int, slots: int, layout: str | Sequence[int]) -> list[i
                 value=list(layout),
             )
         return list(layout)
+    if layout == "weighted" and slots > 1:
+        return _weighted(layers, slots)
     size, more = divmod(layers, slots)
     if size == 0:
         return [1] * layers + [0] * (slots - layers)
     short = [0, *range(slots - 1, 0, -1)][: slots - more]
     return [size + (slot not in short) for slot in range(slots)]
+
+
+def _weighted(layers: int, slots: int) -> list[int]:
+    """torchtitan distributed/pipeline_parallel.py, generate_llm_fqn_per_model_part. Raises InputError as it does."""
+    size, more = divmod(layers + 2, slots)
+    if size == 0:
+        raise InputError(
+            f"{layers} layers, embedding and head can't be laid out over {slots} stages: some would be empty",
+            value=slots,
+            hint="use fewer pipeline stages, or list the layers of each stage under parallel.layout",
+        )
+    ends = {0: 1, slots - 1: 1}
+    return [size + (slot < more) - ends.get(slot, 0) for slot in range(slots)]
 
 
 def chunks(

@@ -7,7 +7,7 @@ from fractions import Fraction
 from math import lcm
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, Tag, field_validator, model_validator
 
 from archcalc.errors import FieldError, InputError
 from archcalc.section import Section, Size
@@ -21,7 +21,7 @@ from archcalc.units import parse_memory
 
 Text = Annotated[str, Field(min_length=1)]
 
-DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """Plan dtypes in torch's spelling."""
 
 
@@ -72,11 +72,19 @@ class Parallel(Section):
 
 
 class ScheduleSection(Section):
-    """The order of forwards and backwards."""
+    """The order of forwards and backwards. `ep_overlap` runs the experts' exchange of a forward beside the compute of
+    a backward and the other way round (Megatron-LM, --overlap-moe-expert-parallel-comm): a forward more is warm-up
+    then, unless `extra_warmup` says how many."""
 
     kind: Text
-    extra_warmup: NonNegativeInt = 0
+    extra_warmup: NonNegativeInt | None = None
+    ep_overlap: bool = False
     group: Size | None = None
+
+    @property
+    def longer_by(self) -> int:
+        """Forwards added to the warm-up, the default resolved."""
+        return int(self.ep_overlap) if self.extra_warmup is None else self.extra_warmup
 
     @field_validator("kind")
     @classmethod
@@ -120,14 +128,15 @@ class Batch(Section):
 
 
 class Precision(Section):
-    """Dtypes of weights and gradients, and the optimizer by name.
+    """Dtypes of weights and gradients, and the optimizer by name. Megatron-LM's --fp16 accumulates gradients in fp16
+    unless --accumulate-allreduce-grads-in-fp32 is given, its --bf16 in fp32 (training/arguments.py, validate_args).
 
     `muon_layout` says who has the states of an optimizer that needs matrices whole: `sliced`, matrices go to devices
     whole and all else in slices; `whole`, all parameters go whole, embedding and head among them.
     """
 
-    params: Literal["bf16", "fp32"]
-    grads: Literal["bf16", "fp32"]
+    params: Literal["bf16", "fp16", "fp32"]
+    grads: Literal["bf16", "fp16", "fp32"]
     optimizer: Text
     muon_layout: Literal["sliced", "whole"] = "sliced"
 
@@ -154,7 +163,26 @@ class Precision(Section):
         return ITEM_BYTES[DTYPES[self.params]], ITEM_BYTES[DTYPES[self.grads]]
 
 
+Imbalance = Annotated[float, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Spread(Section):
+    """The busiest device over the mean of the routed rows: `typical` is counted, `worst` gives the peak's range."""
+
+    typical: Imbalance
+    worst: Imbalance
+
+
+def _form(value: Any) -> str:
+    """Which form of an imbalance somebody means, so that one error is about it."""
+    return "spread" if isinstance(value, dict | Spread) else "word" if isinstance(value, str) else "number"
+
+
+Uneven = Annotated[
+    Annotated[Imbalance, Tag("number")] | Annotated[Spread, Tag("spread")] | Annotated[Literal["real"], Tag("word")],
+    Discriminator(_form),
+]
 
 
 class Activations(Section):
@@ -162,21 +190,30 @@ class Activations(Section):
     TransformerEngine's with fused ones, plain code with eager ones.
 
     `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
-    it in GPT-2's kin alone. `core: unfused` writes attention's scores out, in 16 bit under fused kernels.
+    it in GPT-2's kin alone. `core`: `flash` is a fused kernel that takes tensors in the layer's order (cuDNN's),
+    `flash-attn` the package of that name, for which TransformerEngine reorders them; `unfused` writes attention's
+    scores out, in 16 bit under fused kernels. `deterministic` is Megatron-LM's --deterministic-mode without
+    --moe-permute-fusion: rows of experts are added up by a kernel that keeps them. `rope:
+    unfused` is Megatron-LM's rotation without a kernel (--no-rope-fusion), which keeps its tables layer by layer.
     `offload_in_flight` is how many layers' copies to or from the host are in hand beside the layer that runs.
+    `attention_mask: loader` is a mask that the data loader makes, seq x seq bytes for each sequence. `moe_imbalance:
+    real` is what published routers do (training/routing.py).
     """
 
     kernels: Literal["fused", "eager"]
-    core: Literal["flash", "unfused"] = "flash"
+    core: Literal["flash", "flash-attn", "unfused"] = "flash"
     hidden_dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
+    rope: Literal["fused", "unfused"] = "fused"
     router_probs: Literal["act", "out"]
+    deterministic: bool = False
     recompute: list[Text]
     fp8: list[Text]
     offload: Text | list[Text]
     offload_in_flight: NonNegativeInt = 1
-    moe_imbalance: Annotated[float, Field(ge=1)]
+    moe_imbalance: Uneven
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
+    attention_mask: Literal["none", "loader"] = "none"
 
     @property
     def loss(self) -> str:
@@ -193,6 +230,9 @@ class Activations(Section):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        spread = self.moe_imbalance
+        if isinstance(spread, Spread) and spread.worst < spread.typical:
+            raise FieldError(f"worst {spread.worst:g} is less than typical {spread.typical:g}", "moe_imbalance")
         self.levers()
         return self
 
@@ -201,6 +241,7 @@ class Activations(Section):
         return levers(
             kernels=self.kernels,
             core=self.core,
+            deterministic=self.deterministic,
             router_probs=self.router_probs,
             cross_entropy=self.loss,
             recompute=self.recompute,
@@ -208,6 +249,7 @@ class Activations(Section):
             offload=self.offload,
             hidden_dropout=self.hidden_dropout,
             attention_dropout=self.attention_dropout,
+            rope=self.rope,
         )
 
 
@@ -266,13 +308,15 @@ class Memory(Section):
 
 
 class Plan(Section):
-    """A training plan."""
+    """A training plan. `stack` names a file with a training framework's facts, which fill in what the plan leaves out
+    and add their workspaces to `memory.fixed`."""
 
     kind: Literal["plan"]
     name: Text
     title: str = ""
     sources: dict[str, Text] = Field(default_factory=dict)
     hardware: Text
+    stack: Text | None = None
     parallel: Parallel
     schedule: ScheduleSection
     batch: Batch
@@ -301,7 +345,8 @@ class Plan(Section):
             vpp=self.parallel.vpp,
             micro_batches=self.micro_batches,
             group=self.schedule.group,
-            extra_warmup=self.schedule.extra_warmup,
+            extra_warmup=self.schedule.longer_by,
+            ep_overlap=self.schedule.ep_overlap,
         )
 
     @model_validator(mode="after")
@@ -335,7 +380,13 @@ class Plan(Section):
                 ("vision", "process"),
                 hint="name one of them",
             )
-        overlapped = self.schedule.extra_warmup and self.parallel.ep > 1
+        if self.schedule.ep_overlap and self.parallel.ep == 1:
+            raise FieldError(
+                "ep_overlap hides what expert-parallel devices exchange, and ep is 1",
+                ("schedule", "ep_overlap"),
+                ("parallel", "ep"),
+            )
+        overlapped = self.schedule.longer_by and self.parallel.ep > 1
         for name in ("moe", "full"):
             if overlapped and name in self.activations.recompute:
                 raise FieldError(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_bytes
+from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
 from archcalc.training.checkpoint import written_bytes, written_once
 from archcalc.training.owners import fused_parameters
 from archcalc.training.placement import Chunk, held_weights
 from archcalc.training.plan import Plan
 from archcalc.training.schedule import Pipeline, Schedule
+from archcalc.training.stack import Stack
 from archcalc.training.static import Owners, Static, placeholders, static
 from archcalc.training.transient import gathered_head_input
 
@@ -28,24 +31,36 @@ class Rank:
             sequence-parallel head (Megatron-LM core/tensor_parallel/layers.py,
             LinearWithGradAccumulationAndAsyncCommunication, takes it from core/utils.py, GlobalMemoryBuffer, in
             forward and backward, whatever gradients are cached) [bytes].
+        workspaces: of libraries, as the plan's stack says [bytes].
         messages: between stages, beside a forward and beside a backward [bytes].
         checkpoint: what its fullest device writes of one [bytes].
+        left: messages that stay between steps [bytes].
     """
 
     chunks: tuple[Chunk, ...]
     entry: int | None
     static: Static
     cached: int
+    workspaces: int
     messages: tuple[int, int]
     checkpoint: int
+    left: int
 
 
-def ranks_of(
-    tape: Tape, plan: Plan, schedule: Schedule, placed: Sequence[tuple[Chunk, ...]], shards: Shards
-) -> tuple[Rank, ...]:
+class Resting(NamedTuple):
+    """What the resting memory of a rank follows from."""
+
+    tape: Tape
+    plan: Plan
+    stack: Stack | None
+    shards: Shards
+
+
+def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, ...]]) -> tuple[Rank, ...]:
     """The ranks of a placement, in order; what several hold alike is worked out once."""
+    tape, plan, shards = rests.tape, rests.plan, rests.shards
     message = local_bytes(next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None), shards)
-    known = {held: _resting(tape, plan, held, shards) for held in dict.fromkeys(placed)}
+    known = {held: _resting(rests, held) for held in dict.fromkeys(placed)}
     weights = [held_weights(tape, held, decoupled=plan.vision.decoupled) for held in placed]
     owners, (item, _) = owners_of(plan), plan.precision.item_bytes
     written = [
@@ -58,8 +73,10 @@ def ranks_of(
             entry=_entry(schedule, plan.pipeline, rank),
             static=known[held][0],
             cached=known[held][1],
+            workspaces=known[held][2],
             messages=messages(schedule, plan.pipeline, rank, message),
             checkpoint=written[rank],
+            left=left(schedule, plan.pipeline, rank, message),
         )
         for rank, held in enumerate(placed)
     )
@@ -70,8 +87,9 @@ def _entry(schedule: Schedule, pipeline: Pipeline, rank: int) -> int | None:
     return stages.index(0) if 0 in stages else None
 
 
-def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) -> tuple[Static, int]:
-    """Static bytes of these chunks, and what kernels cache for them [bytes]."""
+def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]:
+    """Static bytes of these chunks, what kernels cache for them, and their stack's workspaces [bytes]."""
+    tape, plan, shards = rests.tape, rests.plan, rests.shards
     items = plan.precision.item_bytes
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
     owners = owners_of(plan)
@@ -79,10 +97,26 @@ def _resting(tape: Tape, plan: Plan, held: tuple[Chunk, ...], shards: Shards) ->
     host = plan.memory.optimizer_share
     fixed = static(weights, shards, owners, items, plan.precision.optimizer, whole=whole, offload=host)
     if plan.activations.kernels != "fused":
-        return fixed, 0
+        return fixed, 0, _workspaces(rests, held)
     gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
     cached = items[0] * placeholders(tape, weights, shards) if _caches(plan) else 0
-    return fixed, cached + gathered
+    return fixed, cached + gathered, _workspaces(rests, held)
+
+
+def _workspaces(rests: Resting, held: tuple[Chunk, ...]) -> int:
+    """The workspaces of a plan's stack on a rank with these chunks [bytes]. Torch multiplies heads, routers and
+    unfused attention itself (TransformerEngine, attention/dot_product_attention/backends.py,
+    `UnfusedDotProductAttention`)."""
+    tape, plan, stack, _ = rests
+    if stack is None:
+        return 0
+    ops = [op for chunk in held for n, _ in chunk for op in tape.segments[n].ops]
+    roles = {w.role for op in ops for w in op.weights}
+    plain = plan.activations.kernels == "eager" or plan.activations.core == "unfused"
+    runs = {"torch"} if plain or "router" in roles or any(op.site == "head" for op in ops) else set()
+    if plan.activations.kernels == "fused":
+        runs |= {"fused", "experts"} if "routed_expert" in roles else {"fused"}
+    return stack.workspace_bytes(load_hardware(plan.hardware), frozenset(runs))
 
 
 def owners_of(plan: Plan) -> Owners:
@@ -111,3 +145,14 @@ def messages(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> tu
     if schedule.chunks_per_rank(pipeline.vpp) > 1:
         return 4 * size, 4 * size
     return ((rank > 0) + (rank < pp - 1)) * size, (rank > 0) * size
+
+
+def left(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> int:
+    """Messages that stay between steps [bytes]: the last input of each chunk, and its gradient.
+
+    A chunk holds what it was given until it is given the next (Megatron-LM core/transformer/transformer_block.py,
+    set_input_tensor); the gradient is the input's own (core/pipeline_parallel/schedules.py, backward_step,
+    retain_grad). The first stage is given nothing.
+    """
+    chunks = schedule.chunks_per_rank(pipeline.vpp)
+    return 2 * size * (chunks - (rank == 0))

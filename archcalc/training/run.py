@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Self
@@ -13,16 +14,18 @@ from archcalc.tape import Tape
 from archcalc.training.optimizer import Optimizer, optimizer
 from archcalc.training.parts import trained_tape
 from archcalc.training.phases import TowerLoad
-from archcalc.training.placement import check_model, chunks
-from archcalc.training.plan import Plan
-from archcalc.training.rank import Rank, ranks_of
+from archcalc.training.placement import Chunk, check_model, chunks
+from archcalc.training.plan import Plan, Spread
+from archcalc.training.rank import Rank, Resting, ranks_of
+from archcalc.training.routing import Routing, real_routing
 from archcalc.training.savers import Lever, without
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
+from archcalc.training.stack import Stack, settled
 from archcalc.training.weight_grads import WeightGrads
 
 VOCAB_DIVISIBLE_BY = 128
 """Megatron-LM pads the vocabulary to a multiple of this times tp (--make-vocab-size-divisible-by, training/tokenizer);
-here only where tp does not divide it."""
+here only where tp does not divide it, unless the plan names a stack, which says how."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class Run:
         tape: of one micro-batch, with gradients where the plan trains something.
         tokens: of one micro-batch on one device, before sequence parallelism.
         shards: the mesh of one stage, with the routing imbalance.
+        routing: typical, which is counted, and worst.
         levers: from no savers to the plan's, one at a time; the last is in use.
         in_flight: layers whose copies to and from the host are in hand beside the one that runs.
         schedule, pipeline: the order of forwards and backwards, and what it is laid out for.
@@ -42,6 +46,7 @@ class Run:
         item_bytes: of a parameter and of its gradient [bytes].
         optimizer: its states.
         weight_grads: how weights' gradients reach the accumulation buffer.
+        mask: the data loader's attention mask of one micro-batch [bytes].
         fixed: what no formula gives [bytes].
         efficiency: share of the memory that the allocator can use.
         utilization: share of the peak FLOP/s that computes.
@@ -50,6 +55,7 @@ class Run:
     tape: Tape
     tokens: int
     shards: Shards
+    routing: Routing
     levers: tuple[Lever, ...]
     in_flight: int
     schedule: Schedule
@@ -60,6 +66,7 @@ class Run:
     item_bytes: tuple[int, int]
     optimizer: Optimizer
     weight_grads: WeightGrads
+    mask: int
     fixed: int
     efficiency: Fraction
     utilization: float
@@ -107,24 +114,31 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
     Raises:
         InputError: where model and plan don't fit each other.
     """
-    shards, schedule = mesh_of(plan), get_schedule(plan.schedule.kind)
+    plan, stack = settled(plan)
+    shards, schedule = mesh_of(plan, stack), get_schedule(plan.schedule.kind)
     tape = trained_tape(tape, plan.trained(vision=any(s.part == "vision" for s in tape.segments)), storage)
     check_model(tape, shards)
-    placed = chunks(tape, schedule, plan.pipeline, plan.parallel.layout, decoupled=plan.vision.decoupled)
+    layout = stack.layers if stack is not None and plan.parallel.layout == "auto" else plan.parallel.layout
+    placed = chunks(tape, schedule, plan.pipeline, layout, decoupled=plan.vision.decoupled)
+    rests = Resting(tape, plan, stack, shards)
+    tokens = plan.batch.micro_batch * plan.batch.seq // plan.parallel.cp
+    routing = routing_of(plan, tape, placed, tokens)
     return Run(
         tape=tape,
-        tokens=plan.batch.micro_batch * plan.batch.seq // plan.parallel.cp,
-        shards=shards,
+        tokens=tokens,
+        shards=replace(shards, imbalance=routing.typical),
+        routing=routing,
         levers=plan.activations.levers(),
         in_flight=plan.activations.offload_in_flight,
         schedule=schedule,
         pipeline=plan.pipeline,
-        ranks=ranks_of(tape, plan, schedule, placed, shards),
+        ranks=ranks_of(rests, schedule, placed),
         tower=tower,
         devices=plan.parallel.replica // plan.parallel.pp,
         item_bytes=plan.precision.item_bytes,
         optimizer=optimizer(plan.precision.optimizer),
         weight_grads=weight_grads_of(plan),
+        mask=mask_of(plan),
         fixed=plan.memory.fixed_bytes,
         efficiency=plan.memory.efficiency,
         utilization=plan.memory.compute_utilization,
@@ -140,7 +154,26 @@ def weight_grads_of(plan: Plan) -> WeightGrads:
     return WeightGrads(item, "blank" if blank else "fused")
 
 
-def mesh_of(plan: Plan) -> Shards:
+def routing_of(plan: Plan, tape: Tape, placed: Sequence[tuple[Chunk, ...]], tokens: int) -> Routing:
+    """The busiest device over the mean that a plan counts with."""
+    said = plan.activations.moe_imbalance
+    if said == "real":
+        mixed = {n for n, s in enumerate(tape.segments) if any(op.exchange == "send" for op in s.ops)}
+        layers = [sum(count for chunk in held for n, count in chunk if n in mixed) for held in placed]
+        return real_routing(tape, plan.parallel.ep, tokens, min((n for n in layers if n), default=1))
+    if isinstance(said, Spread):
+        return Routing(Fraction(str(said.typical)), Fraction(str(said.worst)))
+    return Routing(Fraction(str(said)), Fraction(str(said)))
+
+
+def mask_of(plan: Plan) -> int:
+    """The data loader's attention mask of one micro-batch on one device [bytes]: a byte for each pair, its queries
+    divided over context-parallel devices (Megatron-LM core/utils.py, get_batch_on_this_cp_rank)."""
+    made = plan.activations.attention_mask == "loader"
+    return plan.batch.micro_batch * plan.batch.seq * plan.batch.seq // plan.parallel.cp if made else 0
+
+
+def mesh_of(plan: Plan, stack: Stack | None = None) -> Shards:
     """The mesh of one stage as the calculators know it."""
     p = plan.parallel
     return Shards(
@@ -149,7 +182,7 @@ def mesh_of(plan: Plan) -> Shards:
         cp=p.cp,
         ep=p.ep,
         etp=p.etp,
-        vocab_multiple=VOCAB_DIVISIBLE_BY * p.tp,
-        imbalance=Fraction(str(plan.activations.moe_imbalance)),
+        vocab_multiple=(VOCAB_DIVISIBLE_BY if stack is None else stack.vocabulary_multiple) * p.tp,
+        vocab_always=stack is not None,
         ulysses=p.cp_comm == "a2a",
     )

@@ -73,6 +73,10 @@ def check_groups(known: frozenset[str]) -> None:
 check_groups(SITES)
 
 
+CORES: dict[str, set[Variant]] = {"flash-attn": {"flash", "flash_copied"}}
+"""Attention cores that are another one and something more."""
+
+
 class Lever(NamedTuple):
     """How activations are kept once one saver more is in use: that saver, and all that are in use with it.
 
@@ -101,11 +105,14 @@ def levers(
     offload: str | Sequence[str],
     hidden_dropout: float = 0.0,
     attention_dropout: float = 0.0,
+    deterministic: bool = False,
+    rope: str = "fused",
 ) -> tuple[Lever, ...]:
     """From no savers to all that a plan names, one at a time. Raises InputError for a name there is not."""
-    ways = {kernels, core, f"probs_{router_probs}", f"loss_{cross_entropy}"}
+    ways = {kernels, *CORES.get(core, {core}), f"probs_{router_probs}", f"loss_{cross_entropy}"}
+    ways |= {"deterministic"} if deterministic else set()
     ways |= {"hidden_dropout"} if hidden_dropout else set()
-    ways |= {"attention_dropout" if attention_dropout else "attention_undropped"}
+    ways |= {"attention_dropout" if attention_dropout else "attention_undropped", f"rope_{rope}"}
     variants: frozenset[Variant] = frozenset(v for v in get_args(Variant) if v in ways)
     found = [Lever("none", "", Savers(variants=variants))]
     for name in recompute:
@@ -147,6 +154,8 @@ def savers(
     fp8: Sequence[str] = (),
     hidden_dropout: float = 0.0,
     attention_dropout: float = 0.0,
+    deterministic: bool = False,
+    rope: str = "fused",
 ) -> Savers:
     """The savers of these names, all in use. Raises InputError for a name there is not."""
     return levers(
@@ -159,6 +168,8 @@ def savers(
         offload="none",
         hidden_dropout=hidden_dropout,
         attention_dropout=attention_dropout,
+        deterministic=deterministic,
+        rope=rope,
     )[-1].savers
 
 

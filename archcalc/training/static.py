@@ -19,8 +19,10 @@ from archcalc.training.placement import Held
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Static:
     """What a rank holds whatever it runs [bytes]. `step` lives only while the optimizer runs; `late` is the part of
-    `optimizer` that its first step makes; `host` is in host memory: states and, for the step, fp32 gradients;
-    `states` are all that the device writes into a checkpoint, wherever they are."""
+    `optimizer` that its first step makes, `copied` the fp32 copies of gradients that a step makes, which stay until the
+    next one's gradients are zeroed (Megatron-LM core/optimizer/optimizer.py, MixedPrecisionOptimizer); `host` is in
+    host memory: states and, for the step, fp32 gradients; `states` are all that the device writes into a checkpoint,
+    wherever they are."""
 
     params: int
     grads: int
@@ -29,6 +31,7 @@ class Static:
     step: int
     gathered: int
     late: int = 0
+    copied: int = 0
     host: int = 0
     states: int = 0
 
@@ -91,16 +94,17 @@ def static(
         layer += 2 * _layers(held_here) + grad_item * _layers(group)
     buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.learnable)
     gathered = layer if zero >= 3 else 0
-    if grad_item < 4 and not how.low_precision_grads:
-        step += copied + leaving
+    if grad_item == 4 or how.low_precision_grads:
+        copied = leaving = 0
     return Static(
         params=params,
         grads=grads,
         optimizer=states,
         buffers=buffers,
-        step=step,
+        step=step + copied + leaving,
         gathered=gathered,
         late=late,
+        copied=copied,
         host=host,
         states=saved,
     )

@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from archcalc.calc.activations import Saved, Savers
-from archcalc.calc.liveness import backward_peak, forward_peak
+from archcalc.calc.liveness import Alive, backward_alive, forward_alive
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
 from archcalc.tape.dims import product
@@ -28,8 +28,12 @@ UNSAVED_LOGITS: dict[Variant, int] = {"loss_eager": 7, "loss_fused": 3, "loss_te
 def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved], variants: Set[Variant] = frozenset()) -> int:
     """What one copy of a segment without a loss takes forward, beside `rows`, which it keeps [bytes]."""
     kept = {row.storage for row in rows if not row.fp8}
-    running = forward_peak(segment, shards, kept, variants=variants, beside=lambda op: unpacked(op, shards))
-    return max(running, routed_copies(segment, shards, kept))
+    return max(running_forward(segment, shards, kept, variants).total, routed_copies(segment, shards, kept))
+
+
+def running_forward(segment: Segment, shards: Shards, kept: Set[Storage], variants: Set[Variant]) -> Alive:
+    """What is alive at the worst moment of a segment's forward, beside what is `kept` [bytes]."""
+    return forward_alive(segment, shards, kept, variants=variants, beside=lambda op: unpacked(op, shards))
 
 
 def layer_backward(
@@ -41,12 +45,18 @@ def layer_backward(
 ) -> int:
     """All that one copy of a segment takes backward [bytes]. `bare` is what it would keep without savers: all
     of it is there again before its backward starts. `grads` says how weights' gradients are made."""
+    return running_backward(segment, shards, bare, variants, grads).total + ring_buffers(segment, shards)
+
+
+def running_backward(
+    segment: Segment, shards: Shards, bare: Sequence[Saved], variants: Set[Variant], grads: WeightGrads
+) -> Alive:
+    """What is alive at the worst moment of that, buffers of a ring apart [bytes]."""
     kept = {row.storage: row.nbytes for row in bare}
     made = beside_operands(segment, shards, grads, one_gemm="fused" in variants)
     beside = {i: made.get(i, 0) + unpacked(op, shards) for i, op in enumerate(segment.ops)}
     after = after_operands(segment, shards, grads)
-    running = backward_peak(segment, shards, kept, variants, beside=beside, after=after)
-    return running + _ring_buffers(segment, shards)
+    return backward_alive(segment, shards, kept, variants, beside=beside, after=after)
 
 
 def routed_copies(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
@@ -82,7 +92,7 @@ def _copies(ops: Sequence[Op], shards: Shards, kept: Set[Storage]) -> int:
     return most - returned + shared
 
 
-def _ring_buffers(segment: Segment, shards: Shards) -> int:
+def ring_buffers(segment: Segment, shards: Shards) -> int:
     """Two buffers of keys and values that travel around a ring of context-parallel devices [bytes]."""
     if shards.cp == 1 or shards.ulysses:
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -113,6 +114,111 @@ def test_zero_2_over_a_pipeline_is_warned_about() -> None:
     assert "reduce-scatter a micro-batch" in run(*BASE, "--set", "parallel.zero=2").out
 
 
+def test_the_title_has_verdict_and_layout() -> None:
+    """256 GPUs over 16 stages: 16 data-parallel devices. 67,108,864 tokens over them are 1,024 sequences of 4,096."""
+    title = document(*BASE)["title"]
+    assert title.startswith("Kimi K2 fits on 256 x NVIDIA H800 SXM5 80GB under k2-pretrain: rank 1 takes ")
+    assert title.endswith(
+        "; pp 16, vpp 2, tp 1, ep 16, etp 1, cp 1, dp 16, zero 1; interleaved-1f1b, 1,024 micro-batches"
+    )
+    unfit = document(*BASE, "--set", "activations.offload=none", "--set", "parallel.tp=2", "--set", "parallel.sp=true")
+    assert "tp 2 with sp" in unfit["title"]
+
+
+def test_every_override_is_shown() -> None:
+    overrides = ("batch.seq=8192", "activations.fp8=[]", "parallel.ep=8")
+    out = run(*BASE, *(word for each in overrides for word in ("--set", each))).out
+    assert f"Set over the plan: {', '.join(overrides)}." in " ".join(out.split())
+
+
+@pytest.mark.parametrize("more", [(), ("--explain", "activations"), ("--explain", "transient"), ("--rank", "0")])
+@pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
+def test_layers_are_numbered_not_lettered(form: str, more: tuple[str, ...]) -> None:
+    ran = run(*BASE, *more, "--format", form)
+    assert ran.code == 0, ran.err
+    assert "{i}" not in ran.out
+    assert "{e}" not in ran.out
+
+
+def test_check_exits_1_where_it_does_not_fit() -> None:
+    assert run(*BASE, "--check").code == 0
+    unfit = (*BASE, "--set", "activations.offload=none")
+    assert run(*unfit).code == 0
+    for more in ((), ("--explain", "activations")):
+        failed = run(*unfit, *more, "--check")
+        assert failed.code == 1
+        assert failed.out
+        assert failed.err.startswith("error: Kimi K2 does not fit on 256 x NVIDIA H800")
+
+
+@pytest.mark.parametrize("rank", [None, "0", "15"])
+@pytest.mark.parametrize(("term", "key"), [("activations", "activation_bytes"), ("transient", "transient_bytes")])
+def test_a_term_unfolds_into_what_it_is_the_sum_of(term: str, key: str, rank: str | None) -> None:
+    plain = document(*BASE)
+    asked = plain["quantities"]["train.worst_rank"] if rank is None else int(rank)
+    found = document(*BASE, "--explain", term, *(("--rank", rank) if rank else ()))
+    assert sum(row["bytes"] for row in found["rows"]) == plain["rows"][asked][key]
+    assert found["title"] == plain["title"]
+    assert f"{plain['rows'][asked][key]:,} B" in found["notes"][-1]
+
+
+def test_tensors_say_what_they_are_and_how_many() -> None:
+    rows = document(*BASE, "--explain", "activations")["rows"]
+    assert [row["bytes"] for row in rows] == sorted((row["bytes"] for row in rows), reverse=True)
+    assert all(row["bytes"] == row["copies"] * row["bytes_each"] for row in rows)
+    assert rows[0]["path"] == "model.layers.1-60.mlp.experts.0-383.gate_proj"
+    assert (rows[0]["site"], rows[0]["shape"], rows[0]["dtype"]) == ("expert_fc1", [32_768, 7168], "float8_e4m3fn")
+    assert "what comes in" in {row["maker"] for row in rows}
+
+
+def test_the_head_that_a_prediction_module_runs_is_told_from_the_models_own() -> None:
+    found = document("train", "deepseek-v3", *DEEPSEEK_PLAN, "--explain", "activations", "--rank", "15")
+    logits = {row["path"]: row["bytes_each"] for row in found["rows"] if row["shape"][1:] == [129_280]}
+    assert logits == dict.fromkeys(("loss", "model.layers.61.loss"), 4096 * 129_280 * 4)
+
+
+def test_what_is_in_host_memory_is_listed_apart() -> None:
+    """Every layer of the 16 + 16 chunks of two alive is either here or there."""
+    found = document(*BASE, "--explain", "activations")
+    assert len(found["tables"]["offloaded"]) == len(found["rows"])
+    for here, there in zip(found["rows"], found["tables"]["offloaded"], strict=True):
+        assert (here["path"], here["copies"] + there["copies"]) == (there["path"], 2 * 32)
+    resident = document(*BASE, "--explain", "activations", "--set", "activations.offload=none")
+    assert "offloaded" not in resident["tables"]
+
+
+def test_a_term_that_does_not_unfold_is_an_error_with_the_near_miss() -> None:
+    ran = run(*BASE, "--explain", "activation")
+    assert (ran.code, ran.out) == (2, "")
+    assert "activation does not unfold" in ran.err
+    assert "did you mean activations?" in ran.err
+    assert "activations and transient do" in run(*BASE, "--explain", "weights").err
+
+
+MTP = "(?i)multi-token"
+DEEPSEEK_PLAN = ("--plan", "k2-pretrain", "--set", "parallel.world=2048", "--set", "parallel.ep=64")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("train", "{}", *DEEPSEEK_PLAN), "Multi-token prediction is in: 1 module in the last stage, with its 11.61B"),
+        (("kv", "{}"), "The cache of multi-token prediction is not in: drafting with it would keep 1,152 B a token"),
+        (("flops", "{}"), "The multi-token-prediction module would add"),
+        (("serve", "{}", "--gpu", "h200", "--gpus", "16"), "multi-token-prediction module is not loaded: --mtp adds"),
+        (("serve", "{}", "--gpu", "h200", "--gpus", "16", "--mtp"), "Multi-token prediction is in: its weights in the"),
+        (("serve", "{}", "--gpu", "all"), "multi-token-prediction module is not loaded: --mtp adds"),
+    ],
+)
+def test_every_command_says_whether_multi_token_prediction_is_in(arguments: tuple[str, ...], says: str) -> None:
+    """One latent layer's entry, 512 + 64 numbers of 2 bytes. A model without such a module is not told of it."""
+    assert says in " ".join(run(*(each.format("deepseek-v3") for each in arguments)).out.split())
+    if "--mtp" not in arguments:
+        plain = run(*(each.format("kimi-k2") for each in arguments))
+        assert plain.code == 0
+        assert not re.search(MTP, plain.out)
+
+
 def test_it_starts_quickly_and_without_heavy_libraries() -> None:
     code = (
         "import sys, time\n"
@@ -139,5 +245,5 @@ def test_dropout_that_a_plan_leaves_out_is_named_with_megatrons_own_default() ->
     assert "activations.core = flash (default)" in plain
     assert "activations.hidden_dropout = 0.0 (default; Megatron-LM's own is 0.1)" in plain
     said = run(*BASE, "--set", "activations.hidden_dropout=0.1").out
-    assert "activations.hidden_dropout" not in said
+    assert "activations.hidden_dropout = " not in said
     assert "activations.attention_dropout = 0.0 (default; Megatron-LM's own is 0.1)" in said

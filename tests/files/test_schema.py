@@ -31,13 +31,13 @@ def validator() -> jsonschema.Draft7Validator:
     return jsonschema.Draft7Validator(schema)
 
 
-@pytest.mark.parametrize("kind", ["spec", "plan", "hardware", "engine", "books"])
+@pytest.mark.parametrize("kind", ["spec", "plan", "hardware", "engine", "stack", "books"])
 def test_the_committed_schema_is_current(kind: str) -> None:
     committed = ROOT / "schema" / f"{kind}.schema.json"
     assert committed.read_text() == run("schema", kind).out, "stale: run `make schema`"
 
 
-@pytest.mark.parametrize("folder", ["plans", "hardware", "engines"])
+@pytest.mark.parametrize("folder", ["plans", "hardware", "engines", "stacks"])
 def test_every_other_bundled_file_is_valid_under_the_schema_that_it_points_to(folder: str) -> None:
     for path in (ROOT / "specs" / folder).glob("*.yaml"):
         modeline = path.read_text().splitlines()[0].removeprefix("# yaml-language-server: $schema=")

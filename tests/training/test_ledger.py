@@ -2,15 +2,9 @@
 
 import pytest
 
-from archcalc.training.ledger import (
-    expected_imbalance,
-    expected_maximum,
-    imbalances,
-    ledger,
-    recompute_cost,
-    worst_imbalance,
-)
+from archcalc.training.ledger import imbalances, ledger, recompute_cost
 from archcalc.training.memory import one_layer_extra
+from archcalc.training.routing import expected_imbalance, expected_maximum, worst_imbalance
 from tests.training.plans import k2_plan, ranks, run_of
 
 
@@ -31,6 +25,45 @@ def test_the_ledger_starts_without_savers_and_ends_at_the_plan() -> None:
     assert rows[0]["peak_bytes"] == max(r.peak for r in bare)
     assert rows[-1]["peak_bytes"] == max(r.peak for r in ranks("kimi-k2"))
     assert rows[0]["peak_bytes"] - sum(row["saved_bytes"] for row in rows) == rows[-1]["peak_bytes"]
+
+
+RECOMPUTED, STORED = ["layernorm", "swiglu", "mla_up_proj", "moe_down_proj"], ["moe_up_proj_input", "swiglu_input"]
+LEFT_OUT = {
+    **{f"recompute {x}": f"activations.recompute=[{', '.join(y for y in RECOMPUTED if y != x)}]" for x in RECOMPUTED},
+    **{f"fp8 {x}": f"activations.fp8=[{', '.join(y for y in STORED if y != x)}]" for x in STORED},
+    "offload all": "activations.offload=none",
+}
+
+
+def test_without_a_lever_is_the_plan_that_does_not_name_it() -> None:
+    rows = ledger(run_of("kimi-k2", k2_plan()))
+    planned = max(r.peak for r in ranks("kimi-k2"))
+    assert (rows[0]["without_bytes"], rows[0]["without_peak_bytes"]) == (None, None)
+    for row in rows[1:]:
+        without = max(r.peak for r in ranks("kimi-k2", LEFT_OUT[row["lever"]]))
+        assert row["without_peak_bytes"] == without, row["lever"]
+        assert row["without_bytes"] == without - planned
+
+
+def test_leaving_out_the_last_lever_costs_what_it_saved() -> None:
+    last = ledger(run_of("kimi-k2", k2_plan()))[-1]
+    assert last["without_bytes"] == last["saved_bytes"] > 0
+
+
+def test_under_offload_leaving_out_a_recomputation_costs_only_the_layers_in_hand() -> None:
+    """Without moe_down_proj each layer keeps the experts' output, 2·8·7168 bytes a token: the three whose offloaded
+    tensors are on the device, of which the one that runs forward holds it anyway; the allocator's 0.94 is in. Beside
+    the levers above it alone it frees 46 chunks of two layers, less what a backward makes again."""
+    row = next(r for r in ledger(run_of("kimi-k2", k2_plan())) if r["lever"] == "recompute moe_down_proj")
+    output = 4096 * 2 * 8 * 7168
+    assert abs(row["without_bytes"] * 0.94 - (3 - 1) * output) < 1
+    assert abs(row["saved_bytes"] * 0.94 - (46 * 2 - 1) * output) < 2
+
+
+def test_a_lever_named_among_others_can_be_left_out_of_whole_layers() -> None:
+    both = k2_plan("activations.recompute=[full, layernorm]", "schedule.extra_warmup=0")
+    rows = {row["lever"]: row for row in ledger(run_of("kimi-k2", both))}
+    assert rows["recompute layernorm"]["without_bytes"] == 0  # whole layers are recomputed with it or without
 
 
 def test_a_list_of_no_groups_offloads_nothing_and_is_no_lever() -> None:
@@ -56,6 +89,9 @@ def test_what_recomputing_costs() -> None:
     down, layer = 2 * 8 * 2048 * 7168, 2 * (101_122_048 + 7168 * 384 + 27 * 7168 * 2048) + 64 * 320 * 4096
     assert recompute_cost(run, "moe_down_proj") == f"{100 * down / layer:.1f} % more forward FLOPs"
     assert recompute_cost(run, "full") == "100.0 % more forward FLOPs"
+    shares = {row["lever"]: row["recompute_flops_share"] for row in ledger(run)}
+    assert shares["recompute moe_down_proj"] == down / layer
+    assert [shares[each] for each in ("no savers", "recompute layernorm", "fp8 swiglu_input", "offload all")] == [0] * 4
 
 
 def test_the_expected_maximum_of_normal_values() -> None:

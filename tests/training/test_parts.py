@@ -16,11 +16,11 @@ from archcalc.documents.parts import part_rows
 from archcalc.documents.train import run_of, train_quantities, train_report
 from archcalc.errors import InputError, SpecError
 from archcalc.files.model import Spec
-from archcalc.tape import Segment, value
+from archcalc.tape import Op, Segment, value
 from archcalc.training.chunk import segment_memory
 from archcalc.training.load import load_plan
 from archcalc.training.memory import RankMemory, training_memory
-from archcalc.training.packed import held_bytes
+from archcalc.training.packed import held_bytes, unpacked
 from archcalc.training.parts import Train, trained_tape
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run
@@ -81,6 +81,10 @@ def rank(spec: Spec, *overrides: str) -> RankMemory:
 def segments(spec: Spec, **train: str) -> list[Segment]:
     tape = spec.trace(Workload(phase="train", seq=T))
     return trained_tape(tape, Train.model_validate(train)).segments
+
+
+def run_ops(run: Run) -> list[Op]:
+    return [op for segment in run.tape.segments for op in segment.ops]
 
 
 def kept(segment: Segment) -> int:
@@ -236,6 +240,11 @@ def test_a_packed_matrix_is_unpacked_for_each_product() -> None:
     assert matrix < four.forward <= one.forward + matrix
     assert matrix < four.backward <= one.backward + matrix
     assert four.saved == one.saved
+    largest = max((op for op in run_ops(qlora)), key=lambda op: unpacked(op, Shards()))
+    assert unpacked(largest, Shards()) == matrix
+    experts = planned(spec_of(tiny()), "train.backbone=qlora(4)", "batch.seq=64")
+    fc1 = next(op for op in run_ops(experts) if op.site == "expert_fc1")
+    assert unpacked(fc1, experts.shards) == 2 * 8 * 5 + 4  # one expert's of six; 40 weights are one block
 
 
 @pytest.mark.parametrize("kernels", ["fused", "eager"])
@@ -290,6 +299,20 @@ def test_backward_flops_fall_by_the_weights_gradients() -> None:
 def test_what_can_not_be_trained_so_is_refused(train: str, message: str) -> None:
     with pytest.raises((InputError, SpecError), match=message):
         planned(QWEN, f"train.{train}")
+
+
+def test_experts_say_that_their_adapters_are_their_own() -> None:
+    lines = train_report(spec_of(tiny()), plan("train.backbone=lora(4)", "batch.seq=64")).assumptions
+    assert any("share_expert_adapters" in line for line in lines)
+    assert not any(
+        "share_expert_adapters" in line for line in train_report(QWEN, plan("train.backbone=lora(4)")).assumptions
+    )
+
+
+def test_a_part_that_is_not_there_may_be_said_to_train_in_full() -> None:
+    assert (
+        rank(QWEN, "train.vision=full", "train.backbone=lora(4)").static == rank(QWEN, "train.backbone=lora(4)").static
+    )
 
 
 def test_a_tied_matrix_has_one_way() -> None:

@@ -173,7 +173,9 @@ def test_gradients_of_scores_stand_beside_the_softmax_while_unfused_attention_ru
         how = savers(kernels="fused", core="unfused", router_probs="act", cross_entropy="te", attention_dropout=chance)
         kept = {row.storage: row.nbytes for row in saved_rows(tape.segments[0], Shards(), how)}
         assert sum(kept.values()) == 3 * operand + held * score
-        assert backward_peak(tape.segments[0], Shards(), kept, how.variants) == 5 * operand + (held + 2) * score
+        assert (
+            backward_peak(tape.segments[0], Shards(), kept, variants=how.variants) == 5 * operand + (held + 2) * score
+        )
         again = forward_peak(tape.segments[0], Shards(), set(kept), variants=how.variants)
         assert again == operand + 2 * score  # what nobody keeps: the output stands for itself after the reordering
 

@@ -44,7 +44,7 @@ def test_nothing_is_made_where_products_are_added_into_the_buffer() -> None:
 def test_an_embeddings_gradient_is_as_large_as_its_table_whatever_is_fused() -> None:
     for how in (FUSED, BLANK, MADE):
         made = by_path(beside_operands(LLAMA.segments[0], Shards(tp=2), how, one_gemm=True), 0)
-        assert made == {"embed_tokens": 128_256 * 4096}  # 2 bytes, over 2 devices
+        assert made["embed_tokens"] == sum(made.values()) == 128_256 * 4096  # 2 bytes, over 2 devices
 
 
 def test_empty_gradients_come_when_operands_are_gone() -> None:
@@ -99,3 +99,17 @@ def test_what_a_plan_says(overrides: tuple[str, ...], linears: str) -> None:
 
 def test_without_fusion_no_placeholder_is_cached() -> None:
     assert ranks("kimi-k2", "memory.gradient_accumulation_fusion=false")[1].cached == 0
+
+
+def test_the_heads_gradient_waits_until_the_embeddings_is_added_to_it() -> None:
+    """On one stage with few tokens, so that the weight is larger than the logits: the worst of the backward is the
+    embedding's, which makes V x h beside the head's V x h, from its output's gradient T x h, when of all that was kept
+    its 8-byte ids are left. Of two weights each is dropped as soon as it is added up."""
+    few = ("parallel.pp=1", "parallel.vpp=1", "parallel.ep=1", "schedule.kind=1f1b", "schedule.extra_warmup=0")
+    sizes = ("batch.seq=128", "batch.global_tokens=131072", "activations.recompute=[]", "activations.fp8=[]")
+    more = ("activations.offload=none", "parallel.layout=auto", "memory.gradient_accumulation_fusion=false")
+    (tied,) = ranks("gemma-3-27b", *few, *sizes, *more)[0].chunk_memory
+    (apart,) = ranks("llama-3.1-8b", *few, *sizes, *more)[0].chunk_memory
+    assert (tied.backward_at, apart.backward_at) == ("model.embed_tokens", "lm_head")
+    assert tied.backward + tied.saved - 8 * 128 == 2 * 2 * 262_208 * 5376 + 2 * 128 * 5376
+    assert apart.backward < 2 * 2 * 128_256 * 4096

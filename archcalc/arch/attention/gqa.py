@@ -79,8 +79,10 @@ class GQA(Block):
         dim = self.dim("head_dim")
         bias = self.attention_bias
         q, gate = self._queries(tape, x, heads, dim)
+        query = q.storage
         k = tape.linear(x, "k_proj", (kv_heads, dim), role="attention", site="qkv", bias=bias)
         v = tape.linear(x, "v_proj", (kv_heads, dim), role="attention", site="qkv", bias=bias)
+        fused = (query, k.storage)  # Megatron-LM's linear_qkv writes them and v side by side
         q = self._norm(tape, q, "q_norm", heads, dim)
         k = self._norm(tape, k, "k_norm", kv_heads, dim)
         if tape.rotary if self.rope_parameters is None else self.rope_parameters.rope_theta:
@@ -100,6 +102,7 @@ class GQA(Block):
             pairs=pairs(tape, span),
             span=span,
             caches=(Cache("key", (kv_heads, dim), span), Cache("value", (kv_heads, dim), span)),
+            bases=fused if gate is None else (),
         )
         if gate is not None:
             out = tape.sigmoid_gate(out, gate, "gate", site="attn_out")

@@ -115,7 +115,7 @@ class MLA(Block):
                 kv_latent.view((latent,), keys), "kv_b_proj", (heads, nope + v_dim), role="attention", site="kv_up"
             )
             if tape.rotary:
-                q = tape.rope(q, "q_rope", (heads, nope + rope), turned=rope, site="q_up")
+                q = tape.rope(q, "q_rope", (heads, nope + rope), turned=rope, tensors=2, site="q_up")  # and the key
             k = tape.copy((up, kv), "k", (heads, nope + rope), site="kv_up", rows=keys)
             v = tape.copy((up,), "v", (heads, v_dim), site="kv_up", rows=keys)
             out = tape.attention(

@@ -137,7 +137,8 @@ class MoE(Block):
             both = project(copies, ("experts.{e}.gate_proj", up), width, site="expert_fc1")
             inner = tape.glu(both, act, width, site="moe_act", act=self.hidden_act, probs=routed)
         else:
-            inner = tape.activation(project(copies, (up,), width, site="expert_fc1"), act, site="moe_act", probs=routed)
+            up_rows = project(copies, (up,), width, site="expert_fc1")
+            inner = tape.activation(up_rows, act, site="moe_act", act=self.hidden_act, probs=routed)
         (features,) = x.features
         back = project(inner, ("experts.{e}.down_proj",), features, site="expert_fc2")
         return tape.combine(back, "combine", x.rows)

@@ -1,4 +1,4 @@
-"""Attention cores: softmax(q k^T * scale + mask) v (arXiv:1706.03762, equation 1), run in four ways.
+"""Attention cores: softmax(q k^T * scale + mask) v (arXiv:1706.03762, equation 1), run in five ways.
 
 Each is called as `core(q, k, v, scale, view, picked, dropout)`: q [B,N,H,D], k [B,M,G,D], v [B,M,G,V] -> [B,N,H,V].
 The queries are the last N of the M rows; what each sees, `View` says, and of that the rows in `picked`, int32 [B,N,K],
@@ -113,7 +113,21 @@ def written(
     return out
 
 
-CORES = {"counted": counted, "flash": flash, "unfused": unfused}
+def copied(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    view: View,
+    picked: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """A fused kernel that works on sequences, between layers that work on tokens first: what it makes is copied into
+    their order (TransformerEngine, attention/dot_product_attention/backends.py, `FlashAttention`)."""
+    return flash(q, k, v, scale, view, picked, dropout).clone()
+
+
+CORES = {"counted": counted, "flash": flash, "flash-attn": copied, "unfused": unfused}
 
 
 # -- the unfused ones

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from archcalc.reference.activations import Glu
+from archcalc.reference.activations import ACTIVATIONS, Glu
 from archcalc.reference.kernels import delta
 from archcalc.reference.kernels import fp8 as tiles
 from archcalc.reference.kernels.eager import Activated, Activation, Eager
@@ -38,7 +38,10 @@ class Fused(Eager):
         return delta.fused_gated_norm(x, gate, weight, eps, sigmoid=sigmoid)
 
     def activated(self, x: Tensor, probs: Tensor | None, act: Activation, *, fp8: bool) -> Tensor:
-        return Activated.apply(x, probs, act, fp8)
+        if probs is None or act is ACTIVATIONS["relu2"]:
+            return Activated.apply(x, probs, act, fp8)
+        out: Tensor = Activated.apply(x, None, act, fp8)
+        return (out * probs[:, None]).to(x.dtype)
 
     def router_logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _RouterLogits.apply(x, weight, bias)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from archcalc.errors import InputError, did_you_mean
 
 KernelName = Literal["fused", "eager", "counted"]
-CoreName = Literal["flash", "unfused", "counted"]
+CoreName = Literal["flash", "flash-attn", "unfused", "counted"]
 RouterProbs = Literal["act", "out"]
 
 RECOMPUTE = (
@@ -37,12 +37,14 @@ class Options:
 
     Attributes:
         kernels: what the elementwise operations and the experts' products keep.
-        core: `flash` keeps q, k, v, out and the log-sum-exp; `unfused` keeps the whole score matrix, in 16 bit with
-            fused kernels, else in fp32 with fp32 q, k, v; `counted` multiplies no more pairs than a window or an
-            indexer leaves.
+        core: `flash` keeps q, k, v, out and the log-sum-exp, `flash-attn` the same and hands on a copy of out;
+            `unfused` keeps the whole score matrix, in 16 bit with fused kernels, else in fp32 with fp32 q, k, v;
+            `counted` multiplies no more pairs than a window or an indexer leaves.
         router_probs: `act` multiplies them into the experts' activation, `out` after down_proj.
+        deterministic: whether experts' rows are added up by index_add whatever the kernels are.
         hidden_dropout, attention_dropout: the chance that an element of a residual branch, or of the embedded tokens,
             and one of the softmax, is dropped.
+        rope: whether one kernel turns a tensor, or fused modules make its table anew in each layer (`unfused`).
         recompute: names out of `RECOMPUTE`.
         fp8: names out of `FP8`.
 
@@ -53,15 +55,23 @@ class Options:
     kernels: KernelName = "fused"
     core: CoreName = "flash"
     router_probs: RouterProbs = "act"
+    deterministic: bool = False
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
+    rope: Literal["fused", "unfused"] = "fused"
     recompute: frozenset[str] = frozenset()
     fp8: frozenset[str] = frozenset()
+
+    @property
+    def unfused_rope(self) -> bool:
+        """Whether each tensor that turns makes its own tables."""
+        return self.rope == "unfused" and self.kernels == "fused"
 
     def __post_init__(self) -> None:
         _known("kernels", [self.kernels], get_args(KernelName))
         _known("core", [self.core], get_args(CoreName))
         _known("router_probs", [self.router_probs], get_args(RouterProbs))
+        _known("rope", [self.rope], ("fused", "unfused"))
         _known("recompute", self.recompute, RECOMPUTE)
         _known("fp8", self.fp8, FP8)
 

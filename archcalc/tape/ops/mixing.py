@@ -38,18 +38,23 @@ class MixingOperations(Recorder):
         choice: Tensor | None = None,
         caches: tuple[Cache, ...] = (),
         site: str = "core_attn",
+        bases: tuple[Storage, ...] = (),
     ) -> Tensor:
         """softmax(q·kᵀ)·v: FLOPs pairs·n·(d_qk + d_v), where `pairs` already holds 2 a multiply-add (1 where causal
         halves) and follows from `span`. Flash kernels save q, k, v, out and fp32 log-sum-exp (arXiv:2205.14135), under
-        dropout too, whose mask they make again. Unfused: see `_unfused`.
+        dropout too, whose mask they make again. Unfused: see `_unfused`. Where the layer has tokens before sequences
+        and the kernel sequences before tokens, the output stands in both orders, and backward needs both: the kernel's
+        one of them, the projection behind it the other (`flash_copied`; TransformerEngine, attention/
+        dot_product_attention/backends.py, `FlashAttention`, which calls the flash-attn package).
 
         `sinks`: a learned logit a head takes part in the softmax, as a bare parameter of the module (gpt-oss,
         arXiv:2508.10925): n more weights, next to no FLOPs, nothing saved beside the log-sum-exp. `choice`: the keys
-        that each query takes, which a sparse kernel needs again in backward."""
+        that each query takes, which a sparse kernel needs again in backward. `bases`: see `Op`."""
         out = Tensor(q.rows, (heads, v_dim), Storage(q.rows, (heads, v_dim), self.dtype))
         lse = Storage(q.rows, (heads,), "float32")
         chosen = () if choice is None else (choice,)
         flash = (q.storage, k.storage, v.storage, out.storage, lse, *(t.storage for t in chosen))
+        copied = Save(Storage(q.rows, (heads, v_dim), self.dtype), ("flash", "flash_copied"))
         unfused, works = self._unfused(q, k, v, heads, qk_dim, v_dim)
         flops = tuple(Term(c, (*dims, heads, d)) for c, dims in pairs for d in (qk_dim, v_dim))
         self._emit(
@@ -58,16 +63,17 @@ class MixingOperations(Recorder):
             site,
             (q, k, v, *chosen),
             out,
-            temps=(lse, *(save.storage for save in unfused)),
+            temps=(lse, copied.storage, *(save.storage for save in unfused)),
             weights=(self.weight("", "sinks", (heads,), (), "attention"),) if sinks else (),
             flops=flops,
             counts_as="attention",
-            saves=(*(Save(s, ("flash",)) for s in flash), *unfused),
+            saves=(*(Save(s, ("flash",)) for s in flash), copied, *unfused),
             caches=caches,
             backward=2,
             exchange="context",
             span=span,
             works=works,
+            bases=bases,
         )
         return out
 
@@ -262,7 +268,9 @@ class MixingOperations(Recorder):
 
     def combine(self, x: Tensor, name: str, rows: Dims) -> Tensor:
         """Exchange back and add up: [R, h] -> [T, h]. With `probs_out` the probabilities multiply here, which keeps the
-        experts' output and the probabilities (fp32 fused, bf16 eager); eager code also keeps index_add's source."""
+        experts' output and the probabilities (fp32 fused, bf16 eager); eager code also keeps index_add's source, and so
+        does Megatron-LM in its deterministic mode (core/transformer/moe/moe_utils.py, `unpermute`; torch
+        tools/autograd/derivatives.yaml, index_add)."""
         p32, p16 = Storage(x.rows, (), "float32"), Storage(x.rows, (), self.dtype)
         source = Storage(x.rows, x.features, self.dtype)
         y = Tensor(rows, x.features, Storage(rows, x.features, self.dtype))
@@ -271,7 +279,7 @@ class MixingOperations(Recorder):
             Save(p32, ("fused", "probs_out")),
             Save(p16, ("eager", "probs_out")),
             Save(source, ("eager", "probs_out")),
-            Save(x.storage, ("eager", "probs_act")),
+            *(Save(x.storage, (how, "probs_act")) for how in ("eager", "deterministic")),
         )
         self._emit("combine", name, "combine", (x,), y, temps=(p32, p16, source), saves=saves, exchange="return")
         return y

@@ -88,17 +88,20 @@ class PointwiseOperations(Recorder):
         self._scaled("glu", name, site, gate_up, y, (*operand, *(Save(s, ("eager",)) for s in made)), made, probs)
         return y
 
-    def activation(self, x: Tensor, name: str, *, site: str, probs: Dims | None = None, between: int = 0) -> Tensor:
+    def activation(
+        self, x: Tensor, name: str, *, site: str, act: str = "", probs: Dims | None = None, between: int = 0
+    ) -> Tensor:
         """Elementwise activation (GELU, arXiv:1606.08415). Saves its input; no FLOPs counted.
 
         relu² (arXiv:2109.08668) too: eager code keeps relu's output in place of the input, which is as large. Eager
         code of several operations also keeps the results `between` them (the sigmoid in x·sigmoid(1.702·x)).
-        `probs`: see `_scaled`.
+        `probs`: see `_scaled`; of ungated activations relu² alone has a kernel that multiplies them in (Megatron-LM,
+        core/fusions/fused_weighted_squared_relu.py; core/transformer/moe/experts.py, bias_act_func).
         """
         y = Tensor(x.rows, x.features, Storage(x.rows, x.features, self.dtype))
         inner = tuple(Storage(x.rows, x.features, self.dtype) for _ in range(between))
         saves = (Save(x.storage), *(Save(s, ("eager",)) for s in inner))
-        self._scaled("activation", name, site, x, y, saves, inner, probs)
+        self._scaled("activation", name, site, x, y, saves, inner, probs, apart=act != "relu2")
         return y
 
     def _scaled(
@@ -111,12 +114,16 @@ class PointwiseOperations(Recorder):
         saves: tuple[Save, ...],
         temps: tuple[Storage, ...],
         probs: Dims | None,
+        *,
+        apart: bool = False,
     ) -> None:
         """An activation that routing probabilities of rows `probs` may multiply (variant `probs_act`): fused kernels
-        save them in fp32, eager code in bf16 beside the unscaled product."""
+        save them in fp32, eager code in bf16 beside the unscaled product, which fused ones keep too where no kernel
+        does both (`apart`)."""
         if probs is not None:
             unscaled = Storage(y.rows, y.features, self.dtype)
             temps, saves = (*temps, unscaled), (*saves, Save(unscaled, ("eager", "probs_act")))
+            saves = (*saves, Save(unscaled, ("fused", "probs_act"))) if apart else saves
         self._emit(kind, name, site, (x,), y, temps=temps, saves=saves)
         if probs is not None:  # they come from outside any region that recomputes the activation: an operation apart
             kept = (
@@ -133,12 +140,29 @@ class PointwiseOperations(Recorder):
         self._emit("scale_rows", name, site, (x, logits), y, temps=(score,), saves=(Save(x.storage), Save(score)))
         return y
 
-    def rope(self, x: Tensor, name: str, features: Dims, *, turned: Dim | None = None, site: str = "rope") -> Tensor:
-        """Rotate (arXiv:2104.09864) into a new storage. Saves only cos and sin, which are tables, not activations.
+    def rope(
+        self,
+        x: Tensor,
+        name: str,
+        features: Dims,
+        *,
+        turned: Dim | None = None,
+        tensors: int = 1,
+        site: str = "rope",
+    ) -> Tensor:
+        """Rotate (arXiv:2104.09864) into a new storage. Saves only cos and sin, which are tables, not activations; but
+        where Megatron-LM's rotation is not fused each tensor that turns makes both anew, in the layer's dtype and
+        for each position [4·s·turned bytes] (core/models/common/embeddings/rope_utils.py,
+        `_apply_rotary_pos_emb_bshd`): the products with them keep them and nothing else.
 
-        `turned`: features of a head that turn, all by default; the rest is copied beside them."""
+        `turned`: features of a head that turn, all by default; the rest is copied beside them. `tensors`: how many turn
+        here, where more do than this one."""
         y = Tensor(x.rows, features, Storage(x.rows, features, self.dtype))
-        self._emit("rope", name, site, (x,), y, turned=(turned or features[-1]).size)
+        turns = turned or features[-1]
+        everywhere = (Dim("1", 1, "kv_heads"), turns)  # on every device that has a head
+        tables = tuple(Storage(x.rows[-1:], everywhere, self.dtype) for _ in range(2 * tensors))
+        saves = tuple(Save(table, ("fused", "rope_unfused")) for table in tables)
+        self._emit("rope", name, site, (x,), y, temps=tables, saves=saves, turned=turns.size)
         return y
 
     def sigmoid_gate(self, x: Tensor, gate: Tensor, name: str, *, site: str) -> Tensor:

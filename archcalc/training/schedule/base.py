@@ -32,6 +32,7 @@ class Pipeline:
     pp: pipeline ranks. vpp: virtual stages a rank. micro_batches: in one optimizer step.
     group: micro-batches that a chunk takes in a row before the next chunk does (None: pp).
     extra_warmup: forwards added to the warm-up of each rank, as overlapping expert communication needs.
+    ep_overlap: whether behind the warm-up each forward runs beside the backward that follows it, layer by layer.
     """
 
     pp: int
@@ -39,6 +40,7 @@ class Pipeline:
     micro_batches: int
     group: int | None = None
     extra_warmup: int = 0
+    ep_overlap: bool = False
 
     @property
     def group_size(self) -> int:
@@ -63,6 +65,10 @@ class Schedule(ABC):
     @abstractmethod
     def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
         """Everything `rank` runs in one optimizer step, in order. The pipeline must be a valid one."""
+
+    def warmup(self, pipeline: Pipeline, rank: int) -> int:
+        """Forwards before a forward and a backward take turns; of the schedules that take a longer warm-up."""
+        raise NotImplementedError
 
     def chunks_per_rank(self, vpp: int) -> int:
         """Chunks that a rank holds."""
@@ -128,6 +134,29 @@ class Schedule(ABC):
                 f"{self.kind} has a warm-up of fixed length",
                 value=pipeline.extra_warmup,
                 hint="leave extra_warmup out; 1f1b and interleaved-1f1b are the schedules that take it",
+            )
+        if pipeline.ep_overlap:
+            self._validate_overlap(pipeline)
+
+    def _validate_overlap(self, pipeline: Pipeline) -> None:
+        if not self.takes_extra_warmup:
+            raise InputError(
+                f"{self.kind} does not run a forward beside a backward layer by layer",
+                value=self.kind,
+                hint="leave ep_overlap out; interleaved-1f1b, and 1f1b without a pipeline, are the schedules that do",
+            )
+        if pipeline.pp > 1 and pipeline.vpp == 1:
+            raise InputError(
+                "ep_overlap in a pipeline needs virtual stages (Megatron-LM asks for them): vpp is 1",
+                value=pipeline.vpp,
+                hint="set vpp above 1 with interleaved-1f1b, or pp to 1",
+            )
+        if not pipeline.extra_warmup:
+            raise InputError(
+                "ep_overlap needs a longer warm-up, so that a forward and the backward beside it don't wait for each"
+                " other: extra_warmup is 0",
+                value=0,
+                hint="leave extra_warmup out, which makes it 1",
             )
 
 

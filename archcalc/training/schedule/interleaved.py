@@ -25,12 +25,15 @@ class Interleaved1F1B(Schedule):
     takes_extra_warmup = True
 
     def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
+        forwards, backwards = _grouped(pipeline.vpp, pipeline.micro_batches, pipeline.group_size)
+        return alternate(forwards, backwards, warmup=self.warmup(pipeline, rank))
+
+    def warmup(self, pipeline: Pipeline, rank: int) -> int:
         hops = pipeline.pp - 1 - rank
         warmup = hops + pipeline.extra_warmup
         if pipeline.vpp > 1:
             warmup += hops + (pipeline.vpp - 1) * pipeline.group_size
-        forwards, backwards = _grouped(pipeline.vpp, pipeline.micro_batches, pipeline.group_size)
-        return alternate(forwards, backwards, warmup=warmup)
+        return warmup
 
     def period(self, pipeline: Pipeline) -> int | None:
         return pipeline.group_size

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from operator import add, ge, sub
 from typing import NamedTuple
 
@@ -21,12 +21,14 @@ class State:
     waiting: by chunk, how many have ended their I and not their W, and so still hold the share W needs.
     following: the chunk that goes backward next, if it has ended its forward by now: what comes back to the device for
         it may be on its way. Only where that was asked for.
+    beside: the forward that runs beside a backward, layer by layer; it is counted as live.
     """
 
     op: Op
     live: Counts
     waiting: Counts
     following: int | None = None
+    beside: Op | None = None
 
     def bytes(self, chunk_bytes: Sequence[int], waiting_bytes: Sequence[int]) -> int:
         """Activations alive [bytes]. By chunk: those of a micro-batch, and the share of them that W needs."""
@@ -36,58 +38,81 @@ class State:
 
 
 class _Place(NamedTuple):
-    """What makes states differ beside counts: the running operation, and the chunk that goes backward next."""
+    """What makes states differ beside counts: the running operation, the chunk that goes backward next, and that of
+    a forward that runs beside."""
 
     kind: str
     chunk: int
     following: int | None
+    beside: int | None
 
 
-def states_of(order: Sequence[Op], chunks: int, *, ahead: bool = False) -> tuple[tuple[int, State], ...]:
+def states_of(
+    order: Sequence[Op], chunks: int, *, ahead: bool = False, warmup: int | None = None
+) -> tuple[tuple[int, State], ...]:
     """The worst states of an order, each with the position of the operation at which it is first reached.
 
     They are kept apart by kind of operation and the chunk it runs on, because memory that lives only while it
     runs depends on both, and there may be several of each, because chunks differ in size. Whatever the sizes,
     as long as a waiting micro-batch holds no more than a live one, the most bytes alive are those of a state
-    in this list. With `ahead` they are kept apart by the chunk that goes backward next, too.
+    in this list. With `ahead` they are kept apart by the chunk that goes backward next, too. With `warmup` every
+    forward behind so many runs beside the backward that follows it: the two are one state.
     """
     found = [
-        (position, _state(order[position], counts, place))
-        for place, reached in _reached(order, chunks, ahead=ahead).items()
+        (position, _state(order, position, counts, place))
+        for place, reached in _reached(order, chunks, ahead=ahead, warmup=warmup).items()
         for counts, position in _uncovered(_corners(reached)).items()
     ]
     return tuple(sorted(found, key=lambda pair: pair[0]))
 
 
-def _state(op: Op, counts: Counts, place: _Place) -> State:
+def _state(order: Sequence[Op], position: int, counts: Counts, place: _Place) -> State:
     live, held = counts[: len(counts) // 2], counts[len(counts) // 2 :]
-    return State(op=op, live=live, waiting=tuple(map(sub, held, live)), following=place.following)
+    beside = None if place.beside is None else order[position - 1]
+    waiting = tuple(map(sub, held, live))
+    return State(op=order[position], live=live, waiting=waiting, following=place.following, beside=beside)
 
 
-def _following(order: Sequence[Op]) -> list[int | None]:
+def _overlapped(order: Sequence[Op], warmup: int | None) -> list[bool]:
+    """By position, whether a forward runs beside the backward that follows it."""
+    if warmup is None:
+        return [False] * len(order)
+    forwards = accumulate(op.kind == "F" for op in order)
+    return [op.kind == "F" and n > warmup for op, n in zip(order, forwards, strict=True)]
+
+
+def _following(order: Sequence[Op], overlapped: Sequence[bool]) -> list[int | None]:
     """By position, the chunk of the next backward behind it, or None where that one's forward has not ended
-    before."""
+    before, one that runs beside this operation included."""
     forward = {op[1:]: position for position, op in enumerate(order) if op.kind == "F"}
     found: list[int | None] = [None] * len(order)
     following: Op | None = None
     for position in reversed(range(len(order))):
-        if following is not None and forward[following[1:]] < position:
+        start = position - (position > 0 and overlapped[position - 1])
+        if following is not None and forward[following[1:]] < start:
             found[position] = following.chunk
         if order[position].kind in "BI":
             following = order[position]
     return found
 
 
-def _reached(order: Sequence[Op], chunks: int, *, ahead: bool) -> dict[_Place, Reached]:
+def _reached(order: Sequence[Op], chunks: int, *, ahead: bool, warmup: int | None) -> dict[_Place, Reached]:
     """All counts by what else makes states differ: live by chunk, then live or waiting by chunk."""
     counts = [0] * (2 * chunks)
-    following = _following(order) if ahead else [None] * len(order)
+    overlapped = _overlapped(order, warmup)
+    following = _following(order, overlapped) if ahead else [None] * len(order)
+    beside: int | None = None
     reached: dict[_Place, Reached] = {}
     for position, (kind, chunk, _) in enumerate(order):
         if kind == "F":
             counts[chunk] += 1
             counts[chunks + chunk] += 1
-        reached.setdefault(_Place(kind, chunk, following[position]), {}).setdefault(tuple(counts), position)
+        if overlapped[position]:
+            beside = chunk
+            continue
+        place = _Place(kind, chunk, following[position], beside)
+        reached.setdefault(place, {}).setdefault(tuple(counts), position)
+        beside = None
         if kind in "BI":
             counts[chunk] -= 1
         if kind in "BW":
@@ -125,10 +150,10 @@ def _uncovered(reached: Reached) -> Reached:
 def all_states(schedule: Schedule, pipeline: Pipeline, rank: int) -> tuple[State, ...]:
     """Every state of a rank's run, cut to its periodic part, in the order in which they are first reached."""
     order, chunks = schedule.order(schedule.cut(pipeline), rank), schedule.chunks_per_rank(pipeline.vpp)
-    places = _reached(order, chunks, ahead=True).items()
+    places = _reached(order, chunks, ahead=True, warmup=None).items()
     found = [(position, counts, place) for place, reached in places for counts, position in reached.items()]
     found.sort(key=lambda each: each[0])
-    return tuple(_state(order[position], counts, place) for position, counts, place in found)
+    return tuple(_state(order, position, counts, place) for position, counts, place in found)
 
 
 @lru_cache(maxsize=4096)
@@ -139,7 +164,8 @@ def live_states(schedule: Schedule, pipeline: Pipeline, rank: int, *, ahead: boo
     """
     cut = schedule.cut(pipeline)
     order = schedule.order(cut, rank)
-    found = states_of(order, schedule.chunks_per_rank(pipeline.vpp), ahead=ahead)
+    warmup = schedule.warmup(pipeline, rank) if pipeline.ep_overlap else None
+    found = states_of(order, schedule.chunks_per_rank(pipeline.vpp), ahead=ahead, warmup=warmup)
     removed = pipeline.micro_batches - cut.micro_batches
     period = schedule.period(pipeline)
     if not removed or period is None:
@@ -152,7 +178,10 @@ def live_states(schedule: Schedule, pipeline: Pipeline, rank: int, *, ahead: boo
 
 
 def _later(state: State, micro_batches: int) -> State:
-    return replace(state, op=state.op._replace(micro_batch=state.op.micro_batch + micro_batches))
+    def later(op: Op) -> Op:
+        return op._replace(micro_batch=op.micro_batch + micro_batches)
+
+    return replace(state, op=later(state.op), beside=state.beside and later(state.beside))
 
 
 def most_live(schedule: Schedule, pipeline: Pipeline, rank: int) -> int:

@@ -15,5 +15,7 @@ class OneFOneB(Schedule):
 
     def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
         count = pipeline.micro_batches
-        warmup = pipeline.pp - 1 - rank + pipeline.extra_warmup
-        return alternate(single_chunk("F", count), single_chunk("B", count), warmup=warmup)
+        return alternate(single_chunk("F", count), single_chunk("B", count), warmup=self.warmup(pipeline, rank))
+
+    def warmup(self, pipeline: Pipeline, rank: int) -> int:
+        return pipeline.pp - 1 - rank + pipeline.extra_warmup

@@ -108,7 +108,7 @@ def test_a_text_only_spec_has_no_prefix_and_no_tower():
     ("options", "message"),
     [
         ({"kernels": "fuse"}, "kernels: fuse is none of fused, eager"),
-        ({"core": "flsh"}, "core: flsh is none of flash, unfused"),
+        ({"core": "flsh"}, "core: flsh is none of flash, flash-attn, unfused"),
         ({"router_probs": "in"}, "router_probs: in is none of act, out"),
         ({"recompute": frozenset({"layer_norm"})}, "recompute: layer_norm is none of layernorm"),
         ({"fp8": frozenset({"swiglu"})}, "fp8: swiglu is none of moe_up_proj_input"),

@@ -98,6 +98,19 @@ def test_biases_of_experts_keep_the_number_of_each_rows_expert_in_eager_code_alo
     assert twin(biased, kernels="fused", router_probs="act") == twin(MOE, kernels="fused", router_probs="act")
 
 
+def test_an_ungated_activation_without_a_kernel_for_probabilities_keeps_what_they_multiply() -> None:
+    # Megatron-LM multiplies them in one kernel with SwiGLU and squared ReLU; elsewhere the product keeps its operand
+    fused: dict[str, Any] = {"kernels": "fused", "router_probs": "act"}
+    gelu = NEMOTRON | {"hidden_act": "gelu"}
+    assert twin(gelu, **fused) - twin(NEMOTRON, **fused) == 2 * k * T * ROUTED["moe_intermediate_size"]
+    assert twin(gelu, kernels="fused") == twin(NEMOTRON, kernels="fused")  # probabilities behind down_proj
+
+
+def test_a_deterministic_sum_keeps_the_rows_that_it_adds_up() -> None:
+    fused: dict[str, Any] = {"kernels": "fused", "router_probs": "act"}
+    assert twin(MOE, **fused, deterministic=True) - twin(MOE, **fused) == 2 * k * T * h
+
+
 def test_a_normed_latent_keeps_what_the_norm_keeps() -> None:
     latent = MOE | {"routed_expert_hidden_size": z}
     normed = latent | {"latent_moe_use_norm": True}

@@ -45,11 +45,35 @@ def test_biases_keep_nothing():
     assert kept(backbone(attention_bias=True, attention_out_bias=True)) == kept(backbone())
 
 
-def test_the_unfused_core_repeats_keys_and_values_to_all_heads_in_fp32():
+def test_the_unfused_core_of_eager_modules_repeats_keys_and_values_to_all_heads_in_fp32():
     # As torch's own math path does with enable_gqa: 3 * 4nd and all scores instead of q, k, v, log-sum-exp.
     scores = 4 * n * T * T
-    expected = (2 * NORM + 12 * n * d + 2 * n * d + 6 * f) * T + scores
+    expected = (2 * EAGER_NORM + 12 * n * d + 2 * n * d + 8 * f) * T + scores
+    assert kept(backbone(), core="unfused", kernels="eager") == expected
+    # and with dropout a bool and an fp32 more for each score
+    dropped = kept(backbone(), core="unfused", kernels="eager", attention_dropout=0.1)
+    assert dropped - expected == 5 * n * T * T
+
+
+def test_the_unfused_core_of_fused_modules_repeats_them_in_16_bit():
+    # 3 * 2nd and all scores in 16 bit instead of q, k, v, log-sum-exp (TransformerEngine, UnfusedDotProductAttention)
+    expected = (2 * NORM + 6 * n * d + 2 * n * d + 6 * f) * T + 2 * n * T * T
     assert kept(backbone(), core="unfused") == expected
+    assert kept(backbone(), core="unfused", attention_dropout=0.1) - expected == 3 * n * T * T
+
+
+@pytest.mark.parametrize("kernels", ["fused", "eager"])
+def test_hidden_dropout_keeps_a_bool_for_each_element_of_two_branches(kernels):
+    more = kept(backbone(), kernels=kernels, hidden_dropout=0.1) - kept(backbone(), kernels=kernels)
+    assert more == 2 * h * T
+
+
+def test_rotation_without_a_kernel_keeps_cos_and_sin_of_its_queries_and_of_its_keys():
+    """One position each, whatever the heads: 2 tensors of 2 tables, 2 bytes a feature that turns."""
+    for turned in (d, d // 2):
+        spec = backbone(rotary_dim=turned)
+        assert kept(spec, rope="unfused") - kept(spec) == 2 * 2 * 2 * turned * T
+    assert kept(backbone(), rope="unfused", kernels="eager") == kept(backbone(), kernels="eager")
 
 
 @pytest.mark.parametrize(
@@ -67,9 +91,23 @@ def test_a_norm_of_queries_and_keys_keeps_its_input(qk_norm, kernels, more):
     assert normed - plain == more * T
 
 
+def test_the_package_flash_attn_keeps_the_output_in_both_orders():
+    assert kept(backbone(), core="flash-attn") - kept(backbone()) == 2 * n * d * T
+
+
 def test_only_the_core_can_be_recomputed_in_attention():
     assert kept(backbone(), recompute=frozenset({"mla_up_proj"})) == kept(backbone())
-    assert kept(backbone()) - kept(backbone(), recompute=frozenset({"core_attn"})) == 4 * n * T
+    eager = kept(backbone(), kernels="eager")
+    assert eager - kept(backbone(), kernels="eager", recompute=frozenset({"core_attn"})) == 4 * n * T
+
+
+def test_a_checkpoint_of_the_core_keeps_all_that_the_values_are_a_view_of():
+    """Rotated queries and keys are new tensors; values lie in the projections' one tensor, (n + 2g)d wide, all of which
+    is kept in their place. With norms of queries and keys it is kept without that, as their inputs."""
+    again = frozenset({"core_attn"})
+    assert kept(backbone(), recompute=again) - kept(backbone()) == (2 * (n + g) * d - 4 * n) * T
+    spec = backbone(qk_norm="per_head")
+    assert kept(spec, recompute=again) - kept(spec) == -4 * n * T
 
 
 def test_a_layer_with_one_head_for_all_keeps_one_key_and_value():

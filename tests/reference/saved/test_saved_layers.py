@@ -152,14 +152,15 @@ def test_eager_fp8_storage_leaves_what_is_kept_beside_the_stored_input():
     assert kept == (735_236 - saved) * T + 11_011_584
 
 
-@pytest.mark.parametrize("kernels", ["fused", "eager"])
-def test_the_unfused_core_keeps_fp32_queries_keys_values_and_all_scores(kernels):
-    # 4n (2dq + dv) a token and 4 b n s^2, instead of bf16 q, k, v and the log-sum-exp; o_proj's input stays.
+@pytest.mark.parametrize(("kernels", "operands", "score"), [("eager", 2 * QKV, 4), ("fused", QKV, 2)])
+def test_the_unfused_core_keeps_queries_keys_values_and_all_scores_in_its_precision(kernels, operands, score):
+    # Eager 4n (2dq + dv) a token and 4 b n s^2, instead of bf16 q, k, v and the log-sum-exp; fused half of that, so
+    # that q, k and v stay as they were. o_proj's input stays.
     for batch in (1, 4):
         sequence = T // batch
         options = {"attention": "mla", "ffn": "dense", "tokens": T, "batch": batch, "kernels": kernels}
         flash, unfused = layer_bytes(K25, **options), layer_bytes(K25, core="unfused", **options)
-        assert unfused - flash == (2 * QKV - QKV - 4 * n) * T + 4 * batch * n * sequence**2
+        assert unfused - flash == (operands - QKV - 4 * n) * T + score * batch * n * sequence**2
 
 
 def test_recomputing_the_unfused_core_keeps_bf16_inputs_and_no_scores():

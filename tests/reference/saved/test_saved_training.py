@@ -74,13 +74,17 @@ def entries(train: Train) -> tuple[bool, bool]:
     return first, first or ways["backbone"].kind != "frozen"
 
 
-def both(plain: dict[str, Any], how: str, kernels: tuple[str, str, str]) -> tuple[dict[str, int], dict[str, int]]:
+Sides = tuple[dict[str, int], dict[str, int]]
+
+
+def both(plain: dict[str, Any], how: str, kernels: tuple[str, str, str], **options: Any) -> Sides:
     """Bytes of embedding, first layer, second layer and head: the tape's, the twin's."""
     given, theirs = WAYS[how]
     train = Train.model_validate(given)
     tape = trained_tape(spec_of(plain).trace(Workload(phase="train", seq=SEQ)), train)
     kernel, probs, core = kernels
-    keep = savers(kernels=kernel, core=core, router_probs=probs, cross_entropy=kernel)
+    keep = savers(kernels=kernel, core=core, router_probs=probs, cross_entropy=kernel, **options)
+    regions: dict[str, Any] = {name: frozenset(names) for name, names in options.items()}
 
     def ours(segment: Segment) -> int:
         return saved_bytes(segment, Shards(), keep)
@@ -91,7 +95,7 @@ def both(plain: dict[str, Any], how: str, kernels: tuple[str, str, str]) -> tupl
 
     def twin(*, entry: bool) -> dict[str, int]:
         training = Training(**theirs, entry=entry)
-        return measure(plain, seq=SEQ, training=training, kernels=kernel, core=core, router_probs=probs)
+        return measure(plain, seq=SEQ, training=training, kernels=kernel, core=core, router_probs=probs, **regions)
 
     first, last = entries(train)
     one, two = twin(entry=first), twin(entry=last)
@@ -109,4 +113,19 @@ def both(plain: dict[str, Any], how: str, kernels: tuple[str, str, str]) -> tupl
 @pytest.mark.parametrize(("mixer", "block"), PAIRS, ids="-".join)
 def test_the_tape_keeps_what_autograd_keeps(mixer: str, block: str, how: str, kernels: tuple[str, str, str]) -> None:
     ours, theirs = both(two_layers(mixer, block), how, kernels)
+    assert ours == theirs
+
+
+RECOMPUTE = ("layernorm", "swiglu", "mla_up_proj", "moe_down_proj", "core_attn", "mlp", "moe", "shared_experts", "full")
+
+
+@pytest.mark.parametrize("how", ["layers frozen", "adapters and embedding"])
+@pytest.mark.parametrize(("mixer", "block"), [("gqa", "dense"), ("mla", "dense"), ("gqa", "moe")], ids="-".join)
+def test_what_is_recomputed_or_in_fp8_is_dropped_beside_adapters_too(mixer: str, block: str, how: str) -> None:
+    plain, fused = two_layers(mixer, block), KERNELS[0]
+    fp8 = ["moe_up_proj_input", "swiglu_input"]
+    for recompute in (*([name] for name in RECOMPUTE), list(RECOMPUTE[:4])):
+        ours, theirs = both(plain, how, fused, recompute=recompute)
+        assert ours == theirs, recompute
+    ours, theirs = both(plain, how, fused, recompute=list(RECOMPUTE[:4]), fp8=fp8)
     assert ours == theirs

@@ -1,5 +1,7 @@
 """What a schedule refuses, and why."""
 
+from typing import Any
+
 import pytest
 
 import archcalc.training.schedule as package
@@ -38,7 +40,7 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize(("kind", "sizes", "why"), FORBIDDEN)
-def test_a_forbidden_combination_says_why_and_what_to_do(kind: str, sizes: dict[str, int], why: str):
+def test_a_forbidden_combination_says_why_and_what_to_do(kind: str, sizes: dict[str, Any], why: str):
     with pytest.raises(InputError, match=why) as caught:
         get_schedule(kind).validate(Pipeline(**sizes))
     assert caught.value.hint
@@ -68,7 +70,7 @@ def test_only_the_1f1b_family_takes_extra_warmup(kind: str):
     ("name", "value"), [("pp", 0), ("vpp", 0), ("micro_batches", 0), ("group", 0), ("extra_warmup", -1)]
 )
 def test_sizes_start_at_one_and_extra_warmup_at_zero(kind: str, name: str, value: int):
-    sizes = {"pp": 4, "vpp": SCHEDULES[kind].virtual_stages or 2, "micro_batches": 8} | {name: value}
+    sizes: dict[str, Any] = {"pp": 4, "vpp": SCHEDULES[kind].virtual_stages or 2, "micro_batches": 8, name: value}
     with pytest.raises(InputError, match=f"{name} must be at least {value + 1}, it is {value}"):
         SCHEDULES[kind].validate(Pipeline(**sizes))
 

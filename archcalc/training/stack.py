@@ -1,0 +1,151 @@
+"""Stacks: what a training framework does whatever the plan says, each fact with its source; a plan may name one."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from archcalc.errors import FieldError
+from archcalc.files.loader import find, parse
+from archcalc.files.model import Text
+from archcalc.files.yaml_loader import read
+from archcalc.hardware import Hardware
+from archcalc.section import Memory, Section, Size
+from archcalc.training.plan import Plan
+
+FOLDER = "stacks"
+
+PLANNED = {
+    "placeholder_grads": "memory",
+    "gradient_accumulation_fusion": "memory",
+    "cross_entropy": "activations",
+    "attention_mask": "activations",
+    "rope": "activations",
+}
+"""Facts that a plan may say itself, each by the section that has a field of that name."""
+
+
+class Workspace(Section):
+    """Scratch memory that a library keeps for the whole run, in torch's allocator.
+
+    Attributes:
+        name: the library.
+        source: the file and function that say how large it is.
+        copies: how many a device has.
+        bytes: one copy, by architecture of the device [bytes].
+        otherwise: one copy on every other architecture [bytes].
+        runs: on which ranks: those with products that torch runs (the head, routers, all of them under eager
+            kernels), with linears of fused kernels, or with routed experts under fused kernels.
+    """
+
+    name: Text
+    source: Text
+    copies: Size = 1
+    bytes: dict[Text, Memory] = Field(default_factory=dict)
+    otherwise: Memory
+    runs: Literal["torch", "fused", "experts"]
+
+    def size(self, architecture: str | None) -> int:
+        """All copies on a device [bytes]."""
+        return self.copies * self.bytes.get(architecture or "", self.otherwise)
+
+
+class Stack(Section):
+    """A training framework's facts.
+
+    Attributes:
+        sources: one for each fact, by its key.
+        placeholder_grads: whether a placeholder gradient of each weight shape is cached.
+        gradient_accumulation_fusion: whether products are added into the gradient's buffer, by default.
+        cross_entropy: the loss, by default.
+        attention_mask: whether the data loader makes one, by default.
+        rope: whether a kernel rotates, by default.
+        vocabulary_multiple: what the vocabulary is padded to a multiple of, times tp, whether tp divides it or not.
+        layers: what `layout: auto` means: `auto` is as even as can be; `weighted` counts embedding and head as a layer
+            each, and the first stages hold one more.
+        workspaces: what stands beside the plan's `memory.fixed`.
+    """
+
+    kind: Literal["stack"]
+    name: Text
+    title: Text
+    sources: dict[str, Text]
+    placeholder_grads: bool
+    gradient_accumulation_fusion: bool
+    cross_entropy: Literal["eager", "fused", "te", "chunked"]
+    attention_mask: Literal["none", "loader"]
+    rope: Literal["fused", "unfused"]
+    vocabulary_multiple: Size
+    layers: Literal["auto", "weighted"]
+    workspaces: list[Workspace]
+
+    @model_validator(mode="after")
+    def _sourced(self) -> Self:
+        for fact in (*PLANNED, "vocabulary_multiple", "layers"):
+            if fact not in self.sources:
+                raise FieldError(f"{fact} has no source of its name", "sources", fact)
+        return self
+
+    def workspace_bytes(self, hardware: Hardware, runs: frozenset[str]) -> int:
+        """Workspaces on a rank that runs what `runs` names [bytes]."""
+        return sum(w.size(hardware.architecture) for w in self.workspaces if w.runs in runs)
+
+
+class Settled(NamedTuple):
+    """A plan with its stack's facts filled in, and the stack."""
+
+    plan: Plan
+    stack: Stack | None
+
+
+def load_stack(name_or_path: str) -> Stack:
+    """A stack by bundled name or path.
+
+    Raises:
+        InputError: no such file or name, or no YAML of ours.
+        SpecError: a readable file that is no valid stack.
+    """
+    path = find(name_or_path, FOLDER)
+    return parse(read(path), str(path), Stack)
+
+
+def settled(plan: Plan) -> Settled:
+    """The plan with what its stack says wherever it says nothing itself. Raises InputError for a stack there is not."""
+    if plan.stack is None:
+        return Settled(plan, None)
+    stack = load_stack(plan.stack)
+    filled: dict[str, dict[str, Any]] = {}
+    for fact, section in PLANNED.items():
+        if fact not in getattr(plan, section).model_fields_set:
+            filled.setdefault(section, {})[fact] = getattr(stack, fact)
+    sections = {name: getattr(plan, name).model_copy(update=facts) for name, facts in filled.items()}
+    return Settled(plan.model_copy(update=sections), stack)
+
+
+def stack_lines(plan: Plan, stack: Stack | None, hardware: Hardware) -> list[str]:
+    """What a plan takes from its stack, a line each with its source; and what both say, where the plan's word holds."""
+    if stack is None:
+        return []
+    lines = [f"stack = {stack.name}: {stack.title}"]
+    for fact, section in PLANNED.items():
+        said, own = getattr(stack, fact), getattr(plan, section)
+        if fact not in own.model_fields_set:
+            lines.append(f"{section}.{fact} = {_word(said)} (stack: {stack.sources[fact]})")
+        else:
+            mine = _word(getattr(own, fact))
+            lines.append(f"{section}.{fact} = {mine} (the plan says so; its stack says {_word(said)})")
+    multiple, source = stack.vocabulary_multiple, stack.sources["vocabulary_multiple"]
+    lines.append(f"vocabulary padded to a multiple of {multiple} x tp (stack: {source})")
+    if plan.parallel.layout == "auto":
+        rule = {"auto": "as even as can be", "weighted": "embedding and head count as a layer each"}[stack.layers]
+        lines.append(f"parallel.layout = auto: {rule} (stack: {stack.sources['layers']})")
+    device = hardware.architecture or f"{hardware.name}, whose file names no architecture"
+    for w in stack.workspaces:
+        size = w.size(hardware.architecture)
+        lines.append(f"workspace of {w.name} = {size / 2**20:g} MiB on {device} (stack: {w.source})")
+    return lines
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

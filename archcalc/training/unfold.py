@@ -1,0 +1,176 @@
+"""What a rank's worst moment is made of: the tensors kept for backward, and the parts of what is transient."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from archcalc.calc.activations import Saved, Savers, saved_rows
+from archcalc.training.chunk import ENDS_OF_MTP, At, SegmentMemory, layers_of, leaving, linear_inputs
+from archcalc.training.memory import RankMemory, pieces_of, segment_of
+from archcalc.training.run import Run
+from archcalc.training.transient import (
+    head_backward,
+    head_transient,
+    ring_buffers,
+    routed_copies,
+    running_backward,
+    running_forward,
+)
+from archcalc.training.weight_grads import head_gradient
+
+REST = "not told apart"
+"""The part that no name stands for."""
+
+Piece = tuple[int, int, SegmentMemory]
+
+Parts = dict[str, int]
+"""Bytes by what they are; what is freed is below 0."""
+
+
+class Held(NamedTuple):
+    """A tensor kept for backward: by which segment of the tape, and how many copies of it are on the device and in
+    host memory (layers times micro-batches)."""
+
+    segment: int
+    row: Saved
+    here: int
+    outside: int
+
+
+def held_tensors(run: Run, r: RankMemory) -> list[Held]:
+    """Every tensor that a rank keeps at its worst moment; those on the device add up to its activations."""
+    if r.state is None:
+        return []
+    found: dict[object, Held] = {}
+    state, near = r.state, _in_hand(run, r)
+    for c, (chunk, live, waiting) in enumerate(zip(run.ranks[r.rank].chunks, state.live, state.waiting, strict=True)):
+        for n, count in chunk:
+            segment = run.tape.segments[n]
+            rows = saved_rows(segment, run.shards, run.savers)
+            away = leaving(segment, run.shards, run.savers, rows, run.offload)
+            needed = linear_inputs(segment)
+            there = near.pop((c, n), 0)
+            for k, row in enumerate(rows):
+                leaves = row in away
+                here = (there if leaves else live * count) + (waiting * count if row.storage in needed else 0)
+                before = found.get((n, k), Held(n, row, 0, 0))
+                outside = before.outside + (live * count - there) * leaves
+                found[n, k] = Held(n, row, before.here + here, outside)
+    return sorted(found.values(), key=lambda h: -(h.here + h.outside) * h.row.nbytes)
+
+
+def _in_hand(run: Run, r: RankMemory) -> dict[tuple[int, int], int]:
+    """Layers by chunk and segment whose offloadable tensors are on the device: the last of the chunk that runs, and
+    those fetched of the one that goes backward next."""
+    found: dict[tuple[int, int], int] = {}
+    if r.state is None:
+        return found
+    kind, running, _ = r.state.op
+    if kind != "W":
+        pieces = _pieces(run, r, running)
+        _last(found, running, pieces, run.in_flight + (pieces[-1][2].offloadable > 0))
+    if kind in "FW" and r.state.following is not None:
+        _last(found, r.state.following, _pieces(run, r, r.state.following), run.in_flight)
+    return found
+
+
+def _last(found: dict[tuple[int, int], int], chunk: int, pieces: list[Piece], layers: int) -> None:
+    """Count the last layers of a chunk that offload something."""
+    for n, count, size in reversed(pieces):
+        taken = min(count, layers) if size.offloadable else 0
+        found[chunk, n] = found.get((chunk, n), 0) + taken
+        layers -= taken
+
+
+def _pieces(run: Run, r: RankMemory, chunk: int) -> list[Piece]:
+    """A chunk's segments by their place on the tape, how many copies, and their bytes."""
+    held = run.ranks[r.rank].chunks[chunk]
+    sizes = pieces_of(run, held, {n: segment_of(run, n) for n, _ in held})
+    return [(n, count, size) for (n, count), (size, _) in zip(held, sizes, strict=True)]
+
+
+def transient_parts(run: Run, r: RankMemory) -> Parts:
+    """What a rank's transient bytes are at its worst moment; the parts add up to them."""
+    found: Parts = {"optimizer step": r.static.step} if r.moment == "optimizer step" else {}
+    if r.state is not None:
+        forward = r.state.op.kind == "F"
+        found = {} if r.state.op.kind == "W" else _chunk_parts(run, r, r.state.op.chunk, forward=forward)
+        found["messages"] = run.ranks[r.rank].messages[not forward]
+    found[REST] = r.transient - sum(found.values())
+    return {name: n for name, n in found.items() if n}
+
+
+def _chunk_parts(run: Run, r: RankMemory, chunk: int, *, forward: bool) -> Parts:
+    """Parts of the layer at which a chunk's run takes most, with what others bring and have freed."""
+    pieces, whole, gathered = _pieces(run, r, chunk), r.chunk_memory[chunk], r.static.gathered
+    split = r.state is not None and r.state.op.kind == "I"
+    flying = run.in_flight if whole.offloadable else 0
+    following = None if r.state is None else r.state.following
+    fetched = () if forward or following is None else r.chunk_memory[following].fetched
+
+    def taken(at: At) -> tuple[int, int]:
+        """What it takes there, and what is fetched meanwhile."""
+        ahead = flying - at.before
+        more = fetched[min(ahead, len(fetched)) - 1] if fetched and ahead > 0 else 0
+        return (at.forward if forward else at.input_gradient if split else at.backward) - whole.in_hand, more
+
+    found = layers_of([(size, count) for _, count, size in pieces], gathered, flying)[0]
+    most = max(found, key=lambda at: (sum(taken(at)), at.segment.path), default=None)
+    if most is None or sum(taken(most)) <= 0:
+        return {}
+    n = next(n for n, _, size in pieces if size == most.segment)
+    parts = _forward(run, n) if forward else _backward(run, n)
+    beside = taken(most)[0] - (most.segment.forward if forward else most.segment.backward) - gathered
+    waits = 0 if forward else most.segment.backward - segment_of(run, n).backward
+    others = "not made yet" if forward else "freed before"
+    return {**parts, "gathered weights": gathered, others: beside, "head's gradient": waits, "fetched": taken(most)[1]}
+
+
+def _forward(run: Run, n: int) -> Parts:
+    """Parts of what one copy of a segment takes forward."""
+    segment = run.tape.segments[n]
+    loss = _loss(run, n)
+    if loss and segment.part != "mtp":
+        return {"logits and loss": loss[0]}
+    body = segment.without(ENDS_OF_MTP)
+    kept = {row.storage for row in saved_rows(segment, run.shards, run.savers) if not row.fp8}
+    alive = running_forward(body, run.shards, kept, run.savers.variants)
+    copies = routed_copies(body, run.shards, kept)
+    if loss and loss[0] > max(alive.total, copies):
+        return {"logits and loss": loss[0]}
+    if copies > alive.total:
+        return {"routed copies": copies}
+    return {"results nobody keeps": alive.results, "exchanged": alive.exchanged}
+
+
+def _backward(run: Run, n: int) -> Parts:
+    """Parts of what one copy of a segment takes backward, beside what it keeps."""
+    segment, loss, how = run.tape.segments[n], _loss(run, n), run.savers.variants
+    if loss and segment.part != "mtp":
+        return {"logits and loss": loss[1]}
+    if not segment.learns:
+        return {}
+    body = segment.without(ENDS_OF_MTP)
+    kept = sum(row.nbytes for row in saved_rows(segment, run.shards, run.savers))
+    bare = saved_rows(segment, run.shards, Savers(variants=how))
+    alive = running_backward(body, run.shards, bare, how, run.weight_grads)
+    parts = {
+        "recomputed": sum(row.nbytes for row in bare) - kept,
+        "used up": alive.kept - sum(row.nbytes for row in bare),
+        "gradients": alive.gradients,
+        "exchanged": alive.exchanged + ring_buffers(body, run.shards),
+    }
+    return {"logits and loss": loss[1]} if loss and loss[1] > max(0, sum(parts.values())) else parts
+
+
+def _loss(run: Run, n: int) -> tuple[int, int] | None:
+    """Logits and loss of a segment that has a head, forward and backward [bytes]."""
+    segment = run.tape.segments[n]
+    head, gradient = (
+        head_transient(segment, run.shards, run.savers),
+        head_gradient(segment, run.shards, run.weight_grads),
+    )
+    if head is None or not gradient:
+        return head
+    rows = saved_rows(segment, run.shards, run.savers)
+    return head[0], max(head[1], head_backward(segment, run.shards, rows, gradient))

@@ -1,0 +1,99 @@
+"""What a rank's worst moment is made of, against the folds that gave its bytes."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import pytest
+
+from archcalc.calc.liveness import backward_alive, backward_peak, forward_alive, forward_peak
+from archcalc.calc.sharding import Shards
+from archcalc.training.memory import training_memory
+from archcalc.training.unfold import REST, held_tensors, transient_parts
+from tests.training.plans import k2_plan, run_of, tape_of
+
+MTP = ("parallel.world=2048", "parallel.ep=64")
+PLANS = {
+    "k2": ("kimi-k2", ()),
+    "no offload": ("kimi-k2", ("activations.offload=none",)),
+    "offload by name": ("kimi-k2", ("activations.offload=[core_attn, router, expert_fc1]",)),
+    "no savers": ("kimi-k2", ("activations.offload=none", "activations.recompute=[]", "activations.fp8=[]")),
+    "full": ("kimi-k2", ("activations.recompute=[full]", "schedule.extra_warmup=0")),
+    "eager": ("kimi-k2", ("activations.kernels=eager", "activations.cross_entropy=eager", "activations.offload=none")),
+    "chunked loss": ("kimi-k2", ("activations.cross_entropy=chunked",)),
+    "te loss": ("kimi-k2", ("activations.cross_entropy=te",)),
+    "tp sp": ("kimi-k2", ("parallel.tp=2", "parallel.sp=true")),
+    "cp ring": ("kimi-k2", ("parallel.cp=2",)),
+    "cp ulysses": ("kimi-k2", ("parallel.cp=2", "parallel.cp_comm=a2a")),
+    "zero 3": ("kimi-k2", ("parallel.zero=3",)),
+    "zb-h1": ("kimi-k2", ("schedule.kind=zb-h1", "parallel.vpp=1", "schedule.extra_warmup=0")),
+    "one device in the pipe": (
+        "kimi-k2",
+        ("parallel.pp=1", "parallel.vpp=1", "schedule.kind=1f1b", "schedule.extra_warmup=0"),
+    ),
+    "prediction module": ("deepseek-v3", MTP),
+    "prediction module, no savers": (
+        "deepseek-v3",
+        (*MTP, "activations.offload=none", "activations.recompute=[]", "activations.fp8=[]"),
+    ),
+    "windows": ("gemma-3-27b", ("parallel.ep=1", "activations.fp8=[]", "activations.recompute=[]")),
+    "states": ("qwen3-coder-next", ("activations.recompute=[layernorm]",)),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_tensors_add_up_to_the_activations_of_every_rank(name: str) -> None:
+    model, overrides = PLANS[name]
+    run = run_of(model, k2_plan(*overrides))
+    for rank in training_memory(run):
+        assert sum(each.here * each.row.nbytes for each in held_tensors(run, rank)) == rank.activation
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_part_of_the_transient_bytes_has_a_name(name: str) -> None:
+    model, overrides = PLANS[name]
+    run = run_of(model, k2_plan(*overrides))
+    for rank in training_memory(run):
+        parts = transient_parts(run, rank)
+        assert sum(parts.values()) == rank.transient
+        assert REST not in parts, (rank.rank, parts)
+
+
+def test_copies_are_layers_times_micro_batches() -> None:
+    """Rank 1 of K2 has 16 + 16 chunks of two layers alive in the last forward before its first backward: on the device
+    are the layer that runs, the one before it on its way out, and the first to go backward, which is fetched."""
+    run = run_of("kimi-k2", k2_plan())
+    rank = training_memory(run)[1]
+    assert rank.state is not None
+    assert (rank.state.live, rank.state.op.kind) == ((16, 16), "F")
+    held = held_tensors(run, rank)
+    assert {each.here for each in held} == {3}
+    assert {each.outside for each in held} == {2 * 32 - 3}
+
+
+def test_the_largest_tensor_of_k2_is_what_experts_get() -> None:
+    """4096 tokens to 8 experts: 32,768 rows of 7168 in FP8, and an fp32 scale for 128 elements of each row."""
+    largest = held_tensors(run := run_of("kimi-k2", k2_plan()), training_memory(run)[1])[0]
+    assert largest.row.site == "expert_fc1"
+    assert largest.row.nbytes == 32_768 * (7168 + 4 * 56)
+
+
+def test_the_optimizer_step_holds_no_activations() -> None:
+    run = run_of("kimi-k2", k2_plan("batch.seq=64"))
+    rank = training_memory(run)[5]
+    assert (rank.moment, held_tensors(run, rank)) == ("optimizer step", [])
+    assert transient_parts(run, rank) == {"optimizer step": rank.static.step}
+
+
+def test_what_is_alive_adds_up_to_the_peak_of_the_layer() -> None:
+    plan = k2_plan()
+    for segment in tape_of("kimi-k2", plan).segments:
+        assert backward_alive(segment, Shards(), {}).total == backward_peak(segment, Shards(), {})
+        assert forward_alive(segment, Shards(), set()).total == forward_peak(segment, Shards(), set())
+
+
+def test_tensors_come_largest_first() -> None:
+    held = held_tensors(run := run_of("kimi-k2", k2_plan()), training_memory(run)[0])
+    sizes = [(each.here + each.outside) * each.row.nbytes for each in held]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(list(groupby(held, key=lambda each: (each.segment, id(each.row.storage), each.row.path)))) == len(held)
