@@ -57,6 +57,22 @@ def mtp_notes(tape: Tape) -> list[str]:
     ]
 
 
+def precision_notes(plan: Plan) -> list[str]:
+    """What a plan says of Muon's layout and of FP8, and what rests on it."""
+    notes, said = [], plan.precision
+    if said.muon_layout == "whole":
+        notes.append(
+            "Muon's states go to devices by whole parameters, embedding and head among them: the fullest device counts."
+        )
+    if said.fp8 != "none":
+        where = "in place of those in 16 bits" if said.fp8_params else "cached beside those in 16 bits"
+        notes.append(
+            f"Linears of layers multiply in FP8 ({said.fp8}): they keep their inputs in it, and their weights {where}."
+            " Head, embedding, router, attention and a vision tower stay as they are."
+        )
+    return notes
+
+
 def run_padding(run: Run) -> list[str]:
     """What the plan pads so that it divides, said once."""
     return padding_notes(paddings(run.tape.weights(), run.shards), MEGATRON_PADS)
@@ -130,6 +146,7 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
         *_uncounted(run),
         *_routed(run, top),
         *mtp_notes(run.tape),
+        *precision_notes(plan),
     ]
     notes.append(
         f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"

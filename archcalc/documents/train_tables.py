@@ -93,7 +93,7 @@ def terms(r: RankMemory) -> list[dict[str, Any]]:
         (
             "cached by kernels",
             r.cached,
-            "a placeholder gradient of each weight shape; the head's gathered input under SP",
+            "a placeholder gradient of each weight shape; copies of weights in FP8; the head's gathered input under SP",
         ),
         ("workspaces", r.workspaces, "of libraries, as the plan's stack says"),
         ("fragmentation", r.peak - r.total, "what the allocator can't use: memory.allocator_efficiency"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -12,6 +12,7 @@ from typing import NamedTuple
 from archcalc.calc.activations import Saved, Savers, kept_among, saved_rows
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Segment, Tape
+from archcalc.tape.op import Variant
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.transient import head_backward, head_transient, layer_backward, layer_forward
 from archcalc.training.weight_grads import NO_GRADS, WeightGrads, head_gradient
@@ -183,7 +184,7 @@ def segment_memory(
     """
     segment = tape.segments[n]
     rows = saved_rows(segment, shards, savers)
-    needed = linear_inputs(segment)
+    needed = linear_inputs(segment, savers.variants)
     forward, backward = _transient(segment, shards, savers, rows, grads)
     return SegmentMemory(
         path=segment.name,
@@ -249,9 +250,13 @@ ENDS_OF_MTP = frozenset({"head", "loss"})
 """Sites of a prediction module that `head_transient` folds."""
 
 
-def linear_inputs(segment: Segment) -> set[object]:
-    """Storages that the weight gradients of a segment are made from."""
-    return {op.inputs[0] for op in segment.ops if op.weight_gradient != "none"}
+def linear_inputs(segment: Segment, variants: Set[Variant]) -> set[object]:
+    """Storages that the weight gradients of a segment are made from: inputs of linears, or their copies in FP8."""
+    needed: set[object] = set()
+    for op in (op for op in segment.ops if op.weight_gradient != "none"):
+        copies = {save.taken(variants) for save in op.saves} - {None}
+        needed |= copies or {op.inputs[0]}
+    return needed
 
 
 def _sum(rows: Iterable[Saved]) -> int:

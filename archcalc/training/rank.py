@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
 from archcalc.training.checkpoint import written_bytes, written_once
+from archcalc.training.fp8 import quantized_weights
 from archcalc.training.owners import fused_parameters
 from archcalc.training.placement import Chunk, held_weights
 from archcalc.training.plan import Plan
@@ -27,8 +28,8 @@ class Rank:
         chunks: what it runs, by virtual stage.
         entry: the chunk that is the first stage, or None.
         static: weights, gradients and optimizer states.
-        cached: what fused kernels keep for the whole run: placeholder gradients, and the gathered input of a
-            sequence-parallel head (Megatron-LM core/tensor_parallel/layers.py,
+        cached: what fused kernels keep for the whole run: placeholder gradients, copies of weights in FP8, and the
+            gathered input of a sequence-parallel head (Megatron-LM core/tensor_parallel/layers.py,
             LinearWithGradAccumulationAndAsyncCommunication, takes it from core/utils.py, GlobalMemoryBuffer, in
             forward and backward, whatever gradients are cached) [bytes].
         workspaces: of libraries, as the plan's stack says [bytes].
@@ -96,11 +97,18 @@ def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]
     whole = fused_parameters(tape) if plan.precision.muon_layout == "whole" else None
     host = plan.memory.optimizer_share
     fixed = static(weights, shards, owners, items, plan.precision.optimizer, whole=whole, offload=host)
+    copies = 0
+    if plan.precision.fp8 != "none":
+        quantized = quantized_weights(tape, weights, shards, plan.precision.fp8, load_hardware(plan.hardware))
+        if plan.precision.fp8_params:
+            fixed = replace(fixed, params=fixed.params - items[0] * quantized.elements + quantized.nbytes)
+        else:
+            copies = quantized.nbytes
     if plan.activations.kernels != "fused":
         return fixed, 0, _workspaces(rests, held)
     gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
     cached = items[0] * placeholders(tape, weights, shards) if _caches(plan) else 0
-    return fixed, cached + gathered, _workspaces(rests, held)
+    return fixed, cached + gathered + copies, _workspaces(rests, held)
 
 
 def _workspaces(rests: Resting, held: tuple[Chunk, ...]) -> int:

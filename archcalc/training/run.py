@@ -128,7 +128,7 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
         tokens=tokens,
         shards=replace(shards, imbalance=routing.typical),
         routing=routing,
-        levers=plan.activations.levers(),
+        levers=plan.activations.levers(plan.precision.fp8),
         in_flight=plan.activations.offload_in_flight,
         schedule=schedule,
         pipeline=plan.pipeline,
