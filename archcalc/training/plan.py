@@ -394,6 +394,13 @@ class Plan(Section):
                     ("fsdp",),
                     hint=f"train.{part}: lora(R), or leave fsdp out",
                 )
+        for key, said in (
+            (("precision", "fp8"), self.precision.fp8 != "none"),
+            (("precision", "muon_layout"), self.precision.muon_layout == "whole"),
+            (("memory", "optimizer_offload"), self.memory.optimizer_share > 0),
+        ):
+            if said:
+                raise FieldError(f"{'.'.join(key)} is counted as Megatron-LM does it, not under fsdp", key, ("fsdp",))
         if self.schedule.ep_overlap:
             raise FieldError(
                 "ep_overlap is Megatron-LM's, which does not shard as fsdp says", ("schedule", "ep_overlap"), ("fsdp",)
