@@ -25,6 +25,17 @@ DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """Plan dtypes in torch's spelling."""
 
 
+def _listed(value: Any) -> str:
+    """Whether somebody means a word or a list, so that one error is about it."""
+    return "list" if isinstance(value, list) else "word"
+
+
+Layout = Annotated[
+    Annotated[Literal["auto"], Tag("word")] | Annotated[list[NonNegativeInt], Tag("list")], Discriminator(_listed)
+]
+Offload = Annotated[Annotated[Text, Tag("word")] | Annotated[list[Text], Tag("list")], Discriminator(_listed)]
+
+
 class Parallel(Section):
     """Devices along each mesh axis. Expert parallelism reuses the data- and tensor-parallel devices of a
     stage."""
@@ -32,7 +43,7 @@ class Parallel(Section):
     world: Size
     pp: Size
     vpp: Size
-    layout: Literal["auto"] | list[NonNegativeInt]
+    layout: Layout
     ep: Size
     etp: Size
     tp: Size
@@ -193,7 +204,7 @@ class Activations(Section):
     deterministic: bool = False
     recompute: list[Text]
     fp8: list[Text]
-    offload: Text | list[Text]
+    offload: Offload
     offload_in_flight: NonNegativeInt = 1
     moe_imbalance: Uneven
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None

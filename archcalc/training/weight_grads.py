@@ -92,5 +92,5 @@ def carried(tape: Tape, chunk: Iterable[int], shards: Shards, how: WeightGrads) 
         return 0
     segments = [tape.segments[n] for n in chunk]
     looked_up = {id(w) for s in segments for op in s.ops if not op.flops and op.site == "embedding" for w in op.weights}
-    ends = (s for s in segments if any(op.site == "head" and id(op.weights[0]) in looked_up for op in s.ops))
+    ends = (s for s in segments if any(op.site == "head" and id(w) in looked_up for op in s.ops for w in op.weights))
     return max((head_gradient(s, shards, how) for s in ends), default=0)
