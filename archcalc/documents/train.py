@@ -35,6 +35,14 @@ from archcalc.training.plan import Plan
 from archcalc.training.run import Run, compiled
 from archcalc.training.stack import settled, stack_lines
 
+FSDP = (
+    "under fsdp weights are gathered group by group: the transient part has those of the running group and its"
+    " neighbours, and whole gradients until they are reduced.",
+    "an allocator efficiency of 1 makes the peak allocated memory (torch.cuda.max_memory_allocated); reserved memory,"
+    " which torchtitan prints, is more, and the two are not to be compared.",
+)
+"""What a report under FSDP2 says of its own."""
+
 
 def training_tape(spec: Spec, plan: Plan) -> Tape:
     """The tape of one micro-batch of a plan. Raises InputError for pictures that don't fit the model."""
@@ -128,6 +136,7 @@ def train_report(
             " many logs print exactly that.",
             "transient: gradients, recomputed tensors and routed copies of the running layer, logits, messages between"
             " stages.",
+            *(FSDP if plan.fsdp is not None else ()),
             "fixed: the plan's memory.fixed, what fused kernels cache for the whole run, and its stack's workspaces.",
             *vision_conventions(plan),
         ),

@@ -94,7 +94,7 @@ def assumed(plan: Plan) -> list[str]:
     for path in plan.assumed:
         value: Any = plan
         for key in path.split("."):
-            value = getattr(value, key)
+            value = getattr(value, key, None)
         lines.append(f"{path} = {value}")
     return lines
 
@@ -106,11 +106,11 @@ ELSEWHERE = dict.fromkeys(("activations.hidden_dropout", "activations.attention_
 def unlisted(plan: Plan) -> list[str]:
     """Fields that the plan leaves to their defaults."""
     left = []
-    for section in ("schedule", "activations", "memory"):
+    for section in ("schedule", "activations", "memory", "fsdp"):
         block = getattr(plan, section)
-        for key in type(block).model_fields:
+        for key in () if block is None else type(block).model_fields:
             path = f"{section}.{key}"
-            if key not in block.model_fields_set and path not in plan.assumed and key != "group":
+            if key not in block.model_fields_set and path not in plan.assumed and key not in ("group", "selective"):
                 resolved = {"cross_entropy": plan.activations.loss, "extra_warmup": plan.schedule.longer_by}
                 value = resolved.get(key, getattr(block, key))
                 left.append(f"{path} = {value} (default{ELSEWHERE.get(path, '')})")

@@ -75,7 +75,7 @@ def rank_row(r: RankMemory) -> dict[str, Any]:
         "moments_bytes": r.static.late,
         "live_chunks": r.live_chunks,
         "moment": r.moment,
-    }
+    } | ({"unmade_bytes": r.unmade} if r.unmade else {})
 
 
 def terms(r: RankMemory) -> list[dict[str, Any]]:
@@ -94,6 +94,7 @@ def terms(r: RankMemory) -> list[dict[str, Any]]:
             r.cached,
             "a placeholder gradient of each weight shape; the head's gathered input under SP",
         ),
+        *([("not made yet", -r.unmade, "gradients that the step's one backward has still to make")] * (r.unmade > 0)),
         ("workspaces", r.workspaces, "of libraries, as the plan's stack says"),
         ("fragmentation", r.peak - r.total, "what the allocator can't use: memory.allocator_efficiency"),
     ]

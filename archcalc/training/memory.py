@@ -10,7 +10,6 @@ from fractions import Fraction
 from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, head_of, segment_memory
 from archcalc.training.moments import Moment, described, moment, states
 from archcalc.training.phases import backward_moment, forward_moment, frozen_memory
-from archcalc.training.placement import Chunk
 from archcalc.training.run import Run
 from archcalc.training.schedule import State, ended_states, most_live
 from archcalc.training.static import Static
@@ -24,7 +23,8 @@ class RankMemory:
     `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `peak_first` the
     peak of the first iteration, which runs before the optimizer has made its moments and steps with them; `resting`
     what is allocated between steps. `moments` are the worst of each part of the step, in order; the peak is the largest
-    of them. `state` is what the schedule has alive then, None outside the pipeline.
+    of them. `state` is what the schedule has alive then, None outside the pipeline. `unmade` of the gradients in
+    `static` isn't there at that moment.
     """
 
     rank: int
@@ -33,6 +33,7 @@ class RankMemory:
     activation: int
     offloaded: int
     transient: int
+    unmade: int
     fixed: int
     cached: int
     workspaces: int
@@ -67,7 +68,10 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     pipeline's worst moment, then the optimizer's step."""
     own = run.ranks[rank]
     held = own.static
-    sizes = tuple(chunk_memory(pieces_of(run, chunk, segments), held.gathered, run.in_flight) for chunk in own.chunks)
+    sizes = tuple(
+        chunk_memory(((size, n) for _, n, size in pieces_of(run, rank, c, segments)), held.gathered, run.in_flight)
+        for c in range(len(own.chunks))
+    )
     running, offloaded = _pipeline(run, rank, sizes)
     moments = [running, Moment(0, 0, held.step, "optimizer step", "optimizer step")]
     if run.tower is not None:
@@ -84,6 +88,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         activation=peak.activation,
         offloaded=offloaded,
         transient=peak.transient,
+        unmade=peak.unmade,
         fixed=run.fixed,
         cached=own.cached,
         workspaces=own.workspaces,
@@ -119,31 +124,37 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     return moments[n]._replace(text=text, phase="pipeline", state=reached[n][0]), max(m.offloaded for m in moments)
 
 
-def pieces_of(run: Run, chunk: Chunk, segments: Mapping[int, SegmentMemory]) -> Iterator[tuple[SegmentMemory, int]]:
-    """The segments of a chunk. Where it has both ends of a shared weight, the head's gradient waits in all the others
-    for the embedding's.
+def pieces_of(
+    run: Run, rank: int, chunk: int, segments: Mapping[int, SegmentMemory]
+) -> Iterator[tuple[int, int, SegmentMemory]]:
+    """The segments of a rank's chunk: place on the tape, how many copies in a row, and what each takes. Where it has
+    both ends of a shared weight, the head's gradient waits in all the others for the embedding's.
 
     The loader's mask is there while a chunk with embedding or head runs forward (Megatron-LM pretrain_gpt.py,
     get_batch: other stages get none), and until its backward where whole layers are recomputed, which start from their
     arguments (core/tensor_parallel/random.py, CheckpointFunction).
     """
-    waits = carried(run.tape, (n for n, _ in chunk), run.shards, run.weight_grads)
-    mask = run.mask if any(not run.tape.segments[n].indices for n, _ in chunk) else 0
+    held = run.ranks[rank].chunks[chunk]
+    waits = carried(run.tape, (n for n, _ in held), run.shards, run.weight_grads)
+    mask = run.mask if any(not run.tape.segments[n].indices for n, _ in held) else 0
+    pieces = (
+        (n, count, segments[n] if own is None else segments[n]._replace(working=own))
+        for n, count, own in run.ranks[rank].pieces(chunk)
+    )
     if not waits and not mask:
-        yield from ((segments[n], count) for n, count in chunk)
+        yield from pieces
         return
     head, kept = head_of(run.tape), mask if run.savers.whole else 0
-    for n, count in chunk:
-        piece = segments[n]
+    for n, count, piece in pieces:
         here = 0 if n == head else waits
         piece = piece._replace(forward=piece.forward + mask - kept, backward=piece.backward + here)
         layer = bool(run.tape.segments[n].indices)
         if kept and layer:
-            yield piece._replace(saved=piece.saved + kept), 1
+            yield n, 1, piece._replace(saved=piece.saved + kept)
         rest = count - bool(kept and layer)
         kept = 0 if layer else kept
         if rest:
-            yield piece, rest
+            yield n, rest, piece
 
 
 def one_layer_extra(run: Run, factor: float) -> int:

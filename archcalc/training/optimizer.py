@@ -21,6 +21,7 @@ class Optimizer(NamedTuple):
         low_precision_grads: whether it takes bf16 gradients as they are; others copy their shard to fp32
             before the step.
         whole_matrices: the optimizer needs each matrix whole, so sharding hands out matrices, not slices.
+        like_params: the moments have the parameter's dtype; `moments` is what they take where that is fp32.
         late_master: the master is made in the first step too, with the moments; else before it.
     """
 
@@ -30,7 +31,12 @@ class Optimizer(NamedTuple):
     step: int = 0
     low_precision_grads: bool = False
     whole_matrices: bool = False
+    like_params: bool = False
     late_master: bool = False
+
+    def beside(self, item: int) -> Optimizer:
+        """The same optimizer for parameters of `item` bytes."""
+        return self._replace(moments=self.moments * item // 4) if self.like_params else self
 
     def state_bytes(self, w: Weight) -> int:
         """States of one parameter of a weight [bytes]."""
@@ -61,6 +67,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "muon": Optimizer(master=4, moments=8, matrix_moments=4, whole_matrices=True),
     "muon-bf16-momentum": Optimizer(master=4, moments=4, matrix_moments=2, whole_matrices=True),
     "sgd": Optimizer(master=4, moments=4),
+    "adamw-no-master": Optimizer(master=0, moments=8, low_precision_grads=True, like_params=True),
 }
 """By name. adamw: fp32 master, m and v (Megatron-LM); bf16-moments: m and v in bf16 (DeepSeek-V3,
 arXiv:2412.19437, section 3.3.3); param-remainders: the master is the bf16 weight plus 16 more bits
@@ -69,7 +76,9 @@ group to fp32 while it steps (TransformerEngine pytorch/optimizers/fused_adam.py
 --use-precision-aware-optimizer with its default store_param_remainders); these three take bf16 gradients as
 they are, the others get an fp32 copy of their shard before the step (Megatron-LM
 core/optimizer/distrib_optimizer.py, _copy_model_grads_to_main_grads); muon: master and momentum, AdamW for
-embedding, head, norms and biases; sgd: with momentum. Moments are made when the first step asks for them (torch
+embedding, head, norms and biases; sgd: with momentum; adamw-no-master: m and v like the parameter itself, which
+is what is stepped, by a fused kernel without temporaries (torch optim/adamw.py, `_init_group`; torchtitan
+keeps fp32 parameters so). Moments are made when the first step asks for them (torch
 optim/adamw.py, _init_group; TransformerEngine FusedAdam.step, initialize_state). The fp32 master is there before it
 (Megatron-LM core/optimizer/distrib_optimizer.py, _build_model_and_main_param_groups) unless FusedAdam holds it, as with
 the remainders: then it makes that too."""

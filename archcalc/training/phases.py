@@ -123,5 +123,5 @@ def passage(tape: Tape, n: int, shards: Shards) -> int:
 
 def frozen_memory(tape: Tape, n: int, shards: Shards) -> SegmentMemory:
     """One copy of a segment of a frozen tower: a forward, and nothing kept."""
-    forward = passage(tape, n, shards)
-    return SegmentMemory(path=tape.segments[n].path, saved=0, offloadable=0, waiting=0, forward=forward, backward=0)
+    segment, forward = tape.segments[n], passage(tape, n, shards)
+    return SegmentMemory(segment.name, 0, 0, 0, forward, 0, layer=bool(segment.indices))

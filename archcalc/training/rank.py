@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
+from archcalc.tape.values import ITEM_BYTES
+from archcalc.training.chunk import Working
+from archcalc.training.fsdp import Sharding, runs, workings
 from archcalc.training.placement import Chunk, held_weights
-from archcalc.training.plan import Plan
-from archcalc.training.schedule import Pipeline, Schedule
+from archcalc.training.plan import DTYPES, Plan
+from archcalc.training.schedule import Pipeline, Schedule, get_schedule
 from archcalc.training.stack import Stack
-from archcalc.training.static import Owners, Static, placeholders, static
+from archcalc.training.static import Owners, Static, placeholders, static, static_sharded
 from archcalc.training.transient import gathered_head_input
 
 
@@ -32,6 +35,7 @@ class Rank:
         workspaces: of libraries, as the plan's stack says [bytes].
         messages: between stages, beside a forward and beside a backward [bytes].
         left: messages that stay between steps [bytes].
+        workings: for each chunk, what the copies of its segments gather while they run; none where they don't.
     """
 
     chunks: tuple[Chunk, ...]
@@ -41,6 +45,14 @@ class Rank:
     workspaces: int
     messages: tuple[int, int]
     left: int
+    workings: tuple[tuple[Working, ...], ...] = ()
+
+    def pieces(self, chunk: int) -> Iterator[tuple[int, int, Working | None]]:
+        """A chunk's segments in runs of copies that take alike: place on the tape, how many, and what each gathers."""
+        if not self.workings:
+            yield from ((n, count, None) for n, count in self.chunks[chunk])
+        else:
+            yield from runs(self.chunks[chunk], self.workings[chunk])
 
 
 class Resting(NamedTuple):
@@ -57,6 +69,7 @@ def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, .
     tape, plan, shards = rests.tape, rests.plan, rests.shards
     message = local_bytes(next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None), shards)
     known = {held: _resting(rests, held) for held in dict.fromkeys(placed)}
+    how = sharding(plan)
     return tuple(
         Rank(
             chunks=held,
@@ -66,6 +79,7 @@ def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, .
             workspaces=known[held][2],
             messages=messages(schedule, plan.pipeline, rank, message),
             left=left(schedule, plan.pipeline, rank, message),
+            workings=() if how is None else workings(tape, held, shards, how),
         )
         for rank, held in enumerate(placed)
     )
@@ -81,6 +95,9 @@ def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]
     tape, plan, shards = rests.tape, rests.plan, rests.shards
     p, items = plan.parallel, plan.precision.item_bytes
     weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
+    how = sharding(plan)
+    if how is not None:
+        return static_sharded(tape, held, weights, shards, how, plan.precision.optimizer), 0, _workspaces(rests, held)
     owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
     fixed = static(weights, shards, owners, items, plan.precision.optimizer)
     if plan.activations.kernels != "fused":
@@ -109,6 +126,27 @@ def _workspaces(rests: Resting, held: tuple[Chunk, ...]) -> int:
 def _caches(plan: Plan) -> bool:
     """Whether placeholder gradients are cached: only where products are added into the buffer itself."""
     return plan.memory.placeholder_grads and plan.memory.gradient_accumulation_fusion
+
+
+def sharding(plan: Plan) -> Sharding | None:
+    """How a plan with FSDP2 shards: torchtitan's policy where it says nothing of resharding (`default`: not under
+    pipeline parallelism, and never the last group, which backward wants at once)."""
+    if plan.fsdp is None:
+        return None
+    p, f = plan.parallel, plan.fsdp
+    pipelined = get_schedule(plan.schedule.kind).stages(p.pp, p.vpp) > 1
+    chosen, at_once = f.reshard_after_forward, not pipelined and plan.micro_batches == 1
+    return Sharding(
+        dense=p.dense_dp * p.cp // f.replicate,
+        expert=p.expert_dp // f.replicate,
+        reshard=not pipelined if chosen is None else chosen,
+        reshard_last=bool(chosen),
+        prefetch=f.prefetch,
+        items=(plan.precision.item_bytes[0], ITEM_BYTES[DTYPES[f.param_dtype]], ITEM_BYTES[DTYPES[f.reduce_dtype]]),
+        pipelined=pipelined,
+        at_once=at_once,
+        adds_up=f.replicate > 1 and (not at_once or f.reduce_dtype != plan.precision.params),
+    )
 
 
 def messages(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> tuple[int, int]:

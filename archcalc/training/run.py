@@ -15,7 +15,7 @@ from archcalc.training.parts import trained_tape
 from archcalc.training.phases import TowerLoad
 from archcalc.training.placement import Chunk, check_model, chunks
 from archcalc.training.plan import Plan, Spread
-from archcalc.training.rank import Rank, Resting, ranks_of
+from archcalc.training.rank import Rank, Resting, ranks_of, sharding
 from archcalc.training.routing import Routing, real_routing
 from archcalc.training.savers import Lever, without
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
@@ -144,6 +144,9 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
 def weight_grads_of(plan: Plan) -> WeightGrads:
     """How a plan's weights' gradients reach the accumulation buffer."""
     item, _ = plan.precision.item_bytes
+    how = sharding(plan)
+    if how is not None:
+        return WeightGrads(how.items[1], "staying")
     if not plan.memory.gradient_accumulation_fusion:
         return WeightGrads(item, "made")
     blank = plan.activations.kernels == "fused" and not plan.memory.placeholder_grads

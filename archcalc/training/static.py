@@ -10,9 +10,10 @@ from typing import NamedTuple
 from archcalc.calc.sharding import Shards, local_elements, local_features
 from archcalc.tape import Storage, Tape, Weight
 from archcalc.tape.values import ITEM_BYTES
+from archcalc.training.fsdp import Sharding, gathered_for_good, sharded
 from archcalc.training.optimizer import OPTIMIZERS, Optimizer, orthogonalized
 from archcalc.training.packed import held_bytes
-from archcalc.training.placement import Held
+from archcalc.training.placement import Chunk, Held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,8 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
         items: of a parameter and of its gradient [bytes].
         optimizer: by name.
     """
-    how, zero, (param_item, grad_item) = OPTIMIZERS[optimizer], owners.zero, items
+    zero, (param_item, grad_item) = owners.zero, items
+    how = OPTIMIZERS[optimizer].beside(param_item)
     params = grads = states = late = step = layer = copied = 0
     weights = [(w, n, local_elements(w, shards)) for w, n in held]
     for expert, devices in ((False, owners.dense), (True, owners.expert)):
@@ -83,6 +85,35 @@ def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], o
 def _layers(group: Iterable[tuple[Weight, int, int]]) -> int:
     """One layer of each kind: of a kind that is divided once."""
     return sum({id(w.whole or w): size for w, _, size in group if w.indices}.values())
+
+
+def static_sharded(
+    tape: Tape, chunks: Sequence[Chunk], held: Held, shards: Shards, how: Sharding, optimizer: str
+) -> Static:
+    """The same under FSDP2 [bytes]: every parameter by rows on its own, states as the optimizer's tensors are divided.
+
+    Under pipeline parallelism gradients lie whole, in the dtype they are reduced in, until the step's last backward,
+    and weights may stay gathered: see `gathered_for_good`.
+    """
+    item, _, reduce_item = how.items
+    states = OPTIMIZERS[optimizer].beside(item)
+    parts, whole = sharded(held, shards, how)
+    rest = sum(size for w, size in parts if not w.trained)
+    parts = [(w, size) for w, size in parts if w.trained]
+    elements = sum(size for _, size in parts)
+    buffers = sum(n * local_elements(w, shards) * ITEM_BYTES[w.dtype] for w, n in held if not w.learnable)
+    copied = 4 * elements if item < 4 and not states.low_precision_grads else 0
+    matrices = [(w, 0, 0) for w, _ in parts]
+    return Static(
+        params=item * (elements + rest) + gathered_for_good(tape, chunks, shards, how),
+        grads=reduce_item * whole if how.pipelined else item * elements,
+        optimizer=sum(states.state_bytes(w) * size for w, size in parts),
+        buffers=buffers,
+        step=max(states.step * elements, _orthogonalizing(matrices, states)) + copied,
+        gathered=0,
+        late=sum(states.late_bytes(w) * size for w, size in parts),
+        copied=copied,
+    )
 
 
 def _shared(nbytes: int, devices: int) -> int:

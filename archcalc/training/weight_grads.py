@@ -22,6 +22,8 @@ class WeightGrads(NamedTuple):
     - `made`: autograd makes it, and a hook adds it to the buffer and drops it (Megatron-LM
       core/distributed/distributed_data_parallel.py, _make_backward_post_hook: param.grad = None, so that nothing stays
       between steps). Norms, biases and routers too.
+    - `staying`: every weight's, an embedding's too, stays to the end of its segment's backward, where it is reduced
+      (FSDP2: torch distributed/fsdp/_fully_shard/_fsdp_param_group.py, `post_backward`).
 
     Attributes:
         item: of a parameter, whose dtype the tensor has [bytes].
@@ -29,7 +31,7 @@ class WeightGrads(NamedTuple):
     """
 
     item: int = 0
-    linears: Literal["fused", "blank", "made"] = "fused"
+    linears: Literal["fused", "blank", "made", "staying"] = "fused"
 
 
 NO_GRADS = WeightGrads()
@@ -40,8 +42,8 @@ def beside_operands(segment: Segment, shards: Shards, how: WeightGrads, *, one_g
 
     `one_gemm`: linears of one site with one input are one weight and make one gradient.
     """
-    found = {}
-    for i, op in enumerate(segment.ops):
+    found: dict[int, int] = {}
+    for i, op in enumerate(segment.ops if how.linears != "staying" else ()):
         looked_up = bool(op.weights) and op.weights[0].role == "embedding"
         if op.weights and (how.linears == "made" or looked_up):
             found[i] = _bytes(_together(segment, op) if one_gemm else (op,), shards, how)
@@ -59,6 +61,27 @@ def after_operands(segment: Segment, shards: Shards, how: WeightGrads) -> dict[i
                 gemm = _together(segment, op)
                 found[places[id(gemm[-1])]] = _bytes(gemm, shards, how), places[id(gemm[0])]
     return found
+
+
+def staying_to_end(segment: Segment, shards: Shards, how: WeightGrads) -> dict[int, int]:
+    """Bytes of the gradients that stay from the operation that makes them first, which is the last that has the weight,
+    to the end of the segment's backward; by its place."""
+    found: dict[int, int] = {}
+    if how.linears == "staying":
+        made: set[int] = set()
+        for i, op in reversed(list(enumerate(segment.ops))):
+            fresh = [w for w in op.weights if w.trained and id(w) not in made]
+            made.update(map(id, fresh))
+            found[i] = how.item * sum(local_elements(w, shards) for w in fresh)
+    return found
+
+
+def staying_bytes(segment: Segment, shards: Shards, how: WeightGrads) -> int:
+    """Bytes of a head's gradients that stay: all that its segment makes, or, where a layer comes before it
+    (multi-token prediction), those of the head alone."""
+    found = staying_to_end(segment, shards, how)
+    whole = segment.part != "mtp"
+    return sum(size for i, size in found.items() if whole or segment.ops[i].site == "head")
 
 
 def _together(segment: Segment, op: Op) -> tuple[Op, ...]:
@@ -80,7 +103,7 @@ def _bytes(ops: Iterable[Op], shards: Shards, how: WeightGrads) -> int:
 
 def head_gradient(segment: Segment, shards: Shards, how: WeightGrads) -> int:
     """Bytes of the output head's gradient while its linear runs backward; 0 where it is added up in place."""
-    if how.linears == "fused":
+    if how.linears in ("fused", "staying"):
         return 0
     return _bytes((op for op in segment.ops if op.site == "head"), shards, how)
 
@@ -88,7 +111,7 @@ def head_gradient(segment: Segment, shards: Shards, how: WeightGrads) -> int:
 def carried(tape: Tape, chunk: Iterable[int], shards: Shards, how: WeightGrads) -> int:
     """Bytes that a chunk of these segments holds from the head's backward to the embedding's: autograd adds the two
     gradients of a shared weight up before it hands them on."""
-    if how.linears == "fused":
+    if how.linears in ("fused", "staying"):
         return 0
     segments = [tape.segments[n] for n in chunk]
     looked_up = {id(w) for s in segments for op in s.ops if not op.flops and op.site == "embedding" for w in op.weights}

@@ -13,6 +13,10 @@ pixels, merged 2x2: 1024 tokens. Kept of a patch [bytes]:
     the projector       input 2·1152, mean, rstd, output 2·1152, GELU's both 2·2·1152    =   9,224
 
 The last two terms of the projector are of 4608 features for each token of four patches.
+
+Parameters: a layer has qkv and the output's matrix, both with biases, two of the feed-forward, and two norms; before
+27 of them the embedding of 14x14 patches of three colours and 64x64 positions, behind them a norm. The projector has a
+norm of a patch, and two matrices on the 4608 features of four.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from archcalc.files.loader import bundled_dir
 from archcalc.tape import product
 from archcalc.training.images import sight
 from archcalc.training.load import load_plan
-from archcalc.training.memory import RankMemory, training_memory, worst
+from archcalc.training.memory import RankMemory, segment_of, training_memory, worst
 from archcalc.training.phases import passage
 from archcalc.training.schedule import SCHEDULES, Pipeline, ended_states, get_schedule
 from archcalc.workload import Workload
@@ -44,7 +48,10 @@ KEPT = PATCHES * (ENDS + 27 * BLOCK + PROJECTOR)
 OUTPUT = TOKENS * HIDDEN * 2
 IMAGE = "batch.images={size: 896x896, per_sequence: 1}"
 ONE_CHUNK = ("parallel.vpp=1", "schedule.kind=1f1b", "parallel.world=2048", "activations.offload=none")
-TOWER_WEIGHTS, PROJECTOR_WEIGHTS = 416_866_032, 54_277_888
+WIDE, INNER, FOUR = 1152, 4304, 4 * 1152
+LAYER_WEIGHTS = 4 * (WIDE * WIDE + WIDE) + 2 * WIDE * INNER + INNER + WIDE + 2 * 2 * WIDE
+TOWER_WEIGHTS = 27 * LAYER_WEIGHTS + 3 * 14 * 14 * WIDE + WIDE + 64 * 64 * WIDE + 2 * WIDE
+PROJECTOR_WEIGHTS = 2 * WIDE + FOUR * FOUR + FOUR + FOUR * HIDDEN + HIDDEN
 
 
 def k25(*overrides: str, name: str = "k25") -> list[RankMemory]:
@@ -216,13 +223,22 @@ def test_a_frozen_tower_passes_with_its_pixels() -> None:
     assert passage(compiled.tape, tower[0], compiled.shards) == PATCHES * (1_176 + 2 * 1152 + 2 * 2 * 4304)
 
 
+def test_segments_of_a_frozen_tower_have_the_names_of_a_trained_one() -> None:
+    """Layers by their numbers, and no end of the tower among them."""
+    frozen, first = (run_of(spec("k25"), k2_plan(f"vision.process={way}", IMAGE)) for way in ("frozen", "first-stage"))
+    tower = [n for n, s in enumerate(frozen.tape.segments) if s.part == "vision"]
+    still, trained = ([segment_of(run, n) for n in tower] for run in (frozen, first))
+    assert [(s.path, s.layer) for s in still] == [(s.path, s.layer) for s in trained]
+    assert [s.path.rpartition(".")[2] for s in still if s.layer] == ["0-26"]
+
+
 def test_a_slice_of_a_frozen_tower_stands_on_each_device_under_zero_3() -> None:
     how = ("parallel.zero=3", *ONE_CHUNK)
     frozen, first = (k25(f"vision.process={process}", *how)[0].static for process in ("frozen", "first-stage"))
     # 128 devices share each weight; slices of the two parts are rounded up apart
     assert frozen.params - first.params in (0, 1)
     # while layers run: one and the next, in 2 bytes, and the gradient of a trained one in 4
-    assert first.gathered - frozen.gathered == (2 * 2 + 4 - 2 * 2) * 15_239_504
+    assert first.gathered - frozen.gathered == (2 * 2 + 4 - 2 * 2) * LAYER_WEIGHTS
 
 
 # ------------------------------------------------------------------------------------------ tokens instead of pictures

@@ -6,6 +6,7 @@ import pytest
 
 from archcalc.calc.sharding import Shards
 from archcalc.training.chunk import segment_memory
+from archcalc.training.parts import Train, trained_tape
 from archcalc.training.run import weight_grads_of
 from archcalc.training.weight_grads import WeightGrads, after_operands, beside_operands, carried, head_gradient
 from tests.training.plans import k2_plan, ranks, traced
@@ -70,6 +71,23 @@ def test_the_heads_gradient_is_counted_with_its_linear() -> None:
     input's gradient, T x h, and its weight's, V x h."""
     how = [segment_memory(LLAMA, HEAD, Shards(), SAVERS, frozenset(), g).backward for g in (FUSED, MADE)]
     assert how == [2 * 128 * 4096, 2 * 128 * 4096 + 2 * 128_256 * 4096]
+
+
+def test_a_sequence_parallel_head_has_its_inputs_gradient_whole_beside_its_weights() -> None:
+    """On 2 devices: T x h whole and the half that is scattered, and the gradient of half the words."""
+    shards = Shards(tp=2, sp=True)
+    made = segment_memory(LLAMA, HEAD, shards, SAVERS, frozenset(), MADE).backward
+    assert made == 2 * 128 * 4096 * 3 // 2 + 128_256 * 4096
+
+
+def test_frozen_weights_make_no_gradients() -> None:
+    """Beside adapters neither norms nor matrices do."""
+    tape = trained_tape(LLAMA, Train(backbone="lora(8)"))
+    for segment in tape.segments:
+        sizes = beside_operands(segment, Shards(), MADE, one_gemm=False)
+        made = {segment.ops[i].path.rpartition("layers.")[2] for i, size in sizes.items() if size}
+        assert all(".lora_" in path for path in made), made
+        assert len(made) == (2 * 7 if segment.indices else 0)  # A and B of q, k, v, o, gate, up, down
 
 
 def test_a_shared_weights_first_gradient_waits_for_the_second() -> None:
