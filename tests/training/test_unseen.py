@@ -1,7 +1,7 @@
 """Runs that nobody had looked at when archcalc predicted them first: what it says today, within a band.
 
-tests/published/unseen-runs.yaml says where each figure is from and what the first prediction was off; docs/validation.md
-shows both.
+tests/published/unseen-runs.yaml says where each figure is from and what the first prediction was off;
+docs/validation.md shows both.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def test_stages_of_the_offloading_note_rest_as_measured() -> None:
 
 
 def by_micro_batch() -> dict[str, tuple[float, float]]:
-    """Predicted and measured [MiB]: what a micro-batch more in flight takes, stages 1 and 2 having equal layers, and what
-    offload saves of one."""
+    """Predicted and measured [MiB]: what a micro-batch more in flight takes, stages 1 and 2 having equal layers, and
+    what offload saves of one."""
     base, less = ([rank.peak / MIB for rank in ranks] for ranks in stages())
     measured, offloaded = (OFFLOAD["mib_by_stage"][key] for key in ("peak", "peak_offloaded"))
     saved, saved_there = ([b - o for b, o in zip(*pair, strict=True)] for pair in ((base, less), (measured, offloaded)))
