@@ -1,8 +1,9 @@
-"""docs/training.md explains every key of a plan, and its examples are plans that run."""
+"""docs/training.md explains every key of a plan, and its examples are plans that run, as README's commands do."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +21,8 @@ from archcalc.training.stack import FOLDER
 from tests.support import ROOT, run
 
 PAGE = (ROOT / "docs" / "training.md").read_text()
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^archcalc (train .*)$", README, re.M)
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
 
 
@@ -103,3 +106,16 @@ def test_an_example_runs_and_fits(example: str, tmp_path: Path) -> None:
     path.write_text(example)
     ran = run("train", model, option, str(path), "--check")
     assert (ran.code, ran.err) == (0, "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_training_command_of_the_readme_works(command: str) -> None:
+    ran = run(*shlex.split(command, comments=True))
+    assert ran.code == 0, ran.err
+
+
+def test_the_readme_shows_what_train_prints() -> None:
+    (command, shown) = re.findall(r"[$] archcalc (train .*)\n((?:.*\n)*?)```", README)[0]
+    printed = run(*shlex.split(command)).out
+    for line in shown.splitlines():
+        assert line.strip() == "..." or line.removesuffix("...") in printed
