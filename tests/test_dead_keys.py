@@ -361,6 +361,7 @@ PIPELINED: dict[str, Any] = {
 INTERLEAVED = PIPELINED | {
     "parallel": PIPELINED["parallel"] | {"vpp": 2, "ep": 1},
     "schedule": {"kind": "interleaved-1f1b", "extra_warmup": 1, "group": 2},
+    "memory": PIPELINED["memory"] | {"optimizer_offload": 0.5},
 }
 ROUTED = PIPELINED | {"activations": PIPELINED["activations"] | {"moe_imbalance": {"typical": 1.1, "worst": 1.5}}}
 DIVIDED = PIPELINED | {

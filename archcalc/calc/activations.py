@@ -112,13 +112,18 @@ Kept = dict[Storage, tuple[Op, bool, bool]]
 
 
 def _kept(ops: Sequence[Op], savers: Savers) -> Kept:
-    """Storage to (operation, saved outside every region, in FP8). FP8 needs every keeper to agree."""
+    """Storage to (operation, saved outside every region, in FP8). FP8 needs every keeper to agree.
+
+    Of an input that is made again a GEMM in FP8 keeps no copy (Megatron-LM core/extensions/transformer_engine.py,
+    set_save_original_input).
+    """
     kept: Kept = {}
 
     def keep(storage: Storage, op: Op, outside: bool, fp8: bool) -> None:
         first, was_outside, was_fp8 = kept.get(storage, (op, False, True))
         kept[storage] = (first, outside or was_outside, fp8 and was_fp8)
 
+    dropped, _ = _produced(ops, savers.regions)
     for op in ops:
         regions = [region for region in savers.regions if op.site in region.sites]
         operand = op.inputs[0] if op.inputs and op.site in savers.fp8 else None
@@ -131,7 +136,8 @@ def _kept(ops: Sequence[Op], savers: Savers) -> Kept:
         else:
             for save in op.saves:
                 if savers.variants.issuperset(save.when):
-                    keep(save.storage, op, True, save.storage is operand)
+                    copy = save.taken(savers.variants) if save.storage not in dropped else None
+                    keep(copy or save.storage, op, True, copy is None and save.storage is operand)
     return kept
 
 

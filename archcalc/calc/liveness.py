@@ -75,7 +75,8 @@ def backward_alive(
     maker: dict[Storage, int] = {}
     for i, op in enumerate(segment.ops):
         for save in op.saves:
-            first.setdefault(save.storage, i)
+            for storage in (save.storage, *(copy for _, copy in save.copies)):
+                first.setdefault(storage, i)
         for storage in op.outputs[:1]:
             maker.setdefault(storage, i)
     freed = [0] * len(segment.ops)

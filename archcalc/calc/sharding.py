@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from archcalc.errors import InputError
 from archcalc.tape import Dim, Dims, Storage, Tape, Weight
-from archcalc.tape.values import ITEM_BYTES
+from archcalc.tape.values import ITEM_BYTES, scale_bytes
 
 TP_AXES = frozenset({"heads", "kv_heads", "ffn", "vocab"})
 TOWER_AXES = frozenset({"vision_heads", "vision_ffn"})
@@ -135,7 +135,7 @@ def local_bytes(storage: Storage, shards: Shards, *, fp8: bool = False) -> int:
     rows, features = local_rows(storage.rows, storage.features, shards), local_features(storage.features, shards)
     if fp8:
         return rows * (features + 4 * -(-features // 128))
-    return rows * features * ITEM_BYTES[storage.dtype]
+    return rows * features * ITEM_BYTES[storage.dtype] + scale_bytes(storage.dtype, rows, features)
 
 
 def local_elements(w: Weight, shards: Shards) -> int:

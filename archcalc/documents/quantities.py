@@ -179,6 +179,11 @@ QUANTITIES: dict[str, Quantity] = {
     "train.params_grads_bytes_resident": Quantity(
         "bytes", "weights + gradients, resident", "Summed over the GPUs of one model replica, replicas in."
     ),
+    "train.checkpoint_bytes": Quantity(
+        "bytes",
+        "checkpoint",
+        "A training checkpoint: each weight once in the plan's dtype, its optimizer states once, and buffers.",
+    ),
     "train.fits": Quantity("bool", "fits", "Whether the peak is within the memory that a program sees."),
 }
 """Every quantity by its stable name. `params[PATH]` names the parameters at or below a module path."""

@@ -25,6 +25,7 @@ from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
+from archcalc.training.checkpoint import checkpoint_bytes, checkpoints
 from archcalc.training.images import Misfit, sight
 from archcalc.training.ledger import imbalances, ledger
 from archcalc.training.load import load_plan, placed
@@ -87,6 +88,7 @@ def train_report(
     shown = top if rank is None else ranks[_checked(rank, len(ranks))]
     hardware = load_hardware(plan.hardware)
     inputs = {"spec": spec.name, "plan": plan.name, "set": list(overrides), "rank": rank}
+    rows = [{**rank_row(r), "checkpoint_bytes": written} for r, written in zip(ranks, checkpoints(run), strict=True)]
     found = train_quantities(run, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes}
     title = title_of(spec, plan, top, hardware)
     if term is not None:
@@ -105,7 +107,7 @@ def train_report(
     tables += parts_table(run, plan.trained(vision=spec.vision is not None))
     if any(w.stack for w in run.tape.weights()):
         tables.append(Table("imbalance", "if the router is uneven", IMBALANCE_COLUMNS, imbalances(run)))
-    busiest = max(ranks, key=lambda r: (r.offloaded, -r.rank))
+    busiest = max(ranks, key=lambda r: (r.offloaded + r.static.host, -r.rank))
     need = offload_need(run, busiest, hardware)
     if need:
         asks = f"what offload asks of the host, rank {busiest.rank} (which offloads most)"
@@ -115,7 +117,7 @@ def train_report(
         title=title,
         inputs=inputs,
         quantities=found,
-        rows=Table("rows", "every pipeline rank at its worst moment", COLUMNS, [rank_row(r) for r in ranks]),
+        rows=Table("rows", "every pipeline rank at its worst moment", COLUMNS, rows),
         tables=tables,
         assumptions=[
             *assumed(plan),
@@ -158,6 +160,7 @@ def train_quantities(run: Run, ranks: list[RankMemory]) -> dict[str, int | float
         "train.worst_rank": top.rank,
         "train.params_grads_bytes_unique": unique,
         "train.params_grads_bytes_resident": resident,
+        "train.checkpoint_bytes": checkpoint_bytes(run.tape.weights(), param, run.optimizer),
     }
 
 

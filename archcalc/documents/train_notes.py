@@ -15,6 +15,7 @@ from archcalc.files.model import Spec
 from archcalc.hardware import Hardware
 from archcalc.tape import Tape
 from archcalc.tape.indices import ranges
+from archcalc.training.checkpoint import checkpoints
 from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run
@@ -55,6 +56,22 @@ def mtp_notes(tape: Tape) -> list[str]:
         f"Multi-token prediction is in: {who} {format_count(weights)} weights, gradients, optimizer states and"
         " activations, a head and a loss each."
     ]
+
+
+def precision_notes(plan: Plan) -> list[str]:
+    """What a plan says of Muon's layout and of FP8, and what rests on it."""
+    notes, said = [], plan.precision
+    if said.muon_layout == "whole":
+        notes.append(
+            "Muon's states go to devices by whole parameters, embedding and head among them: the fullest device counts."
+        )
+    if said.fp8 != "none":
+        where = "in place of those in 16 bits" if said.fp8_params else "cached beside those in 16 bits"
+        notes.append(
+            f"Linears of layers multiply in FP8 ({said.fp8}): they keep their inputs in it, and their weights {where}."
+            " Head, embedding, router, attention and a vision tower stay as they are."
+        )
+    return notes
 
 
 def run_padding(run: Run) -> list[str]:
@@ -130,11 +147,17 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
         *_uncounted(run),
         *_routed(run, top),
         *mtp_notes(run.tape),
+        *precision_notes(plan),
     ]
     notes.append(
         f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."
         + (f" Ranks {equals} hold as much." if equals != str(top.rank) else "")
+    )
+    written = checkpoints(run)
+    notes.append(
+        "A training checkpoint that all devices write together: the fullest, of rank"
+        f" {written.index(max(written))}, writes {format_bytes(max(written))}."
     )
     if plan.parallel.zero == 2 and plan.parallel.pp > 1:
         notes.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from copy import copy
 from typing import Literal, NamedTuple
 
@@ -27,9 +28,12 @@ Variant = Literal[
     "loss_fused",
     "loss_te",
     "loss_chunked",
+    "fp8_tensorwise",
+    "fp8_blockwise",
+    "fp8_mxfp8",
 ]
 """How one kind of operation is run: elementwise kernels, attention's core, the place where router probabilities
-multiply, the loss, rotation; and whether there is dropout."""
+multiply, the loss, rotation; whether there is dropout; and what linears multiply in, where that is FP8."""
 
 
 Needs = Literal["any", "weight", "input"]
@@ -40,12 +44,18 @@ class Save(NamedTuple):
     """A storage kept for backward, where all the variants of `when` are in use; always where there are none.
 
     `needs`: a frozen weight has no gradient, nor has an input with nothing trained before it. Plain operations keep
-    what each gradient takes; a kernel written as one function keeps all of it for either.
+    what each gradient takes; a kernel written as one function keeps all of it for either. `copies`: what is kept in its
+    place, each under a variant.
     """
 
     storage: Storage
     when: tuple[Variant, ...] = ()
     needs: Needs = "any"
+    copies: tuple[tuple[Variant, Storage], ...] = ()
+
+    def taken(self, variants: Set[Variant]) -> Storage | None:
+        """What is kept in the storage's place, or None where that is kept itself."""
+        return next((copy for variant, copy in self.copies if variant in variants), None)
 
 
 class Work(NamedTuple):

@@ -48,6 +48,7 @@ class Recorder:
         self._segment: Segment | None = None
         self._indices: tuple[int, ...] = ()
         self._grad = True
+        self._copies: dict[tuple[Storage, str], tuple[tuple[Variant, Storage], ...]] = {}
 
     # -- where we are ---------------------------------------------------------------------------------------------
 

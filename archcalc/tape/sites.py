@@ -1,5 +1,14 @@
 """Sites: the one label an operation carries besides its path. Recompute, FP8 and offload options are sets of sites."""
 
+FP8_LINEARS = frozenset(
+    {
+        *("q_down", "q_up", "kv_down", "kv_up", "qkv", "attn_out"),
+        *("dense_fc1", "dense_fc2", "expert_fc1", "expert_fc2", "shared_fc1", "shared_fc2", "latent"),
+    }
+)
+"""Where linears multiply in FP8 in a run that does so: TransformerEngine's modules in a layer (Megatron-LM
+core/models/gpt/gpt_layer_specs.py). Router, embedding, head and a vision tower stay in 16 bits."""
+
 SITES = frozenset(
     {
         "embedding",

@@ -42,8 +42,22 @@ ITEM_BYTES: dict[str, int] = {
     "uint32": 4,
     "float8_e4m3fn": 1,
     "float8_e8m0fnu": 1,
+    "float8_tensorwise": 1,
+    "float8_blockwise": 1,
+    "float8_mxfp8": 1,
 }
-"""Bytes of one element by dtype name (torch spelling)."""
+"""Bytes of one element by dtype name (torch spelling); the last three have scales beside them."""
+
+SCALED: dict[str, tuple[int, int]] = {"float8_blockwise": (128, 4), "float8_mxfp8": (32, 1)}
+"""Of a quantized dtype, how many rows of a column share a scale, and its bytes; `float8_tensorwise` has one in fp32."""
+
+
+def scale_bytes(dtype: str, rows: int, columns: int) -> int:
+    """Scales of a tensor that is quantized down its columns, without what pads them [bytes]."""
+    if dtype in SCALED:
+        shared, item = SCALED[dtype]
+        return -(-rows // shared) * columns * item
+    return 4 if dtype == "float8_tensorwise" else 0
 
 
 class Storage:

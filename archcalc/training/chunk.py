@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -13,9 +13,10 @@ from archcalc.calc.activations import Saved, Savers, kept_among, recomputed, sav
 from archcalc.calc.selective import leftover
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Segment, Tape
+from archcalc.tape.op import Variant
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.transient import layer_backward, layer_forward, loss_transient
-from archcalc.training.weight_grads import NO_GRADS, WeightGrads
+from archcalc.training.weight_grads import NO_GRADS, WeightGrads, lookup_gradient
 
 MIN_OFFLOADED = 1024 * 1024
 """Elements of the smallest tensor that a named offload group takes (Megatron-LM, core/transformer/
@@ -241,8 +242,11 @@ def segment_memory(
     """
     segment = tape.segments[n]
     rows = saved_rows(segment, shards, savers)
-    needed = linear_inputs(segment)
+    needed = linear_inputs(segment, savers.variants)
     forward, backward = _transient(segment, shards, savers, rows, grads)
+    looked_up = lookup_gradient(tape, segment, shards, grads)
+    if looked_up and segment.entry is not None:  # last of all, with the gradients of both halves of what it joins
+        backward = max(backward, looked_up + 2 * local_bytes(segment.entry, shards) - _sum(rows))
     return SegmentMemory(
         path=segment.name,
         saved=_sum(rows),
@@ -294,20 +298,17 @@ def leaving(
     ]
 
 
-def head_of(tape: Tape) -> int:
-    """The place on the tape of the main model's output head."""
-    return next(
-        n for n, s in enumerate(tape.segments) if s.part == "backbone" and any(op.site == "head" for op in s.ops)
-    )
-
-
 ENDS_OF_MTP = frozenset({"head", "loss"})
 """Sites of a prediction module that `loss_transient` folds."""
 
 
-def linear_inputs(segment: Segment) -> set[object]:
-    """Storages that the weight gradients of a segment are made from."""
-    return {op.inputs[0] for op in segment.ops if op.weight_gradient != "none"}
+def linear_inputs(segment: Segment, variants: Set[Variant]) -> set[object]:
+    """Storages that the weight gradients of a segment are made from: inputs of linears, or their copies in FP8."""
+    needed: set[object] = set()
+    for op in (op for op in segment.ops if op.weight_gradient != "none"):
+        copies = {save.taken(variants) for save in op.saves} - {None}
+        needed |= copies or {op.inputs[0]}
+    return needed
 
 
 def _sum(rows: Iterable[Saved]) -> int:

@@ -6,14 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 
-from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, head_of, segment_memory
+from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, segment_memory
 from archcalc.training.moments import Moment, described, moment, states
 from archcalc.training.phases import backward_moment, forward_moment, frozen_memory
+from archcalc.training.placement import Chunk
 from archcalc.training.run import Run
 from archcalc.training.schedule import State, ended_states, most_live
 from archcalc.training.static import Static
-from archcalc.training.weight_grads import carried
+from archcalc.training.weight_grads import waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     if run.tower is not None:
         outputs = 0 if own.entry is None else run.entering * run.tower.outputs
         moments.insert(0, forward_moment(run.tower, run.shards, held.gathered, outputs))
-        moments.insert(2, backward_moment(run.tower, run.shards, run.savers, held.gathered, outputs))
+        moments.insert(2, backward_moment(run.tower, run.shards, run.savers, held.gathered, outputs, run.weight_grads))
     peak = max(moments, key=lambda m: m.total)
     resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached + own.workspaces
     total = resting + peak.total
@@ -111,13 +113,15 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     reached = [(state, 0) for state in states(run.schedule, run.pipeline, rank, offloaded=offloads)]
     outputs = 0
     if run.tower is not None and own.entry is not None:  # gradients grow as chunks are freed: any state may be worst
-        reached, outputs = list(ended_states(run.schedule, run.pipeline, rank, own.entry)), run.tower.outputs
+        reached = list(ended_states(run.schedule, run.pipeline, rank, own.entry, ahead=offloads))
+        outputs = run.tower.outputs
     moments = []
+    entering = run.entering
     for state, ended in reached:
         now = moment(state, sizes, own.messages)
-        entered = (run.entering + ended) * outputs
-        moments.append(now._replace(activation=now.activation + entered) if entered else now)
-    n = max(range(len(moments)), key=lambda i: moments[i].total)
+        moments.append(now._replace(activation=now.activation + (entering + ended) * outputs) if outputs else now)
+    totals = [now.activation + now.transient for now in moments]
+    n = totals.index(max(totals))
     text = described(reached[n][0], sizes)
     if outputs:
         text += f"; vision outputs of {run.entering} micro-batches, gradients of {reached[n][1]}"
@@ -127,15 +131,15 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
 def pieces_of(
     run: Run, rank: int, chunk: int, segments: Mapping[int, SegmentMemory]
 ) -> Iterator[tuple[int, int, SegmentMemory]]:
-    """The segments of a rank's chunk: place on the tape, how many copies in a row, and what each takes. Where it has
-    both ends of a shared weight, the head's gradient waits in all the others for the embedding's.
+    """The segments of a rank's chunk: place on the tape, how many copies in a row, and what each takes, with the
+    gradients of shared weights that wait meanwhile.
 
     The loader's mask is there while a chunk with embedding or head runs forward (Megatron-LM pretrain_gpt.py,
     get_batch: other stages get none), and until its backward where whole layers are recomputed, which start from their
     arguments (core/tensor_parallel/random.py, CheckpointFunction).
     """
     held = run.ranks[rank].chunks[chunk]
-    waits = carried(run.tape, (n for n, _ in held), run.shards, run.weight_grads)
+    waits = waiting(run.tape, held, run.shards, run.weight_grads)
     mask = run.mask if any(not run.tape.segments[n].indices for n, _ in held) else 0
     pieces = (
         (n, count, segments[n] if own is None else segments[n]._replace(working=own))
@@ -144,17 +148,25 @@ def pieces_of(
     if not waits and not mask:
         yield from pieces
         return
-    head, kept = head_of(run.tape), mask if run.savers.whole else 0
+    keeper = _keeper(run, held) if mask else None
+    positions = iter([i for i, (_, count) in enumerate(held) for _ in range(count)])
+    kept = False
     for n, count, piece in pieces:
-        here = 0 if n == head else waits
-        piece = piece._replace(forward=piece.forward + mask - kept, backward=piece.backward + here)
-        layer = bool(run.tape.segments[n].indices)
-        if kept and layer:
-            yield n, 1, piece._replace(saved=piece.saved + kept)
-        rest = count - bool(kept and layer)
-        kept = 0 if layer else kept
-        if rest:
-            yield n, rest, piece
+        i = next(islice(positions, count - 1, None)) if count > 1 else next(positions)
+        here = mask if keeper is None or i < keeper else 0  # behind it the mask is among what is kept
+        piece = piece._replace(forward=piece.forward + here, backward=piece.backward + waits.get(i, 0))
+        first, kept = i == keeper and not kept, kept or i == keeper
+        if first:
+            yield n, 1, piece._replace(saved=piece.saved + mask)
+        if count > first:
+            yield n, count - first, piece
+
+
+def _keeper(run: Run, chunk: Chunk) -> int | None:
+    """Which segment of a chunk is the first recomputed layer."""
+    tape = run.tape
+    whole = [i for i, (n, _) in enumerate(chunk) if tape.segments[n].indices and tape.segments[n].part == "backbone"]
+    return whole[0] if run.savers.whole and whole else None
 
 
 def one_layer_extra(run: Run, factor: float) -> int:

@@ -54,8 +54,12 @@ def moment(state: State, sizes: tuple[ChunkMemory, ...], messages: tuple[int, in
         return _both(state, sizes, state.beside, max(messages))
     kept = outside = 0
     for n, waiting, size in zip(state.live, state.waiting, sizes, strict=True):
-        kept += n * size.resident + waiting * size.waiting
-        outside += n * size.offloadable
+        if n:
+            kept += n * size.saved
+            outside += n * size.offloadable
+        if waiting:
+            kept += waiting * size.waiting
+    kept -= outside
     running, kind, fetched = sizes[state.op.chunk], state.op.kind, _fetched(state, sizes)
     here = 0 if kind == "W" else running.in_hand
     unmade = running.forward_unmade if kind == "F" else running.backward_unmade

@@ -20,6 +20,8 @@ def step_flops(segment: Segment) -> int:
 def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, Any]]:
     """Rows of the offload table for a rank; empty where nothing is offloaded.
 
+    Host memory has activations and optimizer states in. Copies and their time are those of activations alone.
+
     What a layer stores is copied out while the next `offload_in_flight` layers compute forward, and back while as many
     compute backward, which takes twice as long: so the forward decides. Compute time is FLOPs (backward twice, less
     where weights are frozen) at `memory.compute_utilization` of the dense bf16 peak.
@@ -27,8 +29,9 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
     Raises:
         InputError: a device without that peak.
     """
+    rows = _host_memory(r, hardware)
     if run.offload == frozenset():
-        return []
+        return rows if r.static.host else []
     flops, size = max(
         (sum(count * step_flops(run.tape.segments[n]) for n, count in chunk), memory.offloadable)
         for chunk, memory in zip(run.ranks[r.rank].chunks, r.chunk_memory, strict=True)
@@ -55,10 +58,7 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
     rate = run.shards.tp * run.shards.cp * peak * run.utilization
     compute, forward = flops / rate, sum(value(op.flops) for op in run.tape.segments[layer].ops) / rate
     copy, layer_copy = size / links.pcie_bytes_per_s, left / links.pcie_bytes_per_s
-    per_node = hardware.devices_per_node * r.offloaded
-    rows = [
-        ("host memory of one GPU", r.offloaded / 1e9, "GB"),
-        ("host memory of a node", per_node / 1e9, "GB"),
+    return rows + _rows(
         ("copied out, and back, a chunk", size / 1e9, "GB"),
         ("PCIe bandwidth, one direction", links.pcie_bytes_per_s / 1e9, "GB/s"),
         ("time of one copy", copy * 1e3, "ms"),
@@ -69,5 +69,19 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
         ("time of one copy of a layer", layer_copy * 1e3, "ms"),
         ("compute of a layer, forward", forward * 1e3, "ms"),
         ("layers that compute while one is copied", layer_copy / forward if forward else 0.0, ""),
-    ]
+    )
+
+
+def _host_memory(r: RankMemory, hardware: Hardware) -> list[dict[str, Any]]:
+    """What a rank has in host memory, and a node of such ranks."""
+    both, states = r.offloaded + r.static.host, r.static.host
+    of_it = ("of it the optimizer's states, and gradients for its step", states / 1e9, "GB")
+    return _rows(
+        ("host memory of one GPU", both / 1e9, "GB"),
+        *([of_it] if states else []),
+        ("host memory of a node", hardware.devices_per_node * both / 1e9, "GB"),
+    )
+
+
+def _rows(*rows: tuple[str, float, str]) -> list[dict[str, Any]]:
     return [{"path": term, "term": term, "value": number, "unit": unit} for term, number, unit in rows]

@@ -9,6 +9,17 @@ from archcalc.errors import InputError, did_you_mean
 from archcalc.tape import Weight
 
 
+class Item(NamedTuple):
+    """Of one parameter: of a weight that Muon would leave to Adam, and of a matrix that it takes [bytes]."""
+
+    plain: int
+    matrix: int
+
+    def of(self, w: Weight) -> int:
+        """Of a parameter of this weight [bytes]."""
+        return self.matrix if orthogonalized(w) else self.plain
+
+
 class Optimizer(NamedTuple):
     """States of one optimizer [bytes a parameter].
 
@@ -38,16 +49,28 @@ class Optimizer(NamedTuple):
         """The same optimizer for parameters of `item` bytes."""
         return self._replace(moments=self.moments * item // 4) if self.like_params else self
 
+    @property
+    def states(self) -> Item:
+        """All states."""
+        return Item(self.master + self.moments, self.master + self._matrix_moments)
+
+    @property
+    def late_states(self) -> Item:
+        """What the first step makes of them: moments, and a master that the optimizer itself holds."""
+        made = self.master if self.late_master else 0
+        return Item(made + self.moments, made + self._matrix_moments)
+
     def state_bytes(self, w: Weight) -> int:
         """States of one parameter of a weight [bytes]."""
-        return self.master + self._moment_bytes(w)
+        return self.states.of(w)
 
     def late_bytes(self, w: Weight) -> int:
-        """What the first step makes of them [bytes]: moments, and a master that the optimizer itself holds."""
-        return self._moment_bytes(w) + (self.master if self.late_master else 0)
+        """What the first step makes of them [bytes]."""
+        return self.late_states.of(w)
 
-    def _moment_bytes(self, w: Weight) -> int:
-        return self.moments if self.matrix_moments is None or not orthogonalized(w) else self.matrix_moments
+    @property
+    def _matrix_moments(self) -> int:
+        return self.moments if self.matrix_moments is None else self.matrix_moments
 
 
 def orthogonalized(w: Weight) -> bool:

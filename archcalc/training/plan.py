@@ -26,17 +26,53 @@ DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 class Precision(Section):
     """Dtypes of weights and gradients, and the optimizer by name. Megatron-LM's --fp16 accumulates gradients in fp16
-    unless --accumulate-allreduce-grads-in-fp32 is given, its --bf16 in fp32 (training/arguments.py, validate_args)."""
+    unless --accumulate-allreduce-grads-in-fp32 is given, its --bf16 in fp32 (training/arguments.py, validate_args).
+
+    `muon_layout` says who has the states of an optimizer that needs matrices whole: `sliced`, matrices go to devices
+    whole and all else in slices; `whole`, all parameters go whole, embedding and head among them. `fp8` is the recipe
+    of the layers' linears where they multiply in FP8; `fp8_params` holds their weights in it, instead of in `params`.
+    """
 
     params: Literal["bf16", "fp16", "fp32"]
     grads: Literal["bf16", "fp16", "fp32"]
     optimizer: Text
+    muon_layout: Literal["sliced", "whole"] = "sliced"
+    fp8: Literal["none", "tensorwise", "delayed", "blockwise", "mxfp8"] = "none"
+    fp8_params: bool = False
 
     @field_validator("optimizer")
     @classmethod
     def _known(cls, value: str) -> str:
         optimizer(value)
         return value
+
+    @model_validator(mode="after")
+    def _laid_out(self) -> Self:
+        if "muon_layout" in self.model_fields_set and not optimizer(self.optimizer).whole_matrices:
+            raise FieldError(
+                f"muon_layout is a layout of Muon's matrices, and the optimizer is {self.optimizer}",
+                "muon_layout",
+                "optimizer",
+                hint="leave it out, or set optimizer to muon",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _quantized(self) -> Self:
+        if not self.fp8_params:
+            return self
+        if self.fp8 == "none":
+            raise FieldError("weights in FP8 need a recipe", "fp8_params", "fp8", hint="set fp8 to tensorwise")
+        if self.params == "fp32":
+            raise FieldError("weights in FP8 stand in for weights in 16 bits", "fp8_params", "params")
+        if optimizer(self.optimizer).master < 4:
+            raise FieldError(
+                f"{self.optimizer} keeps 16 more bits of a bf16 weight, and the weights are in FP8",
+                "fp8_params",
+                "optimizer",
+                hint="use an optimizer with fp32 master weights, such as adamw",
+            )
+        return self
 
     @property
     def item_bytes(self) -> tuple[int, int]:
@@ -141,8 +177,9 @@ class Activations(Section):
         self.levers()
         return self
 
-    def levers(self) -> tuple[Lever, ...]:
-        """From no savers to all that are named, one at a time. Raises InputError for a name there is not."""
+    def levers(self, linears: str = "none") -> tuple[Lever, ...]:
+        """From no savers to all that are named, one at a time; `linears` is the recipe of those in FP8. Raises
+        InputError for a name there is not."""
         return levers(
             kernels=self.kernels,
             core=self.core,
@@ -156,6 +193,7 @@ class Activations(Section):
             hidden_dropout=self.hidden_dropout,
             attention_dropout=self.attention_dropout,
             rope=self.rope,
+            linears=linears,
         )
 
 
@@ -181,13 +219,15 @@ class Vision(Section):
 class Memory(Section):
     """What no formula gives: context, communicators and workspaces [a size], and the share of memory that
     fragments leave; and how weights' gradients reach their buffer: `gradient_accumulation_fusion` adds products
-    into it, `placeholder_grads` caches what autograd is handed instead."""
+    into it, `placeholder_grads` caches what autograd is handed instead. `optimizer_offload` is the share of the
+    parameters whose optimizer states are in host memory, where the step updates them."""
 
     fixed: Text
     allocator_efficiency: Annotated[float, Field(gt=0, le=1)]
     placeholder_grads: bool = True
     gradient_accumulation_fusion: bool = True
     compute_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
+    optimizer_offload: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @field_validator("fixed")
     @classmethod
@@ -204,6 +244,11 @@ class Memory(Section):
     def efficiency(self) -> Fraction:
         """`allocator_efficiency`, exact."""
         return Fraction(Decimal(str(self.allocator_efficiency)))
+
+    @property
+    def optimizer_share(self) -> Fraction:
+        """`optimizer_offload`, exact."""
+        return Fraction(Decimal(str(self.optimizer_offload)))
 
 
 class Plan(Section):
@@ -248,6 +293,23 @@ class Plan(Section):
             extra_warmup=self.schedule.longer_by,
             ep_overlap=self.schedule.ep_overlap,
         )
+
+    @model_validator(mode="after")
+    def _multiplies(self) -> Self:
+        if self.precision.fp8 != "none" and self.activations.kernels != "fused":
+            raise FieldError(
+                "linears in FP8 are TransformerEngine's, and plain code has none",
+                ("precision", "fp8"),
+                ("activations", "kernels"),
+                hint="set activations.kernels to fused",
+            )
+        if self.precision.fp8 != "none" and self.parallel.zero == 3:
+            raise FieldError(
+                "FP8 with weights divided over devices (ZeRO-3, FSDP) is not modelled",
+                ("precision", "fp8"),
+                ("parallel", "zero"),
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -332,6 +394,13 @@ class Plan(Section):
                     ("fsdp",),
                     hint=f"train.{part}: lora(R), or leave fsdp out",
                 )
+        for key, said in (
+            (("precision", "fp8"), self.precision.fp8 != "none"),
+            (("precision", "muon_layout"), self.precision.muon_layout == "whole"),
+            (("memory", "optimizer_offload"), self.memory.optimizer_share > 0),
+        ):
+            if said:
+                raise FieldError(f"{'.'.join(key)} is counted as Megatron-LM does it, not under fsdp", key, ("fsdp",))
         if self.schedule.ep_overlap:
             raise FieldError(
                 "ep_overlap is Megatron-LM's, which does not shard as fsdp says", ("schedule", "ep_overlap"), ("fsdp",)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_bytes
@@ -11,8 +11,10 @@ from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.chunk import Working
+from archcalc.training.fp8 import quantized_weights
 from archcalc.training.fsdp import Sharding, runs, workings
-from archcalc.training.placement import Chunk, held_weights
+from archcalc.training.owners import fused_parameters
+from archcalc.training.placement import Chunk, Held, held_weights
 from archcalc.training.plan import DTYPES, Plan
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
 from archcalc.training.stack import Stack
@@ -26,10 +28,11 @@ class Rank:
 
     Attributes:
         chunks: what it runs, by virtual stage.
+        weights: that it holds, and how many layers' worth of each.
         entry: the chunk that is the first stage, or None.
         static: weights, gradients and optimizer states.
-        cached: what fused kernels keep for the whole run: placeholder gradients, and the gathered input of a
-            sequence-parallel head (Megatron-LM core/tensor_parallel/layers.py,
+        cached: what fused kernels keep for the whole run: placeholder gradients, copies of weights in FP8, and the
+            gathered input of a sequence-parallel head (Megatron-LM core/tensor_parallel/layers.py,
             LinearWithGradAccumulationAndAsyncCommunication, takes it from core/utils.py, GlobalMemoryBuffer, in
             forward and backward, whatever gradients are cached) [bytes].
         workspaces: of libraries, as the plan's stack says [bytes].
@@ -39,6 +42,7 @@ class Rank:
     """
 
     chunks: tuple[Chunk, ...]
+    weights: Held
     entry: int | None
     static: Static
     cached: int
@@ -56,23 +60,26 @@ class Rank:
 
 
 class Resting(NamedTuple):
-    """What the resting memory of a rank follows from."""
+    """What the resting memory of a rank follows from; `elements` of one layer's weight on one device, by identity."""
 
     tape: Tape
     plan: Plan
     stack: Stack | None
     shards: Shards
+    elements: Mapping[int, int]
 
 
 def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, ...]]) -> tuple[Rank, ...]:
     """The ranks of a placement, in order; what several hold alike is worked out once."""
     tape, plan, shards = rests.tape, rests.plan, rests.shards
     message = local_bytes(next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None), shards)
-    known = {held: _resting(rests, held) for held in dict.fromkeys(placed)}
+    weights = {held: held_weights(tape, held, decoupled=plan.vision.decoupled) for held in dict.fromkeys(placed)}
+    known = {held: _resting(rests, held, weights[held]) for held in weights}
     how = sharding(plan)
     return tuple(
         Rank(
             chunks=held,
+            weights=weights[held],
             entry=_entry(schedule, plan.pipeline, rank),
             static=known[held][0],
             cached=known[held][1],
@@ -90,28 +97,36 @@ def _entry(schedule: Schedule, pipeline: Pipeline, rank: int) -> int | None:
     return stages.index(0) if 0 in stages else None
 
 
-def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]:
+def _resting(rests: Resting, held: tuple[Chunk, ...], weights: Held) -> tuple[Static, int, int]:
     """Static bytes of these chunks, what kernels cache for them, and their stack's workspaces [bytes]."""
     tape, plan, shards = rests.tape, rests.plan, rests.shards
-    p, items = plan.parallel, plan.precision.item_bytes
-    weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
+    items = plan.precision.item_bytes
     how = sharding(plan)
     if how is not None:
         return static_sharded(tape, held, weights, shards, how, plan.precision.optimizer), 0, _workspaces(rests, held)
-    owners = Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
-    fixed = static(weights, shards, owners, items, plan.precision.optimizer)
+    owners, host = owners_of(plan), plan.memory.optimizer_share
+    whole = fused_parameters(tape) if plan.precision.muon_layout == "whole" else None
+    sized = [(w, n, rests.elements[id(w)]) for w, n in weights]
+    fixed = static(sized, shards, owners, items, plan.precision.optimizer, whole=whole, offload=host)
+    copies = 0
+    if plan.precision.fp8 != "none":
+        quantized = quantized_weights(tape, weights, shards, plan.precision.fp8, load_hardware(plan.hardware))
+        if plan.precision.fp8_params:
+            fixed = replace(fixed, params=fixed.params - items[0] * quantized.elements + quantized.nbytes)
+        else:
+            copies = quantized.nbytes
     if plan.activations.kernels != "fused":
         return fixed, 0, _workspaces(rests, held)
     gathered = max((gathered_head_input(tape.segments[n], shards) for chunk in held for n, _ in chunk), default=0)
     cached = items[0] * placeholders(tape, weights, shards) if _caches(plan) else 0
-    return fixed, cached + gathered, _workspaces(rests, held)
+    return fixed, cached + gathered + copies, _workspaces(rests, held)
 
 
 def _workspaces(rests: Resting, held: tuple[Chunk, ...]) -> int:
     """The workspaces of a plan's stack on a rank with these chunks [bytes]. Torch multiplies heads, routers and
     unfused attention itself (TransformerEngine, attention/dot_product_attention/backends.py,
     `UnfusedDotProductAttention`)."""
-    tape, plan, stack, _ = rests
+    tape, plan, stack = rests.tape, rests.plan, rests.stack
     if stack is None:
         return 0
     ops = [op for chunk in held for n, _ in chunk for op in tape.segments[n].ops]
@@ -121,6 +136,12 @@ def _workspaces(rests: Resting, held: tuple[Chunk, ...]) -> int:
     if plan.activations.kernels == "fused":
         runs |= {"fused", "experts"} if "routed_expert" in roles else {"fused"}
     return stack.workspace_bytes(load_hardware(plan.hardware), frozenset(runs))
+
+
+def owners_of(plan: Plan) -> Owners:
+    """Who shares weights, gradients and optimizer states."""
+    p = plan.parallel
+    return Owners(zero=p.zero, dense=p.dense_dp * p.cp, expert=p.expert_dp)
 
 
 def _caches(plan: Plan) -> bool:

@@ -11,15 +11,17 @@ from archcalc.calc.activations import Savers
 from archcalc.calc.sharding import Shards
 from archcalc.files.storage import Storage
 from archcalc.tape import Tape
+from archcalc.training.optimizer import Optimizer, optimizer
 from archcalc.training.parts import trained_tape
 from archcalc.training.phases import TowerLoad
-from archcalc.training.placement import Chunk, check_model, chunks
+from archcalc.training.placement import Chunk, chunks, divided
 from archcalc.training.plan import Plan, Spread
-from archcalc.training.rank import Rank, Resting, ranks_of, sharding
+from archcalc.training.rank import Rank, Resting, owners_of, ranks_of, sharding
 from archcalc.training.routing import Routing, real_routing
 from archcalc.training.savers import Lever, without
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
 from archcalc.training.stack import Stack, settled
+from archcalc.training.static import Owners
 from archcalc.training.weight_grads import WeightGrads
 
 VOCAB_DIVISIBLE_BY = 128
@@ -43,6 +45,8 @@ class Run:
         tower: what a decoupled vision tower has to do, where a sequence has pictures.
         devices: of one stage in one model replica.
         item_bytes: of a parameter and of its gradient [bytes].
+        optimizer: its states.
+        owners: who shares weights, gradients and states.
         weight_grads: how weights' gradients reach the accumulation buffer.
         mask: the data loader's attention mask of one micro-batch [bytes].
         fixed: what no formula gives [bytes].
@@ -62,6 +66,8 @@ class Run:
     tower: TowerLoad | None
     devices: int
     item_bytes: tuple[int, int]
+    optimizer: Optimizer
+    owners: Owners
     weight_grads: WeightGrads
     mask: int
     fixed: int
@@ -114,10 +120,10 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
     plan, stack = settled(plan)
     shards, schedule = mesh_of(plan, stack), get_schedule(plan.schedule.kind)
     tape = trained_tape(tape, plan.trained(vision=any(s.part == "vision" for s in tape.segments)), storage)
-    check_model(tape, shards)
+    elements = divided(tape, shards)
     layout = stack.layers if stack is not None and plan.parallel.layout == "auto" else plan.parallel.layout
     placed = chunks(tape, schedule, plan.pipeline, layout, decoupled=plan.vision.decoupled)
-    rests = Resting(tape, plan, stack, shards)
+    rests = Resting(tape, plan, stack, shards, elements)
     tokens = plan.batch.micro_batch * plan.batch.seq // plan.parallel.cp
     routing = routing_of(plan, tape, placed, tokens)
     return Run(
@@ -125,7 +131,7 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
         tokens=tokens,
         shards=replace(shards, imbalance=routing.typical),
         routing=routing,
-        levers=plan.activations.levers(),
+        levers=plan.activations.levers(plan.precision.fp8),
         in_flight=plan.activations.offload_in_flight,
         schedule=schedule,
         pipeline=plan.pipeline,
@@ -133,6 +139,8 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
         tower=tower,
         devices=plan.parallel.replica // plan.parallel.pp,
         item_bytes=plan.precision.item_bytes,
+        optimizer=optimizer(plan.precision.optimizer),
+        owners=owners_of(plan),
         weight_grads=weight_grads_of(plan),
         mask=mask_of(plan),
         fixed=plan.memory.fixed_bytes,

@@ -109,12 +109,17 @@ def levers(
     attention_dropout: float = 0.0,
     deterministic: bool = False,
     rope: str = "fused",
+    linears: str = "none",
 ) -> tuple[Lever, ...]:
-    """From no savers to all that a plan names, one at a time. Raises InputError for a name there is not."""
+    """From no savers to all that a plan names, one at a time. `linears` is the recipe of those that multiply in FP8.
+
+    Raises InputError for a name there is not.
+    """
     ways = {kernels, *CORES.get(core, {core}), f"probs_{router_probs}", f"loss_{cross_entropy}"}
     ways |= {"deterministic"} if deterministic else set()
     ways |= {"hidden_dropout"} if hidden_dropout else set()
     ways |= {"attention_dropout" if attention_dropout else "attention_undropped", f"rope_{rope}"}
+    ways |= {f"fp8_{'tensorwise' if linears == 'delayed' else linears}"}
     variants: frozenset[Variant] = frozenset(v for v in get_args(Variant) if v in ways)
     found = [Lever("none", "", Savers(variants=variants))]
     for name in recompute:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heapreplace
+from fractions import Fraction
 from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_elements, local_features
 from archcalc.tape import Storage, Tape, Weight
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.fsdp import Sharding, gathered_for_good, sharded
-from archcalc.training.optimizer import OPTIMIZERS, Optimizer, orthogonalized
+from archcalc.training.optimizer import OPTIMIZERS, Item, Optimizer, orthogonalized
+from archcalc.training.owners import Fused, Load, fullest, handed_out
 from archcalc.training.packed import held_bytes
 from archcalc.training.placement import Chunk, Held
 
@@ -20,7 +21,9 @@ from archcalc.training.placement import Chunk, Held
 class Static:
     """What a rank holds whatever it runs [bytes]. `step` lives only while the optimizer runs; `late` is the part of
     `optimizer` that its first step makes, `copied` the fp32 copies of gradients that a step makes, which stay until the
-    next one's gradients are zeroed (Megatron-LM core/optimizer/optimizer.py, MixedPrecisionOptimizer)."""
+    next one's gradients are zeroed (Megatron-LM core/optimizer/optimizer.py, MixedPrecisionOptimizer); `host` is in
+    host memory: states and, for the step, fp32 gradients; `states` are all that the device writes into a checkpoint,
+    wherever they are."""
 
     params: int
     grads: int
@@ -30,6 +33,8 @@ class Static:
     gathered: int
     late: int = 0
     copied: int = 0
+    host: int = 0
+    states: int = 0
 
 
 class Owners(NamedTuple):
@@ -40,46 +45,73 @@ class Owners(NamedTuple):
     expert: int
 
 
-def static(held: Held, shards: Shards, owners: Owners, items: tuple[int, int], optimizer: str) -> Static:
+def static(
+    held: Sequence[tuple[Weight, int, int]],
+    shards: Shards,
+    owners: Owners,
+    items: tuple[int, int],
+    optimizer: str,
+    *,
+    whole: Fused | None = None,
+    offload: Fraction = Fraction(0),
+) -> Static:
     """Weights, gradients, optimizer states and buffers of a rank that holds these weights [bytes].
 
     A weight that rests is held, packed or not, and has neither gradient nor state; ZeRO-3 divides it all the same.
 
     Args:
+        held: how many layers' worth of each weight, and one layer's elements on the device.
         items: of a parameter and of its gradient [bytes].
         optimizer: by name.
+        whole: which weights are one parameter, where parameters of all kinds go to devices whole; else None.
+        offload: share of the optimizer's parameters whose states are on the host, where they are stepped.
     """
     zero, (param_item, grad_item) = owners.zero, items
     how = OPTIMIZERS[optimizer].beside(param_item)
-    params = grads = states = late = step = layer = copied = 0
-    weights = [(w, n, local_elements(w, shards)) for w, n in held]
+    params = grads = states = late = step = layer = copied = host = leaving = saved = 0
     for expert, devices in ((False, owners.dense), (True, owners.expert)):
-        held_here = [(w, n, held_bytes(w, shards, param_item)) for w, n in held if bool(w.stack) == expert]
-        held_here = [(w, n, size) for w, n, size in held_here if w.learnable]
+        here = [(w, n, size) for w, n, size in held if bool(w.stack) == expert and w.learnable]
+        plain = [(w, n, param_item * size) for w, n, size in here if w.packed is None]
+        held_here = [*plain, *((w, n, held_bytes(w, shards, param_item)) for w, n, _ in here if w.packed is not None)]
         params += _shared(sum(n * size for _, n, size in held_here), devices if zero >= 3 else 1)
-        group = [(w, n, size) for w, n, size in weights if bool(w.stack) == expert and w.trained]
+        group = [each for each in here if each[0].trained]
         elements = sum(n * size for _, n, size in group)
         grads += _shared(grad_item * elements, devices if zero >= 2 else 1)
         own = devices if zero >= 1 else 1
-        states += _states(group, how, how.state_bytes, own, shards.ep)
-        late += _states(group, how, how.late_bytes, own, shards.ep)
-        step = max(step, how.step * -(-elements // own), _orthogonalizing(group, how))
-        copied += 4 * -(-elements // own)
+        if whole is None:
+            load = Load(*_states(group, how, own, shards.ep), -(-elements // own))
+        else:
+            load = fullest(group, how, own, shards.ep, whole)
+        here_too = load.staying(offload)
+        host += load.states - here_too.states + 4 * (load.elements - here_too.elements)
+        saved += _shared(load.states, 1 if zero >= 1 else devices)
+        states += here_too.states
+        late += here_too.late
+        step = max(step, how.step * here_too.elements, _orthogonalizing(group, how) if offload < 1 else 0)
+        copied += 4 * here_too.elements
+        leaving = max(leaving, 4 * min(_largest(group, shards.ep), load.elements) if offload else 0)
         layer += 2 * _layers(held_here) + grad_item * _layers(group)
-    buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.learnable)
+    buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in held if not w.learnable)
     gathered = layer if zero >= 3 else 0
     if grad_item == 4 or how.low_precision_grads:
-        copied = 0
+        copied = leaving = 0
     return Static(
         params=params,
         grads=grads,
         optimizer=states,
         buffers=buffers,
-        step=step + copied,
+        step=step + copied + leaving,
         gathered=gathered,
         late=late,
         copied=copied,
+        host=host,
+        states=saved,
     )
+
+
+def _largest(group: Iterable[tuple[Weight, int, int]], ep: int) -> int:
+    """Elements of the largest parameter: its gradient becomes fp32 on the device before it leaves for the host."""
+    return max((size // (w.stack[0].size // ep if w.stack else 1) for w, _, size in group), default=0)
 
 
 def _layers(group: Iterable[tuple[Weight, int, int]]) -> int:
@@ -120,39 +152,30 @@ def _shared(nbytes: int, devices: int) -> int:
     return -(-nbytes // devices)
 
 
-def _states(
-    group: Iterable[tuple[Weight, int, int]], how: Optimizer, size_of: Callable[[Weight], int], devices: int, ep: int
-) -> int:
-    """Optimizer states on the fullest device of a data-parallel group [bytes]; `size_of` is one parameter's.
+def _states(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: int, ep: int) -> tuple[int, int]:
+    """Optimizer states on the fullest device of a data-parallel group, and what the first step makes of them [bytes].
 
-    Slices are even; whole matrices (Muon) are handed out largest first to the device that holds least
-    (Megatron-LM's LayerWiseDistributedOptimizer gives whole matrices too).
+    Slices are even; whole matrices (Muon) are handed out largest first to the device that holds least (Megatron-LM
+    core/optimizer/layer_wise_optimizer.py, compute_layer_wise_param_ownership), and what Muon leaves alone is sliced
+    (is_managed_by_layer_wise_optimizer: the rest is the distributed optimizer's). All matrices take alike a parameter,
+    so that their elements say who holds most.
     """
-    flat, matrices = 0, []
+    plain = matrix = 0
+    matrices = []
     for w, n, size in group:
-        if how.whole_matrices and orthogonalized(w):
+        if not orthogonalized(w):
+            plain += n * size
+        elif how.whole_matrices:
             stack = w.stack[0].size // ep if w.stack else 1
-            matrices.append((size_of(w) * (size // stack), n * stack))
+            matrices.append((size // stack, n * stack))
         else:
-            flat += size_of(w) * n * size
-    return _shared(flat, devices) + _fullest(sorted(matrices, reverse=True), devices)
+            matrix += n * size
+    whole = handed_out(sorted(matrices, reverse=True), devices)
 
+    def most(item: Item) -> int:
+        return _shared(item.plain * plain + item.matrix * matrix, devices) + item.matrix * whole
 
-def _fullest(matrices: Sequence[tuple[int, int]], devices: int) -> int:
-    """The most bytes on one of `devices` when (bytes, count) items go, largest first, to whichever holds
-    least."""
-    if devices == 1:
-        return sum(size * count for size, count in matrices)
-    loads = [0] * devices
-    heapify(loads)
-    for size, count in matrices:
-        whole, rest = divmod(count, devices)
-        if whole and loads.count(loads[0]) == devices:
-            loads = [load + whole * size for load in loads]
-            count = rest
-        for _ in range(count):
-            heapreplace(loads, loads[0] + size)
-    return max(loads)
+    return most(how.states), most(how.late_states)
 
 
 def _orthogonalizing(group: Sequence[tuple[Weight, int, int]], how: Optimizer) -> int:

@@ -14,6 +14,7 @@ from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
 from archcalc.tape.dims import product
 from archcalc.tape.op import Variant
+from archcalc.training.fp8 import gradient_copies, input_copy
 from archcalc.training.packed import unpacked
 from archcalc.training.weight_grads import (
     NO_GRADS,
@@ -40,8 +41,16 @@ def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved], varia
 
 
 def running_forward(segment: Segment, shards: Shards, kept: Set[Storage], variants: Set[Variant]) -> Alive:
-    """What is alive at the worst moment of a segment's forward, beside what is `kept` [bytes]."""
-    return forward_alive(segment, shards, kept, variants=variants, beside=lambda op: unpacked(op, shards))
+    """What is alive at the worst moment of a segment's forward, beside what is `kept` [bytes]. An input that needs no
+    gradient nobody keeps for the norm that reads it: it stands until its last use."""
+    return forward_alive(
+        segment,
+        shards,
+        kept,
+        variants=variants,
+        entry=segment.entry in segment.ungraded,
+        beside=lambda op: unpacked(op, shards) + input_copy(op, shards, variants),
+    )
 
 
 def layer_backward(
@@ -62,7 +71,10 @@ def running_backward(
     """What is alive at the worst moment of that, buffers of a ring apart [bytes]."""
     kept = {row.storage: row.nbytes for row in bare}
     made = beside_operands(segment, shards, grads, one_gemm="fused" in variants)
-    beside = {i: made.get(i, 0) + unpacked(op, shards) for i, op in enumerate(segment.ops)}
+    beside = {
+        i: made.get(i, 0) + unpacked(op, shards) + gradient_copies(op, shards, variants)
+        for i, op in enumerate(segment.ops)
+    }
     after = after_operands(segment, shards, grads)
     stays = staying_to_end(segment, shards, grads)
     return backward_alive(segment, shards, kept, variants, beside=beside, after=after, staying=stays)

@@ -47,7 +47,7 @@ def held_tensors(run: Run, r: RankMemory) -> list[Held]:
             segment = run.tape.segments[n]
             rows = saved_rows(segment, run.shards, run.savers)
             away = leaving(segment, run.shards, run.savers, rows, run.offload)
-            needed = linear_inputs(segment)
+            needed = linear_inputs(segment, run.savers.variants)
             there = near.pop((c, n), 0)
             for k, row in enumerate(rows):
                 leaves = row in away

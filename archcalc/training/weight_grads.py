@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from archcalc.calc.sharding import Shards, local_elements
-from archcalc.tape import Op, Segment, Tape
+from archcalc.tape import Op, Segment, Tape, Weight
 
 
 class WeightGrads(NamedTuple):
@@ -108,12 +108,43 @@ def head_gradient(segment: Segment, shards: Shards, how: WeightGrads) -> int:
     return _bytes((op for op in segment.ops if op.site == "head"), shards, how)
 
 
-def carried(tape: Tape, chunk: Iterable[int], shards: Shards, how: WeightGrads) -> int:
-    """Bytes that a chunk of these segments holds from the head's backward to the embedding's: autograd adds the two
-    gradients of a shared weight up before it hands them on."""
-    if how.linears in ("fused", "staying"):
-        return 0
-    segments = [tape.segments[n] for n in chunk]
-    looked_up = {id(w) for s in segments for op in s.ops if not op.flops and op.site == "embedding" for w in op.weights}
-    ends = (s for s in segments if any(op.site == "head" and id(op.weights[0]) in looked_up for op in s.ops))
-    return max((head_gradient(s, shards, how) for s in ends), default=0)
+def lookup_gradient(tape: Tape, segment: Segment, shards: Shards, how: WeightGrads) -> int:
+    """Bytes of the embedding's gradient that a prediction module makes, which embeds the tokens it predicts from
+    (Megatron-LM core/transformer/multi_token_prediction.py, `_get_embeddings`); 0 for other segments."""
+    return sum(size for _, size in _looked_up(tape, segment, shards, how)) if segment.part == "mtp" else 0
+
+
+def waiting(tape: Tape, chunk: Sequence[tuple[int, int]], shards: Shards, how: WeightGrads) -> dict[int, int]:
+    """Bytes of gradients that wait while a segment of a chunk runs backward, by its position there.
+
+    Of a weight that several of them use (a head that is the embedding, the head and embedding of prediction modules)
+    autograd adds all gradients up before it hands them on (torch, autograd engine: one input buffer of
+    `AccumulateGrad`), so that the first one stays until the last one is made.
+    """
+    if how.linears == "staying":
+        return {}
+    segments = [tape.segments[n] for n, _ in chunk]
+    if sum(not s.indices or s.part == "mtp" for s in segments) < 2:
+        return {}
+    used: dict[int, list[tuple[int, int]]] = {}
+    for i, segment in enumerate(segments):
+        if not segment.indices or segment.part == "mtp":
+            multiplied = [(op, how.linears != "fused") for op in segment.ops if op.site == "head"]
+            sizes = [(op.weights[0], made * _bytes((op,), shards, how)) for op, made in multiplied]
+            for w, size in (*sizes, *_looked_up(tape, segment, shards, how)):
+                used.setdefault(id(w), []).append((i, size))
+    found: dict[int, int] = {}
+    for uses in used.values():
+        made = max((i for i, size in uses if size), default=0)
+        for i in range(uses[0][0], made + (chunk[made][1] > 1)):
+            found[i] = found.get(i, 0) + max(size for _, size in uses)
+    return found
+
+
+def _looked_up(tape: Tape, segment: Segment, shards: Shards, how: WeightGrads) -> Iterator[tuple[Weight, int]]:
+    """Tables of words that a segment looks up in, and the bytes of their gradients."""
+    backbone = [s for s in tape.segments if s.part == "backbone" and not s.indices]
+    for s in backbone if segment.part == "mtp" else [segment]:
+        for op in s.ops:
+            if op.weights and op.weights[0].role == "embedding" and op.weights[0].of_vocabulary and not op.flops:
+                yield op.weights[0], _bytes((op,), shards, how)

@@ -95,6 +95,17 @@ def test_muon_hands_out_whole_matrices() -> None:
     assert round(mean / 1e9, 2) == 4.26  # what even slices would give
 
 
+def test_muons_whole_layout_holds_all_of_an_embeddings_states_on_one_device() -> None:
+    """AdamW's 12 bytes of 163,840 x 7168 words: 14.1 GB, where slices over 16 devices are 0.9 GB each. Experts are the
+    same: no other device of 256 has them. The next device has the dense layer's gate and up, no end and no more."""
+    whole = ranks("kimi-k2", "precision.muon_layout=whole")[0].static.optimizer
+    sliced = ranks("kimi-k2")[0].static.optimizer
+    assert round(12 * EMBED / 1e9, 1) == 14.1
+    assert round(12 * EMBED / 16 / 1e9, 1) == 0.9
+    assert 12 * EMBED < whole - 8 * EXPERT_PARAMS[0] < 12 * EMBED + 8 * 2 * 7168 * 18432
+    assert sliced < 8 * EXPERT_PARAMS[0] + 12 * EMBED // 16 + 8 * 2 * 7168 * 18432
+
+
 def test_muons_step_takes_four_times_its_largest_matrix() -> None:
     held = ranks("kimi-k2")
     assert held[0].static.step == 4 * 2 * 7168 * 18432  # a projection of the dense layer, bf16

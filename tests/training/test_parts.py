@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from archcalc.calc.activations import saved_bytes, saved_rows
+from archcalc.calc.liveness import forward_peak
 from archcalc.calc.sharding import Shards
 from archcalc.documents.parts import part_rows
 from archcalc.documents.train import run_of, train_quantities, train_report
@@ -25,6 +26,7 @@ from archcalc.training.parts import Train, trained_tape
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run
 from archcalc.training.savers import savers
+from archcalc.training.transient import running_forward
 from archcalc.workload import Workload
 from tests.support import data, spec_of, tiny
 
@@ -206,6 +208,25 @@ def test_a_frozen_prefix_keeps_nothing_and_has_no_backward() -> None:
     head_input = 2 * 8 * 64
     assert sum(r.nbytes for r in whole) - sum(r.nbytes for r in rows) >= head_input
     assert [r for r in rows if r.site == "loss"] != []
+
+
+def test_what_enters_a_frozen_layer_stands_until_it_is_added_to() -> None:
+    """No norm keeps it there: T x h in bf16 beside results up to the first sum. A trained layer's is kept anyway."""
+
+    def until_the_sum(how: str) -> tuple[int, int]:
+        run = planned(QWEN, f"train.backbone={how}")
+        layer = run.tape.segments[1].without(frozenset())
+        end = next(i for i, op in enumerate(layer.ops) if op.site == "residual")
+        layer.ops = layer.ops[: end + 1]
+        kept = {row.storage for row in saved_rows(layer, run.shards, run.savers)}
+        variants = run.savers.variants
+        alive = running_forward(layer, run.shards, kept, variants).total
+        return alive, forward_peak(layer, run.shards, kept, variants=variants)
+
+    alive, results = until_the_sum("frozen")
+    assert alive - results == 2 * T * H
+    alive, results = until_the_sum("full")
+    assert alive == results
 
 
 def test_nothing_trains_where_all_is_frozen() -> None:

@@ -37,6 +37,58 @@ def test_muon_hands_out_the_largest_matrices_first_and_a_devices_own_experts_onl
     assert rank.static.optimizer == 8 * 5 * 40 + 8 * 136 + 12 * (2 * 32 * 8 + 3 * 8) // 4
 
 
+def test_muons_whole_layout_deals_every_parameter_by_size_back_and_forth() -> None:
+    """Four devices, from the smallest on: three norms of 8, shared down 40 | router 48, shared gate and up 80, o 96,
+    q k v 192 | embedding and head 256 each. Device 0: 8 + 192 + 256, device 1: 8 + 96 + 256. Experts, over two: down
+    40 40 | 40, gate and up 80 | 80 80: device 0 has 40 + 80 + 80, device 1 40 + 40 + 80."""
+    whole = ("precision.optimizer=muon", "precision.muon_layout=whole", "parallel.ep=2", "parallel.world=4")
+    (rank,) = ranks(model("moe"), *whole)
+    assert rank.static.optimizer == 12 * (8 + 256) + 8 * 192 + 8 * (40 + 80 + 80)
+    assert rank.static.late == 8 * (8 + 256) + 4 * 192 + 4 * (40 + 80 + 80)
+    (copied,) = ranks(model("moe"), *whole, "precision.grads=bf16")
+    newton_schulz = 4 * 2 * 96  # q's or o's matrix four times in bf16
+    assert copied.static.step == 4 * ((8 + 192 + 256) + (40 + 80 + 80)) + newton_schulz  # and fp32 copies of gradients
+
+
+def test_muons_whole_layout_deals_nothing_to_one_device() -> None:
+    layouts = [("precision.optimizer=muon", f"precision.muon_layout={how}") for how in ("sliced", "whole")]
+    one, other = (ranks(model("moe"), *how)[0].static for how in layouts)
+    assert one == other
+
+
+def test_a_layout_of_muons_matrices_needs_muon() -> None:
+    with pytest.raises(InputError, match="muon_layout is a layout of Muon's matrices, and the optimizer is adamw"):
+        k2_plan(ADAMW, "precision.muon_layout=whole")
+    assert k2_plan(ADAMW).precision.muon_layout == "sliced"
+
+
+def test_an_optimizer_on_the_host_leaves_its_share_of_states_and_takes_gradients_for_its_step() -> None:
+    """AdamW, three quarters of 1304 parameters: 12 bytes of 326 stay, 8 of them moments; the host has 12 of 978 and
+    their fp32 gradients. Those in bf16 are copied to fp32 for the step: of 326 that stay, and on their way out one
+    parameter at a time, the largest being an end of the model."""
+    (rank,) = ranks(model(), ADAMW, "memory.optimizer_offload=0.75")
+    stay, leave = (LAYER + ENDS) // 4, (LAYER + ENDS) * 3 // 4
+    assert (rank.static.optimizer, rank.static.late) == (12 * stay, 8 * stay)
+    assert rank.static.host == (12 + 4) * leave
+    assert rank.static.step == 0
+    (copied,) = ranks(model(), ADAMW, "memory.optimizer_offload=0.75", "precision.grads=bf16")
+    assert copied.static.step == 4 * stay + 4 * 32 * 8
+    (sliced,) = ranks(model(), ADAMW, "memory.optimizer_offload=0.75", "precision.grads=bf16", "parallel.world=4")
+    assert sliced.static.step == 4 * 82 + 4 * 256  # 326 a device, of which 81.5 stay
+    (thin,) = ranks(model(), ADAMW, "memory.optimizer_offload=0.75", "precision.grads=bf16", "parallel.world=8")
+    assert thin.static.step == 4 * 41 + 4 * 163  # a device's slice is less than the largest parameter
+
+
+def test_an_optimizer_wholly_on_the_host_makes_no_moments_and_steps_nothing_on_the_device() -> None:
+    (rank,) = ranks(model("moe"), "memory.optimizer_offload=1.0")
+    assert (rank.static.optimizer, rank.static.late, rank.static.step) == (0, 0, 0)
+    assert rank.peak_first == rank.peak
+    (half,) = ranks(model("moe"), "memory.optimizer_offload=0.5")
+    (none,) = ranks(model("moe"))
+    assert none.static.host == 0
+    assert half.static.step == none.static.step == 8 * 96  # Newton-Schulz of the largest matrix, which may stay
+
+
 def test_a_vocabulary_is_padded_to_128_words_a_tensor_parallel_device() -> None:
     """Megatron-LM, --make-vocab-size-divisible-by: 33 words over two devices are 256, 128 on each."""
     (rank,) = ranks(model(vocab_size=33), "parallel.tp=2", "parallel.world=2")

@@ -21,6 +21,7 @@ norm of a patch, and two matrices on the 4608 features of four.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from archcalc.training.images import sight
 from archcalc.training.load import load_plan
 from archcalc.training.memory import RankMemory, segment_of, training_memory, worst
 from archcalc.training.phases import passage
-from archcalc.training.schedule import SCHEDULES, Pipeline, ended_states, get_schedule
+from archcalc.training.schedule import SCHEDULES, Pipeline, State, all_states, ended_states, get_schedule
 from archcalc.workload import Workload
 from tests.support import run
 from tests.training.plans import k2_plan, spec
@@ -52,6 +53,7 @@ WIDE, INNER, FOUR = 1152, 4304, 4 * 1152
 LAYER_WEIGHTS = 4 * (WIDE * WIDE + WIDE) + 2 * WIDE * INNER + INNER + WIDE + 2 * 2 * WIDE
 TOWER_WEIGHTS = 27 * LAYER_WEIGHTS + 3 * 14 * 14 * WIDE + WIDE + 64 * 64 * WIDE + 2 * WIDE
 PROJECTOR_WEIGHTS = 2 * WIDE + FOUR * FOUR + FOUR + FOUR * HIDDEN + HIDDEN
+UNFUSED = ("memory.gradient_accumulation_fusion=false",)
 
 
 def k25(*overrides: str, name: str = "k25") -> list[RankMemory]:
@@ -113,6 +115,12 @@ def test_the_phases_of_a_decoupled_tower() -> None:
     assert phase(other, "vision forward").activation == share
     assert phase(other, "vision backward").activation == KEPT + share
     assert phase(other, "pipeline").activation == k25()[1].activation, "the backbone is as on text"
+
+
+def test_a_towers_weights_have_gradients_too_where_they_are_not_fused() -> None:
+    """The projector's last linear, 4608 x 7168 and its bias in bf16, runs backward when the phase is at its worst."""
+    made, fused = (phase(k25(IMAGE, *how)[1], "vision backward") for how in (UNFUSED, ()))
+    assert made.transient - fused.transient == 2 * (4608 + 1) * 7168
 
 
 def test_the_first_stage_holds_outputs_and_their_gradients_beside_the_pipelines() -> None:
@@ -362,6 +370,30 @@ def test_how_far_a_state_has_come_is_what_a_replay_of_the_whole_run_says(
         sum(size * (2 * n + w) for size, n, w in zip(sizes, state.live, state.waiting, strict=True)) + done * output
         for state, done in found
     )
+
+
+@pytest.mark.parametrize("kind", sorted(SCHEDULES))
+def test_states_beside_pictures_know_what_comes_back_from_the_host(kind: str) -> None:
+    """As without pictures: what is fetched for the next backward is on the device beside the one that runs."""
+    schedule = get_schedule(kind)
+    pipeline = Pipeline(pp=4, vpp=schedule.virtual_stages or 2, micro_batches=32)
+    found = {state for state, _ in ended_states(schedule, pipeline, 1, 0, ahead=True)}
+
+    def places(states: Iterable[State]) -> set[Any]:
+        return {(s.op.kind, s.op.chunk, s.live, s.waiting, s.following) for s in states}
+
+    assert places(found) == places(all_states(schedule, pipeline, 1))
+    assert any(s.following is not None for s in found)
+
+
+@pytest.mark.parametrize("offload", ["none", "all"])
+def test_pictures_leave_a_forward_beside_a_backward(offload: str) -> None:
+    """M = 1024 micro-batches. While a forward runs beside a backward 32 of the first chunk are alive, so that the last
+    time the outputs' gradients of 1024 - 32 are there."""
+    how = ("schedule.ep_overlap=true", f"activations.offload={offload}")
+    got, text = phase(k25(IMAGE, *how)[0], "pipeline"), phase(k25(*how)[0], "pipeline")
+    assert got.total - text.total == (1024 + 992) * OUTPUT
+    assert (got.state.live, got.state.beside is None) == (text.state.live, False)
 
 
 # -------------------------------------------------------------------------------------------------------------- report

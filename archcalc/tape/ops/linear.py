@@ -8,10 +8,18 @@ from __future__ import annotations
 from functools import partial
 
 from archcalc.tape.dims import Dim, Dims, Term
-from archcalc.tape.op import Cache, Save
+from archcalc.tape.op import Cache, Save, Variant
 from archcalc.tape.recorder import Recorder
+from archcalc.tape.sites import FP8_LINEARS
 from archcalc.tape.span import SEQUENCE
 from archcalc.tape.values import Role, Storage, Tensor, Weight
+
+COPIES: tuple[tuple[Variant, str], ...] = (
+    ("fp8_tensorwise", "float8_tensorwise"),
+    ("fp8_blockwise", "float8_blockwise"),
+    ("fp8_mxfp8", "float8_mxfp8"),
+)
+"""The dtype of a linear's quantized input, by the recipe."""
 
 
 class LinearOperations(Recorder):
@@ -55,12 +63,23 @@ class LinearOperations(Recorder):
             y,
             weights=weights,
             flops=flops,
-            saves=(Save(x.storage, needs="weight"),),
+            saves=(self._input(x, site),),
             backward=2 if x.requires_grad else 1,
             weight_gradient="accumulated",
             exchange="tensor",
         )
         return y
+
+    def _input(self, x: Tensor, site: str) -> Save:
+        """What the weight's gradient takes: the input, or the copy that a GEMM in FP8 made of it for that
+        (TransformerEngine pytorch/module/linear.py, _Linear.forward: `update_usage(rowwise_usage=False,
+        columnwise_usage=True)`; grouped_linear.py). Linears of one site with one input are one GEMM and share it."""
+        copies: tuple[tuple[Variant, Storage], ...] = ()
+        if site in FP8_LINEARS:
+            made = self._copies.get((x.storage, site))
+            copies = made or tuple((v, Storage(x.rows, x.features, dtype)) for v, dtype in COPIES)
+            self._copies[x.storage, site] = copies
+        return Save(x.storage, needs="weight", copies=copies)
 
     def gate_up(
         self, x: Tensor, names: tuple[str, str], out: Dim, *, role: Role, site: str, bias: bool = False
@@ -100,7 +119,7 @@ class LinearOperations(Recorder):
             weights = (stacked("weight", (out,), x.features), *((stacked("bias", (out,), ()),) if bias else ()))
             first = site == "expert_fc1" and i == 0
             noted = tuple(Save(s, ("eager",), "any" if s is offsets else "weight") for s in once)
-            saves = (Save(x.storage, needs="weight"), *(noted if first else ()))
+            saves = (self._input(x, site), *(noted if first else ()))
             if bias and site == "expert_fc2":
                 saves = (*saves, Save(looked_up, ("eager", "probs_act")))
             self._emit(
