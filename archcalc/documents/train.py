@@ -25,7 +25,7 @@ from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
-from archcalc.training.checkpoint import checkpoint_bytes
+from archcalc.training.checkpoint import checkpoint_by_rank, checkpoint_bytes
 from archcalc.training.images import Misfit, sight
 from archcalc.training.ledger import imbalances, ledger
 from archcalc.training.load import load_plan, placed
@@ -98,6 +98,8 @@ def train_report(
     tables += parts_table(run, plan.trained(vision=spec.vision is not None))
     if any(w.stack for w in run.tape.weights()):
         tables.append(Table("imbalance", "if the router is uneven", IMBALANCE_COLUMNS, imbalances(run)))
+    written = checkpoint_by_rank(run)
+    rows = [rank_row(r) | {"checkpoint_bytes": n} for r, n in zip(ranks, written, strict=True)]
     busiest = max(ranks, key=lambda r: (r.offloaded + r.static.host, -r.rank))
     need = offload_need(run, busiest, hardware)
     if need:
@@ -108,7 +110,7 @@ def train_report(
         title=title,
         inputs=inputs,
         quantities=found,
-        rows=Table("rows", "every pipeline rank at its worst moment", COLUMNS, [rank_row(r) for r in ranks]),
+        rows=Table("rows", "every pipeline rank at its worst moment", COLUMNS, rows),
         tables=tables,
         assumptions=[
             *assumed(plan),
@@ -150,7 +152,7 @@ def train_quantities(run: Run, ranks: list[RankMemory]) -> dict[str, int | float
         "train.worst_rank": top.rank,
         "train.params_grads_bytes_unique": unique,
         "train.params_grads_bytes_resident": resident,
-        "train.checkpoint_bytes": checkpoint_bytes(run.tape.weights(), param, run.optimizer),
+        "train.checkpoint_bytes": checkpoint_bytes(run),
     }
 
 

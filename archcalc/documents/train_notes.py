@@ -15,6 +15,7 @@ from archcalc.files.model import Spec
 from archcalc.hardware import Hardware
 from archcalc.tape import Tape
 from archcalc.tape.indices import ranges
+from archcalc.training.checkpoint import checkpoint_by_rank
 from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run
@@ -153,10 +154,11 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."
         + (f" Ranks {equals} hold as much." if equals != str(top.rank) else "")
     )
-    busiest = max(ranks, key=lambda r: (r.checkpoint, -r.rank))
+    written = checkpoint_by_rank(run)
+    most = max(written)
     notes.append(
         "A training checkpoint that all devices write together: the fullest, of rank"
-        f" {busiest.rank}, writes {format_bytes(busiest.checkpoint)}."
+        f" {written.index(most)}, writes {format_bytes(most)}."
     )
     if plan.parallel.zero == 2 and plan.parallel.pp > 1:
         notes.append(

@@ -73,7 +73,6 @@ def rank_row(r: RankMemory) -> dict[str, Any]:
         "peak_first_bytes": r.peak_first,
         "moments_bytes": r.static.late,
         "optimizer_host_bytes": r.static.host,
-        "checkpoint_bytes": r.checkpoint,
         "live_chunks": r.live_chunks,
         "moment": r.moment,
     }

@@ -24,8 +24,7 @@ class RankMemory:
     `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `peak_first` the
     peak of the first iteration, which runs before the optimizer has made its moments and steps with them; `resting`
     what is allocated between steps. `moments` are the worst of each part of the step, in order; the peak is the largest
-    of them. `state` is what the schedule has alive then, None outside the pipeline. `checkpoint` is what its fullest
-    device writes of one.
+    of them. `state` is what the schedule has alive then, None outside the pipeline.
     """
 
     rank: int
@@ -46,7 +45,6 @@ class RankMemory:
     state: State | None
     chunk_memory: tuple[ChunkMemory, ...]
     moments: tuple[Moment, ...]
-    checkpoint: int
 
 
 def training_memory(run: Run) -> list[RankMemory]:
@@ -98,7 +96,6 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         state=peak.state,
         chunk_memory=sizes,
         moments=tuple(moments),
-        checkpoint=own.checkpoint,
     )
 
 

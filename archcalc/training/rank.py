@@ -9,10 +9,9 @@ from typing import NamedTuple
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
-from archcalc.training.checkpoint import written_bytes, written_once
 from archcalc.training.fp8 import quantized_weights
 from archcalc.training.owners import fused_parameters
-from archcalc.training.placement import Chunk, held_weights
+from archcalc.training.placement import Chunk, Held, held_weights
 from archcalc.training.plan import Plan
 from archcalc.training.schedule import Pipeline, Schedule
 from archcalc.training.stack import Stack
@@ -34,7 +33,7 @@ class Rank:
             forward and backward, whatever gradients are cached) [bytes].
         workspaces: of libraries, as the plan's stack says [bytes].
         messages: between stages, beside a forward and beside a backward [bytes].
-        checkpoint: what its fullest device writes of one [bytes].
+        weights: what it holds, and how many layers' worth of each.
         left: messages that stay between steps [bytes].
     """
 
@@ -44,7 +43,7 @@ class Rank:
     cached: int
     workspaces: int
     messages: tuple[int, int]
-    checkpoint: int
+    weights: Held
     left: int
 
 
@@ -61,13 +60,9 @@ def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, .
     """The ranks of a placement, in order; what several hold alike is worked out once."""
     tape, plan, shards = rests.tape, rests.plan, rests.shards
     message = local_bytes(next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None), shards)
-    known = {held: _resting(rests, held) for held in dict.fromkeys(placed)}
-    weights = [held_weights(tape, held, decoupled=plan.vision.decoupled) for held in placed]
-    owners, (item, _) = owners_of(plan), plan.precision.item_bytes
-    written = [
-        written_bytes(own, known[held][0], shards, owners, item)
-        for own, held in zip(written_once(weights), placed, strict=True)
-    ]
+    distinct = dict.fromkeys(placed)
+    weights = {held: held_weights(tape, held, decoupled=plan.vision.decoupled) for held in distinct}
+    known = {held: _resting(rests, held, weights[held]) for held in distinct}
     return tuple(
         Rank(
             chunks=held,
@@ -76,7 +71,7 @@ def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, .
             cached=known[held][1],
             workspaces=known[held][2],
             messages=messages(schedule, plan.pipeline, rank, message),
-            checkpoint=written[rank],
+            weights=weights[held],
             left=left(schedule, plan.pipeline, rank, message),
         )
         for rank, held in enumerate(placed)
@@ -88,11 +83,10 @@ def _entry(schedule: Schedule, pipeline: Pipeline, rank: int) -> int | None:
     return stages.index(0) if 0 in stages else None
 
 
-def _resting(rests: Resting, held: tuple[Chunk, ...]) -> tuple[Static, int, int]:
+def _resting(rests: Resting, held: tuple[Chunk, ...], weights: Held) -> tuple[Static, int, int]:
     """Static bytes of these chunks, what kernels cache for them, and their stack's workspaces [bytes]."""
     tape, plan, shards = rests.tape, rests.plan, rests.shards
     items = plan.precision.item_bytes
-    weights = held_weights(tape, held, decoupled=plan.vision.decoupled)
     owners = owners_of(plan)
     whole = fused_parameters(tape) if plan.precision.muon_layout == "whole" else None
     host = plan.memory.optimizer_share

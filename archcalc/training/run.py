@@ -16,11 +16,12 @@ from archcalc.training.parts import trained_tape
 from archcalc.training.phases import TowerLoad
 from archcalc.training.placement import Chunk, check_model, chunks
 from archcalc.training.plan import Plan, Spread
-from archcalc.training.rank import Rank, Resting, ranks_of
+from archcalc.training.rank import Rank, Resting, owners_of, ranks_of
 from archcalc.training.routing import Routing, real_routing
 from archcalc.training.savers import Lever, without
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
 from archcalc.training.stack import Stack, settled
+from archcalc.training.static import Owners
 from archcalc.training.weight_grads import WeightGrads
 
 VOCAB_DIVISIBLE_BY = 128
@@ -45,6 +46,7 @@ class Run:
         devices: of one stage in one model replica.
         item_bytes: of a parameter and of its gradient [bytes].
         optimizer: its states.
+        owners: who shares weights, gradients and those.
         weight_grads: how weights' gradients reach the accumulation buffer.
         mask: the data loader's attention mask of one micro-batch [bytes].
         fixed: what no formula gives [bytes].
@@ -65,6 +67,7 @@ class Run:
     devices: int
     item_bytes: tuple[int, int]
     optimizer: Optimizer
+    owners: Owners
     weight_grads: WeightGrads
     mask: int
     fixed: int
@@ -137,6 +140,7 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
         devices=plan.parallel.replica // plan.parallel.pp,
         item_bytes=plan.precision.item_bytes,
         optimizer=optimizer(plan.precision.optimizer),
+        owners=owners_of(plan),
         weight_grads=weight_grads_of(plan),
         mask=mask_of(plan),
         fixed=plan.memory.fixed_bytes,

@@ -68,10 +68,12 @@ def static(
     params = grads = states = late = step = layer = copied = host = leaving = saved = 0
     weights = [(w, n, local_elements(w, shards)) for w, n in held]
     for expert, devices in ((False, owners.dense), (True, owners.expert)):
-        held_here = [(w, n, held_bytes(w, shards, param_item)) for w, n in held if bool(w.stack) == expert]
-        held_here = [(w, n, size) for w, n, size in held_here if w.learnable]
+        here = [each for each in weights if bool(each[0].stack) == expert and each[0].learnable]
+        held_here = [
+            (w, n, param_item * size if w.packed is None else held_bytes(w, shards, param_item)) for w, n, size in here
+        ]
         params += _shared(sum(n * size for _, n, size in held_here), devices if zero >= 3 else 1)
-        group = [(w, n, size) for w, n, size in weights if bool(w.stack) == expert and w.trained]
+        group = [each for each in here if each[0].trained]
         elements = sum(n * size for _, n, size in group)
         grads += _shared(grad_item * elements, devices if zero >= 2 else 1)
         own = devices if zero >= 1 else 1
@@ -83,13 +85,13 @@ def static(
             )
         else:
             load = fullest(group, how, own, shards.ep, whole)
-        here = load.staying(offload)
-        host += load.states - here.states + 4 * (load.elements - here.elements)
+        left = load.staying(offload) if offload else load
+        host += load.states - left.states + 4 * (load.elements - left.elements)
         saved += _shared(load.states, 1 if zero >= 1 else devices)
-        states += here.states
-        late += here.late
-        step = max(step, how.step * here.elements, _orthogonalizing(group, how) if offload < 1 else 0)
-        copied += 4 * here.elements
+        states += left.states
+        late += left.late
+        step = max(step, how.step * left.elements, _orthogonalizing(group, how) if offload < 1 else 0)
+        copied += 4 * left.elements
         leaving = max(leaving, 4 * min(_largest(group, shards.ep), load.elements) if offload else 0)
         layer += 2 * _layers(held_here) + grad_item * _layers(group)
     buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.learnable)

@@ -43,7 +43,9 @@ def test_rows_and_quantities_are_those_of_the_interface() -> None:
     assert all(set(row) >= ROW_KEYS for row in found["rows"])
     totals = {f"train.{key}" for key in ROW_KEYS - {"path"}}
     named = {"peak_first_bytes", "worst_rank", "fits", "params_grads_bytes_unique", "params_grads_bytes_resident"}
+    named |= {"checkpoint_bytes"}
     assert set(found["quantities"]) == totals | {f"train.{name}" for name in named}
+    assert all({"checkpoint_bytes", "optimizer_host_bytes"} <= set(row) for row in found["rows"])
     assert set(found["tables"]) == {"terms", "ledger", "imbalance", "offload"}
 
 

@@ -11,6 +11,7 @@ import pytest
 from archcalc.documents.train import train_quantities, train_report
 from archcalc.documents.weights import weights
 from archcalc.files.model import Spec
+from archcalc.training.checkpoint import checkpoint_by_rank
 from archcalc.training.memory import training_memory
 from tests.training.plans import k2_plan, spec
 from tests.training.test_small_models import LAST_RANK, ONE_DEVICE, model, planned
@@ -22,7 +23,7 @@ def by_rank(made: Spec, *overrides: str) -> tuple[int, list[int]]:
     """The whole, and what the fullest device of each rank writes."""
     run = planned(made, *overrides)
     found = training_memory(run)
-    return int(train_quantities(run, found)["train.checkpoint_bytes"]), [r.checkpoint for r in found]
+    return int(train_quantities(run, found)["train.checkpoint_bytes"]), checkpoint_by_rank(run)
 
 
 def test_one_device_writes_every_weight_and_its_states_once() -> None:
@@ -55,6 +56,12 @@ def test_what_two_ranks_hold_the_first_one_writes_and_both_its_states() -> None:
     """A prediction module's embedding: the second rank's copy has states, 12 bytes of 256."""
     total, (first, last) = by_rank(model(num_nextn_predict_layers=1), *LAST_RANK, ADAMW)
     assert first + last == total + 12 * 256
+
+
+def test_weights_in_fp8_are_written_in_16_bits() -> None:
+    """Megatron-LM dequantizes them (core/dist_checkpointing/utils.py, force_all_tensors_to_non_fp8)."""
+    native = ("precision.fp8=delayed", "precision.fp8_params=true", "hardware=h100")
+    assert by_rank(model(), ADAMW, *native) == (14 * 1304, [14 * 1304])
 
 
 def test_states_on_the_host_are_written_all_the_same_and_frozen_weights_have_none() -> None:

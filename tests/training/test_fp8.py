@@ -92,7 +92,6 @@ def test_weights_in_fp8_stand_beside_those_in_16_bits_or_in_their_place(recipe: 
     assert (beside.cached - plain.cached, beside.static) == (held, plain.static)
     assert (instead.cached, instead.static.params) == (plain.cached, plain.static.params - 2 * 768 + held)
     assert instead.static.grads == plain.static.grads
-    assert instead.checkpoint == plain.checkpoint  # written in 16 bits
 
 
 def test_a_devices_own_experts_are_quantized_one_by_one() -> None:
