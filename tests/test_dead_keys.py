@@ -406,6 +406,22 @@ MIXED_TOO = PIPELINED | {
 }
 
 
+SHARDED = PIPELINED | {
+    "parallel": PIPELINED["parallel"] | {"pp": 1, "ep": 1, "zero": 3},
+    "batch": PIPELINED["batch"] | {"seq": 16},  # so few tokens that weights are what counts
+    "precision": {"params": "fp32", "grads": "fp32", "optimizer": "adamw-no-master"},
+    "activations": PIPELINED["activations"]
+    | {"kernels": "eager", "offload": "none", "recompute": [], "selective": ["every_other_mm", "attention"], "fp8": []},
+    "fsdp": {
+        "reshard_after_forward": True,
+        "prefetch": 1,
+        "param_dtype": "bf16",
+        "reduce_dtype": "fp32",
+        "replicate": 2,
+    },
+}
+
+
 def bundled(kind: str, name: str) -> dict[str, Any]:
     path = bundled_dir() / kind / f"{name}.yaml"
     return load(path.read_bytes(), path.name).data
@@ -451,6 +467,7 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
         "routed": (ROUTED, ("train latent.yaml --plan {}",)),
         "interleaved": (INTERLEAVED, ("train grouped.yaml --plan {}",)),
         "divided": (DIVIDED, ("train grouped.yaml --plan {}",)),
+        "sharded": (SHARDED, ("train grouped.yaml --plan {}",)),
         "unfused": (UNFUSED, ("train grouped.yaml --plan {}",)),
         **{
             name: (plan, ("train latent.yaml --plan {}",))

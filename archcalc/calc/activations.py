@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from archcalc.calc.selective import kept_outputs
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Op, Segment, Storage
 from archcalc.tape.op import Variant
@@ -32,12 +33,14 @@ class Savers:
         regions: what is recomputed.
         fp8: sites whose first operand is stored in FP8.
         whole: every segment with an entry keeps only that and what it hands on, and recomputes the rest ("full").
+        selective: the same, but what operations of these kinds put out is kept too; None: not in use.
     """
 
     variants: frozenset[Variant]
     regions: tuple[Region, ...] = ()
     fp8: frozenset[str] = frozenset()
     whole: bool = False
+    selective: frozenset[str] | None = None
 
 
 class Saved(NamedTuple):
@@ -61,15 +64,23 @@ def saved_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
     """
     if not segment.learns:
         return []
-    if savers.whole and segment.entry is not None and segment.part == "backbone" and segment.indices:
-        kept = (segment.entry, *segment.handed)
-        return [Saved(segment.path, "entry", each, False, local_bytes(each, shards)) for each in kept]
+    if recomputed(segment, savers) and segment.entry is not None:
+        ends = (segment.entry, *segment.handed)
+        kept = [Saved(segment.path, "entry", each, False, local_bytes(each, shards)) for each in ends]
+        more = kept_outputs(segment, shards, savers.selective or frozenset(), savers.variants)
+        return kept + [Saved(each.op.path, each.op.site, each.storage, False, each.nbytes) for each in more]
     rows = []
     for op, storage, fp8 in kept_storages(segment, savers):
         rows.append(Saved(op.path, op.site, storage, fp8, local_bytes(storage, shards, fp8=fp8)))
         if shards.cp > 1 and shards.ulysses and op.exchange == "context" and storage is op.outputs[0]:
             rows.append(rows[-1]._replace(path=f"{op.path}, by heads", storage=_copy(storage)))
     return rows
+
+
+def recomputed(segment: Segment, savers: Savers) -> bool:
+    """Whether backward makes a segment again from its entry."""
+    whole = savers.whole or savers.selective is not None
+    return whole and segment.entry is not None and segment.part == "backbone" and bool(segment.indices)
 
 
 def kept_storages(segment: Segment, savers: Savers) -> tuple[tuple[Op, Storage, bool], ...]:

@@ -44,9 +44,10 @@ def backward_peak(
     *,
     beside: Mapping[int, int] = MappingProxyType({}),
     after: Mapping[int, tuple[int, int]] = MappingProxyType({}),
+    staying: Mapping[int, int] = MappingProxyType({}),
 ) -> int:
     """The most bytes alive at once while one copy of a segment runs backward: `backward_alive` in all [bytes]."""
-    return backward_alive(segment, shards, kept, variants, beside=beside, after=after).total
+    return backward_alive(segment, shards, kept, variants, beside=beside, after=after, staying=staying).total
 
 
 def backward_alive(
@@ -57,6 +58,7 @@ def backward_alive(
     *,
     beside: Mapping[int, int] = MappingProxyType({}),
     after: Mapping[int, tuple[int, int]] = MappingProxyType({}),
+    staying: Mapping[int, int] = MappingProxyType({}),
 ) -> Alive:
     """What is alive at the worst moment of one copy of a segment's backward [bytes].
 
@@ -67,7 +69,7 @@ def backward_alive(
     gradient. What kernels make beside that, such as the gradient of attention's scores, is gone before the gradients of
     queries and keys are there. `beside` are bytes that an operation takes while its operands are alive, by its place,
     such as a weight's gradient; `after` those that it hands on when what another operation of its GEMM kept is freed:
-    bytes, and the place of that one.
+    bytes, and the place of that one; `staying` those that it makes and that stay to the segment's end.
     """
     first: dict[Storage, int] = {}
     maker: dict[Storage, int] = {}
@@ -82,11 +84,12 @@ def backward_alive(
         freed[first.get(storage, 0)] += size
     grads = _Gradients(shards, variants, segment.ungraded)
     held = sum(kept.values())
-    peak = Alive(kept=held)
+    peak, stays = Alive(kept=held), 0
     for i in reversed(range(len(segment.ops))):
         op = segment.ops[i]
+        stays += staying.get(i, 0)
         if not op.outputs or op.outputs[0] not in segment.ungraded:
-            flowing, more = grads.through(op), backward_exchange(op, shards) + beside.get(i, 0)
+            flowing, more = stays + grads.through(op), backward_exchange(op, shards) + beside.get(i, 0)
             empty, first_of_gemm = after.get(i, (0, i))
             ended = Alive(kept=held - freed[first_of_gemm], gradients=flowing, exchanged=empty)
             peak = max(peak, Alive(kept=held, gradients=flowing, exchanged=more), ended, key=_TOTAL)

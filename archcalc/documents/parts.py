@@ -6,7 +6,6 @@ from typing import Any
 
 from archcalc.calc.activations import saved_bytes
 from archcalc.documents.document import Column, Table
-from archcalc.tape import Weight
 from archcalc.training.packed import NF4, whole_bytes
 from archcalc.training.parts import Train, part_of
 from archcalc.training.run import Run
@@ -104,11 +103,6 @@ def parts_assumed(run: Run, train: Train) -> list[str]:
         lines.append(
             "a matrix with an adapter is held in NF4 with double quantization, blocks of 64 and 256 (bitsandbytes)"
         )
-    elif any(packed(w) for w in run.tape.weights()):
+    elif any(w.packed is not None for w in run.tape.weights()):
         lines.append("a matrix with an adapter is held as the release stores it")
     return lines
-
-
-def packed(w: Weight) -> bool:
-    """Whether a run holds a weight in fewer bits."""
-    return w.packed is not None

@@ -25,7 +25,7 @@ from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
-from archcalc.training.checkpoint import checkpoint_by_rank, checkpoint_bytes
+from archcalc.training.checkpoint import checkpoint_bytes, checkpoints
 from archcalc.training.images import Misfit, sight
 from archcalc.training.ledger import imbalances, ledger
 from archcalc.training.load import load_plan, placed
@@ -35,6 +35,14 @@ from archcalc.training.packed import whole_bytes
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run, compiled
 from archcalc.training.stack import settled, stack_lines
+
+FSDP = (
+    "under fsdp weights are gathered group by group: the transient part has those of the running group and its"
+    " neighbours, and whole gradients until they are reduced.",
+    "an allocator efficiency of 1 makes the peak allocated memory (torch.cuda.max_memory_allocated); reserved memory,"
+    " which torchtitan prints, is more, and the two are not to be compared.",
+)
+"""What a report under FSDP2 says of its own."""
 
 
 def training_tape(spec: Spec, plan: Plan) -> Tape:
@@ -80,6 +88,7 @@ def train_report(
     shown = top if rank is None else ranks[_checked(rank, len(ranks))]
     hardware = load_hardware(plan.hardware)
     inputs = {"spec": spec.name, "plan": plan.name, "set": list(overrides), "rank": rank}
+    rows = [{**rank_row(r), "checkpoint_bytes": written} for r, written in zip(ranks, checkpoints(run), strict=True)]
     found = train_quantities(run, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes}
     title = title_of(spec, plan, top, hardware)
     if term is not None:
@@ -98,8 +107,6 @@ def train_report(
     tables += parts_table(run, plan.trained(vision=spec.vision is not None))
     if any(w.stack for w in run.tape.weights()):
         tables.append(Table("imbalance", "if the router is uneven", IMBALANCE_COLUMNS, imbalances(run)))
-    written = checkpoint_by_rank(run)
-    rows = [rank_row(r) | {"checkpoint_bytes": n} for r, n in zip(ranks, written, strict=True)]
     busiest = max(ranks, key=lambda r: (r.offloaded + r.static.host, -r.rank))
     need = offload_need(run, busiest, hardware)
     if need:
@@ -131,6 +138,7 @@ def train_report(
             " many logs print exactly that.",
             "transient: gradients, recomputed tensors and routed copies of the running layer, logits, messages between"
             " stages.",
+            *(FSDP if plan.fsdp is not None else ()),
             "fixed: the plan's memory.fixed, what fused kernels cache for the whole run, and its stack's workspaces.",
             *vision_conventions(plan),
         ),
@@ -152,7 +160,7 @@ def train_quantities(run: Run, ranks: list[RankMemory]) -> dict[str, int | float
         "train.worst_rank": top.rank,
         "train.params_grads_bytes_unique": unique,
         "train.params_grads_bytes_resident": resident,
-        "train.checkpoint_bytes": checkpoint_bytes(run),
+        "train.checkpoint_bytes": checkpoint_bytes(run.tape.weights(), param, run.optimizer),
     }
 
 

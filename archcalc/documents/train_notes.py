@@ -15,7 +15,7 @@ from archcalc.files.model import Spec
 from archcalc.hardware import Hardware
 from archcalc.tape import Tape
 from archcalc.tape.indices import ranges
-from archcalc.training.checkpoint import checkpoint_by_rank
+from archcalc.training.checkpoint import checkpoints
 from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run
@@ -111,7 +111,7 @@ def assumed(plan: Plan) -> list[str]:
     for path in plan.assumed:
         value: Any = plan
         for key in path.split("."):
-            value = getattr(value, key)
+            value = getattr(value, key, None)
         lines.append(f"{path} = {value}")
     return lines
 
@@ -123,11 +123,11 @@ ELSEWHERE = dict.fromkeys(("activations.hidden_dropout", "activations.attention_
 def unlisted(plan: Plan) -> list[str]:
     """Fields that the plan leaves to their defaults."""
     left = []
-    for section in ("schedule", "activations", "memory"):
+    for section in ("schedule", "activations", "memory", "fsdp"):
         block = getattr(plan, section)
-        for key in type(block).model_fields:
+        for key in () if block is None else type(block).model_fields:
             path = f"{section}.{key}"
-            if key not in block.model_fields_set and path not in plan.assumed and key != "group":
+            if key not in block.model_fields_set and path not in plan.assumed and key not in ("group", "selective"):
                 resolved = {"cross_entropy": plan.activations.loss, "extra_warmup": plan.schedule.longer_by}
                 value = resolved.get(key, getattr(block, key))
                 left.append(f"{path} = {value} (default{ELSEWHERE.get(path, '')})")
@@ -154,11 +154,10 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
         f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."
         + (f" Ranks {equals} hold as much." if equals != str(top.rank) else "")
     )
-    written = checkpoint_by_rank(run)
-    most = max(written)
+    written = checkpoints(run)
     notes.append(
         "A training checkpoint that all devices write together: the fullest, of rank"
-        f" {written.index(most)}, writes {format_bytes(most)}."
+        f" {written.index(max(written))}, writes {format_bytes(max(written))}."
     )
     if plan.parallel.zero == 2 and plan.parallel.pp > 1:
         notes.append(

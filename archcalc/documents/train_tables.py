@@ -71,11 +71,12 @@ def rank_row(r: RankMemory) -> dict[str, Any]:
         "offloaded_bytes": r.offloaded,
         "peak_bytes": r.peak,
         "peak_first_bytes": r.peak_first,
+        "resting_bytes": r.resting,
         "moments_bytes": r.static.late,
         "optimizer_host_bytes": r.static.host,
         "live_chunks": r.live_chunks,
         "moment": r.moment,
-    }
+    } | ({"unmade_bytes": r.unmade} if r.unmade else {})
 
 
 def terms(r: RankMemory) -> list[dict[str, Any]]:
@@ -94,6 +95,7 @@ def terms(r: RankMemory) -> list[dict[str, Any]]:
             r.cached,
             "a placeholder gradient of each weight shape; copies of weights in FP8; the head's gathered input under SP",
         ),
+        *([("not made yet", -r.unmade, "gradients that the step's one backward has still to make")] * (r.unmade > 0)),
         ("workspaces", r.workspaces, "of libraries, as the plan's stack says"),
         ("fragmentation", r.peak - r.total, "what the allocator can't use: memory.allocator_efficiency"),
     ]

@@ -138,15 +138,17 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
 
 
 def checkpoint_rows(weights: list[Weight], optimizer_name: str) -> list[dict[str, Any]]:
-    """Training checkpoint: bf16 weights, master weights and states of trained weights, and buffers [bytes].
+    """Training checkpoint: weights, master weights and states of trained weights, and buffers [bytes]; weights in bf16,
+    or in fp32 where they are what is stepped.
 
     Raises InputError for an unknown optimizer.
     """
     how = optimizer(optimizer_name)
     trained = [w for w in weights if w.trained]
     buffers = sum(4 * w.elements for w in weights if not w.trained)
+    dtype, item = ("bf16", 2) if how.master else ("fp32", 4)
     return [
-        {"path": "weights in bf16", "bytes": sum(2 * w.elements for w in trained)},
+        {"path": f"weights in {dtype}", "bytes": sum(item * w.elements for w in trained)},
         {"path": "master weights", "bytes": sum(how.master * w.elements for w in trained)},
         {"path": "moments", "bytes": sum((how.state_bytes(w) - how.master) * w.elements for w in trained)},
         {"path": "buffers in fp32", "bytes": buffers},

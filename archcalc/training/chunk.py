@@ -9,13 +9,14 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from archcalc.calc.activations import Saved, Savers, kept_among, saved_rows
+from archcalc.calc.activations import Saved, Savers, kept_among, recomputed, saved_rows
+from archcalc.calc.selective import leftover
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Segment, Tape
 from archcalc.tape.op import Variant
 from archcalc.tape.values import ITEM_BYTES
-from archcalc.training.transient import head_backward, head_transient, layer_backward, layer_forward
-from archcalc.training.weight_grads import NO_GRADS, WeightGrads, head_gradient
+from archcalc.training.transient import layer_backward, layer_forward, loss_transient
+from archcalc.training.weight_grads import NO_GRADS, WeightGrads, lookup_gradient
 
 MIN_OFFLOADED = 1024 * 1024
 """Elements of the smallest tensor that a named offload group takes (Megatron-LM, core/transformer/
@@ -24,7 +25,8 @@ transformer_config.py, min_offloaded_tensor_size)."""
 
 class SegmentMemory(NamedTuple):
     """Bytes of one micro-batch of one copy of a segment; the fields are those of a chunk, of which it is a part, but
-    for `layer`: whether it is no end of the model."""
+    for `layer`: whether it is no end of the model, and `working`: what is gathered for it, where it is for each by
+    itself (FSDP2)."""
 
     path: str
     saved: int
@@ -33,6 +35,7 @@ class SegmentMemory(NamedTuple):
     forward: int
     backward: int
     layer: bool = True
+    working: Working | None = None
 
 
 class Entering(NamedTuple):
@@ -42,6 +45,26 @@ class Entering(NamedTuple):
     ahead: int
     backward: int
     input_gradient: int
+
+
+class Working(NamedTuple):
+    """Gathered weights and their gradients that stand beside what a segment itself takes [bytes].
+
+    Attributes:
+        forward, backward: while it runs.
+        entering: before its forward has made anything.
+        starting: before its backward has.
+        leaving: after its backward, when what it kept is gone.
+        unmade_forward, unmade_backward: gradients at rest that a step's only backward has not made by then.
+    """
+
+    forward: int = 0
+    entering: int = 0
+    backward: int = 0
+    starting: int = 0
+    leaving: int = 0
+    unmade_forward: int = 0
+    unmade_backward: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +85,7 @@ class ChunkMemory:
         fetched: offloadable bytes of its last layer, its last two, ... as far as copies are in flight.
         entering: its backward at its first layers, as far as copies are in flight.
         pieces, gathered, in_flight: what it was folded from.
+        forward_unmade, backward_unmade: gradients at rest that aren't there yet at those segments.
     """
 
     saved: int
@@ -79,6 +103,8 @@ class ChunkMemory:
     pieces: tuple[tuple[SegmentMemory, int], ...]
     gathered: int
     in_flight: int
+    forward_unmade: int = 0
+    backward_unmade: int = 0
 
     @property
     def resident(self) -> int:
@@ -95,6 +121,16 @@ class At(NamedTuple):
     forward: int
     backward: int
     input_gradient: int
+
+    @property
+    def forward_unmade(self) -> int:
+        """Gradients at rest that aren't there yet while it runs forward."""
+        return 0 if self.segment.working is None else self.segment.working.unmade_forward
+
+    @property
+    def backward_unmade(self) -> int:
+        """The same while it runs backward."""
+        return 0 if self.segment.working is None else self.segment.working.unmade_backward
 
 
 def chunk_memory(pieces: Iterable[tuple[SegmentMemory, int]], gathered: int = 0, in_flight: int = 1) -> ChunkMemory:
@@ -115,17 +151,19 @@ def _folded(held: tuple[tuple[SegmentMemory, int], ...], gathered: int, in_fligh
     """The same, remembered: ranks hold equal chunks."""
     found, window = layers_of(held, gathered, in_flight)
     in_hand = sum(window)
-    forward = max([(in_hand, ""), *((at.forward, at.segment.path) for at in found)])
-    backward = max([(in_hand, ""), *((at.backward, at.segment.path) for at in found)])
-    split = max([(in_hand, ""), *((at.input_gradient, at.segment.path) for at in found)])
+    sharded = any(segment.working is not None for segment, _ in held)
+    start = [] if sharded else [(in_hand, "", 0)]  # where gathered weights come and go something stands all the while
+    forward = max([*start, *((at.forward, at.segment.path, at.forward_unmade) for at in found)], key=_at_hand)
+    backward = max([*start, *((at.backward, at.segment.path, at.backward_unmade) for at in found)], key=_at_hand)
+    split = max([*start, *((at.input_gradient, at.segment.path, at.backward_unmade) for at in found)], key=_at_hand)
     return ChunkMemory(
         saved=sum(count * segment.saved for segment, count in held),
         offloadable=sum(count * segment.offloadable for segment, count in held),
         in_hand=in_hand,
         waiting=sum(count * segment.waiting for segment, count in held),
-        forward=forward[0] - in_hand,
-        backward=backward[0] - in_hand,
-        input_gradient=split[0] - in_hand,
+        forward=max(0, forward[0] - in_hand),
+        backward=max(0, backward[0] - in_hand),
+        input_gradient=max(0, split[0] - in_hand),
         forward_at=forward[1],
         backward_at=backward[1],
         input_gradient_at=split[1],
@@ -138,7 +176,14 @@ def _folded(held: tuple[tuple[SegmentMemory, int], ...], gathered: int, in_fligh
         pieces=held,
         gathered=gathered,
         in_flight=in_flight,
+        forward_unmade=forward[2],
+        backward_unmade=backward[2],
     )
+
+
+def _at_hand(moment: tuple[int, str, int]) -> tuple[int, str]:
+    """What is there at a moment: what it takes, less the gradients that are still to come; ties by name."""
+    return moment[0] - moment[2], moment[1]
 
 
 def layers_of(held: Sequence[tuple[SegmentMemory, int]], gathered: int, in_flight: int) -> tuple[list[At], list[int]]:
@@ -159,13 +204,26 @@ def layers_of(held: Sequence[tuple[SegmentMemory, int]], gathered: int, in_fligh
             while len(window) > in_flight + leaves:
                 there -= window.popleft()
             base = there + gathered - (kept - (n + 1) * own)
-            back = base + segment.backward
+            ahead, back = running(segment, base)
             split = back + waiting - (n + 1) * segment.waiting
-            found.append(At(segment, before + leaves * n, base + segment.forward, back, split))
+            found.append(At(segment, before + leaves * n, ahead, back, split))
         kept -= count * own
         waiting -= count * segment.waiting
         before += leaves * count
     return found, list(window)
+
+
+def running(segment: SegmentMemory, base: int) -> tuple[int, int]:
+    """The most that is on the device while a segment runs forward, and backward [bytes]: `base` is what all layers up
+    to and with it keep there. Gathered weights may take most before it has run, or when what it kept is gone."""
+    w = segment.working
+    if w is None:
+        return base + segment.forward, base + segment.backward
+    without = base - segment.saved
+    return (
+        max(base + segment.forward + w.forward, without + w.entering),
+        max(base + segment.backward + w.backward, base + w.starting, without + w.leaving),
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -186,6 +244,9 @@ def segment_memory(
     rows = saved_rows(segment, shards, savers)
     needed = linear_inputs(segment, savers.variants)
     forward, backward = _transient(segment, shards, savers, rows, grads)
+    looked_up = lookup_gradient(tape, segment, shards, grads)
+    if looked_up and segment.entry is not None:  # last of all, with the gradients of both halves of what it joins
+        backward = max(backward, looked_up + 2 * local_bytes(segment.entry, shards) - _sum(rows))
     return SegmentMemory(
         path=segment.name,
         saved=_sum(rows),
@@ -205,15 +266,13 @@ def _transient(
     A multi-token prediction module runs a layer and then the head with a loss of its own (DeepSeek-V3,
     arXiv:2412.19437, eq. 22 to 24): the larger of both counts.
     """
-    head, how = head_transient(segment, shards, savers), savers.variants
-    gradient = head_gradient(segment, shards, grads)
-    if head is not None and gradient:
-        head = head[0], max(head[1], head_backward(segment, shards, rows, gradient))
+    head, how = loss_transient(segment, shards, savers, rows, grads), savers.variants
     if head is not None and segment.part != "mtp":
         return head
     body = segment.without(ENDS_OF_MTP)
     bare = saved_rows(segment, shards, Savers(variants=how))
-    back = max(0, layer_backward(body, shards, bare, how, grads) - _sum(rows)) if segment.learns else 0
+    behind = leftover(segment, shards, savers.selective, how) if savers.selective and recomputed(segment, savers) else 0
+    back = max(0, layer_backward(body, shards, bare, how, grads) + behind - _sum(rows)) if segment.learns else 0
     loss = head or (0, 0)
     return max(layer_forward(body, shards, rows, how), loss[0]), max(back, loss[1])
 
@@ -239,15 +298,8 @@ def leaving(
     ]
 
 
-def head_of(tape: Tape) -> int:
-    """The place on the tape of the main model's output head."""
-    return next(
-        n for n, s in enumerate(tape.segments) if s.part == "backbone" and any(op.site == "head" for op in s.ops)
-    )
-
-
 ENDS_OF_MTP = frozenset({"head", "loss"})
-"""Sites of a prediction module that `head_transient` folds."""
+"""Sites of a prediction module that `loss_transient` folds."""
 
 
 def linear_inputs(segment: Segment, variants: Set[Variant]) -> set[object]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from archcalc.tape import value
+from archcalc.calc.activations import Savers
+from archcalc.calc.selective import kept_outputs
+from archcalc.tape import Op, Segment, value
 from archcalc.training.memory import one_layer_extra, training_memory, worst
 from archcalc.training.routing import expected_imbalance, worst_imbalance
 from archcalc.training.run import Run
-from archcalc.training.savers import FULL, RECOMPUTE
+from archcalc.training.savers import FULL, RECOMPUTE, Lever
 
 
 def ledger(run: Run) -> list[dict[str, Any]]:
@@ -32,8 +35,8 @@ def ledger(run: Run) -> list[dict[str, Any]]:
                 "activation_bytes": top.activation,
                 "transient_bytes": top.transient,
                 "worst_rank": top.rank,
-                "recompute_flops_share": recompute_share(run, lever.option) if lever.kind == "recompute" else 0.0,
-                "cost": recompute_cost(run, lever.option) if lever.kind == "recompute" else COSTS[lever.kind],
+                "recompute_flops_share": lever_share(run, lever),
+                "cost": lever_cost(run, lever),
             }
         )
     return rows
@@ -43,23 +46,55 @@ COSTS = {"none": "", "fp8": "storage only: a cast each way", "offload": "copies 
 """What savers that recompute nothing cost."""
 
 
+def lever_share(run: Run, lever: Lever) -> float:
+    """What a lever recomputes, as a share of the forward FLOPs."""
+    if lever.kind == "selective":
+        return selective_share(run, lever.savers)
+    return recompute_share(run, lever.option) if lever.kind == "recompute" else 0.0
+
+
+def lever_cost(run: Run, lever: Lever) -> str:
+    """What a lever costs, in words."""
+    return COSTS[lever.kind] if lever.kind in COSTS else _words(lever_share(run, lever))
+
+
 def recompute_cost(run: Run, option: str) -> str:
     """What recomputing costs, in words."""
-    share = recompute_share(run, option)
+    return _words(recompute_share(run, option))
+
+
+def _words(share: float) -> str:
     return f"{100 * share:.1f} % more forward FLOPs" if share else "elementwise work only, no GEMM"
 
 
 def recompute_share(run: Run, option: str) -> float:
     """What recomputing costs: the region's share of the forward FLOPs of the rank that pays most."""
+    if option == FULL:
+        return _share(run, lambda segment: set(segment.ops) if segment.indices else set())
+    return _share(run, lambda segment: {op for op in segment.ops if op.site in RECOMPUTE[option].sites})
+
+
+def selective_share(run: Run, savers: Savers) -> float:
+    """The same of layers that keep what some kinds of operations put out."""
+
+    def again(segment: Segment) -> set[Op]:
+        kept = kept_outputs(segment, run.shards, savers.selective or frozenset(), savers.variants)
+        return set(segment.ops) - {each.op for each in kept} if segment.indices else set()
+
+    return _share(run, again)
+
+
+def _share(run: Run, again: Callable[[Segment], set[Op]]) -> float:
     spent = whole = 0
     for rank in run.ranks:
         region = forward = 0
         for n, count in (piece for chunk in rank.chunks for piece in chunk):
-            for op in run.tape.segments[n].ops:
+            segment = run.tape.segments[n]
+            recomputed = again(segment)
+            for op in segment.ops:
                 flops = count * value(op.flops)
                 forward += flops
-                layer = bool(run.tape.segments[n].indices)
-                region += flops if (layer if option == FULL else op.site in RECOMPUTE[option].sites) else 0
+                region += flops if op in recomputed else 0
         spent, whole = max((spent, whole), (region, forward))
     return spent / whole if spent else 0.0
 

@@ -10,7 +10,7 @@ from archcalc.errors import InputError, SpecError, did_you_mean
 from archcalc.files.loader import find, validate
 from archcalc.files.yaml_loader import load, read
 from archcalc.training.images import Misfit
-from archcalc.training.plan import Plan
+from archcalc.training.plan import Fsdp, Plan
 
 
 def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
@@ -26,6 +26,7 @@ def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
         return validate(document.data, document, Plan)
     plain = validate(document.data, document, Plan)
     data, all_fields = plain.model_dump(exclude_unset=True), plain.model_dump()
+    all_fields["fsdp"] = (plain.fsdp or Fsdp()).model_dump()
     for override in overrides:
         _override(data, override, all_fields)
     given = {override.partition("=")[0].strip() for override in overrides}
@@ -71,7 +72,8 @@ def _override(data: dict[str, Any], text: str, fields: Any) -> None:
         if i == len(pieces) - 1:
             node[piece] = parsed
         else:
-            node, fields = node.setdefault(piece, {}), fields[piece]
+            node[piece] = {} if node.get(piece) is None else node[piece]
+            node, fields = node[piece], fields[piece]
 
 
 def _what_there_is(above: list[str], known: list[str]) -> str:

@@ -6,15 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 
-from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, head_of, segment_memory
+from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, segment_memory
 from archcalc.training.moments import Moment, described, moment, states
 from archcalc.training.phases import backward_moment, forward_moment, frozen_memory
 from archcalc.training.placement import Chunk
 from archcalc.training.run import Run
 from archcalc.training.schedule import State, ended_states, most_live
 from archcalc.training.static import Static
-from archcalc.training.weight_grads import carried
+from archcalc.training.weight_grads import waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,8 @@ class RankMemory:
     `running` is the total at the worst moment of the pipeline, whatever the optimizer's step takes; `peak_first` the
     peak of the first iteration, which runs before the optimizer has made its moments and steps with them; `resting`
     what is allocated between steps. `moments` are the worst of each part of the step, in order; the peak is the largest
-    of them. `state` is what the schedule has alive then, None outside the pipeline.
+    of them. `state` is what the schedule has alive then, None outside the pipeline. `unmade` of the gradients in
+    `static` isn't there at that moment.
     """
 
     rank: int
@@ -33,6 +35,7 @@ class RankMemory:
     activation: int
     offloaded: int
     transient: int
+    unmade: int
     fixed: int
     cached: int
     workspaces: int
@@ -67,13 +70,16 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     pipeline's worst moment, then the optimizer's step."""
     own = run.ranks[rank]
     held = own.static
-    sizes = tuple(chunk_memory(pieces_of(run, chunk, segments), held.gathered, run.in_flight) for chunk in own.chunks)
+    sizes = tuple(
+        chunk_memory(((size, n) for _, n, size in pieces_of(run, rank, c, segments)), held.gathered, run.in_flight)
+        for c in range(len(own.chunks))
+    )
     running, offloaded = _pipeline(run, rank, sizes)
     moments = [running, Moment(0, 0, held.step, "optimizer step", "optimizer step")]
     if run.tower is not None:
         outputs = 0 if own.entry is None else run.entering * run.tower.outputs
         moments.insert(0, forward_moment(run.tower, run.shards, held.gathered, outputs))
-        moments.insert(2, backward_moment(run.tower, run.shards, run.savers, held.gathered, outputs))
+        moments.insert(2, backward_moment(run.tower, run.shards, run.savers, held.gathered, outputs, run.weight_grads))
     peak = max(moments, key=lambda m: m.total)
     resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached + own.workspaces
     total = resting + peak.total
@@ -84,6 +90,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         activation=peak.activation,
         offloaded=offloaded,
         transient=peak.transient,
+        unmade=peak.unmade,
         fixed=run.fixed,
         cached=own.cached,
         workspaces=own.workspaces,
@@ -106,44 +113,60 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     reached = [(state, 0) for state in states(run.schedule, run.pipeline, rank, offloaded=offloads)]
     outputs = 0
     if run.tower is not None and own.entry is not None:  # gradients grow as chunks are freed: any state may be worst
-        reached, outputs = list(ended_states(run.schedule, run.pipeline, rank, own.entry)), run.tower.outputs
+        reached = list(ended_states(run.schedule, run.pipeline, rank, own.entry, ahead=offloads))
+        outputs = run.tower.outputs
     moments = []
+    entering = run.entering
     for state, ended in reached:
         now = moment(state, sizes, own.messages)
-        entered = (run.entering + ended) * outputs
-        moments.append(now._replace(activation=now.activation + entered) if entered else now)
-    n = max(range(len(moments)), key=lambda i: moments[i].total)
+        moments.append(now._replace(activation=now.activation + (entering + ended) * outputs) if outputs else now)
+    totals = [now.activation + now.transient for now in moments]
+    n = totals.index(max(totals))
     text = described(reached[n][0], sizes)
     if outputs:
         text += f"; vision outputs of {run.entering} micro-batches, gradients of {reached[n][1]}"
     return moments[n]._replace(text=text, phase="pipeline", state=reached[n][0]), max(m.offloaded for m in moments)
 
 
-def pieces_of(run: Run, chunk: Chunk, segments: Mapping[int, SegmentMemory]) -> Iterator[tuple[SegmentMemory, int]]:
-    """The segments of a chunk. Where it has both ends of a shared weight, the head's gradient waits in all the others
-    for the embedding's.
+def pieces_of(
+    run: Run, rank: int, chunk: int, segments: Mapping[int, SegmentMemory]
+) -> Iterator[tuple[int, int, SegmentMemory]]:
+    """The segments of a rank's chunk: place on the tape, how many copies in a row, and what each takes, with the
+    gradients of shared weights that wait meanwhile.
 
     The loader's mask is there while a chunk with embedding or head runs forward (Megatron-LM pretrain_gpt.py,
     get_batch: other stages get none), and until its backward where whole layers are recomputed, which start from their
     arguments (core/tensor_parallel/random.py, CheckpointFunction).
     """
-    waits = carried(run.tape, (n for n, _ in chunk), run.shards, run.weight_grads)
-    mask = run.mask if any(not run.tape.segments[n].indices for n, _ in chunk) else 0
+    held = run.ranks[rank].chunks[chunk]
+    waits = waiting(run.tape, held, run.shards, run.weight_grads)
+    mask = run.mask if any(not run.tape.segments[n].indices for n, _ in held) else 0
+    pieces = (
+        (n, count, segments[n] if own is None else segments[n]._replace(working=own))
+        for n, count, own in run.ranks[rank].pieces(chunk)
+    )
     if not waits and not mask:
-        yield from ((segments[n], count) for n, count in chunk)
+        yield from pieces
         return
-    head, kept = head_of(run.tape), mask if run.savers.whole else 0
-    for n, count in chunk:
-        piece = segments[n]
-        here = 0 if n == head else waits
-        piece = piece._replace(forward=piece.forward + mask - kept, backward=piece.backward + here)
-        layer = bool(run.tape.segments[n].indices)
-        if kept and layer:
-            yield piece._replace(saved=piece.saved + kept), 1
-        rest = count - bool(kept and layer)
-        kept = 0 if layer else kept
-        if rest:
-            yield piece, rest
+    keeper = _keeper(run, held) if mask else None
+    positions = iter([i for i, (_, count) in enumerate(held) for _ in range(count)])
+    kept = False
+    for n, count, piece in pieces:
+        i = next(islice(positions, count - 1, None)) if count > 1 else next(positions)
+        here = mask if keeper is None or i < keeper else 0  # behind it the mask is among what is kept
+        piece = piece._replace(forward=piece.forward + here, backward=piece.backward + waits.get(i, 0))
+        first, kept = i == keeper and not kept, kept or i == keeper
+        if first:
+            yield n, 1, piece._replace(saved=piece.saved + mask)
+        if count > first:
+            yield n, count - first, piece
+
+
+def _keeper(run: Run, chunk: Chunk) -> int | None:
+    """Which segment of a chunk is the first recomputed layer."""
+    tape = run.tape
+    whole = [i for i, (n, _) in enumerate(chunk) if tape.segments[n].indices and tape.segments[n].part == "backbone"]
+    return whole[0] if run.savers.whole and whole else None
 
 
 def one_layer_extra(run: Run, factor: float) -> int:

@@ -11,7 +11,8 @@ from archcalc.training.schedule import Op, Pipeline, Schedule, State, all_states
 
 class Moment(NamedTuple):
     """What is on the device at a moment of a rank's step beside static and fixed memory [bytes]; `text` says in words
-    which moment it is, where it is known, `phase` to what part of the step it belongs."""
+    which moment it is, where it is known, `phase` to what part of the step it belongs, `state` what the schedule has
+    alive then, None outside the pipeline; `unmade` of the gradients in static memory isn't there yet."""
 
     activation: int
     offloaded: int
@@ -19,11 +20,12 @@ class Moment(NamedTuple):
     text: str = ""
     phase: str = ""
     state: State | None = None
+    unmade: int = 0
 
     @property
     def total(self) -> int:
-        """All of it that is on the device [bytes]."""
-        return self.activation + self.transient
+        """All of it that is on the device, less what is missing of static memory [bytes]."""
+        return self.activation + self.transient - self.unmade
 
 
 def states(schedule: Schedule, pipeline: Pipeline, rank: int, *, offloaded: bool) -> tuple[State, ...]:
@@ -52,16 +54,21 @@ def moment(state: State, sizes: tuple[ChunkMemory, ...], messages: tuple[int, in
         return _both(state, sizes, state.beside, max(messages))
     kept = outside = 0
     for n, waiting, size in zip(state.live, state.waiting, sizes, strict=True):
-        kept += n * size.resident + waiting * size.waiting
-        outside += n * size.offloadable
+        if n:
+            kept += n * size.saved
+            outside += n * size.offloadable
+        if waiting:
+            kept += waiting * size.waiting
+    kept -= outside
     running, kind, fetched = sizes[state.op.chunk], state.op.kind, _fetched(state, sizes)
     here = 0 if kind == "W" else running.in_hand
+    unmade = running.forward_unmade if kind == "F" else running.backward_unmade
     if kind in "FW":
         here += fetched[-1] if fetched else 0
         transient = running.forward if kind == "F" else 0
     else:
         transient = _going_backward(running, fetched, split=kind == "I")
-    return Moment(kept + here, outside - here, transient + messages[kind != "F"])
+    return Moment(kept + here, outside - here, transient + messages[kind != "F"], "", "", None, unmade)
 
 
 def _fetched(state: State, sizes: tuple[ChunkMemory, ...]) -> tuple[int, ...]:

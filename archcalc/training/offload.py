@@ -24,8 +24,7 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
 
     What a layer stores is copied out while the next `offload_in_flight` layers compute forward, and back while as many
     compute backward, which takes twice as long: so the forward decides. Compute time is FLOPs (backward twice, less
-    where weights are frozen) at
-    `memory.compute_utilization` of the dense bf16 peak.
+    where weights are frozen) at `memory.compute_utilization` of the dense bf16 peak.
 
     Raises:
         InputError: a device without that peak.

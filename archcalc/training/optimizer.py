@@ -9,6 +9,17 @@ from archcalc.errors import InputError, did_you_mean
 from archcalc.tape import Weight
 
 
+class Item(NamedTuple):
+    """Of one parameter: of a weight that Muon would leave to Adam, and of a matrix that it takes [bytes]."""
+
+    plain: int
+    matrix: int
+
+    def of(self, w: Weight) -> int:
+        """Of a parameter of this weight [bytes]."""
+        return self.matrix if orthogonalized(w) else self.plain
+
+
 class Optimizer(NamedTuple):
     """States of one optimizer [bytes a parameter].
 
@@ -21,6 +32,7 @@ class Optimizer(NamedTuple):
         low_precision_grads: whether it takes bf16 gradients as they are; others copy their shard to fp32
             before the step.
         whole_matrices: the optimizer needs each matrix whole, so sharding hands out matrices, not slices.
+        like_params: the moments have the parameter's dtype; `moments` is what they take where that is fp32.
         late_master: the master is made in the first step too, with the moments; else before it.
     """
 
@@ -30,18 +42,35 @@ class Optimizer(NamedTuple):
     step: int = 0
     low_precision_grads: bool = False
     whole_matrices: bool = False
+    like_params: bool = False
     late_master: bool = False
+
+    def beside(self, item: int) -> Optimizer:
+        """The same optimizer for parameters of `item` bytes."""
+        return self._replace(moments=self.moments * item // 4) if self.like_params else self
+
+    @property
+    def states(self) -> Item:
+        """All states."""
+        return Item(self.master + self.moments, self.master + self._matrix_moments)
+
+    @property
+    def late_states(self) -> Item:
+        """What the first step makes of them: moments, and a master that the optimizer itself holds."""
+        made = self.master if self.late_master else 0
+        return Item(made + self.moments, made + self._matrix_moments)
 
     def state_bytes(self, w: Weight) -> int:
         """States of one parameter of a weight [bytes]."""
-        return self.master + self._moment_bytes(w)
+        return self.states.of(w)
 
     def late_bytes(self, w: Weight) -> int:
-        """What the first step makes of them [bytes]: moments, and a master that the optimizer itself holds."""
-        return self._moment_bytes(w) + (self.master if self.late_master else 0)
+        """What the first step makes of them [bytes]."""
+        return self.late_states.of(w)
 
-    def _moment_bytes(self, w: Weight) -> int:
-        return self.moments if self.matrix_moments is None or not orthogonalized(w) else self.matrix_moments
+    @property
+    def _matrix_moments(self) -> int:
+        return self.moments if self.matrix_moments is None else self.matrix_moments
 
 
 def orthogonalized(w: Weight) -> bool:
@@ -61,6 +90,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "muon": Optimizer(master=4, moments=8, matrix_moments=4, whole_matrices=True),
     "muon-bf16-momentum": Optimizer(master=4, moments=4, matrix_moments=2, whole_matrices=True),
     "sgd": Optimizer(master=4, moments=4),
+    "adamw-no-master": Optimizer(master=0, moments=8, low_precision_grads=True, like_params=True),
 }
 """By name. adamw: fp32 master, m and v (Megatron-LM); bf16-moments: m and v in bf16 (DeepSeek-V3,
 arXiv:2412.19437, section 3.3.3); param-remainders: the master is the bf16 weight plus 16 more bits
@@ -69,7 +99,9 @@ group to fp32 while it steps (TransformerEngine pytorch/optimizers/fused_adam.py
 --use-precision-aware-optimizer with its default store_param_remainders); these three take bf16 gradients as
 they are, the others get an fp32 copy of their shard before the step (Megatron-LM
 core/optimizer/distrib_optimizer.py, _copy_model_grads_to_main_grads); muon: master and momentum, AdamW for
-embedding, head, norms and biases; sgd: with momentum. Moments are made when the first step asks for them (torch
+embedding, head, norms and biases; sgd: with momentum; adamw-no-master: m and v like the parameter itself, which
+is what is stepped, by a fused kernel without temporaries (torch optim/adamw.py, `_init_group`; torchtitan
+keeps fp32 parameters so). Moments are made when the first step asks for them (torch
 optim/adamw.py, _init_group; TransformerEngine FusedAdam.step, initialize_state). The fp32 master is there before it
 (Megatron-LM core/optimizer/distrib_optimizer.py, _build_model_and_main_param_groups) unless FusedAdam holds it, as with
 the remainders: then it makes that too."""

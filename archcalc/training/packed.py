@@ -58,12 +58,12 @@ def unpacked(op: Op, shards: Shards) -> int:
     for w in op.weights:
         if w.packed is not None:
             local = local_weight(w, shards)
-            blocks = max((product_of(t) for t in w.packed(local) if t.suffix.endswith(".absmax")), default=0)
+            blocks = max((elements(t) for t in w.packed(local) if t.suffix.endswith(".absmax")), default=0)
             nested = any(t.suffix.endswith(".nested_absmax") for t in w.packed(local))
             most = max(most, ITEM_BYTES[w.dtype] * local.matrix + 4 * blocks * nested)
     return most
 
 
-def product_of(t: Stored) -> int:
+def elements(t: Stored) -> int:
     """Elements of a stored tensor."""
     return t.nbytes // ITEM_BYTES[t.dtype]

@@ -24,6 +24,7 @@ from archcalc.training.images import Sight
 from archcalc.training.moments import Moment
 from archcalc.training.parts import Train, trained_tape
 from archcalc.training.plan import Plan
+from archcalc.training.weight_grads import NO_GRADS, WeightGrads
 from archcalc.workload import Workload
 
 
@@ -85,11 +86,13 @@ def forward_moment(load: TowerLoad, shards: Shards, gathered: int, held: int) ->
     return Moment(load.share + held, 0, passing + gathered, text, "vision forward")
 
 
-def backward_moment(load: TowerLoad, shards: Shards, savers: Savers, gathered: int, held: int) -> Moment:
+def backward_moment(
+    load: TowerLoad, shards: Shards, savers: Savers, gathered: int, held: int, grads: WeightGrads = NO_GRADS
+) -> Moment:
     """The last phase on a device: the tower again, what it keeps, its backward (with the gradient of what it makes
     again, which stands for that itself), and the gradients of its share's outputs; on the first stage beside those of
     all micro-batches that it sends."""
-    run = tower_chunk(load.tape, shards, savers)
+    run = tower_chunk(load.tape, shards, savers, grads)
     text = f"vision recomputation and backward, behind the backbone's: {_dealt(load)}"
     transient = max(run.forward, run.backward, 0) + gathered
     return Moment(run.saved + load.share + held, 0, transient, text, "vision backward")
@@ -100,9 +103,12 @@ def _dealt(load: TowerLoad) -> str:
 
 
 @lru_cache(maxsize=256)
-def tower_chunk(tape: Tape, shards: Shards, savers: Savers) -> ChunkMemory:
+def tower_chunk(tape: Tape, shards: Shards, savers: Savers, grads: WeightGrads = NO_GRADS) -> ChunkMemory:
     """The tower and its projector as one chunk, trained."""
-    return chunk_memory((segment_memory(tape, n, shards, savers), s.count) for n, s in enumerate(tape.segments))
+    pieces = (
+        (segment_memory(tape, n, shards, savers, frozenset(), grads), s.count) for n, s in enumerate(tape.segments)
+    )
+    return chunk_memory(pieces)
 
 
 @lru_cache(maxsize=1024)
@@ -123,5 +129,5 @@ def passage(tape: Tape, n: int, shards: Shards) -> int:
 
 def frozen_memory(tape: Tape, n: int, shards: Shards) -> SegmentMemory:
     """One copy of a segment of a frozen tower: a forward, and nothing kept."""
-    forward = passage(tape, n, shards)
-    return SegmentMemory(path=tape.segments[n].path, saved=0, offloadable=0, waiting=0, forward=forward, backward=0)
+    segment, forward = tape.segments[n], passage(tape, n, shards)
+    return SegmentMemory(segment.name, 0, 0, 0, forward, 0, layer=bool(segment.indices))

@@ -18,12 +18,11 @@ Held = tuple[tuple[Weight, int], ...]
 """Weights of a rank, and how many layers' worth of each."""
 
 
-def check_model(tape: Tape, shards: Shards) -> None:
-    """Raises InputError where a model can't be divided so: heads, experts and widths, or a MoE over TP
-    without SP."""
+def divided(tape: Tape, shards: Shards) -> dict[int, int]:
+    """Elements of one layer's weight on one device, by the identity of each weight. Raises InputError where a model
+    can't be divided so: heads, experts and widths, or a MoE over TP without SP."""
     weights = tape.weights()
-    for w in weights:
-        local_elements(w, shards)
+    elements = {id(w): local_elements(w, shards) for w in weights}
     if shards.cp > 1 and shards.ulysses:
         _check_heads(tape, shards)
     has_experts = any(w.stack for w in weights)
@@ -35,6 +34,7 @@ def check_model(tape: Tape, shards: Shards) -> None:
         )
     if not has_experts and shards.ep * shards.etp > 1:
         raise InputError("ep and etp need routed experts, which this model does not have", value=shards.ep)
+    return elements
 
 
 def _check_heads(tape: Tape, shards: Shards) -> None:

@@ -4,127 +4,24 @@ from __future__ import annotations
 
 from decimal import Decimal
 from fractions import Fraction
-from math import lcm
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, NonNegativeInt, Tag, field_validator, model_validator
 
 from archcalc.errors import FieldError, InputError
+from archcalc.files.model import Text
 from archcalc.section import Section, Size
 from archcalc.tape.values import ITEM_BYTES
+from archcalc.training.layout import Batch, Parallel, ScheduleSection
 from archcalc.training.optimizer import optimizer
-from archcalc.training.parts import Train
-from archcalc.training.pictures import Count, Images, Pictures, Videos
+from archcalc.training.parts import Train, way
+from archcalc.training.pictures import Count
 from archcalc.training.savers import Lever, levers
 from archcalc.training.schedule import Pipeline, get_schedule
 from archcalc.units import parse_memory
 
-Text = Annotated[str, Field(min_length=1)]
-
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """Plan dtypes in torch's spelling."""
-
-
-class Parallel(Section):
-    """Devices along each mesh axis. Expert parallelism reuses the data- and tensor-parallel devices of a
-    stage."""
-
-    world: Size
-    pp: Size
-    vpp: Size
-    layout: Literal["auto"] | list[NonNegativeInt]
-    ep: Size
-    etp: Size
-    tp: Size
-    sp: bool
-    cp: Size
-    cp_comm: Literal["p2p", "a2a"] = "p2p"
-    zero: Literal[0, 1, 2, 3]
-
-    @property
-    def dense_dp(self) -> int:
-        """Devices that share the gradient of a dense weight, context parallel ones apart."""
-        return self.world // (self.pp * self.tp * self.cp)
-
-    @property
-    def expert_dp(self) -> int:
-        """Devices that share the gradient of a routed expert's weight."""
-        return self.world // (self.pp * self.ep * self.etp)
-
-    @property
-    def replica(self) -> int:
-        """GPUs of one model replica: the fewest that hold both whole TP x CP groups and whole EP x ETP
-        groups."""
-        return self.pp * lcm(self.tp * self.cp, self.ep * self.etp)
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        dense, expert = self.pp * self.tp * self.cp, self.pp * self.ep * self.etp
-        if self.world % dense:
-            raise FieldError(f"world {self.world} is no multiple of pp x tp x cp = {dense}", "world", "pp", "tp", "cp")
-        if self.world % expert:
-            raise FieldError(
-                f"world {self.world} is no multiple of pp x ep x etp = {expert}", "world", "pp", "ep", "etp"
-            )
-        if self.sp and self.tp == 1:
-            raise FieldError("sp needs tp above 1: it divides rows over the tensor-parallel devices", "sp", "tp")
-        return self
-
-
-class ScheduleSection(Section):
-    """The order of forwards and backwards. `ep_overlap` runs the experts' exchange of a forward beside the compute of
-    a backward and the other way round (Megatron-LM, --overlap-moe-expert-parallel-comm): a forward more is warm-up
-    then, unless `extra_warmup` says how many."""
-
-    kind: Text
-    extra_warmup: NonNegativeInt | None = None
-    ep_overlap: bool = False
-    group: Size | None = None
-
-    @property
-    def longer_by(self) -> int:
-        """Forwards added to the warm-up, the default resolved."""
-        return int(self.ep_overlap) if self.extra_warmup is None else self.extra_warmup
-
-    @field_validator("kind")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        get_schedule(value)
-        return value
-
-
-class Batch(Section):
-    """Tokens of a step: `global_tokens` over all devices, `micro_batch` sequences of `seq` tokens at a
-    time.
-
-    `seq` is the whole sequence: the tokens of its images and videos are among them.
-    """
-
-    seq: Size
-    micro_batch: Size
-    global_tokens: Size
-    images: Images = None
-    videos: Videos = None
-
-    @property
-    def pictures(self) -> tuple[tuple[str, Pictures], ...]:
-        """Images, then videos, each with the key that it stands under."""
-        both: tuple[tuple[str, Any], ...] = (("images", self.images), ("videos", self.videos))
-        return tuple(
-            (key, each)
-            for key, given in both
-            for each in (given if isinstance(given, list) else [given])
-            if each is not None
-        )
-
-    @model_validator(mode="after")
-    def _pictures_fit(self) -> Self:
-        tokens = sum(each.tokens_per_sequence or 0 for _, each in self.pictures)
-        if tokens > self.seq:
-            keys = dict.fromkeys(key for key, each in self.pictures if each.tokens_per_sequence)
-            message = f"{tokens} vision tokens do not fit into sequences of {self.seq}: seq counts text and vision"
-            raise FieldError(message, *keys, "seq")
-        return self
 
 
 class Precision(Section):
@@ -183,6 +80,22 @@ class Precision(Section):
         return ITEM_BYTES[DTYPES[self.params]], ITEM_BYTES[DTYPES[self.grads]]
 
 
+class Fsdp(Section):
+    """Fully sharded data parallelism as torch's FSDP2 does it: parameters, gradients and states divided by rows,
+    weights gathered in `param_dtype` group by group and gradients reduced in `reduce_dtype`.
+
+    `reshard_after_forward` null is torchtitan's policy: not under pipeline parallelism, and never head and last norm.
+    `prefetch` 1 is torch's own order; more are explicit lists of so many groups. `replicate`: copies of the whole, each
+    sharded over the rest of the devices (HSDP).
+    """
+
+    reshard_after_forward: bool | None = None
+    prefetch: Size = 1
+    param_dtype: Literal["bf16", "fp32"] = "bf16"
+    reduce_dtype: Literal["bf16", "fp32"] = "fp32"
+    replicate: Size = 1
+
+
 Imbalance = Annotated[float, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -217,7 +130,8 @@ class Activations(Section):
     unfused` is Megatron-LM's rotation without a kernel (--no-rope-fusion), which keeps its tables layer by layer.
     `offload_in_flight` is how many layers' copies to or from the host are in hand beside the layer that runs.
     `attention_mask: loader` is a mask that the data loader makes, seq x seq bytes for each sequence. `moe_imbalance:
-    real` is what published routers do (training/routing.py).
+    real` is what published routers do (training/routing.py). `selective`: layers are recomputed but for what operations
+    of these kinds put out.
     """
 
     kernels: Literal["fused", "eager"]
@@ -234,22 +148,29 @@ class Activations(Section):
     moe_imbalance: Uneven
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
     attention_mask: Literal["none", "loader"] = "none"
+    selective: list[Text] | None = None
 
     @property
     def loss(self) -> str:
         """The loss in use."""
         return self.cross_entropy or ("te" if self.kernels == "fused" else "eager")
 
-    @field_validator("recompute", "fp8")
+    @field_validator("recompute", "fp8", "selective")
     @classmethod
-    def _once(cls, value: list[str]) -> list[str]:
-        doubled = [name for name in value if value.count(name) > 1]
+    def _once(cls, value: list[str] | None) -> list[str] | None:
+        doubled = [name for name in value or () if value and value.count(name) > 1]
         if doubled:
             raise ValueError(f"{doubled[0]} stands twice")
         return value
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        if self.selective is not None and self.recompute:
+            raise FieldError(
+                "selective recomputes all of a layer but what it names: recompute has nothing left to choose",
+                "selective",
+                "recompute",
+            )
         spread = self.moe_imbalance
         if isinstance(spread, Spread) and spread.worst < spread.typical:
             raise FieldError(f"worst {spread.worst:g} is less than typical {spread.typical:g}", "moe_imbalance")
@@ -266,6 +187,7 @@ class Activations(Section):
             router_probs=self.router_probs,
             cross_entropy=self.loss,
             recompute=self.recompute,
+            selective=self.selective,
             fp8=self.fp8,
             offload=self.offload,
             hidden_dropout=self.hidden_dropout,
@@ -347,6 +269,7 @@ class Plan(Section):
     activations: Activations
     vision: Vision
     memory: Memory
+    fsdp: Fsdp | None = None
     assumed: list[Text] = Field(default_factory=list)
 
     def trained(self, *, vision: bool) -> Train:
@@ -412,6 +335,7 @@ class Plan(Section):
                 ("activations", "core"),
                 ("parallel", "cp"),
             )
+        self._check_sharding()
         if self.vision.frozen and "vision" in self.train.model_fields_set and self.train.vision != "frozen":
             raise FieldError(
                 f"vision.process frozen, and train.vision {self.train.vision}",
@@ -443,6 +367,48 @@ class Plan(Section):
                 raise FieldError(f"assumed names no field of a plan: {path}", ("assumed",))
         return self
 
+    def _check_sharding(self) -> None:
+        """Whether FSDP2 is said as it is: raises FieldError."""
+        if self.fsdp is None:
+            return
+        p, r = self.parallel, self.fsdp.replicate
+        if p.zero != 3:
+            raise FieldError(
+                f"fsdp divides weights, gradients and states: that is parallel.zero 3, not {p.zero}",
+                ("fsdp",),
+                ("parallel", "zero"),
+                hint="set parallel.zero=3, or leave fsdp out",
+            )
+        if self.precision.params != self.precision.grads:
+            raise FieldError(
+                "under fsdp a gradient at rest has its parameter's dtype: precision.grads must be"
+                f" {self.precision.params}",
+                ("precision", "grads"),
+                ("precision", "params"),
+            )
+        for part, said in self.train:
+            if said is not None and way(said).kind == "qlora":
+                raise FieldError(
+                    "fsdp gathers weights in one dtype; how it would quantized ones is not known here",
+                    ("train", part),
+                    ("fsdp",),
+                    hint=f"train.{part}: lora(R), or leave fsdp out",
+                )
+        for key, said in (
+            (("precision", "fp8"), self.precision.fp8 != "none"),
+            (("precision", "muon_layout"), self.precision.muon_layout == "whole"),
+            (("memory", "optimizer_offload"), self.memory.optimizer_share > 0),
+        ):
+            if said:
+                raise FieldError(f"{'.'.join(key)} is counted as Megatron-LM does it, not under fsdp", key, ("fsdp",))
+        if self.schedule.ep_overlap:
+            raise FieldError(
+                "ep_overlap is Megatron-LM's, which does not shard as fsdp says", ("schedule", "ep_overlap"), ("fsdp",)
+            )
+        for name, devices in (("data-parallel", p.dense_dp * p.cp), ("expert data-parallel", p.expert_dp)):
+            if devices % r:
+                raise FieldError(f"{devices} {name} devices do not divide into {r} replicas", ("fsdp", "replicate"))
+
 
 def _exists(model: type[Section], pieces: list[str]) -> bool:
     fields = model.model_fields
@@ -451,4 +417,5 @@ def _exists(model: type[Section], pieces: list[str]) -> bool:
     inner = fields[pieces[0]].annotation
     if len(pieces) == 1:
         return True
-    return isinstance(inner, type) and issubclass(inner, Section) and _exists(inner, pieces[1:])
+    sections = [each for each in (inner, *get_args(inner)) if isinstance(each, type) and issubclass(each, Section)]
+    return bool(sections) and _exists(sections[0], pieces[1:])

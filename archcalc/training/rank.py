@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
+from archcalc.tape.values import ITEM_BYTES
+from archcalc.training.chunk import Working
 from archcalc.training.fp8 import quantized_weights
+from archcalc.training.fsdp import Sharding, runs, workings
 from archcalc.training.owners import fused_parameters
 from archcalc.training.placement import Chunk, Held, held_weights
-from archcalc.training.plan import Plan
-from archcalc.training.schedule import Pipeline, Schedule
+from archcalc.training.plan import DTYPES, Plan
+from archcalc.training.schedule import Pipeline, Schedule, get_schedule
 from archcalc.training.stack import Stack
-from archcalc.training.static import Owners, Static, placeholders, static
+from archcalc.training.static import Owners, Static, placeholders, static, static_sharded
 from archcalc.training.transient import gathered_head_input
 
 
@@ -25,6 +28,7 @@ class Rank:
 
     Attributes:
         chunks: what it runs, by virtual stage.
+        weights: that it holds, and how many layers' worth of each.
         entry: the chunk that is the first stage, or None.
         static: weights, gradients and optimizer states.
         cached: what fused kernels keep for the whole run: placeholder gradients, copies of weights in FP8, and the
@@ -33,46 +37,56 @@ class Rank:
             forward and backward, whatever gradients are cached) [bytes].
         workspaces: of libraries, as the plan's stack says [bytes].
         messages: between stages, beside a forward and beside a backward [bytes].
-        weights: what it holds, and how many layers' worth of each.
         left: messages that stay between steps [bytes].
+        workings: for each chunk, what the copies of its segments gather while they run; none where they don't.
     """
 
     chunks: tuple[Chunk, ...]
+    weights: Held
     entry: int | None
     static: Static
     cached: int
     workspaces: int
     messages: tuple[int, int]
-    weights: Held
     left: int
+    workings: tuple[tuple[Working, ...], ...] = ()
+
+    def pieces(self, chunk: int) -> Iterator[tuple[int, int, Working | None]]:
+        """A chunk's segments in runs of copies that take alike: place on the tape, how many, and what each gathers."""
+        if not self.workings:
+            yield from ((n, count, None) for n, count in self.chunks[chunk])
+        else:
+            yield from runs(self.chunks[chunk], self.workings[chunk])
 
 
 class Resting(NamedTuple):
-    """What the resting memory of a rank follows from."""
+    """What the resting memory of a rank follows from; `elements` of one layer's weight on one device, by identity."""
 
     tape: Tape
     plan: Plan
     stack: Stack | None
     shards: Shards
+    elements: Mapping[int, int]
 
 
 def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, ...]]) -> tuple[Rank, ...]:
     """The ranks of a placement, in order; what several hold alike is worked out once."""
     tape, plan, shards = rests.tape, rests.plan, rests.shards
     message = local_bytes(next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None), shards)
-    distinct = dict.fromkeys(placed)
-    weights = {held: held_weights(tape, held, decoupled=plan.vision.decoupled) for held in distinct}
-    known = {held: _resting(rests, held, weights[held]) for held in distinct}
+    weights = {held: held_weights(tape, held, decoupled=plan.vision.decoupled) for held in dict.fromkeys(placed)}
+    known = {held: _resting(rests, held, weights[held]) for held in weights}
+    how = sharding(plan)
     return tuple(
         Rank(
             chunks=held,
+            weights=weights[held],
             entry=_entry(schedule, plan.pipeline, rank),
             static=known[held][0],
             cached=known[held][1],
             workspaces=known[held][2],
             messages=messages(schedule, plan.pipeline, rank, message),
-            weights=weights[held],
             left=left(schedule, plan.pipeline, rank, message),
+            workings=() if how is None else workings(tape, held, shards, how),
         )
         for rank, held in enumerate(placed)
     )
@@ -87,10 +101,13 @@ def _resting(rests: Resting, held: tuple[Chunk, ...], weights: Held) -> tuple[St
     """Static bytes of these chunks, what kernels cache for them, and their stack's workspaces [bytes]."""
     tape, plan, shards = rests.tape, rests.plan, rests.shards
     items = plan.precision.item_bytes
-    owners = owners_of(plan)
+    how = sharding(plan)
+    if how is not None:
+        return static_sharded(tape, held, weights, shards, how, plan.precision.optimizer), 0, _workspaces(rests, held)
+    owners, host = owners_of(plan), plan.memory.optimizer_share
     whole = fused_parameters(tape) if plan.precision.muon_layout == "whole" else None
-    host = plan.memory.optimizer_share
-    fixed = static(weights, shards, owners, items, plan.precision.optimizer, whole=whole, offload=host)
+    sized = [(w, n, rests.elements[id(w)]) for w, n in weights]
+    fixed = static(sized, shards, owners, items, plan.precision.optimizer, whole=whole, offload=host)
     copies = 0
     if plan.precision.fp8 != "none":
         quantized = quantized_weights(tape, weights, shards, plan.precision.fp8, load_hardware(plan.hardware))
@@ -109,7 +126,7 @@ def _workspaces(rests: Resting, held: tuple[Chunk, ...]) -> int:
     """The workspaces of a plan's stack on a rank with these chunks [bytes]. Torch multiplies heads, routers and
     unfused attention itself (TransformerEngine, attention/dot_product_attention/backends.py,
     `UnfusedDotProductAttention`)."""
-    tape, plan, stack, _ = rests
+    tape, plan, stack = rests.tape, rests.plan, rests.stack
     if stack is None:
         return 0
     ops = [op for chunk in held for n, _ in chunk for op in tape.segments[n].ops]
@@ -130,6 +147,27 @@ def owners_of(plan: Plan) -> Owners:
 def _caches(plan: Plan) -> bool:
     """Whether placeholder gradients are cached: only where products are added into the buffer itself."""
     return plan.memory.placeholder_grads and plan.memory.gradient_accumulation_fusion
+
+
+def sharding(plan: Plan) -> Sharding | None:
+    """How a plan with FSDP2 shards: torchtitan's policy where it says nothing of resharding (`default`: not under
+    pipeline parallelism, and never the last group, which backward wants at once)."""
+    if plan.fsdp is None:
+        return None
+    p, f = plan.parallel, plan.fsdp
+    pipelined = get_schedule(plan.schedule.kind).stages(p.pp, p.vpp) > 1
+    chosen, at_once = f.reshard_after_forward, not pipelined and plan.micro_batches == 1
+    return Sharding(
+        dense=p.dense_dp * p.cp // f.replicate,
+        expert=p.expert_dp // f.replicate,
+        reshard=not pipelined if chosen is None else chosen,
+        reshard_last=bool(chosen),
+        prefetch=f.prefetch,
+        items=(plan.precision.item_bytes[0], ITEM_BYTES[DTYPES[f.param_dtype]], ITEM_BYTES[DTYPES[f.reduce_dtype]]),
+        pipelined=pipelined,
+        at_once=at_once,
+        adds_up=f.replicate > 1 and (not at_once or f.reduce_dtype != plan.precision.params),
+    )
 
 
 def messages(schedule: Schedule, pipeline: Pipeline, rank: int, size: int) -> tuple[int, int]:

@@ -31,10 +31,9 @@ VIOLATIONS = (
     Violation("bias", 0.04, 64, "1B and 3B model, sigmoid gate: arXiv:2408.15664, table 2"),
 )
 """MaxVio_global of DeepSeekMoE models with 64 routed experts of which 6 are chosen, trained on 100B and 200B tokens.
-The figures are as public summaries of the paper quote its tables: two agree on table 2, one quotes table 6.
-Single batches spread more than a
-whole set (figure 3 there, of which no number is quoted), and a fresh router more than a trained one. That an expert's
-deviation is the same in models with other numbers of experts is assumed."""
+The figures are as public summaries of the paper quote its tables: two agree on table 2, one quotes table 6. Single
+batches spread more than a whole set (figure 3 there, of which no number is quoted), and a fresh router more than a
+trained one. That an expert's deviation is the same in models with other numbers of experts is assumed."""
 
 
 class Routing(NamedTuple):

@@ -14,9 +14,9 @@ from archcalc.tape import Tape
 from archcalc.training.optimizer import Optimizer, optimizer
 from archcalc.training.parts import trained_tape
 from archcalc.training.phases import TowerLoad
-from archcalc.training.placement import Chunk, check_model, chunks
+from archcalc.training.placement import Chunk, chunks, divided
 from archcalc.training.plan import Plan, Spread
-from archcalc.training.rank import Rank, Resting, owners_of, ranks_of
+from archcalc.training.rank import Rank, Resting, owners_of, ranks_of, sharding
 from archcalc.training.routing import Routing, real_routing
 from archcalc.training.savers import Lever, without
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
@@ -46,7 +46,7 @@ class Run:
         devices: of one stage in one model replica.
         item_bytes: of a parameter and of its gradient [bytes].
         optimizer: its states.
-        owners: who shares weights, gradients and those.
+        owners: who shares weights, gradients and states.
         weight_grads: how weights' gradients reach the accumulation buffer.
         mask: the data loader's attention mask of one micro-batch [bytes].
         fixed: what no formula gives [bytes].
@@ -120,10 +120,10 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
     plan, stack = settled(plan)
     shards, schedule = mesh_of(plan, stack), get_schedule(plan.schedule.kind)
     tape = trained_tape(tape, plan.trained(vision=any(s.part == "vision" for s in tape.segments)), storage)
-    check_model(tape, shards)
+    elements = divided(tape, shards)
     layout = stack.layers if stack is not None and plan.parallel.layout == "auto" else plan.parallel.layout
     placed = chunks(tape, schedule, plan.pipeline, layout, decoupled=plan.vision.decoupled)
-    rests = Resting(tape, plan, stack, shards)
+    rests = Resting(tape, plan, stack, shards, elements)
     tokens = plan.batch.micro_batch * plan.batch.seq // plan.parallel.cp
     routing = routing_of(plan, tape, placed, tokens)
     return Run(
@@ -152,6 +152,9 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
 def weight_grads_of(plan: Plan) -> WeightGrads:
     """How a plan's weights' gradients reach the accumulation buffer."""
     item, _ = plan.precision.item_bytes
+    how = sharding(plan)
+    if how is not None:
+        return WeightGrads(how.items[1], "staying")
     if not plan.memory.gradient_accumulation_fusion:
         return WeightGrads(item, "made")
     blank = plan.activations.kernels == "fused" and not plan.memory.placeholder_grads

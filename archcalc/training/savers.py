@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal, NamedTuple, get_args
 
 from archcalc.calc.activations import Region, Savers
+from archcalc.calc.selective import KINDS
 from archcalc.errors import InputError, did_you_mean
 from archcalc.tape.op import Variant
 from archcalc.tape.sites import SITES
@@ -83,7 +84,7 @@ class Lever(NamedTuple):
     `offload` has the sites whose storages wait in host memory, None for every one.
     """
 
-    kind: Literal["none", "recompute", "fp8", "offload"]
+    kind: Literal["none", "recompute", "selective", "fp8", "offload"]
     option: str
     savers: Savers
     offload: frozenset[str] | None = frozenset()
@@ -91,7 +92,7 @@ class Lever(NamedTuple):
     @property
     def label(self) -> str:
         """The saver, for people."""
-        return "no savers" if self.kind == "none" else f"{self.kind} {self.option}"
+        return "no savers" if self.kind == "none" else f"{self.kind} {self.option}".strip()
 
 
 def levers(
@@ -103,6 +104,7 @@ def levers(
     recompute: Sequence[str],
     fp8: Sequence[str],
     offload: str | Sequence[str],
+    selective: Sequence[str] | None = None,
     hidden_dropout: float = 0.0,
     attention_dropout: float = 0.0,
     deterministic: bool = False,
@@ -123,6 +125,11 @@ def levers(
     for name in recompute:
         _known(name, (*RECOMPUTE, FULL), "recompute option")
         found.append(Lever("recompute", name, _with(found[-1].savers, "recompute", name)))
+    if selective is not None:
+        for name in selective:
+            _known(name, tuple(KINDS), "kind of operation")
+        option = ", ".join(selective)
+        found.append(Lever("selective", option, _with(found[-1].savers, "selective", option)))
     for name in fp8:
         _known(name, tuple(FP8), "FP8 option")
         found.append(Lever("fp8", name, _with(found[-1].savers, "fp8", name)))
@@ -136,6 +143,8 @@ def _with(now: Savers, kind: str, option: str) -> Savers:
     """Savers with one more in use; what offloads changes nothing of them."""
     if kind == "recompute":
         return replace(now, whole=True) if option == FULL else replace(now, regions=(*now.regions, RECOMPUTE[option]))
+    if kind == "selective":
+        return replace(now, selective=frozenset(option.split(", ") if option else ()))
     return replace(now, fp8=now.fp8 | FP8[option]) if kind == "fp8" else now
 
 
@@ -157,6 +166,7 @@ def savers(
     cross_entropy: str,
     recompute: Sequence[str] = (),
     fp8: Sequence[str] = (),
+    selective: Sequence[str] | None = None,
     hidden_dropout: float = 0.0,
     attention_dropout: float = 0.0,
     deterministic: bool = False,
@@ -171,6 +181,7 @@ def savers(
         recompute=recompute,
         fp8=fp8,
         offload="none",
+        selective=selective,
         hidden_dropout=hidden_dropout,
         attention_dropout=attention_dropout,
         deterministic=deterministic,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -10,10 +10,11 @@ from typing import NamedTuple
 from archcalc.calc.sharding import Shards, local_elements, local_features
 from archcalc.tape import Storage, Tape, Weight
 from archcalc.tape.values import ITEM_BYTES
-from archcalc.training.optimizer import OPTIMIZERS, Optimizer, orthogonalized
+from archcalc.training.fsdp import Sharding, gathered_for_good, sharded
+from archcalc.training.optimizer import OPTIMIZERS, Item, Optimizer, orthogonalized
 from archcalc.training.owners import Fused, Load, fullest, handed_out
 from archcalc.training.packed import held_bytes
-from archcalc.training.placement import Held
+from archcalc.training.placement import Chunk, Held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class Owners(NamedTuple):
 
 
 def static(
-    held: Held,
+    held: Sequence[tuple[Weight, int, int]],
     shards: Shards,
     owners: Owners,
     items: tuple[int, int],
@@ -59,42 +60,38 @@ def static(
     A weight that rests is held, packed or not, and has neither gradient nor state; ZeRO-3 divides it all the same.
 
     Args:
+        held: how many layers' worth of each weight, and one layer's elements on the device.
         items: of a parameter and of its gradient [bytes].
         optimizer: by name.
         whole: which weights are one parameter, where parameters of all kinds go to devices whole; else None.
         offload: share of the optimizer's parameters whose states are on the host, where they are stepped.
     """
-    how, zero, (param_item, grad_item) = OPTIMIZERS[optimizer], owners.zero, items
+    zero, (param_item, grad_item) = owners.zero, items
+    how = OPTIMIZERS[optimizer].beside(param_item)
     params = grads = states = late = step = layer = copied = host = leaving = saved = 0
-    weights = [(w, n, local_elements(w, shards)) for w, n in held]
     for expert, devices in ((False, owners.dense), (True, owners.expert)):
-        here = [each for each in weights if bool(each[0].stack) == expert and each[0].learnable]
-        held_here = [
-            (w, n, param_item * size if w.packed is None else held_bytes(w, shards, param_item)) for w, n, size in here
-        ]
+        here = [(w, n, size) for w, n, size in held if bool(w.stack) == expert and w.learnable]
+        plain = [(w, n, param_item * size) for w, n, size in here if w.packed is None]
+        held_here = [*plain, *((w, n, held_bytes(w, shards, param_item)) for w, n, _ in here if w.packed is not None)]
         params += _shared(sum(n * size for _, n, size in held_here), devices if zero >= 3 else 1)
         group = [each for each in here if each[0].trained]
         elements = sum(n * size for _, n, size in group)
         grads += _shared(grad_item * elements, devices if zero >= 2 else 1)
         own = devices if zero >= 1 else 1
         if whole is None:
-            load = Load(
-                _states(group, how, how.state_bytes, own, shards.ep),
-                _states(group, how, how.late_bytes, own, shards.ep),
-                -(-elements // own),
-            )
+            load = Load(*_states(group, how, own, shards.ep), -(-elements // own))
         else:
             load = fullest(group, how, own, shards.ep, whole)
-        left = load.staying(offload) if offload else load
-        host += load.states - left.states + 4 * (load.elements - left.elements)
+        here_too = load.staying(offload)
+        host += load.states - here_too.states + 4 * (load.elements - here_too.elements)
         saved += _shared(load.states, 1 if zero >= 1 else devices)
-        states += left.states
-        late += left.late
-        step = max(step, how.step * left.elements, _orthogonalizing(group, how) if offload < 1 else 0)
-        copied += 4 * left.elements
+        states += here_too.states
+        late += here_too.late
+        step = max(step, how.step * here_too.elements, _orthogonalizing(group, how) if offload < 1 else 0)
+        copied += 4 * here_too.elements
         leaving = max(leaving, 4 * min(_largest(group, shards.ep), load.elements) if offload else 0)
         layer += 2 * _layers(held_here) + grad_item * _layers(group)
-    buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in weights if not w.learnable)
+    buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in held if not w.learnable)
     gathered = layer if zero >= 3 else 0
     if grad_item == 4 or how.low_precision_grads:
         copied = leaving = 0
@@ -122,27 +119,63 @@ def _layers(group: Iterable[tuple[Weight, int, int]]) -> int:
     return sum({id(w.whole or w): size for w, _, size in group if w.indices}.values())
 
 
+def static_sharded(
+    tape: Tape, chunks: Sequence[Chunk], held: Held, shards: Shards, how: Sharding, optimizer: str
+) -> Static:
+    """The same under FSDP2 [bytes]: every parameter by rows on its own, states as the optimizer's tensors are divided.
+
+    Under pipeline parallelism gradients lie whole, in the dtype they are reduced in, until the step's last backward,
+    and weights may stay gathered: see `gathered_for_good`.
+    """
+    item, _, reduce_item = how.items
+    states = OPTIMIZERS[optimizer].beside(item)
+    parts, whole = sharded(held, shards, how)
+    rest = sum(size for w, size in parts if not w.trained)
+    parts = [(w, size) for w, size in parts if w.trained]
+    elements = sum(size for _, size in parts)
+    buffers = sum(n * local_elements(w, shards) * ITEM_BYTES[w.dtype] for w, n in held if not w.learnable)
+    copied = 4 * elements if item < 4 and not states.low_precision_grads else 0
+    matrices = [(w, 0, 0) for w, _ in parts]
+    return Static(
+        params=item * (elements + rest) + gathered_for_good(tape, chunks, shards, how),
+        grads=reduce_item * whole if how.pipelined else item * elements,
+        optimizer=sum(states.state_bytes(w) * size for w, size in parts),
+        buffers=buffers,
+        step=max(states.step * elements, _orthogonalizing(matrices, states)) + copied,
+        gathered=0,
+        late=sum(states.late_bytes(w) * size for w, size in parts),
+        copied=copied,
+    )
+
+
 def _shared(nbytes: int, devices: int) -> int:
     return -(-nbytes // devices)
 
 
-def _states(
-    group: Iterable[tuple[Weight, int, int]], how: Optimizer, size_of: Callable[[Weight], int], devices: int, ep: int
-) -> int:
-    """Optimizer states on the fullest device of a data-parallel group [bytes]; `size_of` is one parameter's.
+def _states(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: int, ep: int) -> tuple[int, int]:
+    """Optimizer states on the fullest device of a data-parallel group, and what the first step makes of them [bytes].
 
     Slices are even; whole matrices (Muon) are handed out largest first to the device that holds least (Megatron-LM
     core/optimizer/layer_wise_optimizer.py, compute_layer_wise_param_ownership), and what Muon leaves alone is sliced
-    (is_managed_by_layer_wise_optimizer: the rest is the distributed optimizer's).
+    (is_managed_by_layer_wise_optimizer: the rest is the distributed optimizer's). All matrices take alike a parameter,
+    so that their elements say who holds most.
     """
-    flat, matrices = 0, []
+    plain = matrix = 0
+    matrices = []
     for w, n, size in group:
-        if how.whole_matrices and orthogonalized(w):
+        if not orthogonalized(w):
+            plain += n * size
+        elif how.whole_matrices:
             stack = w.stack[0].size // ep if w.stack else 1
-            matrices.append((size_of(w) * (size // stack), n * stack))
+            matrices.append((size // stack, n * stack))
         else:
-            flat += size_of(w) * n * size
-    return _shared(flat, devices) + handed_out(sorted(matrices, reverse=True), devices)
+            matrix += n * size
+    whole = handed_out(sorted(matrices, reverse=True), devices)
+
+    def most(item: Item) -> int:
+        return _shared(item.plain * plain + item.matrix * matrix, devices) + item.matrix * whole
+
+    return most(how.states), most(how.late_states)
 
 
 def _orthogonalizing(group: Sequence[tuple[Weight, int, int]], how: Optimizer) -> int:

@@ -16,7 +16,15 @@ from archcalc.tape.dims import product
 from archcalc.tape.op import Variant
 from archcalc.training.fp8 import gradient_copies, input_copy
 from archcalc.training.packed import unpacked
-from archcalc.training.weight_grads import NO_GRADS, WeightGrads, after_operands, beside_operands
+from archcalc.training.weight_grads import (
+    NO_GRADS,
+    WeightGrads,
+    after_operands,
+    beside_operands,
+    head_gradient,
+    staying_bytes,
+    staying_to_end,
+)
 
 CHUNKED_LOSS_TOKENS = 1024
 """Tokens of one piece of a chunked head and loss; assumed, no source gives one number."""
@@ -33,12 +41,14 @@ def layer_forward(segment: Segment, shards: Shards, rows: Sequence[Saved], varia
 
 
 def running_forward(segment: Segment, shards: Shards, kept: Set[Storage], variants: Set[Variant]) -> Alive:
-    """What is alive at the worst moment of a segment's forward, beside what is `kept` [bytes]."""
+    """What is alive at the worst moment of a segment's forward, beside what is `kept` [bytes]. An input that needs no
+    gradient nobody keeps for the norm that reads it: it stands until its last use."""
     return forward_alive(
         segment,
         shards,
         kept,
         variants=variants,
+        entry=segment.entry in segment.ungraded,
         beside=lambda op: unpacked(op, shards) + input_copy(op, shards, variants),
     )
 
@@ -66,7 +76,8 @@ def running_backward(
         for i, op in enumerate(segment.ops)
     }
     after = after_operands(segment, shards, grads)
-    return backward_alive(segment, shards, kept, variants, beside=beside, after=after)
+    stays = staying_to_end(segment, shards, grads)
+    return backward_alive(segment, shards, kept, variants, beside=beside, after=after, staying=stays)
 
 
 def routed_copies(segment: Segment, shards: Shards, kept: Set[Storage]) -> int:
@@ -110,7 +121,20 @@ def ring_buffers(segment: Segment, shards: Shards) -> int:
     return max((2 * sum(local_bytes(s, shards) for s in op.inputs[1:3]) for op in cores), default=0)
 
 
-def head_transient(segment: Segment, shards: Shards, savers: Savers) -> tuple[int, int] | None:
+def loss_transient(
+    segment: Segment, shards: Shards, savers: Savers, rows: Sequence[Saved], grads: WeightGrads
+) -> tuple[int, int] | None:
+    """The larger of `head_transient` and, backward, of `head_backward` where the head's weight has a gradient of its
+    own, beside `rows`, which the segment keeps [bytes]."""
+    head, gradient = head_transient(segment, shards, savers, grads), head_gradient(segment, shards, grads)
+    if head is None or not gradient:
+        return head
+    return head[0], max(head[1], head_backward(segment, shards, rows, gradient))
+
+
+def head_transient(
+    segment: Segment, shards: Shards, savers: Savers, grads: WeightGrads = NO_GRADS
+) -> tuple[int, int] | None:
     """Logits and loss beside what they save, forward and backward, or None for a segment without a loss
     [bytes].
 
@@ -119,7 +143,10 @@ def head_transient(segment: Segment, shards: Shards, savers: Savers) -> tuple[in
     (saved), 6 TV, and backward the gradient in both dtypes, 6 TV; TransformerEngine's writes the gradient
     over the bf16 logits (saved), 2 TV, so that the gradient of the head's input is what its backward adds; a
     chunked one 14 bytes for each of a piece's tokens and words. Where nothing before the loss is trained and the head
-    is not either, it has no backward, and what it would save lives in its forward alone.
+    is not either, it has no backward, and what it would save lives in its forward alone. Gradients of weights that stay
+    (`grads`) come when the loss's own backward is over: eager code has only the logits' gradient in bf16 left by then,
+    the others as much as before; where they are counted, forward and backward gather differently, and its forward, 10
+    TV in all, counts by itself.
     """
     loss = next((op for op in segment.ops if op.site == "loss"), None)
     if loss is None:
@@ -128,16 +155,19 @@ def head_transient(segment: Segment, shards: Shards, savers: Savers) -> tuple[in
     unsaved = next((n for way, n in UNSAVED_LOGITS.items() if way in savers.variants), None)
     if not segment.learns and unsaved is not None:
         return unsaved * logits, 0
+    own = staying_bytes(segment, shards, grads)
     if "loss_eager" in savers.variants:
-        return 5 * logits, 5 * logits
+        if grads.linears != "staying":
+            return 5 * logits, 5 * logits
+        return 3 * logits, max(5 * logits, own + local_bytes(head_input(segment), shards) - logits)
     if "loss_fused" in savers.variants:
-        return logits, logits
+        return logits, logits + own
     if "loss_te" in savers.variants:
-        part = local_bytes(head_input(segment), shards)
+        part = own + local_bytes(head_input(segment), shards)
         return 0, part if not shards.sp else part + gathered_head_input(segment, shards)
     tokens = max(1, _tokens(loss, shards))
     piece = 7 * logits * min(tokens, CHUNKED_LOSS_TOKENS) // tokens
-    return piece, piece * segment.learns
+    return piece, piece * segment.learns + own
 
 
 def head_backward(segment: Segment, shards: Shards, rows: Sequence[Saved], gradient: int) -> int:

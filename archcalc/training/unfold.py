@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from archcalc.calc.activations import Saved, Savers, saved_rows
+from archcalc.calc.activations import Saved, Savers, recomputed, saved_rows
+from archcalc.calc.selective import leftover
 from archcalc.training.chunk import ENDS_OF_MTP, At, SegmentMemory, layers_of, leaving, linear_inputs
 from archcalc.training.memory import RankMemory, pieces_of, segment_of
 from archcalc.training.run import Run
 from archcalc.training.transient import (
-    head_backward,
-    head_transient,
+    loss_transient,
     ring_buffers,
     routed_copies,
     running_backward,
     running_forward,
 )
-from archcalc.training.weight_grads import head_gradient
 
 REST = "not told apart"
 """The part that no name stands for."""
@@ -83,10 +82,10 @@ def _last(found: dict[tuple[int, int], int], chunk: int, pieces: list[Piece], la
 
 
 def _pieces(run: Run, r: RankMemory, chunk: int) -> list[Piece]:
-    """A chunk's segments by their place on the tape, how many copies, and their bytes."""
+    """A chunk's segments by their place on the tape, how many copies, and their bytes: of a run of equal layers the
+    first apart where it alone keeps the loader's mask."""
     held = run.ranks[r.rank].chunks[chunk]
-    sizes = pieces_of(run, held, {n: segment_of(run, n) for n, _ in held})
-    return [(n, count, size) for (n, count), (size, _) in zip(held, sizes, strict=True)]
+    return list(pieces_of(run, r.rank, chunk, {n: segment_of(run, n) for n, _ in held}))
 
 
 def transient_parts(run: Run, r: RankMemory) -> Parts:
@@ -120,10 +119,36 @@ def _chunk_parts(run: Run, r: RankMemory, chunk: int, *, forward: bool) -> Parts
         return {}
     n = next(n for n, _, size in pieces if size == most.segment)
     parts = _forward(run, n) if forward else _backward(run, n)
-    beside = taken(most)[0] - (most.segment.forward if forward else most.segment.backward) - gathered
-    waits = 0 if forward else most.segment.backward - segment_of(run, n).backward
+    running, alone = most.segment, segment_of(run, n)
+    beside, ahead = taken(most)
+    if running.working is not None:
+        return _sharded(run, parts, running, beside, forward=forward)
+    ran, own, waits = (
+        (running.forward, alone.forward, "loader's mask")
+        if forward
+        else (running.backward, alone.backward, "head's gradient")
+    )
     others = "not made yet" if forward else "freed before"
-    return {**parts, "gathered weights": gathered, others: beside, "head's gradient": waits, "fetched": taken(most)[1]}
+    return {**parts, "gathered weights": gathered, others: beside - ran - gathered, waits: ran - own, "fetched": ahead}
+
+
+def _sharded(run: Run, parts: Parts, segment: SegmentMemory, most: int, *, forward: bool) -> Parts:
+    """Parts of a segment for which weights are gathered: while it runs, or before or after, when only they are."""
+    w = segment.working
+    assert w is not None
+    running = (segment.forward + w.forward, w.forward) if forward else (segment.backward + w.backward, w.backward)
+    alone = (
+        ((w.entering - segment.saved, w.entering),)
+        if forward
+        else (
+            (w.starting, w.starting),
+            (w.leaving - segment.saved, w.leaving),
+        )
+    )
+    total, gathered = max((running, *alone), key=lambda each: each[0])
+    found = parts if (total, gathered) == running else {}
+    others = "not made yet" if forward else "freed before"
+    return {**found, "gathered weights": gathered, others: most - sum(found.values()) - gathered}
 
 
 def _forward(run: Run, n: int) -> Parts:
@@ -160,17 +185,13 @@ def _backward(run: Run, n: int) -> Parts:
         "gradients": alive.gradients,
         "exchanged": alive.exchanged + ring_buffers(body, run.shards),
     }
+    if run.savers.selective and recomputed(segment, run.savers):
+        parts["kept to the layer's end"] = leftover(segment, run.shards, run.savers.selective, how)
     return {"logits and loss": loss[1]} if loss and loss[1] > max(0, sum(parts.values())) else parts
 
 
 def _loss(run: Run, n: int) -> tuple[int, int] | None:
     """Logits and loss of a segment that has a head, forward and backward [bytes]."""
     segment = run.tape.segments[n]
-    head, gradient = (
-        head_transient(segment, run.shards, run.savers),
-        head_gradient(segment, run.shards, run.weight_grads),
-    )
-    if head is None or not gradient:
-        return head
     rows = saved_rows(segment, run.shards, run.savers)
-    return head[0], max(head[1], head_backward(segment, run.shards, rows, gradient))
+    return loss_transient(segment, run.shards, run.savers, rows, run.weight_grads)

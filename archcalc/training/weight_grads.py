@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from archcalc.calc.sharding import Shards, local_elements
-from archcalc.tape import Op, Segment, Tape
+from archcalc.tape import Op, Segment, Tape, Weight
 
 
 class WeightGrads(NamedTuple):
@@ -22,6 +22,8 @@ class WeightGrads(NamedTuple):
     - `made`: autograd makes it, and a hook adds it to the buffer and drops it (Megatron-LM
       core/distributed/distributed_data_parallel.py, _make_backward_post_hook: param.grad = None, so that nothing stays
       between steps). Norms, biases and routers too.
+    - `staying`: every weight's, an embedding's too, stays to the end of its segment's backward, where it is reduced
+      (FSDP2: torch distributed/fsdp/_fully_shard/_fsdp_param_group.py, `post_backward`).
 
     Attributes:
         item: of a parameter, whose dtype the tensor has [bytes].
@@ -29,7 +31,7 @@ class WeightGrads(NamedTuple):
     """
 
     item: int = 0
-    linears: Literal["fused", "blank", "made"] = "fused"
+    linears: Literal["fused", "blank", "made", "staying"] = "fused"
 
 
 NO_GRADS = WeightGrads()
@@ -40,8 +42,8 @@ def beside_operands(segment: Segment, shards: Shards, how: WeightGrads, *, one_g
 
     `one_gemm`: linears of one site with one input are one weight and make one gradient.
     """
-    found = {}
-    for i, op in enumerate(segment.ops):
+    found: dict[int, int] = {}
+    for i, op in enumerate(segment.ops if how.linears != "staying" else ()):
         looked_up = bool(op.weights) and op.weights[0].role == "embedding"
         if op.weights and (how.linears == "made" or looked_up):
             found[i] = _bytes(_together(segment, op) if one_gemm else (op,), shards, how)
@@ -59,6 +61,27 @@ def after_operands(segment: Segment, shards: Shards, how: WeightGrads) -> dict[i
                 gemm = _together(segment, op)
                 found[places[id(gemm[-1])]] = _bytes(gemm, shards, how), places[id(gemm[0])]
     return found
+
+
+def staying_to_end(segment: Segment, shards: Shards, how: WeightGrads) -> dict[int, int]:
+    """Bytes of the gradients that stay from the operation that makes them first, which is the last that has the weight,
+    to the end of the segment's backward; by its place."""
+    found: dict[int, int] = {}
+    if how.linears == "staying":
+        made: set[int] = set()
+        for i, op in reversed(list(enumerate(segment.ops))):
+            fresh = [w for w in op.weights if w.trained and id(w) not in made]
+            made.update(map(id, fresh))
+            found[i] = how.item * sum(local_elements(w, shards) for w in fresh)
+    return found
+
+
+def staying_bytes(segment: Segment, shards: Shards, how: WeightGrads) -> int:
+    """Bytes of a head's gradients that stay: all that its segment makes, or, where a layer comes before it
+    (multi-token prediction), those of the head alone."""
+    found = staying_to_end(segment, shards, how)
+    whole = segment.part != "mtp"
+    return sum(size for i, size in found.items() if whole or segment.ops[i].site == "head")
 
 
 def _together(segment: Segment, op: Op) -> tuple[Op, ...]:
@@ -80,17 +103,48 @@ def _bytes(ops: Iterable[Op], shards: Shards, how: WeightGrads) -> int:
 
 def head_gradient(segment: Segment, shards: Shards, how: WeightGrads) -> int:
     """Bytes of the output head's gradient while its linear runs backward; 0 where it is added up in place."""
-    if how.linears == "fused":
+    if how.linears in ("fused", "staying"):
         return 0
     return _bytes((op for op in segment.ops if op.site == "head"), shards, how)
 
 
-def carried(tape: Tape, chunk: Iterable[int], shards: Shards, how: WeightGrads) -> int:
-    """Bytes that a chunk of these segments holds from the head's backward to the embedding's: autograd adds the two
-    gradients of a shared weight up before it hands them on."""
-    if how.linears == "fused":
-        return 0
-    segments = [tape.segments[n] for n in chunk]
-    looked_up = {id(w) for s in segments for op in s.ops if not op.flops and op.site == "embedding" for w in op.weights}
-    ends = (s for s in segments if any(op.site == "head" and id(op.weights[0]) in looked_up for op in s.ops))
-    return max((head_gradient(s, shards, how) for s in ends), default=0)
+def lookup_gradient(tape: Tape, segment: Segment, shards: Shards, how: WeightGrads) -> int:
+    """Bytes of the embedding's gradient that a prediction module makes, which embeds the tokens it predicts from
+    (Megatron-LM core/transformer/multi_token_prediction.py, `_get_embeddings`); 0 for other segments."""
+    return sum(size for _, size in _looked_up(tape, segment, shards, how)) if segment.part == "mtp" else 0
+
+
+def waiting(tape: Tape, chunk: Sequence[tuple[int, int]], shards: Shards, how: WeightGrads) -> dict[int, int]:
+    """Bytes of gradients that wait while a segment of a chunk runs backward, by its position there.
+
+    Of a weight that several of them use (a head that is the embedding, the head and embedding of prediction modules)
+    autograd adds all gradients up before it hands them on (torch, autograd engine: one input buffer of
+    `AccumulateGrad`), so that the first one stays until the last one is made.
+    """
+    if how.linears == "staying":
+        return {}
+    segments = [tape.segments[n] for n, _ in chunk]
+    if sum(not s.indices or s.part == "mtp" for s in segments) < 2:
+        return {}
+    used: dict[int, list[tuple[int, int]]] = {}
+    for i, segment in enumerate(segments):
+        if not segment.indices or segment.part == "mtp":
+            multiplied = [(op, how.linears != "fused") for op in segment.ops if op.site == "head"]
+            sizes = [(op.weights[0], made * _bytes((op,), shards, how)) for op, made in multiplied]
+            for w, size in (*sizes, *_looked_up(tape, segment, shards, how)):
+                used.setdefault(id(w), []).append((i, size))
+    found: dict[int, int] = {}
+    for uses in used.values():
+        made = max((i for i, size in uses if size), default=0)
+        for i in range(uses[0][0], made + (chunk[made][1] > 1)):
+            found[i] = found.get(i, 0) + max(size for _, size in uses)
+    return found
+
+
+def _looked_up(tape: Tape, segment: Segment, shards: Shards, how: WeightGrads) -> Iterator[tuple[Weight, int]]:
+    """Tables of words that a segment looks up in, and the bytes of their gradients."""
+    backbone = [s for s in tape.segments if s.part == "backbone" and not s.indices]
+    for s in backbone if segment.part == "mtp" else [segment]:
+        for op in s.ops:
+            if op.weights and op.weights[0].role == "embedding" and op.weights[0].of_vocabulary and not op.flops:
+                yield op.weights[0], _bytes((op,), shards, how)

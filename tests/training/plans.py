@@ -16,6 +16,7 @@ from archcalc.training.memory import RankMemory, training_memory
 from archcalc.training.placement import Chunk
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run, compiled
+from archcalc.workload import Workload
 
 GB = 10**9
 
@@ -31,8 +32,6 @@ def k2_plan(*overrides: str) -> Plan:
 
 @lru_cache
 def traced(name: str, batch: int, seq: int) -> Tape:
-    from archcalc.workload import Workload
-
     return spec(name).trace(Workload(phase="train", batch=batch, seq=seq))
 
 

@@ -11,7 +11,7 @@ import pytest
 from archcalc.documents.train import train_quantities, train_report
 from archcalc.documents.weights import weights
 from archcalc.files.model import Spec
-from archcalc.training.checkpoint import checkpoint_by_rank
+from archcalc.training.checkpoint import checkpoints
 from archcalc.training.memory import training_memory
 from tests.training.plans import k2_plan, spec
 from tests.training.test_small_models import LAST_RANK, ONE_DEVICE, model, planned
@@ -23,7 +23,7 @@ def by_rank(made: Spec, *overrides: str) -> tuple[int, list[int]]:
     """The whole, and what the fullest device of each rank writes."""
     run = planned(made, *overrides)
     found = training_memory(run)
-    return int(train_quantities(run, found)["train.checkpoint_bytes"]), checkpoint_by_rank(run)
+    return int(train_quantities(run, found)["train.checkpoint_bytes"]), checkpoints(run)
 
 
 def test_one_device_writes_every_weight_and_its_states_once() -> None:

@@ -13,6 +13,7 @@ import pytest
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.errors import InputError
 from archcalc.tape import Dim, Storage
+from archcalc.training.checkpoint import checkpoints
 from archcalc.training.fp8 import gradient_copies, input_copy
 from archcalc.training.memory import RankMemory
 from archcalc.training.transient import layer_backward, layer_forward
@@ -92,6 +93,9 @@ def test_weights_in_fp8_stand_beside_those_in_16_bits_or_in_their_place(recipe: 
     assert (beside.cached - plain.cached, beside.static) == (held, plain.static)
     assert (instead.cached, instead.static.params) == (plain.cached, plain.static.params - 2 * 768 + held)
     assert instead.static.grads == plain.static.grads
+    recipes = ("precision.fp8_params=true", f"precision.fp8={recipe}")
+    same = [checkpoints(planned(model(), ADAMW, f"hardware={device}", *more)) for more in ((), recipes)]
+    assert same[0] == same[1]  # written in 16 bits
 
 
 def test_a_devices_own_experts_are_quantized_one_by_one() -> None:

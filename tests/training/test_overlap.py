@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from archcalc.documents.train import train_report
 from archcalc.errors import InputError
 from archcalc.training.chunk import SegmentMemory, chunk_memory
+from archcalc.training.layout import ScheduleSection
 from archcalc.training.load import load_plan
 from archcalc.training.memory import training_memory
 from archcalc.training.moments import described, moment
 from archcalc.training.overlap import overlap
-from archcalc.training.plan import ScheduleSection
 from archcalc.training.schedule import Op, Pipeline, State, get_schedule, live_states, states_of
 from tests.training.plans import k2_plan, ranks, run_of, spec
 from tests.training.replay import last, replayed, side_by_side

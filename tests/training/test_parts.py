@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from archcalc.calc.activations import saved_bytes, saved_rows
+from archcalc.calc.liveness import forward_peak
 from archcalc.calc.sharding import Shards
 from archcalc.documents.parts import part_rows
 from archcalc.documents.train import run_of, train_quantities, train_report
@@ -25,6 +26,7 @@ from archcalc.training.parts import Train, trained_tape
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run
 from archcalc.training.savers import savers
+from archcalc.training.transient import running_forward
 from archcalc.workload import Workload
 from tests.support import data, spec_of, tiny
 
@@ -32,6 +34,8 @@ H, N, G, D, F, LAYERS, VOCAB, T = 2560, 32, 8, 128, 9728, 36, 151_936, 4096
 MATRICES = 2 * H * N * D + 2 * H * G * D + 3 * H * F
 NORMS = LAYERS * (2 * H + 2 * D) + H
 WORDS = VOCAB * H
+ADAPTERS = LAYERS * 16 * (2 * (H + N * D) + 2 * (H + G * D) + 3 * (H + F))
+"""Of rank 16: inputs and outputs of each matrix."""
 DEVICES = 32
 ATTENTION = {
     "kind": "gqa",
@@ -107,17 +111,15 @@ def test_a_frozen_embedding_has_weights_and_neither_gradient_nor_state() -> None
 
 
 def test_adapters_of_rank_16_are_16_times_inputs_and_outputs_of_each_matrix() -> None:
-    sides = 2 * (H + N * D) + 2 * (H + G * D) + 3 * (H + F)
-    adapters = LAYERS * 16 * sides
-    assert adapters == 33_030_144
+    assert ADAPTERS == 33_030_144
     full, lora = rank(QWEN), rank(QWEN, "train.backbone=lora(16)")
-    assert lora.static.params == full.static.params + 2 * adapters
-    assert (lora.static.grads, lora.static.optimizer) == (4 * adapters, 12 * adapters // DEVICES)
+    assert lora.static.params == full.static.params + 2 * ADAPTERS
+    assert (lora.static.grads, lora.static.optimizer) == (4 * ADAPTERS, 12 * ADAPTERS // DEVICES)
     assert (
         train_quantities(run := planned(QWEN, "train.backbone=lora(16)"), training_memory(run))[
             "train.params_grads_bytes_unique"
         ]
-        == 2 * (LAYERS * MATRICES + NORMS + WORDS) + 6 * adapters
+        == 2 * (LAYERS * MATRICES + NORMS + WORDS) + 6 * ADAPTERS
     )
 
 
@@ -148,13 +150,13 @@ def test_zero_3_divides_what_rests_too() -> None:
     layer = MATRICES + 2 * H + 2 * D
     assert divided.static.gathered == 2 * 2 * layer  # two layers' weights, no gradients
     adapted = rank(QWEN, "train.backbone=lora(16)", "parallel.zero=3").static
-    assert adapted.gathered == 2 * 2 * layer + (2 * 2 + 4) * 33_030_144 // LAYERS
+    assert adapted.gathered == 2 * 2 * layer + (2 * 2 + 4) * ADAPTERS // LAYERS
 
 
 def test_muon_hands_out_adapters_as_the_matrices_that_they_are() -> None:
     """On one device 8 bytes for each of them."""
     muon = rank(QWEN, "train.backbone=lora(16)", "precision.optimizer=muon", "parallel.world=1")
-    assert muon.static.optimizer == 8 * 33_030_144
+    assert muon.static.optimizer == 8 * ADAPTERS
 
 
 def test_tensor_parallelism_divides_adapters_as_it_does_their_matrices() -> None:
@@ -206,6 +208,25 @@ def test_a_frozen_prefix_keeps_nothing_and_has_no_backward() -> None:
     head_input = 2 * 8 * 64
     assert sum(r.nbytes for r in whole) - sum(r.nbytes for r in rows) >= head_input
     assert [r for r in rows if r.site == "loss"] != []
+
+
+def test_what_enters_a_frozen_layer_stands_until_it_is_added_to() -> None:
+    """No norm keeps it there: T x h in bf16 beside results up to the first sum. A trained layer's is kept anyway."""
+
+    def until_the_sum(how: str) -> tuple[int, int]:
+        run = planned(QWEN, f"train.backbone={how}")
+        layer = run.tape.segments[1].without(frozenset())
+        end = next(i for i, op in enumerate(layer.ops) if op.site == "residual")
+        layer.ops = layer.ops[: end + 1]
+        kept = {row.storage for row in saved_rows(layer, run.shards, run.savers)}
+        variants = run.savers.variants
+        alive = running_forward(layer, run.shards, kept, variants).total
+        return alive, forward_peak(layer, run.shards, kept, variants=variants)
+
+    alive, results = until_the_sum("frozen")
+    assert alive - results == 2 * T * H
+    alive, results = until_the_sum("full")
+    assert alive == results
 
 
 def test_nothing_trains_where_all_is_frozen() -> None:
@@ -331,7 +352,7 @@ def test_the_report_names_what_trains() -> None:
     rows: dict[str, Any] = {}
     for row in part_rows(planned(QWEN, "train.backbone=lora(16)"), plan("train.backbone=lora(16)").train):
         rows[row["part"]] = row
-    assert rows["backbone"]["trained"] == 33_030_144
+    assert rows["backbone"]["trained"] == ADAPTERS
     assert (rows["embedding"]["trained"], rows["embedding"]["weights_bytes"]) == (0, 2 * WORDS)
     report = train_report(QWEN, plan("train.backbone=lora(16)"))
     assert any(note.startswith("Trains 33,030,144 of 4,055,498,240 parameters (0.81 %)") for note in report.notes)

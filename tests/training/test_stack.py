@@ -146,3 +146,14 @@ def test_a_recomputed_layer_keeps_the_mask_that_it_was_called_with() -> None:
     plain, masked = (ranks("kimi-k2", *full, *more)[0] for more in ((), ("activations.attention_mask=loader",)))
     grown = [b.saved - a.saved for a, b in zip(plain.chunk_memory, masked.chunk_memory, strict=True)]
     assert grown == [4096 * 4096, 0]
+
+
+def test_a_mask_that_a_layer_keeps_stands_there_once() -> None:
+    """One stage: the head runs forward when the first layer keeps the mask: 4096·4096 bytes in all, not twice."""
+    one = ("parallel.pp=1", "parallel.vpp=1", "parallel.ep=1", "schedule.kind=1f1b", "schedule.extra_warmup=0")
+    full = (*one, "activations.recompute=[full]", *BARE[1:])
+    (plain,), (masked,) = (
+        ranks("llama-3.1-8b", *full, *more)[0].chunk_memory for more in ((), ("activations.attention_mask=loader",))
+    )
+    assert masked.forward_at == "lm_head"
+    assert (masked.saved - plain.saved, masked.forward - plain.forward) == (4096 * 4096, 0)

@@ -13,10 +13,15 @@ pixels, merged 2x2: 1024 tokens. Kept of a patch [bytes]:
     the projector       input 2·1152, mean, rstd, output 2·1152, GELU's both 2·2·1152    =   9,224
 
 The last two terms of the projector are of 4608 features for each token of four patches.
+
+Parameters: a layer has qkv and the output's matrix, both with biases, two of the feed-forward, and two norms; before
+27 of them the embedding of 14x14 patches of three colours and 64x64 positions, behind them a norm. The projector has a
+norm of a patch, and two matrices on the 4608 features of four.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +36,9 @@ from archcalc.files.loader import bundled_dir
 from archcalc.tape import product
 from archcalc.training.images import sight
 from archcalc.training.load import load_plan
-from archcalc.training.memory import RankMemory, training_memory, worst
+from archcalc.training.memory import RankMemory, segment_of, training_memory, worst
 from archcalc.training.phases import passage
-from archcalc.training.schedule import SCHEDULES, Pipeline, ended_states, get_schedule
+from archcalc.training.schedule import SCHEDULES, Pipeline, State, all_states, ended_states, get_schedule
 from archcalc.workload import Workload
 from tests.support import run
 from tests.training.plans import k2_plan, spec
@@ -44,7 +49,11 @@ KEPT = PATCHES * (ENDS + 27 * BLOCK + PROJECTOR)
 OUTPUT = TOKENS * HIDDEN * 2
 IMAGE = "batch.images={size: 896x896, per_sequence: 1}"
 ONE_CHUNK = ("parallel.vpp=1", "schedule.kind=1f1b", "parallel.world=2048", "activations.offload=none")
-TOWER_WEIGHTS, PROJECTOR_WEIGHTS = 416_866_032, 54_277_888
+WIDE, INNER, FOUR = 1152, 4304, 4 * 1152
+LAYER_WEIGHTS = 4 * (WIDE * WIDE + WIDE) + 2 * WIDE * INNER + INNER + WIDE + 2 * 2 * WIDE
+TOWER_WEIGHTS = 27 * LAYER_WEIGHTS + 3 * 14 * 14 * WIDE + WIDE + 64 * 64 * WIDE + 2 * WIDE
+PROJECTOR_WEIGHTS = 2 * WIDE + FOUR * FOUR + FOUR + FOUR * HIDDEN + HIDDEN
+UNFUSED = ("memory.gradient_accumulation_fusion=false",)
 
 
 def k25(*overrides: str, name: str = "k25") -> list[RankMemory]:
@@ -106,6 +115,12 @@ def test_the_phases_of_a_decoupled_tower() -> None:
     assert phase(other, "vision forward").activation == share
     assert phase(other, "vision backward").activation == KEPT + share
     assert phase(other, "pipeline").activation == k25()[1].activation, "the backbone is as on text"
+
+
+def test_a_towers_weights_have_gradients_too_where_they_are_not_fused() -> None:
+    """The projector's last linear, 4608 x 7168 and its bias in bf16, runs backward when the phase is at its worst."""
+    made, fused = (phase(k25(IMAGE, *how)[1], "vision backward") for how in (UNFUSED, ()))
+    assert made.transient - fused.transient == 2 * (4608 + 1) * 7168
 
 
 def test_the_first_stage_holds_outputs_and_their_gradients_beside_the_pipelines() -> None:
@@ -216,13 +231,22 @@ def test_a_frozen_tower_passes_with_its_pixels() -> None:
     assert passage(compiled.tape, tower[0], compiled.shards) == PATCHES * (1_176 + 2 * 1152 + 2 * 2 * 4304)
 
 
+def test_segments_of_a_frozen_tower_have_the_names_of_a_trained_one() -> None:
+    """Layers by their numbers, and no end of the tower among them."""
+    frozen, first = (run_of(spec("k25"), k2_plan(f"vision.process={way}", IMAGE)) for way in ("frozen", "first-stage"))
+    tower = [n for n, s in enumerate(frozen.tape.segments) if s.part == "vision"]
+    still, trained = ([segment_of(run, n) for n in tower] for run in (frozen, first))
+    assert [(s.path, s.layer) for s in still] == [(s.path, s.layer) for s in trained]
+    assert [s.path.rpartition(".")[2] for s in still if s.layer] == ["0-26"]
+
+
 def test_a_slice_of_a_frozen_tower_stands_on_each_device_under_zero_3() -> None:
     how = ("parallel.zero=3", *ONE_CHUNK)
     frozen, first = (k25(f"vision.process={process}", *how)[0].static for process in ("frozen", "first-stage"))
     # 128 devices share each weight; slices of the two parts are rounded up apart
     assert frozen.params - first.params in (0, 1)
     # while layers run: one and the next, in 2 bytes, and the gradient of a trained one in 4
-    assert first.gathered - frozen.gathered == (2 * 2 + 4 - 2 * 2) * 15_239_504
+    assert first.gathered - frozen.gathered == (2 * 2 + 4 - 2 * 2) * LAYER_WEIGHTS
 
 
 # ------------------------------------------------------------------------------------------ tokens instead of pictures
@@ -346,6 +370,30 @@ def test_how_far_a_state_has_come_is_what_a_replay_of_the_whole_run_says(
         sum(size * (2 * n + w) for size, n, w in zip(sizes, state.live, state.waiting, strict=True)) + done * output
         for state, done in found
     )
+
+
+@pytest.mark.parametrize("kind", sorted(SCHEDULES))
+def test_states_beside_pictures_know_what_comes_back_from_the_host(kind: str) -> None:
+    """As without pictures: what is fetched for the next backward is on the device beside the one that runs."""
+    schedule = get_schedule(kind)
+    pipeline = Pipeline(pp=4, vpp=schedule.virtual_stages or 2, micro_batches=32)
+    found = {state for state, _ in ended_states(schedule, pipeline, 1, 0, ahead=True)}
+
+    def places(states: Iterable[State]) -> set[Any]:
+        return {(s.op.kind, s.op.chunk, s.live, s.waiting, s.following) for s in states}
+
+    assert places(found) == places(all_states(schedule, pipeline, 1))
+    assert any(s.following is not None for s in found)
+
+
+@pytest.mark.parametrize("offload", ["none", "all"])
+def test_pictures_leave_a_forward_beside_a_backward(offload: str) -> None:
+    """M = 1024 micro-batches. While a forward runs beside a backward 32 of the first chunk are alive, so that the last
+    time the outputs' gradients of 1024 - 32 are there."""
+    how = ("schedule.ep_overlap=true", f"activations.offload={offload}")
+    got, text = phase(k25(IMAGE, *how)[0], "pipeline"), phase(k25(*how)[0], "pipeline")
+    assert got.total - text.total == (1024 + 992) * OUTPUT
+    assert (got.state.live, got.state.beside is None) == (text.state.live, False)
 
 
 # -------------------------------------------------------------------------------------------------------------- report

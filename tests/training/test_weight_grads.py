@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
+from archcalc.calc.activations import saved_bytes
 from archcalc.calc.sharding import Shards
+from archcalc.tape import Tape
 from archcalc.training.chunk import segment_memory
+from archcalc.training.parts import Train, trained_tape
 from archcalc.training.run import weight_grads_of
-from archcalc.training.weight_grads import WeightGrads, after_operands, beside_operands, carried, head_gradient
+from archcalc.training.weight_grads import WeightGrads, after_operands, beside_operands, head_gradient, waiting
 from tests.training.plans import k2_plan, ranks, traced
 
 LLAMA = traced("llama-3.1-8b", 1, 128)  # 4096 wide, 32 and 8 heads of 128, feed-forward 14,336, vocabulary 128,256
@@ -72,16 +77,63 @@ def test_the_heads_gradient_is_counted_with_its_linear() -> None:
     assert how == [2 * 128 * 4096, 2 * 128 * 4096 + 2 * 128_256 * 4096]
 
 
+def test_a_sequence_parallel_head_has_its_inputs_gradient_whole_beside_its_weights() -> None:
+    """On 2 devices: T x h whole and the half that is scattered, and the gradient of half the words."""
+    shards = Shards(tp=2, sp=True)
+    made = segment_memory(LLAMA, HEAD, shards, SAVERS, frozenset(), MADE).backward
+    assert made == 2 * 128 * 4096 * 3 // 2 + 128_256 * 4096
+
+
+def test_frozen_weights_make_no_gradients() -> None:
+    """Beside adapters neither norms nor matrices do."""
+    tape = trained_tape(LLAMA, Train(backbone="lora(8)"))
+    for segment in tape.segments:
+        sizes = beside_operands(segment, Shards(), MADE, one_gemm=False)
+        made = {segment.ops[i].path.rpartition("layers.")[2] for i, size in sizes.items() if size}
+        assert all(".lora_" in path for path in made), made
+        assert len(made) == (2 * 7 if segment.indices else 0)  # A and B of q, k, v, o, gate, up, down
+
+
 def test_a_shared_weights_first_gradient_waits_for_the_second() -> None:
     """Qwen3 4B's like: the head multiplies by the embedding; autograd adds both gradients up at the embedding."""
     tied = traced("gemma-3-27b", 1, 128)
     every, head = range(len(tied.segments)), len(tied.segments) - 1
     size = head_gradient(tied.segments[head], Shards(), MADE)
     assert size == 2 * 262_208 * 5376
-    assert carried(tied, every, Shards(), MADE) == carried(tied, every, Shards(), BLANK) == size
-    assert carried(tied, range(1, head + 1), Shards(), MADE) == 0  # another stage has the embedding
-    assert carried(tied, every, Shards(), FUSED) == 0
-    assert carried(LLAMA, range(HEAD + 1), Shards(), MADE) == 0
+    until_then = dict.fromkeys(range(head), size)
+    assert waits(tied, every, MADE) == waits(tied, every, BLANK) == until_then
+    assert waits(tied, range(1, head + 1), MADE) == {}  # another stage has the embedding
+    assert waits(tied, every, FUSED) == {}
+    assert waits(LLAMA, range(HEAD + 1), MADE) == {}
+
+
+def waits(tape: Tape, places: Iterable[int], how: WeightGrads) -> dict[int, int]:
+    return waiting(tape, [(n, tape.segments[n].count) for n in places], Shards(), how)
+
+
+V3 = traced("deepseek-v3", 1, 128)
+EMBEDS, DENSE, MIXED, LAST, AHEAD = range(5)
+
+
+def test_the_heads_gradient_waits_for_that_of_a_prediction_module() -> None:
+    """Which multiplies with the head too, and runs backward behind it."""
+    assert waits(V3, (MIXED, AHEAD, LAST), MADE) == waits(V3, (MIXED, AHEAD, LAST), BLANK) == {1: 2 * 129_280 * 7168}
+    assert waits(V3, (MIXED, AHEAD, LAST), FUSED) == {}
+
+
+def test_an_embeddings_gradient_waits_from_a_prediction_module_to_the_first_stage() -> None:
+    """No kernel adds rows into the buffer, so that it does under fusion as well."""
+    assert waits(V3, (EMBEDS, DENSE, MIXED, AHEAD, LAST), FUSED) == dict.fromkeys(range(3), 2 * 129_280 * 7168)
+    both = waits(V3, (EMBEDS, DENSE, MIXED, AHEAD, LAST), MADE)
+    assert both == dict.fromkeys(range(4), 2 * 129_280 * 7168)
+
+
+def test_a_prediction_module_makes_the_embeddings_gradient() -> None:
+    """It embeds tokens itself: at the end of its backward the table's gradient, V x h, stands beside those of what it
+    joins, T x h each, when all it kept is gone. With 128 tokens nothing before is as large."""
+    few = segment_memory(V3, AHEAD, Shards(ep=64), SAVERS, frozenset(), FUSED)
+    kept = saved_bytes(V3.segments[AHEAD], Shards(ep=64), SAVERS)
+    assert few.backward + kept == 2 * 129_280 * 7168 + 2 * 2 * 128 * 7168
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def _state(order: Sequence[Op], position: int, counts: Counts, place: _Place) ->
     return State(op=order[position], live=live, waiting=waiting, following=place.following, beside=beside)
 
 
-def _overlapped(order: Sequence[Op], warmup: int | None) -> list[bool]:
+def overlapped_of(order: Sequence[Op], warmup: int | None) -> list[bool]:
     """By position, whether a forward runs beside the backward that follows it."""
     if warmup is None:
         return [False] * len(order)
@@ -81,7 +81,7 @@ def _overlapped(order: Sequence[Op], warmup: int | None) -> list[bool]:
     return [op.kind == "F" and n > warmup for op, n in zip(order, forwards, strict=True)]
 
 
-def _following(order: Sequence[Op], overlapped: Sequence[bool]) -> list[int | None]:
+def following_of(order: Sequence[Op], overlapped: Sequence[bool]) -> list[int | None]:
     """By position, the chunk of the next backward behind it, or None where that one's forward has not ended
     before, one that runs beside this operation included."""
     forward = {op[1:]: position for position, op in enumerate(order) if op.kind == "F"}
@@ -99,8 +99,8 @@ def _following(order: Sequence[Op], overlapped: Sequence[bool]) -> list[int | No
 def _reached(order: Sequence[Op], chunks: int, *, ahead: bool, warmup: int | None) -> dict[_Place, Reached]:
     """All counts by what else makes states differ: live by chunk, then live or waiting by chunk."""
     counts = [0] * (2 * chunks)
-    overlapped = _overlapped(order, warmup)
-    following = _following(order, overlapped) if ahead else [None] * len(order)
+    overlapped = overlapped_of(order, warmup)
+    following = following_of(order, overlapped) if ahead else [None] * len(order)
     beside: int | None = None
     reached: dict[_Place, Reached] = {}
     for position, (kind, chunk, _) in enumerate(order):
