@@ -287,7 +287,11 @@ class Decoder(Block):
             embedded = tape.norm(embedded, "enorm", role="mtp", site="mtp_in")
             previous = tape.norm(inner, "hnorm", role="mtp", site="mtp_in")
             both = tape.copy((embedded, previous), "join", (2 * hidden,), site="mtp_in")
-            x = tape.linear(both, "eh_proj", (hidden,), role="mtp", site="mtp_in")
+            # in training column-parallel, its result gathered (Megatron-LM core/transformer/multi_token_prediction.py,
+            # get_mtp_layer_spec_for_backend); in serving whole on each device (vLLM, deepseek_mtp.py)
+            across = hidden.on("ffn") if tape.workload.phase == "train" else hidden
+            w = tape.weight("eh_proj", "weight", (across,), both.features, "mtp")
+            x = tape.linear(both, "eh_proj", (hidden,), role="mtp", site="mtp_in", weight=w)
             x = _asked(tape, self._layer(tape, x, kind))
             x = tape.norm(x, "shared_head.norm", role="mtp", site="mtp_in")
             logits = tape.linear(x, "shared_head.head", (vocab,), role="head", site="head", weight=head)

@@ -94,7 +94,7 @@ def vision_notes(spec: Spec, plan: Plan, run: Run) -> list[str]:
         gathered = run.entering * run.tower.outputs
         notes.append(
             "The vision tower and projector stand on every rank and run in phases of their own, around the backbone's;"
-            f" their outputs take {format_bytes(gathered)} of the first stage, and the gradients as much when the"
-            " pipeline ends."
+            f" their outputs take {format_bytes(gathered)} of the first stage"
+            + (", and the gradients as much when the pipeline ends." if run.tower.learns else ".")
         )
     return notes

@@ -22,7 +22,9 @@ from archcalc.reference.experts import StackedLinear
 from archcalc.reference.gqa import GQA
 from archcalc.reference.model import Model, MultimodalModel, prediction_paths, text_of
 
-COLUMNS = frozenset({"q_proj", "k_proj", "v_proj", "q_b_proj", "kv_b_proj", "g_proj", "gate_proj", "up_proj"})
+COLUMNS = frozenset(
+    {"q_proj", "k_proj", "v_proj", "q_b_proj", "kv_b_proj", "g_proj", "gate_proj", "up_proj", "eh_proj"}
+)
 ROWS = frozenset({"o_proj", "down_proj"})
 WORDS = frozenset({"embed_tokens", "lm_head"})
 

@@ -79,7 +79,9 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
     if run.tower is not None:
         outputs = 0 if own.entry is None else run.entering * run.tower.outputs
         moments.insert(0, forward_moment(run.tower, run.shards, held.gathered, outputs))
-        moments.insert(2, backward_moment(run.tower, run.shards, run.savers, held.gathered, outputs, run.weight_grads))
+        if run.tower.learns:
+            back = backward_moment(run.tower, run.shards, run.savers, held.gathered, outputs, run.weight_grads)
+            moments.insert(2, back)
     peak = max(moments, key=lambda m: m.total)
     resting = held.params + held.grads + held.optimizer + held.buffers + run.fixed + own.cached + own.workspaces
     total = resting + peak.total
@@ -113,8 +115,9 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     reached = [(state, 0) for state in states(run.schedule, run.pipeline, rank, offloaded=offloads)]
     outputs = 0
     if run.tower is not None and own.entry is not None:  # gradients grow as chunks are freed: any state may be worst
-        reached = list(ended_states(run.schedule, run.pipeline, rank, own.entry, ahead=offloads))
         outputs = run.tower.outputs
+        if run.tower.learns:
+            reached = list(ended_states(run.schedule, run.pipeline, rank, own.entry, ahead=offloads))
     moments = []
     entering = run.entering
     for state, ended in reached:
@@ -124,7 +127,7 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     n = totals.index(max(totals))
     text = described(reached[n][0], sizes)
     if outputs:
-        text += f"; vision outputs of {run.entering} micro-batches, gradients of {reached[n][1]}"
+        text += f"; vision outputs of {run.entering} micro-batches, gradients of {reached[n][1] or 'none'}"
     return moments[n]._replace(text=text, phase="pipeline", state=reached[n][0]), max(m.offloaded for m in moments)
 
 

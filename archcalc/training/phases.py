@@ -44,6 +44,11 @@ class TowerLoad:
     share: int
     outputs: int
 
+    @property
+    def learns(self) -> bool:
+        """Whether anything of both is trained; else they have no backward, and their outputs no gradient."""
+        return any(segment.learns for segment in self.tape.segments)
+
 
 def tower_load(
     tower: Tower, projector: Projector, plan: Plan, seen: Sight, shards: Shards, storage: Storage | None = None

@@ -196,7 +196,7 @@ def placeholders(tape: Tape, held: Held, shards: Shards) -> int:
     """
     own = {id(w) for w, _ in held}
     shapes: dict[tuple[int, Storage, str], tuple[int, int]] = {}
-    for n, op in ((n, op) for n, s in enumerate(tape.segments) if s.part == "backbone" for op in s.ops):
+    for n, op in ((n, op) for n, s in enumerate(tape.segments) if s.part in ("backbone", "mtp") for op in s.ops):
         if op.weight_gradient == "accumulated" and id(op.weights[0]) in own:
             w = op.weights[0]
             out, into = local_features(w.out, shards), local_features(w.into, shards)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from archcalc.training.ledger import imbalances, ledger, recompute_cost
+from archcalc.training.ledger import imbalances, ledger, recompute_cost, recompute_share
 from archcalc.training.memory import one_layer_extra
 from archcalc.training.routing import expected_imbalance, expected_maximum, worst_imbalance
 from tests.training.plans import k2_plan, ranks, run_of
@@ -131,3 +131,14 @@ def test_one_layer_at_the_worst_case_is_what_crashes_a_run() -> None:
     assert round(16 * kept_per_unit / 1e9) == 14
     assert one_layer_extra(run, 16) > 15 * kept_per_unit
     assert one_layer_extra(run, 1) == 0
+
+
+def test_whole_layers_are_recomputed_and_the_head_is_not() -> None:
+    """Llama 3.1 8B on one stage, a token: 32 layers of 218,103,808 weights and 32 heads' scores and values, 128 wide
+    each, over half of 4096 tokens; the head's 128,256 x 4096 runs once."""
+    stage = ("parallel.ep=1", "parallel.pp=1", "parallel.vpp=1", "schedule.kind=1f1b", "schedule.extra_warmup=0")
+    run = run_of("llama-3.1-8b", k2_plan(*stage, "activations.fp8=[]", "activations.recompute=[full]"))
+    weights = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14_336
+    layers, head = 32 * (2 * weights + 32 * 2 * 128 * 4096), 2 * 128_256 * 4096
+    assert weights == 218_103_808
+    assert recompute_share(run, "full") == pytest.approx(layers / (layers + head), rel=1e-4)

@@ -159,6 +159,18 @@ def test_multi_token_prediction_takes_embedding_and_head_along() -> None:
     assert held[15].static.params == 2 * (3 * layer + 2 * embed + 7168 + module)
 
 
+def test_what_joins_a_prediction_modules_inputs_is_divided_over_tp_and_has_a_placeholder() -> None:
+    """Megatron-LM takes a column-parallel linear for eh_proj, 7168 x 14,336: a shape of its own among the cached ones.
+    Ranks 14 and 15 hold the same kinds of layers; rank 15 the head's 129,280 rows too, and its gathered input."""
+    (one, alone), (two, halves) = (
+        [(r.cached, r) for r in ranks("deepseek-v3", "schedule.extra_warmup=0", *more)[14:]]
+        for more in ((), ("parallel.tp=2", "parallel.sp=true", "parallel.etp=1", "parallel.world=512"))
+    )
+    assert alone[0] - one[0] == 2 * (129_280 * 7168 + 7168 * 14_336)
+    gathered = 2 * 4096 * 7168
+    assert halves[0] - two[0] == 129_280 * 7168 + 7168 * 14_336 + gathered
+
+
 def test_tied_embeddings_stand_at_both_ends_of_a_pipeline() -> None:
     tied = spec("llama-3.1-70b")
     tied = tied.model_copy(update={"backbone": tied.backbone.model_copy(update={"tie_word_embeddings": True})})

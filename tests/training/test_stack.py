@@ -90,6 +90,8 @@ def test_a_rank_has_the_workspaces_of_what_it_runs() -> None:
     """Llama's middle stages multiply with TransformerEngine alone; the head's product is torch's."""
     dense = ranks("llama-3.1-70b", *BARE, f"stack={OLD}", "parallel.ep=1")
     assert [r.workspaces for r in (dense[0], dense[1], dense[-1])] == [32 * MIB, 32 * MIB, 96 * MIB]
+    unfused = ranks("llama-3.1-70b", *BARE, f"stack={OLD}", "parallel.ep=1", "activations.core=unfused")
+    assert {r.workspaces for r in unfused} == {96 * MIB}  # scores are torch's products
     assert {r.workspaces for r in ranks("kimi-k2", f"stack={OLD}")} == {224 * MIB}  # routers, 1 + 4
     eager = ranks("kimi-k2", *BARE, f"stack={FSDP2}", "activations.kernels=eager", "activations.router_probs=out")
     assert {r.workspaces for r in eager} == {64 * MIB}

@@ -15,6 +15,13 @@ PLANS = {
     "k2": ("kimi-k2", ()),
     "no offload": ("kimi-k2", ("activations.offload=none",)),
     "offload by name": ("kimi-k2", ("activations.offload=[core_attn, router, expert_fc1]",)),
+    "offload by name, a head behind layers": (
+        "llama-3.1-8b",
+        (
+            *("parallel.ep=1", "parallel.pp=4", "activations.fp8=[]", "activations.recompute=[]"),
+            "activations.offload=[core_attn, attn_norm]",
+        ),
+    ),
     "no savers": ("kimi-k2", ("activations.offload=none", "activations.recompute=[]", "activations.fp8=[]")),
     "full": ("kimi-k2", ("activations.recompute=[full]", "schedule.extra_warmup=0")),
     "eager": ("kimi-k2", ("activations.kernels=eager", "activations.cross_entropy=eager", "activations.offload=none")),
