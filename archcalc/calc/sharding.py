@@ -77,8 +77,10 @@ class Shards:
 
 def padded(d: Dim, shards: Shards) -> int:
     """A dim with what is added so that it divides: a vocabulary's rows, else nothing [elements]."""
+    if d.axis != "vocab" or not shards.vocab_multiple:
+        return d.size
     parts = shards.way(d.axis)[1]
-    if d.axis != "vocab" or not shards.vocab_multiple or (d.size % parts == 0 and not shards.vocab_always):
+    if d.size % parts == 0 and not shards.vocab_always:
         return d.size
     multiple = lcm(shards.vocab_multiple, parts)
     return -(-d.size // multiple) * multiple

@@ -45,6 +45,7 @@ def test_rows_and_quantities_are_those_of_the_interface() -> None:
     named = {"peak_first_bytes", "checkpoint_bytes", "worst_rank", "fits"}
     named |= {"params_grads_bytes_unique", "params_grads_bytes_resident"}
     assert set(found["quantities"]) == totals | {f"train.{name}" for name in named}
+    assert all({"checkpoint_bytes", "optimizer_host_bytes"} <= set(row) for row in found["rows"])
     assert set(found["tables"]) == {"terms", "ledger", "imbalance", "offload"}
 
 

@@ -58,6 +58,12 @@ def test_what_two_ranks_hold_the_first_one_writes_and_both_its_states() -> None:
     assert first + last == total + 12 * 256
 
 
+def test_weights_in_fp8_are_written_in_16_bits() -> None:
+    """Megatron-LM dequantizes them (core/dist_checkpointing/utils.py, force_all_tensors_to_non_fp8)."""
+    native = ("precision.fp8=delayed", "precision.fp8_params=true", "hardware=h100")
+    assert by_rank(model(), ADAMW, *native) == (14 * 1304, [14 * 1304])
+
+
 def test_states_on_the_host_are_written_all_the_same_and_frozen_weights_have_none() -> None:
     assert by_rank(model(), ADAMW, "memory.optimizer_offload=0.5") == (14 * 1304, [14 * 1304])
     frozen = by_rank(model(), ADAMW, "train.embedding=frozen", "train.head=frozen")
