@@ -67,7 +67,7 @@ def segment_of(run: Run, n: int) -> SegmentMemory:
 
 def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> RankMemory:
     """One rank at the largest of its moments, the first of equals: the phases of a decoupled tower around the
-    pipeline's worst moment, then the optimizer's step."""
+    pipeline's worst moment, then the optimizer's step, beside the messages that stay between steps."""
     own = run.ranks[rank]
     held = own.static
     sizes = tuple(
@@ -75,7 +75,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         for c in range(len(own.chunks))
     )
     running, offloaded = _pipeline(run, rank, sizes)
-    moments = [running, Moment(0, 0, held.step, "optimizer step", "optimizer step")]
+    moments = [running, Moment(0, 0, held.step + own.left, "optimizer step", "optimizer step")]
     if run.tower is not None:
         outputs = 0 if own.entry is None else run.entering * run.tower.outputs
         moments.insert(0, forward_moment(run.tower, run.shards, held.gathered, outputs))
@@ -99,7 +99,7 @@ def _rank_memory(run: Run, rank: int, segments: Mapping[int, SegmentMemory]) -> 
         total=total,
         running=resting + running.total,
         peak=run.fragmented(total),
-        peak_first=run.fragmented(resting + max(*(m.total - held.late for m in moments[:-1]), held.step)),
+        peak_first=run.fragmented(resting + max(*(m.total - held.late for m in moments[:-1]), moments[-1].total)),
         resting=run.fragmented(resting + own.left + held.copied),
         moment=peak.text,
         state=peak.state,

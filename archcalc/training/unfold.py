@@ -97,7 +97,8 @@ def _pieces(run: Run, r: RankMemory, chunk: int) -> list[Piece]:
 
 def transient_parts(run: Run, r: RankMemory) -> Parts:
     """What a rank's transient bytes are at its worst moment; the parts add up to them."""
-    found: Parts = {"optimizer step": r.static.step} if r.moment == "optimizer step" else {}
+    stepping = {"optimizer step": r.static.step, "messages": run.ranks[r.rank].left}
+    found: Parts = stepping if r.moment == "optimizer step" else {}
     if r.state is not None and r.state.beside is not None:
         found = _side_by_side(run, r, r.state, r.state.beside) | {"messages": max(run.ranks[r.rank].messages)}
     elif r.state is not None:

@@ -143,7 +143,8 @@ def test_the_optimizer_step_holds_no_activations() -> None:
     run = run_of("kimi-k2", k2_plan("batch.seq=64"))
     rank = training_memory(run)[5]
     assert (rank.moment, held_tensors(run, rank)) == ("optimizer step", [])
-    assert transient_parts(run, rank) == {"optimizer step": rank.static.step}
+    messages = 2 * 2 * 64 * 7168 * 2  # of two chunks the last input and its gradient: 64 tokens of 7168, in bf16
+    assert transient_parts(run, rank) == {"optimizer step": rank.static.step, "messages": messages}
 
 
 def test_tensors_come_largest_first() -> None:
