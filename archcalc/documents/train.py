@@ -26,10 +26,11 @@ from archcalc.files.model import Spec
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
 from archcalc.training.checkpoint import checkpoint_bytes, checkpoints
-from archcalc.training.images import Misfit, sight
+from archcalc.training.images import sight
 from archcalc.training.ledger import imbalances, ledger
 from archcalc.training.load import load_plan, placed
 from archcalc.training.memory import RankMemory, training_memory, worst
+from archcalc.training.misfit import Misfit
 from archcalc.training.offload import offload_need
 from archcalc.training.packed import whole_bytes
 from archcalc.training.plan import Plan

@@ -41,8 +41,8 @@ WHAT = {
     "freed before": "what later layers of the chunk kept: gone by now, and counted in the activations",
     "not made yet": "what later layers of the chunk will keep: counted in the activations",
     "fetched": "offloaded tensors on their way back for the next backward",
-    "loader's mask": "of attention, while a chunk with an end of the model runs forward",
     "head's gradient": "waits for that of the embedding, whose weight it shares",
+    "loader's mask": "of attention, which the data loader makes",
     "messages": "between stages",
     "optimizer step": "what the optimizer's step takes",
     REST: "",
@@ -101,8 +101,10 @@ def explained(
 
 def _rest(run: Run, shown: RankMemory) -> str:
     """What stands among a rank's activations and is no tensor of its chunks."""
+    if shown.state is not None and shown.state.beside is not None:
+        return "what is there of the two micro-batches that run side by side"
     if run.tower is None:
-        return "the loader's mask, which recomputed layers start from" if run.mask else REST
+        return "the loader's mask, which recomputed layers start from" if run.mask and run.savers.whole else REST
     return "vision outputs and their gradients" if shown.state is not None else "kept in the vision tower's phase"
 
 

@@ -105,6 +105,14 @@ def _routed(run: Run, top: RankMemory) -> list[str]:
     ]
 
 
+def _one_device(plan: Plan, run: Run) -> list[str]:
+    """That an imbalance does not count where there is nothing to balance."""
+    said = plan.activations.moe_imbalance
+    if said == 1 or run.shards.ep > 1 or not any(w.stack for w in run.tape.weights()):
+        return []
+    return ["activations.moe_imbalance does not count: with ep 1 each device has all experts and gets all its rows."]
+
+
 def assumed(plan: Plan) -> list[str]:
     """Fields that the plan itself says no source gives, with their values."""
     lines = []
@@ -146,6 +154,7 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
         *run_padding(run),
         *_uncounted(run),
         *_routed(run, top),
+        *_one_device(plan, run),
         *mtp_notes(run.tape),
         *precision_notes(plan),
     ]

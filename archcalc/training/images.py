@@ -9,17 +9,12 @@ from dataclasses import dataclass
 
 from archcalc.arch.vision.tower import Group, Tower
 from archcalc.errors import InputError
+from archcalc.training.misfit import misfit
 from archcalc.training.plan import Plan
 from archcalc.workload import Workload
 
 MOST_SIDE = 4096
 """Tokens along the longest side of a square picture that is looked for."""
-
-
-class Misfit(InputError):
-    """Pictures that the model or the sequence has no place for. `keys` is the plan's field."""
-
-    keys: tuple[str, ...] = ("batch",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +38,8 @@ def sight(tower: Tower | None, plan: Plan) -> Sight:
     """The pictures of a plan as a model sees them.
 
     Raises:
-        Misfit: a model without a tower, more tokens than the sequence has, fewer than the smallest picture makes.
-        InputError: a picture that the processor refuses.
+        Misfit: a model without a tower, more tokens than the sequence has, fewer than the smallest picture makes, a
+            picture that the processor refuses.
     """
     batch = plan.batch
     if not batch.pictures:
@@ -52,7 +47,7 @@ def sight(tower: Tower | None, plan: Plan) -> Sight:
     if tower is None:
         key = batch.pictures[0][0]
         hint = f"leave out batch.{key}, or choose a model that has one, such as k25"
-        raise _misfit(f"the plan has {key}, and the model has no vision tower", key, hint)
+        raise misfit(f"the plan has {key}, and the model has no vision tower", "batch", key, hint=hint)
     found: dict[str, list[tuple[int, ...]]] = {"images": [], "videos": []}
     assumed = []
     for key, each in batch.pictures:
@@ -68,13 +63,17 @@ def sight(tower: Tower | None, plan: Plan) -> Sight:
         images=tuple((h, w) for h, w in found["images"]),
         videos=tuple((f, h, w) for f, h, w in found["videos"]),
     )
-    groups = tower.groups(seen)
+    try:
+        groups = tower.groups(seen)
+    except InputError as error:
+        keys = dict(batch.pictures)
+        raise misfit(error.message, *(("batch", *keys) if len(keys) == 1 else ("batch",)), hint=error.hint) from None
     tokens = tower.tokens(groups)
     if tokens > batch.seq:
         key = batch.pictures[-1][0]
         hint = "fewer or smaller pictures, or a longer batch.seq: it counts text and vision tokens"
         message = f"the pictures of a sequence make {tokens:,} tokens, and batch.seq is {batch.seq:,}"
-        raise _misfit(message, key, hint, tokens)
+        raise misfit(message, "batch", key, value=tokens, hint=hint)
     counted = Counter(groups)
     return Sight(
         workload=_workload(plan, batch.seq - tokens, seen),
@@ -88,12 +87,6 @@ def _workload(plan: Plan, text: int, seen: Workload | None = None) -> Workload:
     pictures = () if seen is None else (seen.images, seen.videos)
     images, videos = pictures or ((), ())
     return Workload(phase="train", batch=plan.batch.micro_batch, seq=text, images=images, videos=videos)
-
-
-def _misfit(message: str, key: str, hint: str, value: object = None) -> Misfit:
-    error = Misfit(message, value=value, hint=hint)
-    error.keys = ("batch", key)
-    return error
 
 
 def _squares(tower: Tower, key: str, tokens: int) -> list[tuple[int, ...]]:
@@ -116,7 +109,8 @@ def _squares(tower: Tower, key: str, tokens: int) -> list[tuple[int, ...]]:
     if not found:
         least = made(sides[0])
         message = f"{tokens:,} tokens a sequence: the processor makes {least:,} of the smallest picture"
-        raise _misfit(message, key, f"batch.{key}.tokens_per_sequence is {least} or more", tokens)
+        hint = f"batch.{key}.tokens_per_sequence is {least} or more"
+        raise misfit(message, "batch", key, value=tokens, hint=hint)
     return found
 
 

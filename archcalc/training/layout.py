@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from math import lcm
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import NonNegativeInt, field_validator, model_validator
+from pydantic import Discriminator, NonNegativeInt, Tag, field_validator, model_validator
 
 from archcalc.errors import FieldError
 from archcalc.files.model import Text
 from archcalc.section import Section, Size
 from archcalc.training.pictures import Images, Pictures, Videos
 from archcalc.training.schedule import get_schedule
+
+
+def listed(value: Any) -> str:
+    """Whether somebody means a word or a list, so that one error is about it."""
+    return "list" if isinstance(value, list) else "word"
+
+
+Layout = Annotated[
+    Annotated[Literal["auto"], Tag("word")] | Annotated[list[NonNegativeInt], Tag("list")], Discriminator(listed)
+]
 
 
 class Parallel(Section):
@@ -21,7 +31,7 @@ class Parallel(Section):
     world: Size
     pp: Size
     vpp: Size
-    layout: Literal["auto"] | list[NonNegativeInt]
+    layout: Layout
     ep: Size
     etp: Size
     tp: Size

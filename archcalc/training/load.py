@@ -9,7 +9,7 @@ from yaml import safe_dump
 from archcalc.errors import InputError, SpecError, did_you_mean
 from archcalc.files.loader import find, validate
 from archcalc.files.yaml_loader import load, read
-from archcalc.training.images import Misfit
+from archcalc.training.misfit import Misfit
 from archcalc.training.plan import Fsdp, Plan
 
 
@@ -43,8 +43,9 @@ def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
 
 def placed(error: Misfit, argument: str, overrides: tuple[str, ...]) -> InputError:
     """An error that only the model shows, at the field of the plan that it is about."""
-    name = ".".join(error.keys)
-    given = [text for text in overrides if f"{text.partition('=')[0].strip()}.".startswith(f"{name}.")]
+    name = f"{'.'.join(error.keys)}."
+    set_here = [(f"{text.partition('=')[0].strip()}.", text) for text in overrides]
+    given = [text for key, text in set_here if key.startswith(name) or name.startswith(key)]
     if given:
         return error.at(source=f"--set {given[-1]}")
     path = find(argument, "plans")

@@ -15,6 +15,7 @@ from archcalc.files.storage import Storage, release
 from archcalc.section import Section
 from archcalc.tape import Tape, Weight
 from archcalc.training.adapters import Pairs, adapted, adapts
+from archcalc.training.misfit import misfit
 from archcalc.training.packed import packing
 
 WAYS = "full, frozen, lora(RANK) or qlora(RANK)"
@@ -157,17 +158,22 @@ def _checked(tape: Tape, train: Train) -> dict[str, Way]:
     for part in ("vision", "projector", "mtp"):
         if ways[part].kind != "full" and part not in have:
             what = "multi-token prediction" if part == "mtp" else f"{part} part"
-            raise InputError(f"train.{part}: the model has no {what}", value=getattr(train, part))
+            hint = f"leave out train.{part}"
+            raise misfit(f"train.{part}: the model has no {what}", "train", part, value=getattr(train, part), hint=hint)
     if "head" not in have:
         if train.head is not None and train.embedding not in (None, train.head):
-            raise InputError(
+            raise misfit(
                 f"train.head {train.head} and train.embedding {train.embedding}: the head is the embedding's matrix",
+                "train",
+                "head",
                 value=train.head,
                 hint="name one of them, or both alike",
             )
         if ways["head"].adapted:
-            raise InputError(
+            raise misfit(
                 f"train.head {train.head}: the head is the embedding's matrix, which has no adapters",
+                "train",
+                "head",
                 value=train.head,
                 hint="set train.head to full or frozen",
             )

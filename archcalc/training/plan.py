@@ -12,7 +12,7 @@ from archcalc.errors import FieldError, InputError
 from archcalc.files.model import Text
 from archcalc.section import Section, Size
 from archcalc.tape.values import ITEM_BYTES
-from archcalc.training.layout import Batch, Parallel, ScheduleSection
+from archcalc.training.layout import Batch, Parallel, ScheduleSection, listed
 from archcalc.training.optimizer import optimizer
 from archcalc.training.parts import Train, way
 from archcalc.training.pictures import Count
@@ -22,6 +22,9 @@ from archcalc.units import parse_memory
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """Plan dtypes in torch's spelling."""
+
+
+Offload = Annotated[Annotated[Text, Tag("word")] | Annotated[list[Text], Tag("list")], Discriminator(listed)]
 
 
 class Precision(Section):
@@ -143,7 +146,7 @@ class Activations(Section):
     deterministic: bool = False
     recompute: list[Text]
     fp8: list[Text]
-    offload: Text | list[Text]
+    offload: Offload
     offload_in_flight: NonNegativeInt = 1
     moe_imbalance: Uneven
     cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
@@ -395,7 +398,6 @@ class Plan(Section):
                     hint=f"train.{part}: lora(R), or leave fsdp out",
                 )
         for key, said in (
-            (("precision", "fp8"), self.precision.fp8 != "none"),
             (("precision", "muon_layout"), self.precision.muon_layout == "whole"),
             (("memory", "optimizer_offload"), self.memory.optimizer_share > 0),
         ):

@@ -11,13 +11,14 @@ from archcalc.calc.activations import Savers
 from archcalc.calc.sharding import Shards
 from archcalc.files.storage import Storage
 from archcalc.tape import Tape
+from archcalc.training.misfit import misfit
 from archcalc.training.optimizer import Optimizer, optimizer
 from archcalc.training.parts import trained_tape
 from archcalc.training.phases import TowerLoad
 from archcalc.training.placement import Chunk, chunks, divided
 from archcalc.training.plan import Plan, Spread
 from archcalc.training.rank import Rank, Resting, owners_of, ranks_of, sharding
-from archcalc.training.routing import Routing, real_routing
+from archcalc.training.routing import Routing, most_routed, real_routing
 from archcalc.training.savers import Lever, without
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
 from archcalc.training.stack import Stack, settled
@@ -162,15 +163,26 @@ def weight_grads_of(plan: Plan) -> WeightGrads:
 
 
 def routing_of(plan: Plan, tape: Tape, placed: Sequence[tuple[Chunk, ...]], tokens: int) -> Routing:
-    """The busiest device over the mean that a plan counts with."""
+    """The busiest device over the mean that a plan counts with: 1 where one device has all experts.
+
+    Raises:
+        Misfit: more than the routed rows that there are.
+    """
     said = plan.activations.moe_imbalance
     if said == "real":
         mixed = {n for n, s in enumerate(tape.segments) if any(op.exchange == "send" for op in s.ops)}
         layers = [sum(count for chunk in held for n, count in chunk if n in mixed) for held in placed]
         return real_routing(tape, plan.parallel.ep, tokens, min((n for n in layers if n), default=1))
-    if isinstance(said, Spread):
-        return Routing(Fraction(str(said.typical)), Fraction(str(said.worst)))
-    return Routing(Fraction(str(said)), Fraction(str(said)))
+    typical, worst = (said.typical, said.worst) if isinstance(said, Spread) else (said, said)
+    most = most_routed(tape, plan.parallel.ep)
+    if plan.parallel.ep == 1 or most is None:
+        return Routing(Fraction(1), Fraction(1))
+    if worst > most:
+        of = f"{plan.parallel.ep} devices gets at most {most:g} times the mean of the routed rows"
+        hint = "every token then picks the experts of one device"
+        message = f"moe_imbalance {worst:g}: the busiest of {of}"
+        raise misfit(message, "activations", "moe_imbalance", value=worst, hint=hint)
+    return Routing(Fraction(str(typical)), Fraction(str(worst)))
 
 
 def mask_of(plan: Plan) -> int:

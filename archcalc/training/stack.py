@@ -6,12 +6,13 @@ from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from archcalc.errors import FieldError
+from archcalc.errors import FieldError, InputError
 from archcalc.files.loader import find, parse
 from archcalc.files.model import Text
 from archcalc.files.yaml_loader import read
-from archcalc.hardware import Hardware
+from archcalc.hardware import Architecture, Hardware
 from archcalc.section import Memory, Section, Size
+from archcalc.training.misfit import misfit
 from archcalc.training.plan import Plan
 
 FOLDER = "stacks"
@@ -42,13 +43,13 @@ class Workspace(Section):
     name: Text
     source: Text
     copies: Size = 1
-    bytes: dict[Text, Memory] = Field(default_factory=dict)
+    bytes: dict[Architecture, Memory] = Field(default_factory=dict)
     otherwise: Memory
     runs: Literal["torch", "fused", "experts"]
 
-    def size(self, architecture: str | None) -> int:
+    def size(self, architecture: Architecture | None) -> int:
         """All copies on a device [bytes]."""
-        return self.copies * self.bytes.get(architecture or "", self.otherwise)
+        return self.copies * (self.otherwise if architecture is None else self.bytes.get(architecture, self.otherwise))
 
 
 class Stack(Section):
@@ -110,11 +111,21 @@ def load_stack(name_or_path: str) -> Stack:
     return parse(read(path), str(path), Stack)
 
 
+def _stack_of(name_or_path: str) -> Stack:
+    """A plan's stack. What is wrong inside a file is said of that file."""
+    try:
+        return load_stack(name_or_path)
+    except InputError as error:
+        if error.problems[0].source is not None:
+            raise
+        raise misfit(error.message, "stack", value=name_or_path, hint=error.hint) from None
+
+
 def settled(plan: Plan) -> Settled:
     """The plan with what its stack says wherever it says nothing itself. Raises InputError for a stack there is not."""
     if plan.stack is None:
         return Settled(plan, None)
-    stack = load_stack(plan.stack)
+    stack = _stack_of(plan.stack)
     filled: dict[str, dict[str, Any]] = {}
     for fact, section in PLANNED.items():
         if fact not in getattr(plan, section).model_fields_set:

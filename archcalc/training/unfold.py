@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from archcalc.calc.activations import Saved, Savers, recomputed, saved_rows
 from archcalc.calc.selective import leftover
 from archcalc.training.chunk import ENDS_OF_MTP, At, SegmentMemory, layers_of, leaving, linear_inputs
 from archcalc.training.memory import RankMemory, pieces_of, segment_of
+from archcalc.training.overlap import overlap
 from archcalc.training.run import Run
+from archcalc.training.schedule import Op, State
 from archcalc.training.transient import (
     loss_transient,
     ring_buffers,
@@ -37,12 +40,16 @@ class Held(NamedTuple):
 
 
 def held_tensors(run: Run, r: RankMemory) -> list[Held]:
-    """Every tensor that a rank keeps at its worst moment; those on the device add up to its activations."""
+    """Every tensor that a rank keeps at its worst moment; those on the device add up to its activations, but for a
+    loader's mask that recomputed layers start from, and what is there of two micro-batches that run side by side."""
     if r.state is None:
         return []
     found: dict[object, Held] = {}
     state, near = r.state, _in_hand(run, r)
-    for c, (chunk, live, waiting) in enumerate(zip(run.ranks[r.rank].chunks, state.live, state.waiting, strict=True)):
+    whole = list(state.live)
+    for each in (state.op, state.beside) if state.beside is not None else ():
+        whole[each.chunk] -= 1
+    for c, (chunk, live, waiting) in enumerate(zip(run.ranks[r.rank].chunks, whole, state.waiting, strict=True)):
         for n, count in chunk:
             segment = run.tape.segments[n]
             rows = saved_rows(segment, run.shards, run.savers)
@@ -62,7 +69,7 @@ def _in_hand(run: Run, r: RankMemory) -> dict[tuple[int, int], int]:
     """Layers by chunk and segment whose offloadable tensors are on the device: the last of the chunk that runs, and
     those fetched of the one that goes backward next."""
     found: dict[tuple[int, int], int] = {}
-    if r.state is None:
+    if r.state is None or r.state.beside is not None:
         return found
     kind, running, _ = r.state.op
     if kind != "W":
@@ -91,12 +98,32 @@ def _pieces(run: Run, r: RankMemory, chunk: int) -> list[Piece]:
 def transient_parts(run: Run, r: RankMemory) -> Parts:
     """What a rank's transient bytes are at its worst moment; the parts add up to them."""
     found: Parts = {"optimizer step": r.static.step} if r.moment == "optimizer step" else {}
-    if r.state is not None:
+    if r.state is not None and r.state.beside is not None:
+        found = _side_by_side(run, r, r.state, r.state.beside) | {"messages": max(run.ranks[r.rank].messages)}
+    elif r.state is not None:
         forward = r.state.op.kind == "F"
         found = {} if r.state.op.kind == "W" else _chunk_parts(run, r, r.state.op.chunk, forward=forward)
         found["messages"] = run.ranks[r.rank].messages[not forward]
     found[REST] = r.transient - sum(found.values())
     return {name: n for name, n in found.items() if n}
+
+
+def _side_by_side(run: Run, r: RankMemory, state: State, beside: Op) -> Parts:
+    """Parts of the two layers that run where a forward and a backward are side by side."""
+    sizes = r.chunk_memory
+    following = () if state.following is None else sizes[state.following].fetched
+    both = overlap(sizes[beside.chunk], sizes[state.op.chunk], following)
+    found: Counter[str] = Counter()
+    for path, chunk, forward in ((both.forward_at, beside.chunk, True), (both.backward_at, state.op.chunk, False)):
+        for n, _, size in _pieces(run, r, chunk):
+            if size.path == path:
+                own = segment_of(run, n)
+                found.update(_forward(run, n) if forward else _backward(run, n))
+                more = size.forward - own.forward if forward else size.backward - own.backward
+                found.update({"loader's mask" if forward else "head's gradient": more})
+                found["gathered weights"] += r.static.gathered
+                break
+    return dict(found)
 
 
 def _chunk_parts(run: Run, r: RankMemory, chunk: int, *, forward: bool) -> Parts:

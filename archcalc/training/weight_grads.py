@@ -129,7 +129,7 @@ def waiting(tape: Tape, chunk: Sequence[tuple[int, int]], shards: Shards, how: W
     used: dict[int, list[tuple[int, int]]] = {}
     for i, segment in enumerate(segments):
         if not segment.indices or segment.part == "mtp":
-            multiplied = [(op, how.linears != "fused") for op in segment.ops if op.site == "head"]
+            multiplied = [(op, how.linears != "fused") for op in segment.ops if op.site == "head" and op.weights]
             sizes = [(op.weights[0], made * _bytes((op,), shards, how)) for op, made in multiplied]
             for w, size in (*sizes, *_looked_up(tape, segment, shards, how)):
                 used.setdefault(id(w), []).append((i, size))

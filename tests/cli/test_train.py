@@ -42,8 +42,8 @@ def test_rows_and_quantities_are_those_of_the_interface() -> None:
     assert len(found["rows"]) == 16
     assert all(set(row) >= ROW_KEYS for row in found["rows"])
     totals = {f"train.{key}" for key in ROW_KEYS - {"path"}}
-    named = {"peak_first_bytes", "worst_rank", "fits", "params_grads_bytes_unique", "params_grads_bytes_resident"}
-    named |= {"checkpoint_bytes"}
+    named = {"peak_first_bytes", "checkpoint_bytes", "worst_rank", "fits"}
+    named |= {"params_grads_bytes_unique", "params_grads_bytes_resident"}
     assert set(found["quantities"]) == totals | {f"train.{name}" for name in named}
     assert all({"checkpoint_bytes", "optimizer_host_bytes"} <= set(row) for row in found["rows"])
     assert set(found["tables"]) == {"terms", "ledger", "imbalance", "offload"}
@@ -95,6 +95,59 @@ def test_an_impossible_plan_is_one_error_and_exit_2(bad: str) -> None:
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.count("error: ") == 1
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "bad", ["parallel.layout=1", "parallel.layout=[[1]]", "activations.offload=''", "activations.offload=[1]"]
+)
+def test_a_field_of_two_forms_is_one_error(bad: str) -> None:
+    ran = run(*BASE, "--set", bad)
+    assert (ran.code, ran.out, ran.err.count("error: ")) == (2, "", 1)
+
+
+MISFITS = {
+    "stack: megatron-2024": ("stack", "did you mean megatron-2025?"),
+    "train: {mtp: frozen}": ("mtp", "the model has no multi-token prediction"),
+}
+
+
+@pytest.mark.parametrize("text", MISFITS)
+def test_what_only_the_model_or_a_named_file_shows_has_its_place_in_the_plan(text: str, tmp_path: Path) -> None:
+    path, (key, message) = tmp_path / "plan.yaml", MISFITS[text]
+    lines = [*(ROOT / "specs/plans/k2-pretrain.yaml").read_text().splitlines(), text]
+    path.write_text("\n".join(lines))
+    ran = run("train", "kimi-k2", "--plan", str(path))
+    assert (ran.code, ran.out) == (2, "")
+    assert f"plan.yaml:{len(lines)}:{text.index(key) + 1}: error: " in ran.err
+    assert message in ran.err
+    name = text.partition(":")[0]
+    ran = run(*BASE, "--set", f"{name}={text.partition(': ')[2]}")
+    assert ran.code == 2
+    assert ran.err.startswith(f"--set {name}=")
+    assert message in ran.err
+
+
+def test_an_imbalance_with_one_device_is_said_not_to_count() -> None:
+    plan = ("parallel.ep=1", "activations.moe_imbalance=1.4")
+    ran = run(*BASE, *(word for each in plan for word in ("--set", each)))
+    assert "moe_imbalance does not count" in " ".join(ran.out.split())
+
+
+@pytest.mark.parametrize("term", ["activations", "transient"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("schedule.ep_overlap=true",),
+        ("activations.recompute=[full]", "schedule.extra_warmup=0", "activations.attention_mask=loader"),
+    ],
+)
+def test_what_a_term_unfolds_into_is_its_sum_and_none_of_it_negative(overrides: tuple[str, ...], term: str) -> None:
+    options = [word for each in overrides for word in ("--set", each)]
+    whole = document(*BASE, *options)["quantities"]
+    rows = document(*BASE, *options, "--explain", term)["rows"]
+    assert sum(row["bytes"] for row in rows) == whole[f"train.{'activation' if term[0] == 'a' else term}_bytes"]
+    if term == "activations":
+        assert all(row["bytes"] > 0 for row in rows)
 
 
 def test_a_plan_file_with_a_typo_is_shown_with_its_line(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_a_plan_without_fsdp_keeps_its_working_set() -> None:
         (("fsdp.replicate=3",), "8 data-parallel devices do not divide into 3 replicas"),
         (("parallel.ep=2", "fsdp.replicate=8"), "4 expert data-parallel devices do not divide into 8 replicas"),
         (("fsdp.prefetch=0",), "prefetch"),
-        (("precision.fp8=blockwise", "activations.kernels=fused"), "precision.fp8 is counted as Megatron-LM does it"),
+        (("precision.fp8=blockwise", "activations.kernels=fused"), "FP8 with weights divided over devices"),
         (("memory.optimizer_offload=0.5",), "memory.optimizer_offload is counted as Megatron-LM does it"),
     ],
 )

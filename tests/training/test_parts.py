@@ -348,6 +348,14 @@ def test_a_head_of_its_own_may_have_adapters() -> None:
     assert sum(w.elements for w in run.tape.weights() if w.trained) == 4 * 8 + 32 * 4
 
 
+def test_adapters_of_a_head_go_without_accumulation_fusion() -> None:
+    """TINY's head and embedding are two matrices: no gradient of the one waits for the other's."""
+    options = ("train.backbone=frozen", "train.head=lora(4)", "batch.seq=64")
+    made = ("memory.gradient_accumulation_fusion=false", "memory.placeholder_grads=false")
+    fused, apart = (rank(spec_of(tiny()), *options, *more) for more in ((), made))
+    assert fused.static == apart.static
+
+
 def test_the_report_names_what_trains() -> None:
     rows: dict[str, Any] = {}
     for row in part_rows(planned(QWEN, "train.backbone=lora(16)"), plan("train.backbone=lora(16)").train):

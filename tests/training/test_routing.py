@@ -7,7 +7,7 @@ from math import sqrt
 
 import pytest
 
-from archcalc.errors import SpecError
+from archcalc.errors import InputError, SpecError
 from archcalc.training.ledger import UNIFORM, imbalances
 from archcalc.training.memory import training_memory, worst
 from archcalc.training.routing import VIOLATIONS, Routing, Violation, device_violation, expected_maximum, real_routing
@@ -72,6 +72,20 @@ def test_real_takes_the_fewest_layers_with_experts_that_a_rank_has() -> None:
     fewest = min(sum(c for chunk in rank.chunks for n, c in chunk if n in mixed) for rank in run.ranks)
     assert run.routing == real_routing(tape_of("kimi-k2", plan), 16, 4096, fewest)
     assert run.shards.imbalance == run.routing.typical
+
+
+@pytest.mark.parametrize("said", ["16.5", "1e308", "{typical: 1.1, worst: 17}"])
+def test_more_rows_than_there_are_is_refused(said: str) -> None:
+    """K2's tokens pick 8 experts; with 24 on each of 16 devices all 8 may be one device's: 16 times the mean."""
+    with pytest.raises(InputError, match="the busiest of 16 devices gets at most 16 times the mean"):
+        run_of("kimi-k2", k2_plan(f"activations.moe_imbalance={said}"))
+    run_of("kimi-k2", k2_plan("activations.moe_imbalance=16"))
+
+
+def test_a_number_counts_only_where_several_devices_share_the_experts() -> None:
+    alone = ("parallel.ep=1", "parallel.world=16")
+    even, said = (k2_plan(*alone, f"activations.moe_imbalance={n}") for n in ("1.0", "1.4"))
+    assert training_memory(run_of("kimi-k2", said)) == training_memory(run_of("kimi-k2", even))
 
 
 def test_a_worst_below_the_typical_is_refused() -> None:

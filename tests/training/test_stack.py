@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,14 @@ NEW, OLD, FSDP2 = "megatron-core-0.14+te-2.11", "megatron-2025", "torch-fsdp2"
 def data(name: str) -> dict[str, Any]:
     path = bundled_dir() / "stacks" / f"{name}.yaml"
     return load(path.read_bytes(), path.name).data
+
+
+def test_an_architecture_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    text = (bundled_dir() / "stacks" / f"{OLD}.yaml").read_text()
+    path = tmp_path / "stack.yaml"
+    path.write_text(text.replace("hopper: 32MiB", "hoper: 32MiB", 1))
+    with pytest.raises(SpecError, match="unknown key `hoper`"):
+        load_stack(str(path))
 
 
 def test_the_bundled_stacks() -> None:

@@ -82,6 +82,44 @@ def test_the_loaders_mask_is_told_apart(recompute: str) -> None:
         assert rank.activation - kept == 4096 * 4096 * rank.state.live[0] * (ends and whole)
 
 
+LOADED = (
+    "activations.attention_mask=loader",
+    "activations.recompute=[full]",
+    "activations.offload=none",
+    "schedule.extra_warmup=0",
+)
+
+
+def test_a_mask_that_recomputed_layers_start_from_is_all_that_is_no_tensor_of_theirs() -> None:
+    """A mask of 4096 x 4096 bytes: at most one for each chunk alive, and some where the embedding's chunk is."""
+    run = run_of("kimi-k2", k2_plan(*LOADED))
+    first, *others = training_memory(run)
+    for rank in (first, *others):
+        left = rank.activation - sum(each.here * each.row.nbytes for each in held_tensors(run, rank))
+        assert left % 4096**2 == 0
+        assert 0 <= left <= rank.live_chunks * 4096**2
+        parts = transient_parts(run, rank)
+        assert sum(parts.values()) == rank.transient
+        assert REST not in parts, (rank.rank, parts)
+    assert first.activation > sum(each.here * each.row.nbytes for each in held_tensors(run, first))
+
+
+@pytest.mark.parametrize("savers", [(), ("activations.offload=none", "activations.fp8=[]", "activations.recompute=[]")])
+def test_side_by_side_only_whole_micro_batches_are_told_apart(savers: tuple[str, ...]) -> None:
+    """What a rank keeps is never less than the tensors of the micro-batches that do not run; of the two that run, a
+    layer each takes what it takes alone."""
+    run = run_of("kimi-k2", k2_plan("schedule.ep_overlap=true", *savers))
+    beside = [r for r in training_memory(run) if r.state is not None and r.state.beside is not None]
+    assert beside
+    for rank in beside:
+        held = held_tensors(run, rank)
+        assert all(each.here >= 0 and each.outside >= 0 for each in held)
+        assert 0 <= sum(each.here * each.row.nbytes for each in held) <= rank.activation
+        parts = transient_parts(run, rank)
+        assert sum(parts.values()) == rank.transient
+        assert REST not in parts, (rank.rank, parts)
+
+
 def test_copies_are_layers_times_micro_batches() -> None:
     """Rank 1 of K2 has 16 + 16 chunks of two layers alive in the last forward before its first backward: on the device
     are the layer that runs, the one before it on its way out, and the first to go backward, which is fetched."""
