@@ -179,6 +179,19 @@ def test_the_peak_of_torchtitans_recipe() -> None:
     assert rank.moment == "backward of chunk 0, micro-batch 0 at lm_head; alive: 1 of chunk 0"
 
 
+@pytest.mark.parametrize("loss", ["eager", "fused", "te", "chunked"])
+def test_the_worst_moment_is_the_one_with_most_there_whatever_gradients_are_still_to_come(loss: str) -> None:
+    """Of 512 tokens a forward takes more beside what it keeps than a backward, but all gradients are missing from it:
+    the backward's end, where they are there, is worse."""
+    short = ("batch.seq=512", "batch.micro_batch=1", "batch.global_tokens=4096", f"activations.cross_entropy={loss}")
+    (rank,) = llama(*short)
+    (chunk,) = rank.chunk_memory
+    forward, backward = chunk.forward - chunk.forward_unmade, chunk.backward - chunk.backward_unmade
+    assert chunk.forward > chunk.backward
+    assert rank.peak == 12 * ALL // 8 + 4 * ALL // 8 + chunk.saved + max(forward, backward)
+    assert rank.moment.startswith("backward of chunk 0")
+
+
 def test_gradients_of_earlier_micro_batches_are_there_all_the_time() -> None:
     """At the same moment a second micro-batch finds all of them."""
     (rank,), (twice,) = llama(), llama("batch.global_tokens=262144")
