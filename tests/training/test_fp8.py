@@ -168,6 +168,20 @@ def test_a_running_linear_has_copies_of_its_input_and_of_its_outputs_gradient() 
     assert extra[0] - extra[1] == 20 * T + 4
 
 
+@pytest.mark.parametrize("way", ["frozen", "lora(4)", "qlora(4)"])
+def test_a_frozen_linear_multiplies_in_fp8_too_and_its_adapters_do_not(way: str) -> None:
+    """Its weight stays in FP8 as ever, and its operands are copied; a matrix in four bits is no such weight."""
+    run = planned(model(), ADAMW, "precision.fp8=tensorwise", "hardware=h100", f"train.backbone={way}")
+    plain = planned(model(), ADAMW, "hardware=h100", f"train.backbone={way}")
+    variants, packed = run.savers.variants, way.startswith("q")
+    downs = [op for s in run.tape.segments for op in s.ops if op.site == "dense_fc2" and op.weights]
+    assert [input_copy(op, run.shards, variants) for op in downs[:1]] == [0 if packed else 20 * T + 4]
+    assert [gradient_copies(op, run.shards, variants) for op in downs[:1]] == [0 if packed else 2 * (8 * T + 4)]
+    assert len(downs) == (1 if way == "frozen" else 3)
+    assert not any(input_copy(op, run.shards, variants) for op in downs[1:])
+    assert run.ranks[0].cached - plain.ranks[0].cached == (0 if packed else 2 * 768 + 7 * 4)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
