@@ -133,15 +133,17 @@ def static_sharded(
     buffers = sum(n * local_elements(w, shards) * ITEM_BYTES[w.dtype] for w, n in held if not w.learnable)
     copied = 4 * elements if item < 4 and not states.low_precision_grads else 0
     matrices = [(w, 0, 0) for w, _ in parts]
+    held_states = sum(states.state_bytes(w) * size for w, size in parts)
     return Static(
         params=item * (elements + rest) + gathered_for_good(tape, chunks, shards, how),
         grads=reduce_item * whole if how.pipelined else item * elements,
-        optimizer=sum(states.state_bytes(w) * size for w, size in parts),
+        optimizer=held_states,
         buffers=buffers,
         step=max(states.step * elements, _orthogonalizing(matrices, states)) + copied,
         gathered=0,
         late=sum(states.late_bytes(w) * size for w, size in parts),
         copied=copied,
+        states=held_states,
     )
 
 

@@ -18,6 +18,7 @@ from archcalc.documents.weights import checkpoint_rows
 from archcalc.errors import SpecError
 from archcalc.files.model import Spec
 from archcalc.tape import Dim, Weight
+from archcalc.training.checkpoint import checkpoints
 from archcalc.training.chunk import Working, chunk_memory, segment_memory
 from archcalc.training.fsdp import Sharding, shard_elements, workings
 from archcalc.training.load import load_plan
@@ -54,6 +55,14 @@ def test_sixteen_bytes_a_parameter_stand_divided_over_eight() -> None:
     assert (held.params, held.grads, held.optimizer) == (4 * ALL // 8, 4 * ALL // 8, 8 * ALL // 8)
     assert held.params + held.grads + held.optimizer == 16 * ALL // 8
     assert held.gathered == 0
+
+
+def test_a_checkpoint_is_written_as_it_is_divided() -> None:
+    """fp32 weights and two moments; where the head alone trains it alone has moments."""
+    assert checkpoints(run_of(spec("llama-3.1-8b"), plan())) == [(4 + 8) * ALL // 8]
+    head = run_of(spec("llama-3.1-8b"), plan("train.backbone=frozen", "train.head=full"))
+    assert checkpoints(head) == [4 * ALL // 8 + 8 * VOCABULARY // 8]
+    assert head.ranks[0].static.states == head.ranks[0].static.optimizer
 
 
 def test_each_parameter_is_divided_by_rows_and_its_last_rows_are_padded() -> None:
