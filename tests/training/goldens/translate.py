@@ -15,11 +15,11 @@ MISSING = {
     "t5": "an encoder and a decoder that attends to it",
     "multimodal": "LLaVA and MIMO models: a CLIP tower before a GPT decoder",
     "mamba": "Mamba-2 layers",
-    "fp8": "FP8 compute and weights",
+    "fp4": "FP4 compute and weights",
+    "comm_overlap": "buffers and workspaces of --tp-comm-overlap",
     "cuda_graphs": "memory pools of captured CUDA graphs",
     "deferred_wgrad": "weight gradients of the head that wait (--defer-embedding-wgrad-compute)",
     "repeated": "the golden file repeats another test's, byte for byte: its own option did not reach the run",
-    "muon": "Muon in Megatron-LM's layouts",
     "attention": "attention of another kind",
     "vocabulary": "the vocabulary: a tokenizer's file that the test does not name the size of",
     "refused": "a plan or a spec that archcalc refuses",
@@ -41,11 +41,11 @@ def missing(row: Golden) -> tuple[str, ...]:
         "t5": row.family == "t5",
         "multimodal": row.family == "multimodal",
         "mamba": row.family.startswith("mamba"),
-        "fp8": bool(run.get("fp8")),
+        "fp4": "e2m1" in str(run.get("fp8")),
+        "comm_overlap": bool(run.get("tp_comm_overlap")),
         "cuda_graphs": bool(run.get("cuda_graph")),
         "deferred_wgrad": "defer_embedding_wgrad" in name,
         "repeated": "multi_dist_optimizer_instances" in name and row.container == "lts" and row.date < "2026",
-        "muon": "muon" in str(run["optimizer"]),
         "attention": run["attention"] not in ("mha", "gqa", "mla"),
         "vocabulary": vocabulary(row) == 0,
         "fsdp": bool(run["fsdp"]),
@@ -271,12 +271,23 @@ def plan(row: Golden) -> Plan:
                 "ep_overlap": bool(run["ep_overlap"]),
             },
             "batch": {"seq": run["seq"], "micro_batch": run["mbs"], "global_tokens": run["gbs"] // copies * run["seq"]},
-            "precision": {"params": run["precision"], "grads": "fp16" if half else "fp32", "optimizer": "adamw"},
+            "precision": {
+                "params": run["precision"],
+                "grads": "fp16" if half else "fp32",
+                "optimizer": "muon" if "muon" in str(run["optimizer"]) else "adamw",
+                **_fp8(row),
+            },
             "activations": activations,
             "vision": {"process": "decoupled"},
             "memory": memory,
         }
     )
+
+
+def _fp8(row: Golden) -> dict[str, Any]:
+    """`format:recipe`, and `:param-gather` where weights are in FP8 too."""
+    _, *words = str(row.run.get("fp8") or "").split(":")
+    return {"fp8": words[0], "fp8_params": "param-gather" in words} if words else {}
 
 
 SELECTIVE = {"layernorm": "layernorm", "mla_up_proj": "mla_up_proj", "mlp": "mlp", "moe_act": "swiglu", "moe": "moe"}
