@@ -12,6 +12,7 @@ from archcalc.documents.train_notes import assumed, notes_of, set_notes, title_o
 from archcalc.documents.train_tables import (
     COLUMNS,
     IMBALANCE_COLUMNS,
+    IMBALANCE_NOTE,
     LEDGER_COLUMNS,
     LEDGER_NOTE,
     OFFLOAD_COLUMNS,
@@ -94,8 +95,10 @@ def train_report(
     title = title_of(spec, plan, top, hardware)
     if term is not None:
         return explained(title, run, shown, term, found, inputs)
+    packed = any(w.packed is not None for w in run.tape.weights())
+    at = f"rank {shown.rank} at its worst moment: {shown.moment}"
     tables = [
-        Table("terms", f"rank {shown.rank} at its worst moment: {shown.moment}", TERM_COLUMNS, terms(shown)),
+        Table("terms", at, TERM_COLUMNS, terms(shown, packed=packed)),
         Table(
             "ledger",
             "the ledger: from no savers to the plan, one lever at a time",
@@ -107,7 +110,8 @@ def train_report(
     tables += phases(run, plan, ranks[rank or 0])
     tables += parts_table(run, plan.trained(vision=spec.vision is not None))
     if any(w.stack for w in run.tape.weights()):
-        tables.append(Table("imbalance", "if the router is uneven", IMBALANCE_COLUMNS, imbalances(run)))
+        uneven = "if the router is uneven"
+        tables.append(Table("imbalance", uneven, IMBALANCE_COLUMNS, imbalances(run), note=IMBALANCE_NOTE))
     busiest = max(ranks, key=lambda r: (r.offloaded + r.static.host, -r.rank))
     need = offload_need(run, busiest, hardware)
     if need:
@@ -131,8 +135,8 @@ def train_report(
             *(f"{hardware.name}: {line}" for line in hardware.defaults if line.startswith("memory_") or need),
         ],
         conventions=(
-            "peak = (weights + gradients + optimizer + buffers + activations alive + transient + fixed)"
-            " / allocator efficiency.",
+            "peak = (weights + gradients + optimizer + buffers + activations alive + transient + fixed"
+            f"{' - gradients not made yet' if any(r.unmade for r in ranks) else ''}) / allocator efficiency.",
             "unique counts each weight once; resident sums over the GPUs of one model replica, replicas of non-expert"
             " weights in.",
             "iteration 1: the highest peak of the first iteration, before whose step the optimizer has no moments;"
@@ -143,7 +147,7 @@ def train_report(
             "fixed: the plan's memory.fixed, what fused kernels cache for the whole run, and its stack's workspaces.",
             *vision_conventions(plan),
         ),
-        notes=[*set_notes(overrides), *notes_of(spec, plan, run, ranks, hardware.memory_visible_bytes)],
+        notes=[*set_notes(overrides), *notes_of(spec, plan, run, ranks)],
     )
 
 

@@ -13,7 +13,7 @@ from archcalc.tape import Segment, Storage, product
 from archcalc.training.memory import RankMemory
 from archcalc.training.run import Run
 from archcalc.training.unfold import REST, Held, held_tensors, transient_parts
-from archcalc.units import format_int
+from archcalc.units import format_bytes, format_int
 
 TERMS = ("activations", "transient")
 """Terms that unfold."""
@@ -76,7 +76,7 @@ def explained(
         rows = [_held_row(run, each, each.here) for each in held if each.here]
         outside = [_held_row(run, each, each.outside) for each in held if each.outside]
         if outside:
-            apart = f"in host memory meanwhile: {format_int(sum(row['bytes'] for row in outside))} B"
+            apart = f"in host memory meanwhile: {format_bytes(sum(row['bytes'] for row in outside))}"
             tables.append(Table("offloaded", apart, HELD_COLUMNS, _sorted(outside)))
         rest = shown.activation - sum(row["bytes"] for row in rows)
         rows = _sorted(rows) + ([{"path": _rest(run, shown), "bytes": rest}] if rest else [])

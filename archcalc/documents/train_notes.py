@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -13,6 +13,7 @@ from archcalc.documents.parts import parts_notes
 from archcalc.documents.train_vision import vision_notes
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware
+from archcalc.section import Section
 from archcalc.tape import Tape
 from archcalc.tape.indices import ranges
 from archcalc.training.checkpoint import checkpoints
@@ -25,10 +26,11 @@ from archcalc.units import format_bytes, format_count
 def title_of(spec: Spec, plan: Plan, top: RankMemory, hardware: Hardware) -> str:
     """The verdict and the layout in a line."""
     room = hardware.memory_visible_bytes
-    verdict = "fits" if top.peak <= room else "does not fit"
+    spare = room - top.peak
+    verdict, left = ("fits", "to spare") if spare >= 0 else ("does not fit", "too much")
     return (
         f"{spec.title} {verdict} on {plan.parallel.world} x {hardware.title} under {plan.name}: rank {top.rank} takes"
-        f" {format_bytes(top.peak)} of {format_bytes(room)}; {layout(plan)}"
+        f" {format_bytes(top.peak)} of {format_bytes(room)}, {format_bytes(abs(spare))} {left}; {layout(plan)}"
     )
 
 
@@ -37,7 +39,8 @@ def layout(plan: Plan) -> str:
     p = plan.parallel
     tensor = f"tp {p.tp}{' with sp' if p.sp else ''}"
     mesh = f"pp {p.pp}, vpp {p.vpp}, {tensor}, ep {p.ep}, etp {p.etp}, cp {p.cp}, dp {p.dense_dp}, zero {p.zero}"
-    return f"{mesh}; {plan.schedule.kind}, {plan.micro_batches:,} micro-batches"
+    several = "es" if plan.micro_batches > 1 else ""
+    return f"{mesh}; {plan.schedule.kind}, {plan.micro_batches:,} micro-batch{several}"
 
 
 def set_notes(overrides: Sequence[str]) -> list[str]:
@@ -94,7 +97,7 @@ def _routed(run: Run, top: RankMemory) -> list[str]:
         return []
     typical, worse = run.routing.typical, run.routing.worst
     if worse == 1:
-        return ["Routing is counted as uniform: a lower bound of the routing term; the table `imbalance` has others."]
+        return ['Routing is counted as uniform: a lower bound; the table "if the router is uneven" has others.']
     low, high = (worst(training_memory(run.routed(factor))).peak for factor in (Fraction(1), worse))
     counted = (
         f"{format_bytes(top.peak)} where the busiest device gets {float(typical):g} times the mean of the routed rows"
@@ -120,8 +123,23 @@ def assumed(plan: Plan) -> list[str]:
         value: Any = plan
         for key in path.split("."):
             value = getattr(value, key, None)
-        lines.append(f"{path} = {value}")
+        lines.append(f"{path} = {plain(value)}")
     return lines
+
+
+def plain(value: Any) -> str:
+    """A value as a plan's file has it."""
+    if isinstance(value, Section):
+        value = value.model_dump(exclude_unset=True)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_sides(key, each)}' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(plain, value))}]"
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def _sides(key: str, value: Any) -> str:
+    return "x".join(map(str, value)) if key == "size" else plain(value)
 
 
 ELSEWHERE = dict.fromkeys(("activations.hidden_dropout", "activations.attention_dropout"), "; Megatron-LM's own is 0.1")
@@ -138,16 +156,14 @@ def unlisted(plan: Plan) -> list[str]:
             if key not in block.model_fields_set and path not in plan.assumed and key not in ("group", "selective"):
                 resolved = {"cross_entropy": plan.activations.loss, "extra_warmup": plan.schedule.longer_by}
                 value = resolved.get(key, getattr(block, key))
-                left.append(f"{path} = {value} (default{ELSEWHERE.get(path, '')})")
+                left.append(f"{path} = {plain(value)} (default{ELSEWHERE.get(path, '')})")
     return left
 
 
-def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: int) -> list[str]:
+def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory]) -> list[str]:
     """Notes and warnings."""
     top = worst(ranks)
     equals = ranges([r.rank for r in ranks if r.peak == top.peak])
-    spare = room - top.peak
-    verdict = "fits" if spare >= 0 else "does not fit"
     notes = context_notes(spec, plan.batch.seq)
     notes += [
         *parts_notes(run, plan.trained(vision=spec.vision is not None)),
@@ -158,11 +174,8 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory], room: in
         *mtp_notes(run.tape),
         *precision_notes(plan),
     ]
-    notes.append(
-        f"The worst rank is {top.rank}: {format_bytes(top.peak)} of {format_bytes(room)}; it {verdict}"
-        f" ({format_bytes(abs(spare))} {'to spare' if spare >= 0 else 'too much'})."
-        + (f" Ranks {equals} hold as much." if equals != str(top.rank) else "")
-    )
+    if equals != str(top.rank):
+        notes.append(f"Ranks {equals} take as much as the worst.")
     written = checkpoints(run)
     notes.append(
         "A training checkpoint that all devices write together: the fullest, of rank"

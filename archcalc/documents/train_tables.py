@@ -31,6 +31,7 @@ LEDGER_COLUMNS = (
     Column("recompute_flops_share", "FLOPs again", "share", keep=True),
     Column("cost", "costs"),
 )
+IMBALANCE_NOTE = "each row at its own worst moment, which may be another one than the plan's"
 LEDGER_NOTE = "saves: beside the levers above it; without it: what leaving out this one alone adds to the plan's peak"
 IMBALANCE_COLUMNS = (
     Column("case", "routing"),
@@ -79,10 +80,11 @@ def rank_row(r: RankMemory) -> dict[str, Any]:
     } | ({"unmade_bytes": r.unmade} if r.unmade else {})
 
 
-def terms(r: RankMemory) -> list[dict[str, Any]]:
-    """The terms of a rank's peak; they add up to it."""
+def terms(r: RankMemory, *, packed: bool = False) -> list[dict[str, Any]]:
+    """The terms of a rank's peak; they add up to it. `packed`: some weights are held in few bits (QLoRA)."""
+    held = "in the plan's parameter dtype" + ("; frozen matrices with adapters in four bits" if packed else "")
     rows = [
-        ("weights", r.static.params, "in the plan's parameter dtype"),
+        ("weights", r.static.params, held),
         ("gradients", r.static.grads, "accumulation buffer"),
         ("master weights", r.static.optimizer - r.static.late, "of the optimizer, this rank's shard"),
         ("moments", r.static.late, "of the optimizer, this rank's shard; its first step makes them"),

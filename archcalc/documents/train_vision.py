@@ -42,7 +42,8 @@ def phases(run: Run, plan: Plan, r: RankMemory) -> list[Table]:
         }
         for moment in r.moments
     ]
-    return [Table("phases", f"rank {r.rank}, phase by phase", PHASE_COLUMNS, rows)]
+    note = f"peak: with what rank {r.rank} holds in every phase, its weights, gradients, states and fixed part"
+    return [Table("phases", f"rank {r.rank}, phase by phase", PHASE_COLUMNS, rows, note=note)]
 
 
 def vision_assumed(spec: Spec, plan: Plan) -> list[str]:
@@ -88,13 +89,15 @@ def vision_notes(spec: Spec, plan: Plan, run: Run) -> list[str]:
         return notes
     patches = sum(group.patches * count for group, count in seen.groups)
     notes.append(
-        f"Pictures make {seen.tokens:,} of the {plan.batch.seq:,} tokens of a sequence, of {patches:,} patches."
+        f"Pictures make {seen.tokens:,} of the {plan.batch.seq:,} tokens of a sequence; the tower runs on their"
+        f" {patches:,} patches."
     )
     if run.tower is not None:
         gathered = run.entering * run.tower.outputs
         notes.append(
             "The vision tower and projector stand on every rank and run in phases of their own, around the backbone's;"
-            f" their outputs take {format_bytes(gathered)} of the first stage"
-            + (", and the gradients as much when the pipeline ends." if run.tower.learns else ".")
+            f" a first stage holds {format_bytes(gathered)} of their outputs, those of {run.entering:,}"
+            f" micro-batch{'es' if run.entering > 1 else ''}"
+            + (", and as much of gradients when the pipeline ends." if run.tower.learns else ".")
         )
     return notes

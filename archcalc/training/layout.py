@@ -13,6 +13,8 @@ from archcalc.section import Section, Size
 from archcalc.training.pictures import Images, Pictures, Videos
 from archcalc.training.schedule import get_schedule
 
+_WORLD = "the rest of world is data parallel: give it as many GPUs as the run has, or change how they are divided"
+
 
 def listed(value: Any) -> str:
     """Whether somebody means a word or a list, so that one error is about it."""
@@ -60,11 +62,11 @@ class Parallel(Section):
     def _divides(self) -> Self:
         dense, expert = self.pp * self.tp * self.cp, self.pp * self.ep * self.etp
         if self.world % dense:
-            raise FieldError(f"world {self.world} is no multiple of pp x tp x cp = {dense}", "world", "pp", "tp", "cp")
+            message = f"world {self.world} is no multiple of pp x tp x cp = {dense}"
+            raise FieldError(message, "world", "pp", "tp", "cp", hint=_WORLD)
         if self.world % expert:
-            raise FieldError(
-                f"world {self.world} is no multiple of pp x ep x etp = {expert}", "world", "pp", "ep", "etp"
-            )
+            message = f"world {self.world} is no multiple of pp x ep x etp = {expert}"
+            raise FieldError(message, "world", "pp", "ep", "etp", hint=_WORLD)
         if self.sp and self.tp == 1:
             raise FieldError("sp needs tp above 1: it divides rows over the tensor-parallel devices", "sp", "tp")
         return self

@@ -127,7 +127,8 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     n = totals.index(max(totals))
     text = described(reached[n][0], sizes)
     if outputs:
-        text += f"; vision outputs of {run.entering} micro-batches, gradients of {reached[n][1] or 'none'}"
+        several = "es" if run.entering > 1 else ""
+        text += f"; vision outputs of {run.entering} micro-batch{several}, gradients of {reached[n][1] or 'none'}"
     return moments[n]._replace(text=text, phase="pipeline", state=reached[n][0]), max(m.offloaded for m in moments)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from archcalc.training.chunk import ChunkMemory
@@ -103,12 +105,22 @@ def _going_backward(running: ChunkMemory, fetched: tuple[int, ...], *, split: bo
 _VERBS = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient"}
 
 
+def _alive(live: Sequence[int]) -> Iterator[str]:
+    """How many of each chunk are alive, chunks with as many together: "8 of chunk 0", "4 of each of chunks 1-3"."""
+    first = 0
+    for n, alike in groupby(live):
+        last = first + len(list(alike)) - 1
+        if n:
+            yield f"{n} of chunk {first}" if first == last else f"{n} of each of chunks {first}-{last}"
+        first = last + 1
+
+
 def described(state: State, sizes: tuple[ChunkMemory, ...]) -> str:
     """A moment in words: which operation of which chunk and micro-batch, where in it, and what was alive."""
     kind, chunk, micro_batch = state.op
     size = sizes[chunk]
     place = {"F": size.forward_at, "I": size.input_gradient_at}.get(kind, size.backward_at)
-    live = ", ".join(f"{n} of chunk {c}" for c, n in enumerate(state.live) if n) or "none"
+    live = ", ".join(_alive(state.live)) or "none"
     waiting = sum(state.waiting)
     more = f", {waiting} waiting for their weight gradient" if waiting else ""
     beside = ""

@@ -33,7 +33,11 @@ def divided(tape: Tape, shards: Shards) -> dict[int, int]:
             hint="set parallel.sp=true",
         )
     if not has_experts and shards.ep * shards.etp > 1:
-        raise InputError("ep and etp need routed experts, which this model does not have", value=shards.ep)
+        raise InputError(
+            "ep and etp need routed experts, which this model does not have",
+            value=shards.ep,
+            hint="set parallel.ep=1 and parallel.etp=1",
+        )
     return elements
 
 

@@ -232,6 +232,13 @@ class Memory(Section):
     compute_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
     optimizer_offload: Annotated[float, Field(ge=0, le=1)] = 0.0
 
+    @field_validator("fixed", mode="before")
+    @classmethod
+    def _with_unit(cls, value: Any) -> Any:
+        if type(value) in (int, float):
+            raise FieldError(f"fixed {value} has no unit", hint=f"write {value}GiB or {value}GB")
+        return value
+
     @field_validator("fixed")
     @classmethod
     def _size(cls, value: str) -> str:
@@ -324,6 +331,7 @@ class Plan(Section):
                 ("batch", "global_tokens"),
                 ("batch", "seq"),
                 ("parallel", "world"),
+                hint="it counts tokens of a step over all devices: the batch in sequences times seq",
             )
         if self.batch.seq % (self.parallel.cp * (self.parallel.tp if self.parallel.sp else 1)):
             raise FieldError(

@@ -134,6 +134,14 @@ def settled(plan: Plan) -> Settled:
     return Settled(plan.model_copy(update=sections), stack)
 
 
+_WHERE = {
+    "torch": "on ranks with a head or a router, and on all whose kernels torch has",
+    "fused": "on ranks with fused kernels",
+    "experts": "on ranks with routed experts and fused kernels",
+}
+"""Which ranks have a workspace, by what runs there."""
+
+
 def stack_lines(plan: Plan, stack: Stack | None, hardware: Hardware) -> list[str]:
     """What a plan takes from its stack, a line each with its source; and what both say, where the plan's word holds."""
     if stack is None:
@@ -154,7 +162,7 @@ def stack_lines(plan: Plan, stack: Stack | None, hardware: Hardware) -> list[str
     device = hardware.architecture or f"{hardware.name}, whose file names no architecture"
     for w in stack.workspaces:
         size = w.size(hardware.architecture)
-        lines.append(f"workspace of {w.name} = {size / 2**20:g} MiB on {device} (stack: {w.source})")
+        lines.append(f"workspace of {w.name} = {size / 2**20:g} MiB on {device}, {_WHERE[w.runs]} (stack: {w.source})")
     return lines
 
 

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from archcalc.files.loader import bundled_dir
 from tests.support import ROOT, run
 
 BASE = ("train", "kimi-k2", "--plan", "k2-pretrain")
+ONE_STAGE = ("parallel.ep=1", "parallel.pp=1", "parallel.vpp=1", "parallel.world=16", "schedule.kind=1f1b")
+DENSE = tuple(f"--set={each}" for each in (*ONE_STAGE, "schedule.extra_warmup=0", "activations.offload=none"))
 ROW_KEYS = {
     "path",
     "params_bytes",
@@ -176,8 +179,39 @@ def test_the_title_has_verdict_and_layout() -> None:
     assert title.endswith(
         "; pp 16, vpp 2, tp 1, ep 16, etp 1, cp 1, dp 16, zero 1; interleaved-1f1b, 1,024 micro-batches"
     )
+    assert " of 79.19 GiB, " in title
+    assert " GiB to spare; pp 16" in title
+    short = document(*BASE, "--set", "activations.offload=none")["title"]
+    assert " GiB too much; pp 16" in short
     unfit = document(*BASE, "--set", "activations.offload=none", "--set", "parallel.tp=2", "--set", "parallel.sp=true")
     assert "tp 2 with sp" in unfit["title"]
+
+
+def test_one_micro_batch_is_one() -> None:
+    """Two sequences a micro-batch on each of 8 devices are the whole step of 131,072 tokens."""
+    assert document("train", "llama-3.1-8b", "--plan", "llama-3-8b-fsdp2")["title"].endswith("; 1f1b, 1 micro-batch")
+
+
+def test_what_is_assumed_is_written_as_in_a_plan(tmp_path: Path) -> None:
+    text = (bundled_dir() / "plans" / "k2-pretrain.yaml").read_text()
+    text = text.replace("assumed:\n", "assumed:\n  - batch.images\n")
+    path = tmp_path / "plan.yaml"
+    path.write_text(text.replace("  micro_batch: 1", "  images: {size: 896x896, per_sequence: 2}\n  micro_batch: 1", 1))
+    lines = document("train", "k25", "--plan", str(path))["assumptions"]
+    assert "batch.images = {size: 896x896, per_sequence: 2}" in lines
+    assert "memory.placeholder_grads = true (default)" in lines
+    fsdp = document("train", "llama-3.1-8b", "--plan", "llama-3-8b-fsdp2", "--set", "fsdp.reshard_after_forward=null")
+    assert not [line for line in lines + fsdp["assumptions"] if re.search(r"= (True|False|None)\b|\w\(", line)]
+
+
+def test_weights_that_qlora_holds_in_four_bits_say_so() -> None:
+    def words(*more: str) -> str:
+        found = document("train", "llama-3.1-8b", "--plan", "k2-pretrain", *DENSE, *more)
+        return str(next(row["what"] for row in found["tables"]["terms"] if row["term"] == "weights"))
+
+    assert "four bits" in words("--set", "train={backbone: qlora(16)}")
+    assert "four bits" not in words("--set", "train={backbone: lora(16)}")
+    assert "four bits" not in words()
 
 
 def test_every_override_is_shown() -> None:

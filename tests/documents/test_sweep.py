@@ -403,6 +403,16 @@ def test_every_rank_is_what_archcalc_train_says_and_its_layers_add_up_to_the_pea
     assert ("fits" in mark.text) == told.quantities["train.fits"]
 
 
+def test_gradients_that_are_still_to_be_made_are_not_drawn() -> None:
+    """FSDP2 with one micro-batch a step: at the worst moment of a backward that starts there are none yet."""
+    (training,) = trainings(models(["llama-3.1-8b"]), ["llama-3-8b-fsdp2"], ())
+    told = train_report(training.model.spec, training.plan)
+    assert told.rows is not None
+    assert any("unmade_bytes" in row for row in told.rows.rows), "the case must have some"
+    figure = train_figure([training])
+    assert list(figure.panels[0].totals()) == [row["peak_bytes"] for row in told.rows.rows]
+
+
 def test_training_against_length_passes_through_the_plans_own_peak() -> None:
     found = trainings(models(["kimi-k2"]), ["k2-pretrain"], ())
     figure = training_memory_figure(found, Range(2048, 8192))

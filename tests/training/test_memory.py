@@ -209,6 +209,15 @@ def test_query_key_and_value_are_one_weight_to_the_cache() -> None:
     assert ranks("llama-3.1-70b", *options)[1].cached == 2 * sum(a * b for a, b in shapes)
 
 
+def test_chunks_with_as_many_alive_are_named_together() -> None:
+    """4 ranks of 5 chunks: rank 0 warms up with 2·3 + 4·4 = 22 forwards, 4 of each chunk and 2 of chunk 0's next
+    group. One more comes before each backward, so that beside the second, of chunk 4, there are 24 - 1: 8 of chunk 0,
+    and 3 of chunk 4."""
+    shape = ("parallel.pp=4", "parallel.vpp=5", "parallel.world=64", "parallel.ep=1", "schedule.extra_warmup=0")
+    text = ranks("llama-3.1-70b", *shape, *BARE, *NONE)[0].moment
+    assert text.partition("; alive: ")[2] == "8 of chunk 0, 4 of each of chunks 1-3, 3 of chunk 4"
+
+
 def test_the_moment_is_named() -> None:
     """46 alive first at rank 1's 46th forward: 2·14 + 16 + 1 of warm-up, and one more. Chunk 0 takes its
     second group of 16 then, after 16 of chunk 1, so it is micro-batch 46 - 16 - 1 = 29."""

@@ -82,6 +82,7 @@ INVALID = [
     ("precision.optimizer=moun", "unknown optimizer moun"),
     ("memory.fixed=-1GB", "fixed: a memory size can't be negative: -1GB"),
     ("memory.fixed=lots", "lots"),
+    ("memory.fixed=2", "fixed 2 has no unit"),
     ("memory.allocator_efficiency=0", "allocator_efficiency must be greater than 0"),
     ("memory.allocator_efficiency=1.1", "allocator_efficiency must be at most 1"),
     ("vision.process=third-stage", "process must be `decoupled`, `first-stage` or `frozen`, not third-stage"),
@@ -113,6 +114,20 @@ def test_an_override_of_no_field_gets_the_near_miss(override: str, hint: str) ->
     with pytest.raises(InputError) as error:
         k2_plan(override)
     assert error.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("memory.fixed=2", "write 2GiB or 2GB"),
+        ("parallel.world=100", "data parallel"),
+        ("batch.global_tokens=512", "counts tokens of a step over all devices"),
+    ],
+)
+def test_a_number_that_cannot_be_says_what_it_counts(override: str, hint: str) -> None:
+    with pytest.raises(InputError) as error:
+        k2_plan(override)
+    assert hint in str(error.value.hint)
 
 
 def test_an_unknown_key_in_a_file_has_a_position_and_a_near_miss(tmp_path: Path) -> None:

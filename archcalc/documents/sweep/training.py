@@ -92,10 +92,12 @@ class Training(NamedTuple):
         return run_of(self.model.spec, plan)
 
     def row(self, memory: RankMemory) -> dict[str, Any]:
-        """One rank as a row."""
+        """One rank as a row whose terms add up to its peak: gradients that are still to be made are none yet."""
         limit = self.limit.value
+        row = rank_row(memory)
+        row["grads_bytes"] -= row.pop("unmade_bytes", 0)
         more = {"fragmentation_bytes": memory.peak - memory.total, "limit_bytes": limit, "fits": memory.peak <= limit}
-        return {**rank_row(memory), **more}
+        return {**row, **more}
 
 
 def trainings(several: Sequence[Model], plans: Sequence[str], overrides: tuple[str, ...]) -> list[Training]:
