@@ -142,7 +142,11 @@ def _chunk_parts(run: Run, r: RankMemory, chunk: int, *, forward: bool) -> Parts
         return (at.forward if forward else at.input_gradient if split else at.backward) - whole.in_hand, more
 
     found = layers_of([(size, count) for _, count, size in pieces], gathered, flying)[0]
-    most = max(found, key=lambda at: (sum(taken(at)), at.segment.path), default=None)
+
+    def there(at: At) -> int:
+        return sum(taken(at)) - (at.forward_unmade if forward else at.backward_unmade)
+
+    most = max(found, key=lambda at: (there(at), at.segment.path), default=None)
     if most is None or sum(taken(most)) <= 0:
         return {}
     n = next(n for n, _, size in pieces if size == most.segment)

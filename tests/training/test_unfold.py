@@ -6,6 +6,7 @@ from itertools import groupby
 
 import pytest
 
+from archcalc.training.load import load_plan
 from archcalc.training.memory import training_memory
 from archcalc.training.unfold import REST, held_tensors, transient_parts
 from tests.training.plans import k2_plan, run_of
@@ -152,3 +153,15 @@ def test_tensors_come_largest_first() -> None:
     sizes = [(each.here + each.outside) * each.row.nbytes for each in held]
     assert sizes == sorted(sizes, reverse=True)
     assert len(list(groupby(held, key=lambda each: (each.segment, id(each.row.storage), each.row.path)))) == len(held)
+
+
+def test_where_one_backward_makes_all_gradients_the_worst_layer_is_the_one_with_most_there() -> None:
+    """Two sizes of a sequence under FSDP2: at the head, and behind the first layers, once gradients are there."""
+    for seq, micro_batch in ((8192, 2), (512, 1)):
+        tokens = f"batch.global_tokens={8 * seq * micro_batch}"
+        plan = load_plan("llama-3-8b-fsdp2", (f"batch.seq={seq}", f"batch.micro_batch={micro_batch}", tokens))
+        run = run_of("llama-3.1-8b", plan)
+        (rank,) = training_memory(run)
+        parts = transient_parts(run, rank)
+        assert sum(parts.values()) == rank.transient
+        assert REST not in parts, parts
