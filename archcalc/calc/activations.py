@@ -77,6 +77,25 @@ def saved_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
     return rows
 
 
+def bare_rows(segment: Segment, shards: Shards, savers: Savers) -> list[Saved]:
+    """What one copy of a segment has for its backward once all is there again that savers leave out.
+
+    It is what it would keep without them. Of an input that is made again a GEMM in FP8 has no copy from its forward
+    (see `_kept`): its backward makes one beside the input itself, which is there in 16 bits from the region's rerun on.
+    """
+    rows = saved_rows(segment, shards, Savers(variants=savers.variants))
+    if not segment.learns or recomputed(segment, savers):
+        return rows
+    dropped, _ = _produced(segment.ops, savers.regions)
+    missing = dropped - {row.storage for row in rows}
+    for op in segment.ops:
+        if not any(op.site in region.sites for region in savers.regions):
+            for storage in [s.storage for s in op.saves if s.storage in missing and s.taken(savers.variants)]:
+                rows.append(Saved(op.path, op.site, storage, False, local_bytes(storage, shards)))
+                missing.discard(storage)
+    return rows
+
+
 def recomputed(segment: Segment, savers: Savers) -> bool:
     """Whether backward makes a segment again from its entry."""
     whole = savers.whole or savers.selective is not None

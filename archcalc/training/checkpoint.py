@@ -53,7 +53,7 @@ def written_bytes(own: Held, static: Static, shards: Shards, owners: Owners, ite
     fully_parallel.py, determine_main_replica_uniform_distribution, and exchange_utils.py, distribute_shards_to_ranks).
     Experts and all else are handed out each on their own. ZeRO-3 has each device write its part.
     """
-    total = static.states or static.optimizer
+    total = static.states
     for expert, devices in ((False, owners.dense), (True, owners.expert)):
         tensors = [each for w, n in own if bool(w.stack) == expert for each in _tensors(w, n, shards, item)]
         if owners.zero >= 3:

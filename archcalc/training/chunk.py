@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from archcalc.calc.activations import Saved, Savers, kept_among, recomputed, saved_rows
+from archcalc.calc.activations import Saved, Savers, bare_rows, kept_among, recomputed, saved_rows
 from archcalc.calc.selective import leftover
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.tape import Segment, Tape
@@ -270,7 +270,7 @@ def _transient(
     if head is not None and segment.part != "mtp":
         return head
     body = segment.without(ENDS_OF_MTP)
-    bare = saved_rows(segment, shards, Savers(variants=how))
+    bare = bare_rows(segment, shards, savers)
     behind = leftover(segment, shards, savers.selective, how) if savers.selective and recomputed(segment, savers) else 0
     back = max(0, layer_backward(body, shards, bare, how, grads) + behind - _sum(rows)) if segment.learns else 0
     loss = head or (0, 0)

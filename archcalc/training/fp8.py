@@ -13,6 +13,7 @@ from archcalc.errors import InputError
 from archcalc.hardware import Hardware
 from archcalc.tape import Op, Storage, Tape, product
 from archcalc.tape.op import Variant
+from archcalc.tape.ops.linear import COPIES
 from archcalc.tape.sites import FP8_LINEARS
 from archcalc.training.placement import Held
 
@@ -63,7 +64,7 @@ def quantized_weights(tape: Tape, held: Held, shards: Shards, recipe: str, hardw
     own = {id(op.weights[0]) for segment in tape.segments for op in segment.ops if _multiplies(op)}
     elements = nbytes = 0
     for w, layers in held:
-        if id(w) in own and w.packed is None:
+        if id(w) in own:
             local = local_weight(w, shards)
             shape = product(local.out), product(local.into)
             elements += layers * local_elements(w, shards)
@@ -72,7 +73,12 @@ def quantized_weights(tape: Tape, held: Held, shards: Shards, recipe: str, hardw
 
 
 def _multiplies(op: Op) -> bool:
-    return op.site in FP8_LINEARS and bool(op.weights) and bool(op.weights[0].into) and op.weights[0].flat
+    """Whether an operation is such a linear. A frozen one is too, unless its matrix is packed; an adapter is not."""
+    if op.site not in FP8_LINEARS or not op.weights:
+        return False
+    w = op.weights[0]
+    adapter = w.trained and not any(save.copies for save in op.saves)
+    return bool(w.into) and w.flat and w.packed is None and not adapter
 
 
 def matrix_bytes(out: int, into: int, recipe: str, *, either: bool) -> int:
@@ -104,4 +110,9 @@ def gradient_copies(op: Op, shards: Shards, variants: Set[Variant]) -> int:
 
 
 def _copy(op: Op, variants: Set[Variant]) -> Storage | None:
-    return next((copy for save in op.saves if (copy := save.taken(variants)) is not None), None)
+    """A linear's input in FP8: where its weight is frozen it is not kept, and made all the same."""
+    kept = next((copy for save in op.saves if (copy := save.taken(variants)) is not None), None)
+    if kept is not None or not _multiplies(op):
+        return kept
+    dtype = next((dtype for variant, dtype in COPIES if variant in variants), None)
+    return None if dtype is None else Storage(op.inputs[0].rows, op.inputs[0].features, dtype)

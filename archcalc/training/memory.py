@@ -123,7 +123,7 @@ def _pipeline(run: Run, rank: int, sizes: tuple[ChunkMemory, ...]) -> tuple[Mome
     for state, ended in reached:
         now = moment(state, sizes, own.messages)
         moments.append(now._replace(activation=now.activation + (entering + ended) * outputs) if outputs else now)
-    totals = [now.activation + now.transient for now in moments]
+    totals = [now.activation + now.transient - now.unmade for now in moments]
     n = totals.index(max(totals))
     text = described(reached[n][0], sizes)
     if outputs:

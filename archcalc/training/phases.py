@@ -8,7 +8,8 @@ runs its share of the tower again, with its backward.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from archcalc.arch.projector.projector import Projector
@@ -19,11 +20,14 @@ from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.files.storage import Storage
 from archcalc.tape import Segment, Tape, product
 from archcalc.tape.values import ITEM_BYTES
-from archcalc.training.chunk import ChunkMemory, SegmentMemory, chunk_memory, segment_memory
+from archcalc.training.chunk import ChunkMemory, SegmentMemory, Working, chunk_memory, segment_memory
+from archcalc.training.fsdp import runs, workings
 from archcalc.training.images import Sight
 from archcalc.training.moments import Moment
 from archcalc.training.parts import Train, trained_tape
+from archcalc.training.placement import Chunk
 from archcalc.training.plan import Plan
+from archcalc.training.rank import sharding
 from archcalc.training.weight_grads import NO_GRADS, WeightGrads
 from archcalc.workload import Workload
 
@@ -37,12 +41,14 @@ class TowerLoad:
         pictures: images and chunks of video frames of the device that gets most.
         share: outputs of those [bytes].
         outputs: of one micro-batch of the pipeline, on one device of the first stage [bytes].
+        workings: what copies of the tape's segments gather under FSDP2, in order; else none.
     """
 
     tape: Tape
     pictures: int
     share: int
     outputs: int
+    workings: tuple[Working, ...] = ()
 
     @property
     def learns(self) -> bool:
@@ -74,7 +80,27 @@ def tower_load(
         pictures=sum(count for _, count in dealt),
         share=each * sum(count * tower.tokens([group]) for group, count in dealt),
         outputs=each * rows,
+        workings=_gathers(tape, plan, shards),
     )
+
+
+def _gathers(tape: Tape, plan: Plan, shards: Shards) -> tuple[Working, ...]:
+    """What the tower's phases gather under FSDP2: they are no stage of a pipeline, and run more than once a step."""
+    how = sharding(plan)
+    if how is None:
+        return ()
+    (found,) = workings(tape, (_whole(tape),), shards, replace(how, pipelined=False, at_once=False))
+    return found
+
+
+def _whole(tape: Tape) -> Chunk:
+    """The tower and its projector as one chunk."""
+    return tuple((n, segment.count) for n, segment in enumerate(tape.segments))
+
+
+def _pieces(tape: Tape, gathers: tuple[Working, ...]) -> Iterator[tuple[int, int, Working | None]]:
+    """Its segments in runs of copies that take alike, as `Rank.pieces` has those of a chunk."""
+    yield from runs(_whole(tape), gathers) if gathers else ((n, count, None) for n, count in _whole(tape))
 
 
 def _token_bytes(segment: Segment) -> int:
@@ -86,7 +112,8 @@ def _token_bytes(segment: Segment) -> int:
 def forward_moment(load: TowerLoad, shards: Shards, gathered: int, held: int) -> Moment:
     """The first phase on a device: nothing is kept but outputs, its own and, on the first stage, `held` of all
     micro-batches [bytes]; `gathered` is ZeRO-3's working set."""
-    passing = max(passage(load.tape, n, shards) for n in range(len(load.tape.segments)))
+    pieces = [(n, own or Working()) for n, _, own in _pieces(load.tape, load.workings)]
+    passing = max(max(passage(load.tape, n, shards) + w.forward, w.entering) for n, w in pieces)
     text = f"vision forward, before the backbone's: {_dealt(load)}, of which outputs stay"
     return Moment(load.share + held, 0, passing + gathered, text, "vision forward")
 
@@ -97,7 +124,7 @@ def backward_moment(
     """The last phase on a device: the tower again, what it keeps, its backward (with the gradient of what it makes
     again, which stands for that itself), and the gradients of its share's outputs; on the first stage beside those of
     all micro-batches that it sends."""
-    run = tower_chunk(load.tape, shards, savers, grads)
+    run = tower_chunk(load.tape, shards, savers, grads, load.workings)
     text = f"vision recomputation and backward, behind the backbone's: {_dealt(load)}"
     transient = max(run.forward, run.backward, 0) + gathered
     return Moment(run.saved + load.share + held, 0, transient, text, "vision backward")
@@ -108,10 +135,13 @@ def _dealt(load: TowerLoad) -> str:
 
 
 @lru_cache(maxsize=256)
-def tower_chunk(tape: Tape, shards: Shards, savers: Savers, grads: WeightGrads = NO_GRADS) -> ChunkMemory:
+def tower_chunk(
+    tape: Tape, shards: Shards, savers: Savers, grads: WeightGrads = NO_GRADS, gathers: tuple[Working, ...] = ()
+) -> ChunkMemory:
     """The tower and its projector as one chunk, trained."""
     pieces = (
-        (segment_memory(tape, n, shards, savers, frozenset(), grads), s.count) for n, s in enumerate(tape.segments)
+        (segment_memory(tape, n, shards, savers, frozenset(), grads)._replace(working=own), count)
+        for n, count, own in _pieces(tape, gathers)
     )
     return chunk_memory(pieces)
 

@@ -78,10 +78,7 @@ def static(
         elements = sum(n * size for _, n, size in group)
         grads += _shared(grad_item * elements, devices if zero >= 2 else 1)
         own = devices if zero >= 1 else 1
-        if whole is None:
-            load = Load(*_states(group, how, own, shards.ep), -(-elements // own))
-        else:
-            load = fullest(group, how, own, shards.ep, whole)
+        load = _load(group, how, own, shards.ep) if whole is None else fullest(group, how, own, shards.ep, whole)
         here_too = load.staying(offload)
         host += load.states - here_too.states + 4 * (load.elements - here_too.elements)
         saved += _shared(load.states, 1 if zero >= 1 else devices)
@@ -136,15 +133,17 @@ def static_sharded(
     buffers = sum(n * local_elements(w, shards) * ITEM_BYTES[w.dtype] for w, n in held if not w.learnable)
     copied = 4 * elements if item < 4 and not states.low_precision_grads else 0
     matrices = [(w, 0, 0) for w, _ in parts]
+    held_states = sum(states.state_bytes(w) * size for w, size in parts)
     return Static(
         params=item * (elements + rest) + gathered_for_good(tape, chunks, shards, how),
         grads=reduce_item * whole if how.pipelined else item * elements,
-        optimizer=sum(states.state_bytes(w) * size for w, size in parts),
+        optimizer=held_states,
         buffers=buffers,
         step=max(states.step * elements, _orthogonalizing(matrices, states)) + copied,
         gathered=0,
         late=sum(states.late_bytes(w) * size for w, size in parts),
         copied=copied,
+        states=held_states,
     )
 
 
@@ -152,8 +151,8 @@ def _shared(nbytes: int, devices: int) -> int:
     return -(-nbytes // devices)
 
 
-def _states(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: int, ep: int) -> tuple[int, int]:
-    """Optimizer states on the fullest device of a data-parallel group, and what the first step makes of them [bytes].
+def _load(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: int, ep: int) -> Load:
+    """What the fullest device of a data-parallel group owns.
 
     Slices are even; whole matrices (Muon) are handed out largest first to the device that holds least (Megatron-LM
     core/optimizer/layer_wise_optimizer.py, compute_layer_wise_param_ownership), and what Muon leaves alone is sliced
@@ -175,7 +174,7 @@ def _states(group: Iterable[tuple[Weight, int, int]], how: Optimizer, devices: i
     def most(item: Item) -> int:
         return _shared(item.plain * plain + item.matrix * matrix, devices) + item.matrix * whole
 
-    return most(how.states), most(how.late_states)
+    return Load(most(how.states), most(how.late_states), most(Item(1, 1)))
 
 
 def _orthogonalizing(group: Sequence[tuple[Weight, int, int]], how: Optimizer) -> int:

@@ -60,8 +60,8 @@ def layer_backward(
     variants: Set[Variant] = frozenset(),
     grads: WeightGrads = NO_GRADS,
 ) -> int:
-    """All that one copy of a segment takes backward [bytes]. `bare` is what it would keep without savers: all
-    of it is there again before its backward starts. `grads` says how weights' gradients are made."""
+    """All that one copy of a segment takes backward [bytes]. `bare` is what it has for that once what savers leave
+    out is made again: all of it is there before its backward starts. `grads` says how weights' gradients are made."""
     return running_backward(segment, shards, bare, variants, grads).total + ring_buffers(segment, shards)
 
 

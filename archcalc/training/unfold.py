@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from archcalc.calc.activations import Saved, Savers, recomputed, saved_rows
+from archcalc.calc.activations import Saved, bare_rows, recomputed, saved_rows
 from archcalc.calc.selective import leftover
 from archcalc.training.chunk import ENDS_OF_MTP, At, SegmentMemory, layers_of, leaving, linear_inputs
 from archcalc.training.memory import RankMemory, pieces_of, segment_of
@@ -205,7 +205,7 @@ def _backward(run: Run, n: int) -> Parts:
         return {}
     body = segment.without(ENDS_OF_MTP)
     kept = sum(row.nbytes for row in saved_rows(segment, run.shards, run.savers))
-    bare = saved_rows(segment, run.shards, Savers(variants=how))
+    bare = bare_rows(segment, run.shards, run.savers)
     alive = running_backward(body, run.shards, bare, how, run.weight_grads)
     parts = {
         "recomputed": sum(row.nbytes for row in bare) - kept,

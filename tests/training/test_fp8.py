@@ -7,13 +7,16 @@ their matrices are q 12x8, k and v 6x8, o 8x12, gate and up 20x8, down 8x20: 768
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 
+from archcalc.calc.activations import bare_rows, saved_rows
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.errors import InputError
 from archcalc.tape import Dim, Storage
 from archcalc.training.checkpoint import checkpoints
+from archcalc.training.chunk import segment_memory
 from archcalc.training.fp8 import gradient_copies, input_copy
 from archcalc.training.memory import RankMemory
 from archcalc.training.transient import layer_backward, layer_forward
@@ -56,6 +59,27 @@ def test_of_an_input_that_is_made_again_no_copy_is_kept() -> None:
     again = "activations.recompute=[layernorm, swiglu]"
     found = saved(rank("precision.fp8=tensorwise", again)) - saved(rank(again))
     assert found == 12 * T + 4
+
+
+def test_an_input_that_is_made_again_stands_in_16_bits_beside_the_copy_that_backward_makes() -> None:
+    """Norms' outputs for q, k, v and for gate and up: 8 features each; what the activation makes for down: 20. Inside
+    a region that is run again as a whole (mlp) forward is as ever: it leaves a copy only."""
+    run = planned(model(), ADAMW, "precision.fp8=tensorwise", "activations.recompute=[layernorm, swiglu]")
+    segment = next(s for s in run.tape.segments if s.indices)
+    plain = saved_rows(segment, run.shards, replace(run.savers, regions=()))
+    again = bare_rows(segment, run.shards, run.savers)
+    assert again[: len(plain)] == plain
+    assert [(row.site, row.nbytes) for row in again[len(plain) :]] == [
+        ("qkv", 2 * 8 * T),
+        ("dense_fc1", 2 * 8 * T),
+        ("dense_fc2", 2 * 20 * T),
+    ]
+    found = segment_memory(run.tape, run.tape.segments.index(segment), run.shards, run.savers)
+    assert found.saved + found.backward == layer_backward(segment, run.shards, again, run.savers.variants)
+    inside = planned(model(), ADAMW, "precision.fp8=tensorwise", "activations.recompute=[mlp, swiglu]")
+    assert bare_rows(segment, run.shards, inside.savers) == plain
+    bits = planned(model(), ADAMW, "activations.recompute=[layernorm, swiglu]").savers
+    assert bare_rows(segment, run.shards, bits) == saved_rows(segment, run.shards, replace(bits, regions=()))
 
 
 def test_storage_in_fp8_of_a_named_input_has_nothing_to_store_where_the_product_is_in_fp8() -> None:
@@ -142,6 +166,20 @@ def test_a_running_linear_has_copies_of_its_input_and_of_its_outputs_gradient() 
     assert extra[0] - extra[1] == 2 * (8 * T + 4)
     extra = [layer_forward(narrow, run.shards, [], ways) for ways in (variants, variants - {"fp8_tensorwise"})]
     assert extra[0] - extra[1] == 20 * T + 4
+
+
+@pytest.mark.parametrize("way", ["frozen", "lora(4)", "qlora(4)"])
+def test_a_frozen_linear_multiplies_in_fp8_too_and_its_adapters_do_not(way: str) -> None:
+    """Its weight stays in FP8 as ever, and its operands are copied; a matrix in four bits is no such weight."""
+    run = planned(model(), ADAMW, "precision.fp8=tensorwise", "hardware=h100", f"train.backbone={way}")
+    plain = planned(model(), ADAMW, "hardware=h100", f"train.backbone={way}")
+    variants, packed = run.savers.variants, way.startswith("q")
+    downs = [op for s in run.tape.segments for op in s.ops if op.site == "dense_fc2" and op.weights]
+    assert [input_copy(op, run.shards, variants) for op in downs[:1]] == [0 if packed else 20 * T + 4]
+    assert [gradient_copies(op, run.shards, variants) for op in downs[:1]] == [0 if packed else 2 * (8 * T + 4)]
+    assert len(downs) == (1 if way == "frozen" else 3)
+    assert not any(input_copy(op, run.shards, variants) for op in downs[1:])
+    assert run.ranks[0].cached - plain.ranks[0].cached == (0 if packed else 2 * 768 + 7 * 4)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from archcalc.documents.weights import checkpoint_rows
 from archcalc.errors import SpecError
 from archcalc.files.model import Spec
 from archcalc.tape import Dim, Weight
+from archcalc.training.checkpoint import checkpoints
 from archcalc.training.chunk import Working, chunk_memory, segment_memory
 from archcalc.training.fsdp import Sharding, shard_elements, workings
 from archcalc.training.load import load_plan
@@ -54,6 +55,14 @@ def test_sixteen_bytes_a_parameter_stand_divided_over_eight() -> None:
     assert (held.params, held.grads, held.optimizer) == (4 * ALL // 8, 4 * ALL // 8, 8 * ALL // 8)
     assert held.params + held.grads + held.optimizer == 16 * ALL // 8
     assert held.gathered == 0
+
+
+def test_a_checkpoint_is_written_as_it_is_divided() -> None:
+    """fp32 weights and two moments; where the head alone trains it alone has moments."""
+    assert checkpoints(run_of(spec("llama-3.1-8b"), plan())) == [(4 + 8) * ALL // 8]
+    head = run_of(spec("llama-3.1-8b"), plan("train.backbone=frozen", "train.head=full"))
+    assert checkpoints(head) == [4 * ALL // 8 + 8 * VOCABULARY // 8]
+    assert head.ranks[0].static.states == head.ranks[0].static.optimizer
 
 
 def test_each_parameter_is_divided_by_rows_and_its_last_rows_are_padded() -> None:
@@ -177,6 +186,19 @@ def test_the_peak_of_torchtitans_recipe() -> None:
     assert rank.peak == (4 + 8) * ALL // 8 + saved + rank.transient
     assert rank.unmade == 4 * ALL // 8
     assert rank.moment == "backward of chunk 0, micro-batch 0 at lm_head; alive: 1 of chunk 0"
+
+
+@pytest.mark.parametrize("loss", ["eager", "fused", "te", "chunked"])
+def test_the_worst_moment_is_the_one_with_most_there_whatever_gradients_are_still_to_come(loss: str) -> None:
+    """Of 512 tokens a forward takes more beside what it keeps than a backward, but all gradients are missing from it:
+    the backward's end, where they are there, is worse."""
+    short = ("batch.seq=512", "batch.micro_batch=1", "batch.global_tokens=4096", f"activations.cross_entropy={loss}")
+    (rank,) = llama(*short)
+    (chunk,) = rank.chunk_memory
+    forward, backward = chunk.forward - chunk.forward_unmade, chunk.backward - chunk.backward_unmade
+    assert chunk.forward > chunk.backward
+    assert rank.peak == 12 * ALL // 8 + 4 * ALL // 8 + chunk.saved + max(forward, backward)
+    assert rank.moment.startswith("backward of chunk 0")
 
 
 def test_gradients_of_earlier_micro_batches_are_there_all_the_time() -> None:

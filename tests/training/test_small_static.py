@@ -32,9 +32,14 @@ def test_zero_3_gathers_layers_and_no_end_of_the_model() -> None:
 def test_muon_hands_out_the_largest_matrices_first_and_a_devices_own_experts_only() -> None:
     """ep 2, 4 devices. Three experts a device are nine matrices of 40 over two: five on the fuller. Dense: 96 96 48 48
     48 40 40 40 over four, each to whoever holds least: 96, 96, 48 + 48, 48 + 40; then 40 on 88, and 40 on 96: 136.
-    Embedding, head and three norms of 8 in slices at AdamW's 12 bytes; matrices at 8."""
+    Embedding, head and three norms of 8 in slices at AdamW's 12 bytes; matrices at 8. Gradients in bf16 are copied to
+    fp32 where they are stepped, so that the fuller device has more of them too."""
     (rank,) = ranks(model("moe"), "precision.optimizer=muon", "parallel.ep=2", "parallel.world=4")
-    assert rank.static.optimizer == 8 * 5 * 40 + 8 * 136 + 12 * (2 * 32 * 8 + 3 * 8) // 4
+    slices = (2 * 32 * 8 + 3 * 8) // 4
+    assert rank.static.optimizer == 8 * 5 * 40 + 8 * 136 + 12 * slices
+    layout = ("parallel.ep=2", "parallel.world=4", "precision.grads=bf16")
+    (copied,) = ranks(model("moe"), "precision.optimizer=muon", *layout)
+    assert copied.static.copied == 4 * (5 * 40 + 136 + slices)
 
 
 def test_muons_whole_layout_deals_every_parameter_by_size_back_and_forth() -> None:

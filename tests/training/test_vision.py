@@ -37,7 +37,7 @@ from archcalc.tape import product
 from archcalc.training.images import sight
 from archcalc.training.load import load_plan
 from archcalc.training.memory import RankMemory, segment_of, training_memory, worst
-from archcalc.training.phases import passage
+from archcalc.training.phases import passage, tower_chunk
 from archcalc.training.schedule import SCHEDULES, Pipeline, State, all_states, ended_states, get_schedule
 from archcalc.workload import Workload
 from tests.support import run
@@ -536,3 +536,18 @@ def test_torchs_autograd_keeps_of_an_image_what_the_backward_phase_has() -> None
     found = measure(spec("k25").model_dump(), seq=2, patches=PATCHES, kernels="fused")
     tower = {path: kept for path, kept in found.items() if path.startswith(("vision_tower", "mm_projector"))}
     assert sum(kept * (27 if "blocks" in path else 1) for path, kept in tower.items()) == KEPT
+
+
+def test_under_fsdp_a_decoupled_tower_gathers_its_weights_too() -> None:
+    """Eight devices, a picture each at a time. Forward is worst at the projector: pixels, its input and its norm's
+    output of each patch, beside its weights in bf16 and the buffer that they were copied out of. Backward ends no
+    lower than at a block that has been gathered, beside what it takes by itself."""
+    plan = ("vision.process=decoupled", IMAGE, "batch.seq=4096", "batch.micro_batch=1", "batch.global_tokens=32768")
+    compiled = run_of(spec("k25"), load_plan("llama-3-8b-fsdp2", plan))
+    (rank,) = training_memory(compiled)
+    patches = PATCHES * (1_176 + 2 * 2 * WIDE)
+    assert phase(rank, "vision forward").transient == patches + 2 * 2 * PROJECTOR_WEIGHTS
+    assert compiled.tower is not None
+    tape, savers, grads = compiled.tower.tape, compiled.savers, compiled.weight_grads
+    alone = tower_chunk(tape, compiled.shards, savers, grads)
+    assert phase(rank, "vision backward").transient >= max(alone.forward, alone.backward) + 2 * LAYER_WEIGHTS
