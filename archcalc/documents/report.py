@@ -121,8 +121,10 @@ def _train(source: Source, plans: dict[str, str]) -> Iterator[Section]:
         try:
             asked = source.ask("", "train", plan=plan)
         except InputError as error:
-            hint = error.hint or f"leave {name} out of this report"
+            hint = f"leave {name} out of this report{f', or {error.hint}' if error.hint else ''}"
             raise InputError(f"{name}: {error.message}", value=error.value, hint=hint) from None
         caption = f"Training memory of every pipeline rank under {name}"
         picture = drawn(source, f"train-{name}", "train", caption, plan=plan)
-        yield Section(name=f"train-{name}", title=f"Training under {name}", asked=(asked,), pictures=(picture,))
+        fits = "fits" if asked.report.quantities["train.fits"] else "does not fit"
+        title = f"Training under {name}: {fits}"
+        yield Section(name=f"train-{name}", title=title, asked=(asked,), pictures=(picture,))

@@ -91,13 +91,24 @@ def _uncounted(run: Run) -> list[str]:
     return notes
 
 
+def _empty(run: Run) -> list[str]:
+    """Chunks without a layer, which `parallel.layout: auto` makes where there are more stages than layers."""
+    held = [chunk for rank in run.ranks for chunk in rank.chunks]
+    empty = sum(not chunk for chunk in held)
+    if not empty:
+        return []
+    hold = "holds" if empty == 1 else "hold"
+    return [f"warning: {empty} of the {len(held)} chunks of a pipeline {hold} nothing: more stages than layers."]
+
+
 def _routed(run: Run, top: RankMemory) -> list[str]:
     """How far the peak follows from what is assumed of the router."""
     if run.shards.ep == 1 or not any(w.stack for w in run.tape.weights()):
         return []
     typical, worse = run.routing.typical, run.routing.worst
     if worse == 1:
-        return ['Routing is counted as uniform: a lower bound; the table "if the router is uneven" has others.']
+        others = 'the table "if the router is uneven" has others'
+        return [f"Routing is counted as uniform: a lower bound of the routing term; {others}."]
     low, high = (worst(training_memory(run.routed(factor))).peak for factor in (Fraction(1), worse))
     counted = (
         f"{format_bytes(top.peak)} where the busiest device gets {float(typical):g} times the mean of the routed rows"
@@ -169,6 +180,7 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory]) -> list[
         *parts_notes(run, plan.trained(vision=spec.vision is not None)),
         *run_padding(run),
         *_uncounted(run),
+        *_empty(run),
         *_routed(run, top),
         *_one_device(plan, run),
         *mtp_notes(run.tape),

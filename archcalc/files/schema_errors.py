@@ -134,6 +134,8 @@ def _type_hint(wanted: str, value: Any) -> str | None:
         return "put it in quotes"
     if wanted == "a mapping":
         return "write `key: value` lines below it, further to the right"
+    if wanted == "a list" and isinstance(value, str) and value.isprintable() and len(value) <= MAX_NUMBER:
+        return f"write [{value}]"
     if wanted == "an integer" and isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return f"write {int(value)}"
     if wanted in ("an integer", "a number") and isinstance(value, str) and len(value) <= MAX_NUMBER:

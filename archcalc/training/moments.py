@@ -106,13 +106,15 @@ _VERBS = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight g
 
 
 def _alive(live: Sequence[int]) -> Iterator[str]:
-    """How many of each chunk are alive, chunks with as many together: "8 of chunk 0", "4 of each of chunks 1-3"."""
+    """How many of each chunk are alive, three chunks or more with as many together: "4 of each of chunks 1-3"."""
     first = 0
     for n, alike in groupby(live):
-        last = first + len(list(alike)) - 1
-        if n:
-            yield f"{n} of chunk {first}" if first == last else f"{n} of each of chunks {first}-{last}"
-        first = last + 1
+        end = first + len(list(alike))
+        if n and end - first > 2:
+            yield f"{n} of each of chunks {first}-{end - 1}"
+        elif n:
+            yield from (f"{n} of chunk {c}" for c in range(first, end))
+        first = end
 
 
 def described(state: State, sizes: tuple[ChunkMemory, ...]) -> str:

@@ -65,6 +65,7 @@ def stage_layers(layers: int, slots: int, layout: str | Sequence[int]) -> list[i
                 f"layout lists {len(layout)} stages with {sum(layout)} layers; the plan has {slots} stages, the model"
                 f" {layers} layers",
                 value=list(layout),
+                hint="give the layers of each of the pp x vpp stages, in the model's order, or auto",
             )
         return list(layout)
     if layout == "weighted" and slots > 1:

@@ -130,7 +130,7 @@ def test_the_page_has_every_section_in_order(k25: Path) -> None:
         "Weights",
         "Serving: the fewest GPUs that hold one sequence of full length",
         "Serving on h200",
-        "Training under k2-pretrain",
+        "Training under k2-pretrain: fits",
         "Cross-check",
         "What the numbers rest on",
     ]

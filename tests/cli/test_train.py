@@ -187,6 +187,12 @@ def test_the_title_has_verdict_and_layout() -> None:
     assert "tp 2 with sp" in unfit["title"]
 
 
+def test_chunks_that_hold_nothing_are_warned_about() -> None:
+    """61 layers over 16 x 5 = 80 stages: 61 have one, the last has the head, 18 have nothing."""
+    assert "18 of the 80 chunks of a pipeline hold nothing" in run(*BASE, "--set", "parallel.vpp=5").out
+    assert "hold nothing" not in run(*BASE, "--set", "parallel.vpp=3").out
+
+
 def test_one_micro_batch_is_one() -> None:
     """Two sequences a micro-batch on each of 8 devices are the whole step of 131,072 tokens."""
     assert document("train", "llama-3.1-8b", "--plan", "llama-3-8b-fsdp2")["title"].endswith("; 1f1b, 1 micro-batch")

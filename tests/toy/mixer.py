@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -94,6 +95,16 @@ class ToyTower(Tower):
     def output_dim(self) -> Dim:
         """Features of one patch [elements]."""
         return self.dim("width")
+
+    @property
+    def token_side(self) -> int:
+        """Side of the square of a window's patches [pixels]."""
+        return self.patch * isqrt(self.window)
+
+    @property
+    def group_frames(self) -> int:
+        """A group is of one picture."""
+        return 1
 
     def groups(self, workload: Workload) -> list[Group]:
         """A group for each patch of each picture; the tower takes no videos."""

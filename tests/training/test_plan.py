@@ -121,6 +121,7 @@ def test_an_override_of_no_field_gets_the_near_miss(override: str, hint: str) ->
     [
         ("memory.fixed=2", "write 2GiB or 2GB"),
         ("parallel.world=100", "data parallel"),
+        ("activations.recompute=full", "write [full]"),
         ("batch.global_tokens=512", "counts tokens of a step over all devices"),
     ],
 )

@@ -119,7 +119,8 @@ class Schedule(ABC):
     def _validate_options(self, pipeline: Pipeline) -> None:
         if self.virtual_stages is not None and pipeline.vpp != self.virtual_stages:
             raise InputError(
-                f"{self.kind} has {self.virtual_stages} virtual stage(s) a rank, and vpp is {pipeline.vpp}",
+                f"{self.kind} has {self.virtual_stages} virtual stage{'s' if self.virtual_stages > 1 else ''} a rank,"
+                f" and vpp is {pipeline.vpp}",
                 value=pipeline.vpp,
                 hint=f"set vpp to {self.virtual_stages}, or use interleaved-1f1b, which takes any above 1",
             )
