@@ -45,7 +45,8 @@ class MixingOperations(Recorder):
         dropout too, whose mask they make again. Unfused: see `_unfused`. Where the layer has tokens before sequences
         and the kernel sequences before tokens, the output stands in both orders, and backward needs both: the kernel's
         one of them, the projection behind it the other (`flash_copied`; TransformerEngine, attention/
-        dot_product_attention/backends.py, `FlashAttention`, which calls the flash-attn package).
+        dot_product_attention/backends.py, `FlashAttention`, which calls the flash-attn package). It is counted behind
+        every core, also where what follows keeps something else.
 
         `sinks`: a learned logit a head takes part in the softmax, as a bare parameter of the module (gpt-oss,
         arXiv:2508.10925): n more weights, next to no FLOPs, nothing saved beside the log-sum-exp. `choice`: the keys
