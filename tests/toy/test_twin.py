@@ -21,7 +21,7 @@ def test_the_twin_of_a_mixer_is_one_class(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("archcalc.reference.kinds.ATTENTIONS", dict(ATTENTIONS))
     add_attention("toy", Toy)
     found = crosscheck(ToySpec.model_validate(PLAIN), only=("params", "weights", "activations")).findings
-    # flash-attn hands on a copy of what each core makes, [4096, 4 heads, 8 or 9] in bf16. The tape counts it as kept; the
+    # flash-attn hands on a copy of what each core makes, [4096, 4 heads, 8 or 9] in bf16. The tape counts it; the
     # twin concatenates both cores and the scan first, and so keeps neither: the tape is high by that.
     different = [(f["path"], f["setting"], f["difference"]) for f in found if f["difference"]]
     (setting,) = {f["setting"] for f in found if "flash-attn" in f["setting"]}
