@@ -10,7 +10,8 @@ from archcalc.errors import InputError, SpecError, did_you_mean
 from archcalc.files.loader import find, validate
 from archcalc.files.yaml_loader import load, read
 from archcalc.training.misfit import Misfit
-from archcalc.training.plan import Fsdp, Plan
+from archcalc.training.plan import Plan
+from archcalc.training.precision import Fsdp
 
 
 def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:

@@ -2,202 +2,19 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-from fractions import Fraction
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
-from pydantic import Discriminator, Field, NonNegativeInt, Tag, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from archcalc.errors import FieldError, InputError
 from archcalc.files.model import Text
-from archcalc.section import Section, Size
-from archcalc.tape.values import ITEM_BYTES
-from archcalc.training.layout import Batch, Parallel, ScheduleSection, listed
-from archcalc.training.optimizer import optimizer
+from archcalc.section import Section
+from archcalc.training.activations import Activations
+from archcalc.training.layout import Batch, Parallel, ScheduleSection
 from archcalc.training.parts import Train, way
 from archcalc.training.pictures import Count
-from archcalc.training.savers import Lever, levers
+from archcalc.training.precision import Fsdp, Memory, Precision
 from archcalc.training.schedule import Pipeline, get_schedule
-from archcalc.units import parse_memory
-
-DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-"""Plan dtypes in torch's spelling."""
-
-
-Offload = Annotated[Annotated[Text, Tag("word")] | Annotated[list[Text], Tag("list")], Discriminator(listed)]
-
-
-class Precision(Section):
-    """Dtypes of weights and gradients, and the optimizer by name. Megatron-LM's --fp16 accumulates gradients in fp16
-    unless --accumulate-allreduce-grads-in-fp32 is given, its --bf16 in fp32 (training/arguments.py, validate_args).
-
-    `muon_layout` says who has the states of an optimizer that needs matrices whole: `sliced`, matrices go to devices
-    whole and all else in slices; `whole`, all parameters go whole, embedding and head among them. `fp8` is the recipe
-    of the layers' linears where they multiply in FP8; `fp8_params` holds their weights in it, instead of in `params`.
-    """
-
-    params: Literal["bf16", "fp16", "fp32"]
-    grads: Literal["bf16", "fp16", "fp32"]
-    optimizer: Text
-    muon_layout: Literal["sliced", "whole"] = "sliced"
-    fp8: Literal["none", "tensorwise", "delayed", "blockwise", "mxfp8"] = "none"
-    fp8_params: bool = False
-
-    @field_validator("optimizer")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        optimizer(value)
-        return value
-
-    @model_validator(mode="after")
-    def _laid_out(self) -> Self:
-        if "muon_layout" in self.model_fields_set and not optimizer(self.optimizer).whole_matrices:
-            raise FieldError(
-                f"muon_layout is a layout of Muon's matrices, and the optimizer is {self.optimizer}",
-                "muon_layout",
-                "optimizer",
-                hint="leave it out, or set optimizer to muon",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _quantized(self) -> Self:
-        if not self.fp8_params:
-            return self
-        if self.fp8 == "none":
-            raise FieldError("weights in FP8 need a recipe", "fp8_params", "fp8", hint="set fp8 to tensorwise")
-        if self.params == "fp32":
-            raise FieldError("weights in FP8 stand in for weights in 16 bits", "fp8_params", "params")
-        if optimizer(self.optimizer).master < 4:
-            raise FieldError(
-                f"{self.optimizer} keeps 16 more bits of a bf16 weight, and the weights are in FP8",
-                "fp8_params",
-                "optimizer",
-                hint="use an optimizer with fp32 master weights, such as adamw",
-            )
-        return self
-
-    @property
-    def item_bytes(self) -> tuple[int, int]:
-        """Of a parameter and of its gradient [bytes]."""
-        return ITEM_BYTES[DTYPES[self.params]], ITEM_BYTES[DTYPES[self.grads]]
-
-
-class Fsdp(Section):
-    """Fully sharded data parallelism as torch's FSDP2 does it: parameters, gradients and states divided by rows,
-    weights gathered in `param_dtype` group by group and gradients reduced in `reduce_dtype`.
-
-    `reshard_after_forward` null is torchtitan's policy: not under pipeline parallelism, and never head and last norm.
-    `prefetch` 1 is torch's own order; more are explicit lists of so many groups. `replicate`: copies of the whole, each
-    sharded over the rest of the devices (HSDP).
-    """
-
-    reshard_after_forward: bool | None = None
-    prefetch: Size = 1
-    param_dtype: Literal["bf16", "fp32"] = "bf16"
-    reduce_dtype: Literal["bf16", "fp32"] = "fp32"
-    replicate: Size = 1
-
-
-Imbalance = Annotated[float, Field(ge=1)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Spread(Section):
-    """The busiest device over the mean of the routed rows: `typical` is counted, `worst` gives the peak's range."""
-
-    typical: Imbalance
-    worst: Imbalance
-
-
-def _form(value: Any) -> str:
-    """Which form of an imbalance somebody means, so that one error is about it."""
-    return "spread" if isinstance(value, dict | Spread) else "word" if isinstance(value, str) else "number"
-
-
-Uneven = Annotated[
-    Annotated[Imbalance, Tag("number")] | Annotated[Spread, Tag("spread")] | Annotated[Literal["real"], Tag("word")],
-    Discriminator(_form),
-]
-
-
-class Activations(Section):
-    """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
-    TransformerEngine's with fused ones, plain code with eager ones.
-
-    `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
-    it in GPT-2's kin alone. `core`: `flash` is a fused kernel that takes tensors in the layer's order (cuDNN's),
-    `flash-attn` the package of that name, for which TransformerEngine reorders them; `unfused` writes attention's
-    scores out, in 16 bit under fused kernels. `deterministic` is Megatron-LM's --deterministic-mode without
-    --moe-permute-fusion: rows of experts are added up by a kernel that keeps them. `rope:
-    unfused` is Megatron-LM's rotation without a kernel (--no-rope-fusion), which keeps its tables layer by layer.
-    `offload_in_flight` is how many layers' copies to or from the host are in hand beside the layer that runs.
-    `attention_mask: loader` is a mask that the data loader makes, seq x seq bytes for each sequence. `moe_imbalance:
-    real` is what published routers do (training/routing.py). `selective`: layers are recomputed but for what operations
-    of these kinds put out.
-    """
-
-    kernels: Literal["fused", "eager"]
-    core: Literal["flash", "flash-attn", "unfused"] = "flash"
-    hidden_dropout: Probability = 0.0
-    attention_dropout: Probability = 0.0
-    rope: Literal["fused", "unfused"] = "fused"
-    router_probs: Literal["act", "out"]
-    deterministic: bool = False
-    recompute: list[Text]
-    fp8: list[Text]
-    offload: Offload
-    offload_in_flight: NonNegativeInt = 1
-    moe_imbalance: Uneven
-    cross_entropy: Literal["eager", "fused", "te", "chunked"] | None = None
-    attention_mask: Literal["none", "loader"] = "none"
-    selective: list[Text] | None = None
-
-    @property
-    def loss(self) -> str:
-        """The loss in use."""
-        return self.cross_entropy or ("te" if self.kernels == "fused" else "eager")
-
-    @field_validator("recompute", "fp8", "selective")
-    @classmethod
-    def _once(cls, value: list[str] | None) -> list[str] | None:
-        doubled = [name for name in value or () if value and value.count(name) > 1]
-        if doubled:
-            raise ValueError(f"{doubled[0]} stands twice")
-        return value
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        if self.selective is not None and self.recompute:
-            raise FieldError(
-                "selective recomputes all of a layer but what it names: recompute has nothing left to choose",
-                "selective",
-                "recompute",
-            )
-        spread = self.moe_imbalance
-        if isinstance(spread, Spread) and spread.worst < spread.typical:
-            raise FieldError(f"worst {spread.worst:g} is less than typical {spread.typical:g}", "moe_imbalance")
-        self.levers()
-        return self
-
-    def levers(self, linears: str = "none") -> tuple[Lever, ...]:
-        """From no savers to all that are named, one at a time; `linears` is the recipe of those in FP8. Raises
-        InputError for a name there is not."""
-        return levers(
-            kernels=self.kernels,
-            core=self.core,
-            deterministic=self.deterministic,
-            router_probs=self.router_probs,
-            cross_entropy=self.loss,
-            recompute=self.recompute,
-            selective=self.selective,
-            fp8=self.fp8,
-            offload=self.offload,
-            hidden_dropout=self.hidden_dropout,
-            attention_dropout=self.attention_dropout,
-            rope=self.rope,
-            linears=linears,
-        )
 
 
 class Vision(Section):
@@ -217,48 +34,6 @@ class Vision(Section):
     def frozen(self) -> bool:
         """Whether it is not trained."""
         return self.process == "frozen"
-
-
-class Memory(Section):
-    """What no formula gives: context, communicators and workspaces [a size], and the share of memory that
-    fragments leave; and how weights' gradients reach their buffer: `gradient_accumulation_fusion` adds products
-    into it, `placeholder_grads` caches what autograd is handed instead. `optimizer_offload` is the share of the
-    parameters whose optimizer states are in host memory, where the step updates them."""
-
-    fixed: Text
-    allocator_efficiency: Annotated[float, Field(gt=0, le=1)]
-    placeholder_grads: bool = True
-    gradient_accumulation_fusion: bool = True
-    compute_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
-    optimizer_offload: Annotated[float, Field(ge=0, le=1)] = 0.0
-
-    @field_validator("fixed", mode="before")
-    @classmethod
-    def _with_unit(cls, value: Any) -> Any:
-        if type(value) in (int, float):
-            raise FieldError(f"fixed {value} has no unit", hint=f"write {value}GiB or {value}GB")
-        return value
-
-    @field_validator("fixed")
-    @classmethod
-    def _size(cls, value: str) -> str:
-        parse_memory(value)
-        return value
-
-    @property
-    def fixed_bytes(self) -> int:
-        """`fixed` [bytes]."""
-        return parse_memory(self.fixed)
-
-    @property
-    def efficiency(self) -> Fraction:
-        """`allocator_efficiency`, exact."""
-        return Fraction(Decimal(str(self.allocator_efficiency)))
-
-    @property
-    def optimizer_share(self) -> Fraction:
-        """`optimizer_offload`, exact."""
-        return Fraction(Decimal(str(self.optimizer_offload)))
 
 
 class Plan(Section):

@@ -15,7 +15,8 @@ from archcalc.training.fp8 import quantized_weights
 from archcalc.training.fsdp import Sharding, runs, workings
 from archcalc.training.owners import fused_parameters
 from archcalc.training.placement import Chunk, Held, held_weights
-from archcalc.training.plan import DTYPES, Plan
+from archcalc.training.plan import Plan
+from archcalc.training.precision import DTYPES
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
 from archcalc.training.stack import Stack
 from archcalc.training.static import Owners, Static, placeholders, static, static_sharded

@@ -11,12 +11,13 @@ from archcalc.calc.activations import Savers
 from archcalc.calc.sharding import Shards
 from archcalc.files.storage import Storage
 from archcalc.tape import Tape
+from archcalc.training.activations import Spread
 from archcalc.training.misfit import misfit
 from archcalc.training.optimizer import Optimizer, optimizer
 from archcalc.training.parts import trained_tape
 from archcalc.training.phases import TowerLoad
 from archcalc.training.placement import Chunk, chunks, divided
-from archcalc.training.plan import Plan, Spread
+from archcalc.training.plan import Plan
 from archcalc.training.rank import Rank, Resting, owners_of, ranks_of, sharding
 from archcalc.training.routing import Routing, most_routed, real_routing
 from archcalc.training.savers import Lever, without

@@ -12,9 +12,10 @@ import pytest
 
 from archcalc.files.loader import bundled_dir
 from archcalc.section import Section
+from archcalc.training.activations import Activations
 from archcalc.training.optimizer import OPTIMIZERS
 from archcalc.training.pictures import Pictures
-from archcalc.training.plan import Activations, Plan
+from archcalc.training.plan import Plan
 from archcalc.training.savers import FP8, FULL, OFFLOAD, RECOMPUTE
 from archcalc.training.schedule import SCHEDULES
 from archcalc.training.stack import FOLDER

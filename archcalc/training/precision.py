@@ -1,0 +1,133 @@
+"""What a plan says of weights, gradients and optimizer states: dtypes, sharding, and what no formula gives."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from archcalc.errors import FieldError
+from archcalc.files.model import Text
+from archcalc.section import Section, Size
+from archcalc.tape.values import ITEM_BYTES
+from archcalc.training.optimizer import optimizer
+from archcalc.units import parse_memory
+
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+"""Plan dtypes in torch's spelling."""
+
+
+class Precision(Section):
+    """Dtypes of weights and gradients, and the optimizer by name. Megatron-LM's --fp16 accumulates gradients in fp16
+    unless --accumulate-allreduce-grads-in-fp32 is given, its --bf16 in fp32 (training/arguments.py, validate_args).
+
+    `muon_layout` says who has the states of an optimizer that needs matrices whole: `sliced`, matrices go to devices
+    whole and all else in slices; `whole`, all parameters go whole, embedding and head among them. `fp8` is the recipe
+    of the layers' linears where they multiply in FP8; `fp8_params` holds their weights in it, instead of in `params`.
+    """
+
+    params: Literal["bf16", "fp16", "fp32"]
+    grads: Literal["bf16", "fp16", "fp32"]
+    optimizer: Text
+    muon_layout: Literal["sliced", "whole"] = "sliced"
+    fp8: Literal["none", "tensorwise", "delayed", "blockwise", "mxfp8"] = "none"
+    fp8_params: bool = False
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        optimizer(value)
+        return value
+
+    @model_validator(mode="after")
+    def _laid_out(self) -> Self:
+        if "muon_layout" in self.model_fields_set and not optimizer(self.optimizer).whole_matrices:
+            raise FieldError(
+                f"muon_layout is a layout of Muon's matrices, and the optimizer is {self.optimizer}",
+                "muon_layout",
+                "optimizer",
+                hint="leave it out, or set optimizer to muon",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _quantized(self) -> Self:
+        if not self.fp8_params:
+            return self
+        if self.fp8 == "none":
+            raise FieldError("weights in FP8 need a recipe", "fp8_params", "fp8", hint="set fp8 to tensorwise")
+        if self.params == "fp32":
+            raise FieldError("weights in FP8 stand in for weights in 16 bits", "fp8_params", "params")
+        if optimizer(self.optimizer).master < 4:
+            raise FieldError(
+                f"{self.optimizer} keeps 16 more bits of a bf16 weight, and the weights are in FP8",
+                "fp8_params",
+                "optimizer",
+                hint="use an optimizer with fp32 master weights, such as adamw",
+            )
+        return self
+
+    @property
+    def item_bytes(self) -> tuple[int, int]:
+        """Of a parameter and of its gradient [bytes]."""
+        return ITEM_BYTES[DTYPES[self.params]], ITEM_BYTES[DTYPES[self.grads]]
+
+
+class Fsdp(Section):
+    """Fully sharded data parallelism as torch's FSDP2 does it: parameters, gradients and states divided by rows,
+    weights gathered in `param_dtype` group by group and gradients reduced in `reduce_dtype`.
+
+    `reshard_after_forward` null is torchtitan's policy: not under pipeline parallelism, and never head and last norm.
+    `prefetch` 1 is torch's own order; more are explicit lists of so many groups. `replicate`: copies of the whole, each
+    sharded over the rest of the devices (HSDP).
+    """
+
+    reshard_after_forward: bool | None = None
+    prefetch: Size = 1
+    param_dtype: Literal["bf16", "fp32"] = "bf16"
+    reduce_dtype: Literal["bf16", "fp32"] = "fp32"
+    replicate: Size = 1
+
+
+class Memory(Section):
+    """What no formula gives: context, communicators and workspaces [a size], and the share of memory that
+    fragments leave; and how weights' gradients reach their buffer: `gradient_accumulation_fusion` adds products
+    into it, `placeholder_grads` caches what autograd is handed instead. `optimizer_offload` is the share of the
+    parameters whose optimizer states are in host memory, where the step updates them."""
+
+    fixed: Text
+    allocator_efficiency: Annotated[float, Field(gt=0, le=1)]
+    placeholder_grads: bool = True
+    gradient_accumulation_fusion: bool = True
+    compute_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
+    optimizer_offload: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @field_validator("fixed", mode="before")
+    @classmethod
+    def _with_unit(cls, value: Any) -> Any:
+        if type(value) in (int, float):
+            raise FieldError(f"fixed {value} has no unit", hint=f"write {value}GiB or {value}GB")
+        return value
+
+    @field_validator("fixed")
+    @classmethod
+    def _size(cls, value: str) -> str:
+        parse_memory(value)
+        return value
+
+    @property
+    def fixed_bytes(self) -> int:
+        """`fixed` [bytes]."""
+        return parse_memory(self.fixed)
+
+    @property
+    def efficiency(self) -> Fraction:
+        """`allocator_efficiency`, exact."""
+        return Fraction(Decimal(str(self.allocator_efficiency)))
+
+    @property
+    def optimizer_share(self) -> Fraction:
+        """`optimizer_offload`, exact."""
+        return Fraction(Decimal(str(self.optimizer_offload)))
