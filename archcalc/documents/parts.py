@@ -7,7 +7,7 @@ from typing import Any
 from archcalc.calc.activations import saved_bytes
 from archcalc.documents.document import Column, Table
 from archcalc.training.packed import NF4, whole_bytes
-from archcalc.training.parts import Train, part_of
+from archcalc.training.parts import part_of
 from archcalc.training.run import Run
 
 COLUMNS = (
@@ -30,17 +30,17 @@ ASSUMED = (
 )
 
 
-def parts_table(run: Run, train: Train) -> list[Table]:
+def parts_table(run: Run) -> list[Table]:
     """Every part of the model with its way, where any is not trained as a whole."""
-    if train.everything:
+    if run.train.everything:
         return []
-    return [Table("parts", "what trains, on one copy of the model", COLUMNS, part_rows(run, train))]
+    return [Table("parts", "what trains, on one copy of the model", COLUMNS, part_rows(run))]
 
 
-def part_rows(run: Run, train: Train) -> list[dict[str, Any]]:
+def part_rows(run: Run) -> list[dict[str, Any]]:
     """A row for each part that the model has. Layers keep tensors, so embedding and head have those of their ends."""
     weights = run.tape.weights()
-    ways, (param_item, grad_item) = train.ways, run.item_bytes
+    ways, (param_item, grad_item) = run.train.ways, run.item_bytes
     rows = []
     for part in PARTS:
         own = [w for w in weights if part_of(w) == part and w.learnable]
@@ -78,11 +78,11 @@ def _end(parts: list[str]) -> str:
     return next((part for part in reversed(parts) if part != "backbone"), "backbone")
 
 
-def parts_notes(run: Run, train: Train) -> list[str]:
+def parts_notes(run: Run) -> list[str]:
     """What trains, in numbers."""
-    if train.everything:
+    if run.train.everything:
         return []
-    rows = part_rows(run, train)
+    rows = part_rows(run)
     trained, whole = (sum(row[key] for row in rows) for key in ("trained", "parameters"))
     ways = ", ".join(f"{row['part']} {row['way']}" for row in rows)
     if not trained:
@@ -90,11 +90,11 @@ def parts_notes(run: Run, train: Train) -> list[str]:
     return [f"Trains {trained:,} of {whole:,} parameters ({100 * trained / whole:.2f} %): {ways}."]
 
 
-def parts_assumed(run: Run, train: Train) -> list[str]:
+def parts_assumed(run: Run) -> list[str]:
     """What adapters and a quantized base rest on."""
-    kinds = {how.kind for how in train.ways.values()}
+    kinds = {how.kind for how in run.train.ways.values()}
     lines = list(ASSUMED) if kinds & {"lora", "qlora"} else []
-    if any(w.stack and w.rests and train.ways[part_of(w)].adapted for w in run.tape.weights()):
+    if any(w.stack and w.rests and run.train.ways[part_of(w)].adapted for w in run.tape.weights()):
         lines.append(
             "each expert has adapters of its own; Megatron-Bridge shares one among a device's experts unless"
             " share_expert_adapters is false"

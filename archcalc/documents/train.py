@@ -108,7 +108,7 @@ def train_report(
         ),
     ]
     tables += phases(run, plan, ranks[rank or 0])
-    tables += parts_table(run, plan.trained(vision=spec.vision is not None))
+    tables += parts_table(run)
     if any(w.stack for w in run.tape.weights()):
         uneven = "if the router is uneven"
         tables.append(Table("imbalance", uneven, IMBALANCE_COLUMNS, imbalances(run), note=IMBALANCE_NOTE))
@@ -131,7 +131,7 @@ def train_report(
             *unlisted(filled),
             *vision_assumed(spec, plan),
             *run.tape.assumed,
-            *parts_assumed(run, plan.trained(vision=spec.vision is not None)),
+            *parts_assumed(run),
             *(f"{hardware.name}: {line}" for line in hardware.defaults if line.startswith("memory_") or need),
         ],
         conventions=(

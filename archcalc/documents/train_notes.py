@@ -177,7 +177,7 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory]) -> list[
     equals = ranges([r.rank for r in ranks if r.peak == top.peak])
     notes = context_notes(spec, plan.batch.seq)
     notes += [
-        *parts_notes(run, plan.trained(vision=spec.vision is not None)),
+        *parts_notes(run),
         *run_padding(run),
         *_uncounted(run),
         *_empty(run),

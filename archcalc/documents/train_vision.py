@@ -79,7 +79,8 @@ def vision_notes(spec: Spec, plan: Plan, run: Run) -> list[str]:
     seen = sight(spec.vision, plan)
     notes = []
     if plan.vision.frozen:
-        notes.append("The vision tower is frozen and stands in the first stage; the projector is trained.")
+        projector = "is frozen too" if run.train.projector == "frozen" else "is trained"
+        notes.append(f"The vision tower is frozen and stands in the first stage; the projector {projector}.")
     if not seen.groups:
         if plan.vision.decoupled:
             notes.append(

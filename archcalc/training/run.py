@@ -14,7 +14,7 @@ from archcalc.tape import Tape
 from archcalc.training.activations import Spread
 from archcalc.training.misfit import misfit
 from archcalc.training.optimizer import Optimizer, optimizer
-from archcalc.training.parts import trained_tape
+from archcalc.training.parts import Train, trained_tape
 from archcalc.training.phases import TowerLoad
 from archcalc.training.placement import Chunk, chunks, divided
 from archcalc.training.plan import Plan
@@ -37,6 +37,7 @@ class Run:
 
     Attributes:
         tape: of one micro-batch, with gradients where the plan trains something.
+        train: how each part is trained.
         tokens: of one micro-batch on one device, before sequence parallelism.
         shards: the mesh of one stage, with the routing imbalance.
         routing: typical, which is counted, and worst.
@@ -57,6 +58,7 @@ class Run:
     """
 
     tape: Tape
+    train: Train
     tokens: int
     shards: Shards
     routing: Routing
@@ -121,7 +123,8 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
     """
     plan, stack = settled(plan)
     shards, schedule = mesh_of(plan, stack), get_schedule(plan.schedule.kind)
-    tape = trained_tape(tape, plan.trained(vision=any(s.part == "vision" for s in tape.segments)), storage)
+    train = plan.trained(vision=any(s.part == "vision" for s in tape.segments))
+    tape = trained_tape(tape, train, storage)
     elements = divided(tape, shards)
     layout = stack.layers if stack is not None and plan.parallel.layout == "auto" else plan.parallel.layout
     placed = chunks(tape, schedule, plan.pipeline, layout, decoupled=plan.vision.decoupled)
@@ -130,6 +133,7 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
     routing = routing_of(plan, tape, placed, tokens)
     return Run(
         tape=tape,
+        train=train,
         tokens=tokens,
         shards=replace(shards, imbalance=routing.typical),
         routing=routing,

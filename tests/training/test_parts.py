@@ -358,7 +358,7 @@ def test_adapters_of_a_head_go_without_accumulation_fusion() -> None:
 
 def test_the_report_names_what_trains() -> None:
     rows: dict[str, Any] = {}
-    for row in part_rows(planned(QWEN, "train.backbone=lora(16)"), plan("train.backbone=lora(16)").train):
+    for row in part_rows(planned(QWEN, "train.backbone=lora(16)")):
         rows[row["part"]] = row
     assert rows["backbone"]["trained"] == ADAPTERS
     assert (rows["embedding"]["trained"], rows["embedding"]["weights_bytes"]) == (0, 2 * WORDS)
