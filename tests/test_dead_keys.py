@@ -484,13 +484,23 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
             ),
         ),
         "l40s": (bundled("hardware", "l40s"), ("serve llama-3.1-70b --gpu {} --gpus 8",)),
+        **{
+            older: (
+                bundled("hardware", "a100") | {"name": older, "architecture": older},
+                ("train latent.yaml --plan pipelined.yaml --set hardware={} --set stack=megatron-2025",),
+            )
+            for older in ("volta", "turing")
+        },
     },
     "stack": {
         "megatron": (
             bundled("stacks", "megatron-2025"),
             (
                 "train latent.yaml --plan pipelined.yaml --set stack={}",
-                "train latent.yaml --plan pipelined.yaml --set stack={} --set hardware=a100",
+                *(
+                    f"train latent.yaml --plan pipelined.yaml --set stack={{}} --set hardware={device}"
+                    for device in ("a100", "b200", "l40s", "mi300x", "mi355x", "volta.yaml", "turing.yaml")
+                ),
             ),
         ),
     },

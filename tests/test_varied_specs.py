@@ -584,12 +584,16 @@ def test_flops_of_prediction_modules_agree(sort: str) -> None:
     modules = tuple(f"model.layers.{depth + n}." for n in range(spec.backbone.num_nextn_predict_layers))
     counted = flops(spec.model_dump(), seq=SEQ, backward=True, mtp=True)
     theirs = {path: both for path, both in counted.items() if path.startswith(modules)}
+    before = flops(spec.model_dump(), seq=SEQ, backward=True)["lm_head"]
+    shared = tuple(more - once for more, once in zip(counted["lm_head"], before, strict=True))
     mine: dict[str, tuple[int, int]] = {}
     for segment in spec.trace(Workload(phase="train", seq=SEQ, attention="full")).segments:
         for op in segment.ops if segment.part == "mtp" else ():
             if op.flops:
                 n = value(op.flops)
                 mine |= dict.fromkeys(unfolded(op.path, segment), (n, n * op.backward_factor))
+    heads = [mine.pop(f"{module}shared_head.head") for module in modules]
+    assert tuple(map(sum, zip(*heads, strict=True))) == shared  # torch books every pass on the one head
     assert mine == theirs
     assert {path[: len(modules[0])] for path in mine} == set(modules)
 

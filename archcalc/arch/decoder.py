@@ -200,7 +200,7 @@ class Decoder(Block):
                 x = tape.add_positions(x, "embed_positions", self.dim("position_embeddings"))
             if self.embedding_norm is not None:
                 x = tape.norm(x, "embed_norm", kind=self.embedding_norm, role="norm", site="embedding")
-            tape.dropout(x, "dropout", site="embedding")
+            tape.dropout(x, "embed_tokens.dropout", site="embedding")
         return embedding, x
 
     def _kind(self, layer: Layers) -> LayerKind:

@@ -125,13 +125,14 @@ def flops(spec: Spec) -> Sides:
 
 
 def predictions(train: Tape) -> Side:
-    """FLOPs that multi-token-prediction modules add to a training step, by the weight that they run through: the shared
-    head's are those of all modules."""
+    """FLOPs that multi-token-prediction modules add to a training step, by path; the shared head's are those of all
+    modules, at the main model's head."""
     side: Side = {}
+    head = next(op.path for op in train.ops("backbone") if op.site == "head")
     for segment in train.segments:
         for op in segment.ops if segment.part == "mtp" else ():
-            if value(op.flops):
-                for path in unfolded(op.weights[0].path if op.weights else op.path, segment):
+            if op.flops:
+                for path in unfolded(head if op.site == "head" else op.path, segment):
                     add(side, path, "prediction forward", value(op.flops))
                     add(side, path, "prediction backward", value(op.flops) * op.backward_factor)
     return side

@@ -6,7 +6,7 @@ from archcalc.errors import InputError
 from archcalc.hardware import load_hardware
 from archcalc.training.offload import offload_need
 from tests.training.plans import k2_plan, ranks, run_of
-from tests.training.test_placement import EXPERT_PARAMS, MOE
+from tests.training.test_placement import EXPERT_PARAMS
 
 T = 4096
 
@@ -59,7 +59,8 @@ def test_no_offload_asks_nothing() -> None:
 
 
 def test_an_offloaded_optimizer_asks_for_host_memory_beside_activations() -> None:
-    """Rank 1 of 256: Muon's states, and 4 bytes of gradient of each expert's parameter and of a 16th of the others."""
+    """Rank 1 of 256: Muon's states, and 4 bytes of gradient of each expert's parameter, of the largest matrix, which 4
+    of 16 devices have alone, one a layer (64·128 x 7168), and of a 16th of the four layers' norms."""
     static = ranks("kimi-k2", "memory.optimizer_offload=1.0")[1].static
     alone = need("memory.optimizer_offload=1.0", "activations.offload=none")
     assert list(alone.values()) == pytest.approx([static.host / 1e9] * 2 + [8 * static.host / 1e9])
@@ -67,7 +68,8 @@ def test_an_offloaded_optimizer_asks_for_host_memory_beside_activations() -> Non
     assert both["host memory of one GPU"] == pytest.approx(acts["host memory of one GPU"] + static.host / 1e9)
     assert both["time of one copy"] == acts["time of one copy"]
     kept = ranks("kimi-k2")[1].static
-    assert static.host == kept.optimizer + 4 * EXPERT_PARAMS[1] + 4 * 4 * MOE // 16
+    norms = 4 * (2 * 7168 + 1536 + 512) // 16
+    assert static.host == kept.optimizer + 4 * (EXPERT_PARAMS[1] + 64 * 128 * 7168 + norms)
 
 
 def test_groups_ask_for_their_own_bytes_only() -> None:
