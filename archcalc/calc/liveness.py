@@ -36,20 +36,6 @@ class Alive(NamedTuple):
 _TOTAL = attrgetter("total")
 
 
-def backward_peak(
-    segment: Segment,
-    shards: Shards,
-    kept: Mapping[Storage, int],
-    variants: Set[Variant] = frozenset(),
-    *,
-    beside: Mapping[int, int] = MappingProxyType({}),
-    after: Mapping[int, tuple[int, int]] = MappingProxyType({}),
-    staying: Mapping[int, int] = MappingProxyType({}),
-) -> int:
-    """The most bytes alive at once while one copy of a segment runs backward: `backward_alive` in all [bytes]."""
-    return backward_alive(segment, shards, kept, variants, beside=beside, after=after, staying=staying).total
-
-
 def backward_alive(
     segment: Segment,
     shards: Shards,
@@ -146,19 +132,6 @@ def working(op: Op, shards: Shards, variants: Set[Variant], *, backward: bool, k
     """What an operation's kernels make and nobody keeps while it runs [bytes]."""
     used = {w.storage for w in op.works if w.backward == backward and set(w.when) <= variants} if op.works else set()
     return sum(local_bytes(storage, shards) for storage in used - kept)
-
-
-def forward_peak(
-    segment: Segment,
-    shards: Shards,
-    kept: Set[Storage],
-    *,
-    variants: Set[Variant] = frozenset(),
-    entry: bool = False,
-    beside: Callable[[Op], int] = lambda op: 0,
-) -> int:
-    """The most bytes alive at once while one copy of a segment runs forward: `forward_alive` in all [bytes]."""
-    return forward_alive(segment, shards, kept, variants=variants, entry=entry, beside=beside).total
 
 
 def forward_alive(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from archcalc.calc.liveness import forward_peak
+from archcalc.calc.liveness import forward_alive
 from archcalc.calc.sharding import local_bytes, local_features, local_size, padded_weight
 from archcalc.calc.weights import Scheme
 from archcalc.serving.deployment import Deployment
@@ -111,7 +111,7 @@ def _layers(
             return taken if any(s in routed for s in (*op.inputs, *op.outputs)) else 0
 
         entry = 0 if segment.entry is None else local_bytes(segment.entry, where.shards)
-        ran = forward_peak(_as_called(segment), where.shards, routed, entry=True, beside=beside)
+        ran = forward_alive(_as_called(segment), where.shards, routed, entry=True, beside=beside).total
         peak, stays = max(peak, ran, entry + _latents(segment, where, step, how)), max(stays, kept)
     return peak, stays
 
@@ -258,7 +258,7 @@ def _encoder(model: Traced, where: Deployment, step: Step) -> tuple[int, int]:
     parts = [s for s in seen.segments if s.part in ("vision", "projector")]
     shards = where.shards
     outputs = max(step.tokens, one) * _token_bytes(parts)
-    return outputs, outputs + max(forward_peak(s, shards, frozenset(), entry=True) for s in parts)
+    return outputs, outputs + max(forward_alive(s, shards, frozenset(), entry=True).total for s in parts)
 
 
 def _token_bytes(parts: Iterable[Segment]) -> int:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from archcalc.arch.projector.projector import Projector
 from archcalc.arch.vision.tower import Group, Tower
 from archcalc.calc.activations import Savers
-from archcalc.calc.liveness import forward_peak
+from archcalc.calc.liveness import forward_alive
 from archcalc.calc.sharding import Shards, local_bytes
 from archcalc.files.storage import Storage
 from archcalc.tape import Segment, Tape, product
@@ -159,7 +159,7 @@ def passage(tape: Tape, n: int, shards: Shards) -> int:
     if segment.part == "vision":
         waiting = (s for s in tape.segments if s.part == "projector" and s.indices and s.entry is not None)
         beside += sum(s.count * local_bytes(s.entry, shards) for s in waiting if s.entry is not None)
-    return beside + forward_peak(segment, shards, frozenset(), entry=True)
+    return beside + forward_alive(segment, shards, frozenset(), entry=True).total
 
 
 def frozen_memory(tape: Tape, n: int, shards: Shards) -> SegmentMemory:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from archcalc.calc.activations import saved_bytes, saved_rows
-from archcalc.calc.liveness import forward_peak
+from archcalc.calc.liveness import forward_alive
 from archcalc.calc.params import count
 from archcalc.calc.sharding import Shards
 from archcalc.tape import Segment, value
@@ -159,7 +159,7 @@ def test_a_site_keeps_its_running_sum_beside_what_the_mixer_reads() -> None:
 
 def test_the_outputs_of_all_blocks_are_there_while_a_layer_runs() -> None:
     plain, more = (segments(c)["model.layers.0"] for c in (tiny(), residuals()))
-    peaks = [forward_peak(segment, Shards(), frozenset(), entry=True) for segment in (plain, more)]
+    peaks = [forward_alive(segment, Shards(), frozenset(), entry=True).total for segment in (plain, more)]
     assert peaks[1] - peaks[0] >= T * 2 * 8 * 2
     assert more.beside[0].nbytes == T * 2 * 8 * 2
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archcalc.calc.activations import Savers, saved_bytes, saved_rows
-from archcalc.calc.liveness import backward_peak, forward_peak
+from archcalc.calc.liveness import backward_alive, forward_alive
 from archcalc.calc.sharding import Shards
 from archcalc.files.loader import load_spec
 from archcalc.tape import Dim, Segment, Storage, Tape, Tensor
@@ -189,22 +189,22 @@ def test_a_dense_layers_backward_frees_as_it_goes(tape: Tape) -> None:
     segment = layer(tape, "dense")
     kept = {row.storage: row.nbytes for row in saved_rows(segment, ONE, how())}
     product = 2 * 18432
-    assert backward_peak(segment, ONE, kept) == T * (DENSE - product + product + 2 * product + 2 * 7168)
+    assert backward_alive(segment, ONE, kept).total == T * (DENSE - product + product + 2 * product + 2 * 7168)
 
 
 def test_a_backward_never_takes_less_than_what_is_kept(tape: Tape) -> None:
     for names in combinations(RECOMPUTE, 2):
         for segment in tape.segments:
             kept = {row.storage: row.nbytes for row in saved_rows(segment, ONE, how(*names))}
-            assert backward_peak(segment, ONE, kept) >= sum(kept.values())
+            assert backward_alive(segment, ONE, kept).total >= sum(kept.values())
 
 
 def test_a_forward_holds_results_until_they_are_used(tape: Tape) -> None:
     segment = layer(tape, "dense")
     kept = {row.storage for row in saved_rows(segment, ONE, how())}
     # k is joined from kv_b's output (64·256) and v copied out of it: at the first, that output alone is held by no one
-    assert forward_peak(segment, ONE, kept) >= T * 2 * 64 * 256
-    assert forward_peak(segment, ONE, kept) < T * DENSE
+    assert forward_alive(segment, ONE, kept).total >= T * 2 * 64 * 256
+    assert forward_alive(segment, ONE, kept).total < T * DENSE
 
 
 def test_sequence_parallel_linears_gather_what_their_rows_divide() -> None:
@@ -233,7 +233,7 @@ def test_a_sum_s_terms_share_its_gradient_and_a_copy_s_do_not() -> None:
             y = tape.copy((x,), "y", wide, site="rope")
             z = tape.copy((x, y), "z", wide, site="rope") if join else tape.add(x, y, "z", site="residual")
             tape.copy((z,), "out", wide, site="rope")
-        return backward_peak(tape.segments[0], Shards(), {})
+        return backward_alive(tape.segments[0], Shards(), {}).total
 
     one = 4 * 8 * 2
     assert peak(join=False) == 2 * one  # out's and z's; then z's is x's and y's, and y's contribution to x is added

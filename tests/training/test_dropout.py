@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from archcalc.calc.activations import saved_rows
-from archcalc.calc.liveness import backward_peak
+from archcalc.calc.liveness import backward_alive
 from archcalc.calc.sharding import Shards
 from archcalc.tape import Dim, Storage, Tape, Tensor
 from archcalc.training.chunk import segment_memory
@@ -91,8 +91,8 @@ def test_the_gradient_of_a_dropped_branch_is_a_tensor_beside_the_residuals() -> 
         inner = tape.copy((tape.copy((x,), "a", (small,), site="rope"),), "b", (large,), site="rope")
         tape.add(x, tape.copy((inner,), "c", (wide,), site="rope"), "sum", site="residual", drops=True)
     w, s, b = (2 * 4 * d.size for d in (wide, small, large))
-    assert backward_peak(tape.segments[0], Shards(), {}) == w + b + s
-    assert backward_peak(tape.segments[0], Shards(), {}, DROPPED.variants) == 2 * w + b
+    assert backward_alive(tape.segments[0], Shards(), {}).total == w + b + s
+    assert backward_alive(tape.segments[0], Shards(), {}, DROPPED.variants).total == 2 * w + b
     mask = [row.nbytes for row in saved_rows(tape.segments[0], Shards(), DROPPED)]
     assert mask == [4 * 10]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from archcalc.calc.activations import saved_bytes, saved_rows
-from archcalc.calc.liveness import forward_peak
+from archcalc.calc.liveness import forward_alive
 from archcalc.calc.sharding import Shards
 from archcalc.documents.parts import part_rows
 from archcalc.documents.train import run_of, train_quantities, train_report
@@ -221,7 +221,7 @@ def test_what_enters_a_frozen_layer_stands_until_it_is_added_to() -> None:
         kept = {row.storage for row in saved_rows(layer, run.shards, run.savers)}
         variants = run.savers.variants
         alive = running_forward(layer, run.shards, kept, variants).total
-        return alive, forward_peak(layer, run.shards, kept, variants=variants)
+        return alive, forward_alive(layer, run.shards, kept, variants=variants).total
 
     alive, results = until_the_sum("frozen")
     assert alive - results == 2 * T * H

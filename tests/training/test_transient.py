@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from archcalc.calc.activations import Savers, saved_rows
-from archcalc.calc.liveness import backward_peak, forward_peak
+from archcalc.calc.liveness import backward_alive, forward_alive
 from archcalc.calc.sharding import Shards
 from archcalc.tape import Dim, Segment, Storage, Tape, Tensor
 from archcalc.training.chunk import SegmentMemory, segment_memory
@@ -174,9 +174,10 @@ def test_gradients_of_scores_stand_beside_the_softmax_while_unfused_attention_ru
         kept = {row.storage: row.nbytes for row in saved_rows(tape.segments[0], Shards(), how)}
         assert sum(kept.values()) == 3 * operand + held * score
         assert (
-            backward_peak(tape.segments[0], Shards(), kept, variants=how.variants) == 5 * operand + (held + 2) * score
+            backward_alive(tape.segments[0], Shards(), kept, variants=how.variants).total
+            == 5 * operand + (held + 2) * score
         )
-        again = forward_peak(tape.segments[0], Shards(), set(kept), variants=how.variants)
+        again = forward_alive(tape.segments[0], Shards(), set(kept), variants=how.variants).total
         assert again == operand + 2 * score  # what nobody keeps: the output stands for itself after the reordering
 
 
