@@ -19,11 +19,12 @@ def ledger(run: Run) -> list[dict[str, Any]]:
     """From no savers to the plan. Each row adds one lever: `saved_bytes` is what it buys on the worst rank by then,
     `without_bytes` what the plan's own peak grows by where that lever alone is left out."""
     rows: list[dict[str, Any]] = []
-    planned = worst(training_memory(run)).peak
-    for n, lever in enumerate(run.levers):
-        top = worst(training_memory(run.until(n)))
+    so_far = [worst(training_memory(run.until(n))) for n in range(len(run.levers))]
+    planned = so_far[-1].peak
+    for n, (lever, top) in enumerate(zip(run.levers, so_far, strict=True)):
         before = rows[-1]["peak_bytes"] if rows else top.peak
         without = worst(training_memory(run.without(n))).peak if n else None
+        share = lever_share(run, lever)
         rows.append(
             {
                 "path": lever.label,
@@ -35,8 +36,8 @@ def ledger(run: Run) -> list[dict[str, Any]]:
                 "activation_bytes": top.activation,
                 "transient_bytes": top.transient,
                 "worst_rank": top.rank,
-                "recompute_flops_share": lever_share(run, lever),
-                "cost": lever_cost(run, lever),
+                "recompute_flops_share": share,
+                "cost": COSTS[lever.kind] if lever.kind in COSTS else cost_of(share),
             }
         )
     return rows
@@ -53,17 +54,8 @@ def lever_share(run: Run, lever: Lever) -> float:
     return recompute_share(run, lever.option) if lever.kind == "recompute" else 0.0
 
 
-def lever_cost(run: Run, lever: Lever) -> str:
-    """What a lever costs, in words."""
-    return COSTS[lever.kind] if lever.kind in COSTS else _words(lever_share(run, lever))
-
-
-def recompute_cost(run: Run, option: str) -> str:
-    """What recomputing costs, in words."""
-    return _words(recompute_share(run, option))
-
-
-def _words(share: float) -> str:
+def cost_of(share: float) -> str:
+    """What recomputing such a share costs, in words."""
     return f"{100 * share:.1f} % more forward FLOPs" if share else "elementwise work only, no GEMM"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from archcalc.training.ledger import imbalances, ledger, recompute_cost, recompute_share
+from archcalc.training.ledger import cost_of, imbalances, ledger, recompute_share
 from archcalc.training.memory import one_layer_extra
 from archcalc.training.routing import expected_imbalance, expected_maximum, worst_imbalance
 from tests.training.plans import k2_plan, ranks, run_of
@@ -83,12 +83,12 @@ def test_each_lever_buys_its_activations_on_the_worst_rank() -> None:
 def test_what_recomputing_costs() -> None:
     plan = k2_plan()
     run = run_of("kimi-k2", plan)
-    assert recompute_cost(run, "layernorm") == "elementwise work only, no GEMM"
+    assert cost_of(recompute_share(run, "layernorm")) == "elementwise work only, no GEMM"
     # of a MoE layer's forward, causal, a token: down projections 2·8·2048·7168 FLOPs of
     # 2·(101,122,048 + 7168·384 + 9·3·7168·2048) + 64·(192 + 128)·4096
     down, layer = 2 * 8 * 2048 * 7168, 2 * (101_122_048 + 7168 * 384 + 27 * 7168 * 2048) + 64 * 320 * 4096
-    assert recompute_cost(run, "moe_down_proj") == f"{100 * down / layer:.1f} % more forward FLOPs"
-    assert recompute_cost(run, "full") == "100.0 % more forward FLOPs"
+    assert cost_of(recompute_share(run, "moe_down_proj")) == f"{100 * down / layer:.1f} % more forward FLOPs"
+    assert cost_of(recompute_share(run, "full")) == "100.0 % more forward FLOPs"
     shares = {row["lever"]: row["recompute_flops_share"] for row in ledger(run)}
     assert shares["recompute moe_down_proj"] == down / layer
     assert [shares[each] for each in ("no savers", "recompute layernorm", "fp8 swiglu_input", "offload all")] == [0] * 4
