@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_bytes
-from archcalc.hardware import load_hardware
+from archcalc.hardware import Hardware
 from archcalc.tape import Tape
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.chunk import Working
@@ -61,13 +61,15 @@ class Rank:
 
 
 class Resting(NamedTuple):
-    """What the resting memory of a rank follows from; `elements` of one layer's weight on one device, by identity."""
+    """What the resting memory of a rank follows from; `elements` of one layer's weight on one device, by identity;
+    `device` is asked by a stack and by recipes of FP8 alone."""
 
     tape: Tape
     plan: Plan
     stack: Stack | None
     shards: Shards
     elements: Mapping[int, int]
+    device: Callable[[], Hardware]
 
 
 def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, ...]]) -> tuple[Rank, ...]:
@@ -111,7 +113,7 @@ def _resting(rests: Resting, held: tuple[Chunk, ...], weights: Held) -> tuple[St
     fixed = static(sized, shards, owners, items, plan.precision.optimizer, whole=whole, offload=host)
     copies = 0
     if plan.precision.fp8 != "none":
-        quantized = quantized_weights(tape, weights, shards, plan.precision.fp8, load_hardware(plan.hardware))
+        quantized = quantized_weights(tape, weights, shards, plan.precision.fp8, rests.device())
         if plan.precision.fp8_params:
             fixed = replace(fixed, params=fixed.params - items[0] * quantized.elements + quantized.nbytes)
         else:
@@ -136,7 +138,7 @@ def _workspaces(rests: Resting, held: tuple[Chunk, ...]) -> int:
     runs = {"torch"} if plain or "router" in roles or any(op.site == "head" for op in ops) else set()
     if plan.activations.kernels == "fused":
         runs |= {"fused", "experts"} if "routed_expert" in roles else {"fused"}
-    return stack.workspace_bytes(load_hardware(plan.hardware), frozenset(runs))
+    return stack.workspace_bytes(rests.device(), frozenset(runs))
 
 
 def owners_of(plan: Plan) -> Owners:

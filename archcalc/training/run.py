@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache, partial
 from typing import Self
 
 from archcalc.calc.activations import Savers
 from archcalc.calc.sharding import Shards
 from archcalc.files.storage import Storage
+from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
 from archcalc.training.activations import Spread
 from archcalc.training.misfit import misfit
@@ -128,7 +130,7 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
     elements = divided(tape, shards)
     layout = stack.layers if stack is not None and plan.parallel.layout == "auto" else plan.parallel.layout
     placed = chunks(tape, schedule, plan.pipeline, layout, decoupled=plan.vision.decoupled)
-    rests = Resting(tape, plan, stack, shards, elements)
+    rests = Resting(tape, plan, stack, shards, elements, cache(partial(load_hardware, plan.hardware)))
     tokens = plan.batch.micro_batch * plan.batch.seq // plan.parallel.cp
     routing = routing_of(plan, tape, placed, tokens)
     return Run(
