@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from archcalc.cli.options import (
     LAYOUT,
     AsName,
+    Assumptions,
     BatchedTokens,
     BlockSize,
     Dcp,
@@ -143,6 +144,7 @@ def memory(
     output: Files = None,
     format_name: Numbers = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """Serving memory of each device against context; with --plan, training memory against sequence length."""
     from archcalc.cli.output import emit_figure
@@ -190,7 +192,7 @@ def memory(
                 offload_experts=offload_experts,
             ),
         )
-    emit_figure(figure, format_name, output, units)
+    emit_figure(figure, format_name, output, units, assumptions)
 
 
 @command.command()
@@ -207,6 +209,7 @@ def kv(
     output: Files = None,
     format_name: Numbers = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """KV cache against context."""
     from archcalc.calc.kv_cache import Mesh
@@ -217,7 +220,7 @@ def kv(
     several, page = _models(specs, units), 1 if block_size is None else parse_context(block_size)
     mesh = Mesh(tp=tp or 1, pp=pp or 1, dp=dp or 1, dcp=dcp or 1, block_size=page)
     figure = kv_figure(_cases(several, batch, kv_dtype), _range(context, *_default(several)), mesh)
-    emit_figure(figure, format_name, output, units)
+    emit_figure(figure, format_name, output, units, assumptions)
 
 
 @command.command()
@@ -228,6 +231,7 @@ def flops(
     output: Files = None,
     format_name: Numbers = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """FLOPs of a prefill against its length."""
     from archcalc.cli.output import emit_figure
@@ -235,7 +239,7 @@ def flops(
 
     several = _models(specs, units)
     figure = flops_figure(_cases(several, batch, ""), _range(context, *_default(several)))
-    emit_figure(figure, format_name, output, units)
+    emit_figure(figure, format_name, output, units, assumptions)
 
 
 @command.command()
@@ -246,16 +250,17 @@ def train(
     output: Files = None,
     format_name: Numbers = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """Training memory of every pipeline rank under a plan."""
     from archcalc.cli.output import emit_figure
     from archcalc.documents.sweep.training import train_figure, trainings
 
     figure = train_figure(trainings(_models(specs, units), plan, tuple(override or ())))
-    emit_figure(figure, format_name, output, units)
+    emit_figure(figure, format_name, output, units, assumptions)
 
 
-_TRAINED = {"specs", "context", "plan", "override", "output", "format_name", "units"}
+_TRAINED = {"specs", "context", "plan", "override", "output", "format_name", "units", "assumptions"}
 """What `plot memory --plan` looks at."""
 
 
