@@ -15,6 +15,7 @@ from archcalc.errors import InputError, harmless, show_value
 from archcalc.files.loader import bundled_dir, bundled_names, find
 from archcalc.files.model import Spec
 from archcalc.hf.spec import called as called_release
+from archcalc.workload import MOST_LENGTHS
 
 COMMANDS = ("params", "claims", "flops", "kv", "weights", "serve", "train", "report")
 """Commands about one spec. Each is a module beside this one, with a function that has the module's name and takes the
@@ -26,8 +27,8 @@ FILES = {"plan": "plans", "gpu": "hardware", "engine": "engines", "draft": ""}
 AGAIN = tuple(name for name in COMMANDS if name != "train")
 """Commands that a saved report is asked for again. Not `train`: a saved override could name any file as hardware."""
 
-MOST_VALUES = 1000
-"""Images, videos or files that saved inputs may list."""
+MOST_VALUES = MOST_LENGTHS
+"""Images, videos, files or lengths that saved inputs may list."""
 
 SWITCHES = {
     "serve": {
