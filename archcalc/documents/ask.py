@@ -15,7 +15,6 @@ from archcalc.errors import InputError, harmless, show_value
 from archcalc.files.loader import bundled_dir, bundled_names, find
 from archcalc.files.model import Spec
 from archcalc.hf.spec import called as called_release
-from archcalc.workload import MOST_LENGTHS
 
 COMMANDS = ("params", "claims", "flops", "kv", "weights", "serve", "train", "report")
 """Commands about one spec. Each is a module beside this one, with a function that has the module's name and takes the
@@ -27,8 +26,8 @@ FILES = {"plan": "plans", "gpu": "hardware", "engine": "engines", "draft": ""}
 AGAIN = tuple(name for name in COMMANDS if name != "train")
 """Commands that a saved report is asked for again. Not `train`: a saved override could name any file as hardware."""
 
-MOST_VALUES = MOST_LENGTHS
-"""Images, videos, files or lengths that saved inputs may list."""
+MOST_VALUES = 1000
+"""Images, videos or files that saved inputs may list; lengths have a limit of their own."""
 
 SWITCHES = {
     "serve": {
@@ -50,11 +49,12 @@ def answer(command: str, spec: Spec, arguments: Mapping[str, Any]) -> Report:
 def line(command: str, spec: str, arguments: Mapping[str, Any]) -> str:
     """A command line about the spec that a reader calls `spec`: one line that prints as it is.
 
-    A list repeats its flag, the sizes of a tuple are joined by x.
+    A list repeats its flag, but for lengths, which stand in one word; the sizes of a tuple are joined by x.
     """
     words = ["archcalc", *command.split(), spec]
     for name, value in arguments.items():
-        for each in value if isinstance(value, list) else [value]:
+        one = ",".join(map(str, value)) if name == "lengths" else value
+        for each in one if isinstance(one, list) else [one]:
             text = called(each, FILES[name]) if name in FILES and each != "all" else each
             text = "x".join(map(str, text)) if isinstance(text, tuple) else str(text)
             words += [f"--{name.rstrip('_').replace('_', '-')}", text]
@@ -86,7 +86,8 @@ def again(command: str, spec: Spec, inputs: Mapping[str, Any]) -> Report:
     choices = inputs.get("choices", {})  # an earlier version's place of `mla`
     if not isinstance(choices, Mapping) or not choices.keys() <= {"mla"}:
         raise unusable
-    if "log" in given or any(isinstance(value, list) and len(value) > MOST_VALUES for value in given.values()):
+    listed = [value for name, value in given.items() if isinstance(value, list) and name != "lengths"]
+    if "log" in given or any(len(value) > MOST_VALUES for value in listed):
         raise unusable
     given |= choices
     if any(name in given and given[name] not in values for name, values in SWITCHES.get(command, {}).items()):
