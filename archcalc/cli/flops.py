@@ -17,6 +17,12 @@ def command(
         str | None,
         typer.Option("--seq", metavar="N", help="New text tokens a sequence: 4096, 4k. [default: 4k; 1 in decode]"),
     ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            "--lengths", metavar="N,...", help="Packed sequences in place of --seq and --batch: 512,1k or 4096,1024x3."
+        ),
+    ] = None,
     context: Annotated[str, typer.Option("--context", metavar="N", help="Tokens already cached: 128k.")] = "0",
     attention: Annotated[
         Literal["causal", "full"], typer.Option("--attention", help="causal counts half of the new-by-new scores.")
@@ -38,7 +44,7 @@ def command(
 ) -> None:
     """FLOPs of a training step, a prefill or a decode step, part by part."""
     from archcalc.cli.output import emit
-    from archcalc.cli.sizes import parse_images, parse_videos
+    from archcalc.cli.sizes import parse_images, parse_lengths, parse_videos
     from archcalc.documents.flops import flops
     from archcalc.hf.spec import load_spec
     from archcalc.units import parse_context, parse_count
@@ -48,6 +54,7 @@ def command(
         phase=phase,
         batch=batch,
         seq=None if seq is None else parse_context(seq),
+        lengths=() if lengths is None else parse_lengths(lengths),
         context=parse_context(context),
         attention=attention,
         logits=logits,

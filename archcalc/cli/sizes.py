@@ -6,6 +6,7 @@ from typing import Any
 
 from archcalc.errors import InputError, show_value
 from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_memory, parse_sides
+from archcalc.workload import check_count
 
 
 def parse_images(texts: list[str] | None) -> list[tuple[int, int]]:
@@ -16,6 +17,31 @@ def parse_images(texts: list[str] | None) -> list[tuple[int, int]]:
 def parse_videos(texts: list[str] | None) -> list[tuple[int, int, int]]:
     """Frames, height and width of each video. Raises InputError."""
     return [(f, h, w) for f, h, w in (parse_sides(text, 3, VIDEO_FORM) for text in texts or [])]
+
+
+LENGTHS_HINT = "write lengths with commas between them, as 512,1k,2048, and several equal ones as 1024x3"
+
+
+def parse_lengths(text: str) -> list[int]:
+    """New tokens of each of several sequences: `4096,1024x3`. Raises InputError."""
+    runs = [_run(piece.strip(), text) for piece in text.split(",")]
+    check_count(sum(count for _, count in runs))
+    return [length for length, count in runs for _ in range(count)]
+
+
+def _run(piece: str, text: str) -> tuple[int, int]:
+    """A length, and how many sequences have it."""
+    length, times, count = piece.lower().partition("x")
+    if not length or (times and not (count.isascii() and count.isdecimal() and int(count[:9]))):
+        raise InputError(f"{show_value(text)} is no list of lengths", value=text, hint=LENGTHS_HINT)
+    if len(length) > 1 and length[0] == "0" and length.isdecimal():  # 4,096
+        hint = "a comma stands between two sequences: leave it out of a number"
+        raise InputError(f"{show_value(piece)} is no length", value=text, hint=hint)
+    try:
+        tokens = parse_context(length)
+    except InputError as error:
+        raise InputError(error.message, value=text, hint=LENGTHS_HINT) from None
+    return tokens, int(count[:9] if times else 1)
 
 
 def parse_device_memory(text: str) -> int:

@@ -27,7 +27,7 @@ AGAIN = tuple(name for name in COMMANDS if name != "train")
 """Commands that a saved report is asked for again. Not `train`: a saved override could name any file as hardware."""
 
 MOST_VALUES = 1000
-"""Images, videos or files that saved inputs may list."""
+"""Images, videos or files that saved inputs may list; lengths have a limit of their own."""
 
 SWITCHES = {
     "serve": {
@@ -49,11 +49,12 @@ def answer(command: str, spec: Spec, arguments: Mapping[str, Any]) -> Report:
 def line(command: str, spec: str, arguments: Mapping[str, Any]) -> str:
     """A command line about the spec that a reader calls `spec`: one line that prints as it is.
 
-    A list repeats its flag, the sizes of a tuple are joined by x.
+    A list repeats its flag, but for lengths, which stand in one word; the sizes of a tuple are joined by x.
     """
     words = ["archcalc", *command.split(), spec]
     for name, value in arguments.items():
-        for each in value if isinstance(value, list) else [value]:
+        one = ",".join(map(str, value)) if name == "lengths" else value
+        for each in one if isinstance(one, list) else [one]:
             text = called(each, FILES[name]) if name in FILES and each != "all" else each
             text = "x".join(map(str, text)) if isinstance(text, tuple) else str(text)
             words += [f"--{name.rstrip('_').replace('_', '-')}", text]
@@ -85,7 +86,8 @@ def again(command: str, spec: Spec, inputs: Mapping[str, Any]) -> Report:
     choices = inputs.get("choices", {})  # an earlier version's place of `mla`
     if not isinstance(choices, Mapping) or not choices.keys() <= {"mla"}:
         raise unusable
-    if "log" in given or any(isinstance(value, list) and len(value) > MOST_VALUES for value in given.values()):
+    listed = [value for name, value in given.items() if isinstance(value, list) and name != "lengths"]
+    if "log" in given or any(len(value) > MOST_VALUES for value in listed):
         raise unusable
     given |= choices
     if any(name in given and given[name] not in values for name, values in SWITCHES.get(command, {}).items()):

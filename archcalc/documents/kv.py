@@ -8,7 +8,7 @@ from typing import Any
 
 from archcalc.calc.kv_cache import Mesh, cache_rows, sequence_cache
 from archcalc.calc.sharding import check_heads
-from archcalc.documents.conventions import cache_lines, growth_lines, span_words
+from archcalc.documents.conventions import cache_lines, growth_lines, marker_lines, span_words
 from archcalc.documents.document import Amount, Column, Report, Table, Value
 from archcalc.documents.flops import context_notes, pixels, seen, vision_load
 from archcalc.documents.paths import where
@@ -117,6 +117,7 @@ def kv_report(
             "Total: one copy of the cache, in whole pages.",
             *cache_lines(tape, "Per device", "pp", "dp"),
             *growth_lines(tape),
+            *marker_lines(workload, "--context"),
         ),
         notes=notes,
     )

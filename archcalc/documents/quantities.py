@@ -71,7 +71,9 @@ QUANTITIES: dict[str, Quantity] = {
     "flops.run_total": Quantity("flops", "whole run", "A training step's FLOPs a token times the run's tokens."),
     "flops.run_6nd": Quantity("flops", "6ND", "6 · active parameters · tokens, the usual rule of thumb."),
     "flops.run_ratio": Quantity("number", "whole run / 6ND", "How far the rule of thumb is off."),
-    "vision.tokens": Quantity("int", "vision tokens", "Backbone tokens that images and videos make."),
+    "vision.tokens": Quantity(
+        "int", "vision tokens", "Backbone tokens that images and videos make; marker tokens around them are text."
+    ),
     "vision.patches": Quantity("int", "vision patches", "Patches that the vision tower sees."),
     "kv.bytes_per_token": Quantity(
         "bytes",

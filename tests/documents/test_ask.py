@@ -22,6 +22,7 @@ ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
     ("flops", {"phase": "train", "batch": 2, "seq": 8192, "image": [(448, 448)], "tokens": 10**12}),
     ("flops", {"phase": "decode", "context": 4095, "mla": "expanded"}),
     ("flops", {"video": [(16, 448, 448), (4, 224, 224)], "attention": "full", "logits": "last"}),
+    ("flops", {"lengths": [512, 1024, 512], "context": 100, "image": [(224, 224), (40, 57)]}),
     ("kv", {"context": 1000, "kv_dtype": "fp8", "tp": 8, "dcp": 2, "block_size": 64}),
     ("kv", {"batch": 5, "pp": 2, "dp": 3, "memory": 80 << 30, "image": [(448, 448)]}),
     ("weights", {"as_": "bf16", "optimizer": "muon"}),
@@ -93,6 +94,7 @@ def test_no_file_that_a_saved_report_names_is_read(
         ("flops", {"choices": ["mla"]}),
         ("report", {"plan": "k2-pretrain"}),  # text is no list of names
         ("flops", {"image": [[14, 14]] * 1001}),
+        ("flops", {"lengths": ["4k"]}),
         ("serve", {"gpu": "h200", "eager": "no"}),
     ],
 )
@@ -139,3 +141,11 @@ def test_a_line_is_one_line_that_a_shell_reads_back() -> None:
     found = line("train", "a b\n\x1b.yaml", {"plan": "k2-pretrain", "set": ["x=[1, 2]"]})
     assert found.isprintable()
     assert found.endswith("--plan k2-pretrain --set 'x=[1, 2]'")
+
+
+def test_a_saved_report_on_many_packed_sequences_is_asked_again() -> None:
+    spec = spec_of(tiny())
+    first = answer("flops", spec, {"lengths": [*range(1, 2001)], "phase": "train"})
+    assert again("flops", spec, first.inputs).quantities == first.quantities
+    with pytest.raises(InputError, match="10,000 sequences at most"):
+        again("flops", spec, {"lengths": [1] * 10_001})
