@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from archcalc.errors import in_its_case
+
 SpecArgument = Annotated[
     str,
     typer.Argument(
@@ -19,14 +21,37 @@ SpecArguments = Annotated[
         metavar="SPEC...", help="Spec files, bundled names (k25), config.json files, model folders, or hf:ORG/NAME."
     ),
 ]
+
+
+def any_case(*choices: str) -> Any:
+    """A callback that gives an option the choice that its text is in another case."""
+
+    def chosen(text: str | None) -> str | None:
+        return None if text is None else in_its_case(text, choices)
+
+    return chosen
+
+
+FORMATS = ("table", "json", "csv", "markdown", "github")
 Format = Annotated[
-    str | None, typer.Option("--format", metavar="NAME", help="table, json, csv, markdown or github. [default: table]")
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        callback=any_case(*FORMATS),
+        help="table, json, csv, markdown or github. [default: table]",
+    ),
 ]
 Output = Annotated[
     list[Path] | None,
     typer.Option("-o", "--output", metavar="FILE", help="Write to a file; the ending names the format. Repeatable."),
 ]
-Units = Annotated[str, typer.Option("--units", metavar="UNITS", help="Bytes as gib, gb or bytes.")]
+Units = Annotated[
+    str,
+    typer.Option(
+        "--units", metavar="UNITS", callback=any_case("gib", "gb", "bytes"), help="Bytes as gib, gb or bytes."
+    ),
+]
 Context = Annotated[
     str | None, typer.Option("--context", metavar="N", help="Tokens a sequence: 256k. [default: the model's limit]")
 ]
@@ -79,6 +104,7 @@ VisionTower = Annotated[
     Literal["replicated", "sharded"] | None,
     typer.Option(
         "--vision",
+        case_sensitive=False,
         help="The tower whole on each GPU, or divided by tp. [default: the engine's]",
         rich_help_panel=LAYOUT,
     ),
@@ -104,6 +130,7 @@ SamplerName = Annotated[
     Literal["torch", "flashinfer"] | None,
     typer.Option(
         "--sampler",
+        case_sensitive=False,
         help="Whose kernels sample: torch's sort, or others. [default: the engine's]",
         rich_help_panel=ENGINE,
     ),

@@ -28,7 +28,7 @@ def parse_device_memory(text: str) -> int:
 
 def parse_number(text: str, option: str, word: str) -> int | None:
     """A whole number, or None for the one word that stands in its place. Raises InputError."""
-    if text == word:
+    if text.lower() == word:
         return None
     if text.isascii() and text.isdecimal() and len(text) >= 10:
         raise InputError(f"{option} {show_value(text)} is out of range", value=text, hint="at most 999,999,999")
