@@ -1,7 +1,7 @@
 """Sizes and counts read from text and printed as text: here and nowhere else.
 
-Reading is exact: digits are scaled as integers, never through a float. They may stand in groups of three with commas, as
-they are printed. Rounding happens only in the `format_*` functions, half away from zero.
+Reading is exact: digits are scaled as integers, never through a float. They may stand in groups of three with commas,
+as they are printed. Rounding happens only in the `format_*` functions, half away from zero.
 
 What a suffix means depends on what is read, as the public interface promises:
 
@@ -49,6 +49,9 @@ _CONTEXT |= {f"{letter}{i}": 1024**power for power, letter in enumerate("kmg", s
 _COUNT = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _COUNT |= {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _BINARY = {f"{letter}i": 1024**power for power, letter in enumerate("kmgt", start=1)}
+
+LARGE = 10_000
+"""GiB or GB above which a size is printed in TiB or TB."""
 
 IMAGE_FORM, VIDEO_FORM = "HxW, as 1024x768", "FRAMESxHxW, as 16x448x448"
 """How sizes in pixels are written."""
@@ -111,7 +114,7 @@ def parse_context(text: str) -> int:
 
 
 def parse_count(text: str) -> int:
-    """A count, decimal suffixes: "15.5T" is 15 500 000 000 000; "15.5e12" is the same; "64Mi" is 64 x 1024 x 1024. Raises
+    """A count, decimal suffixes: "15.5T" is 15 500 000 000 000; "15.5e12" is the same; "64Mi" is 67 108 864. Raises
     InputError."""
     mantissa, exponent = text, 0
     if match := re.fullmatch(r"\s*([0-9_.]+)[eE]\+?([0-9]{1,2})\s*", text):
@@ -193,21 +196,23 @@ def format_flops(n: int) -> str:
 
 
 def format_bytes(n: int, units: str = "gib") -> str:
-    """Bytes in two decimals, "554.27 GiB"; `units` is gib (B to GiB), gb (B to GB) or bytes (all digits).
+    """Bytes in two decimals, "554.27 GiB"; `units` is gib (B to TiB), gb (B to TB) or bytes (all digits).
 
-    Nothing larger than GiB or GB is used, so that sizes in a column compare at a glance. Raises InputError
-    for an unknown `units`.
+    Up to 10,000 GiB or GB nothing larger is used, so that sizes in a column compare at a glance. Raises InputError for
+    an unknown `units`.
     """
     if units not in ("gib", "gb", "bytes"):
         raise InputError(f"unknown units {show_value(units)}", value=units, hint="use gib, gb or bytes")
     base = 1000 if units == "gb" else 1024
     if units == "bytes" or abs(n) < base:
         return f"{n:,} B"
-    names = ("kB", "MB", "GB") if units == "gb" else ("KiB", "MiB", "GiB")
+    names = ("kB", "MB", "GB", "TB") if units == "gb" else ("KiB", "MiB", "GiB", "TiB")
     sign, size = ("-", -n) if n < 0 else ("", n)
     power = 1
-    while power < len(names) and _divide(size * 100, base**power) >= base * 100:
+    while power < 3 and _divide(size * 100, base**power) >= base * 100:
         power += 1
+    if size > LARGE * base**3:
+        power = 4
     hundredths = _divide(size * 100, base**power)
     return f"{sign}{hundredths // 100:,}.{hundredths % 100:02} {names[power - 1]}"
 

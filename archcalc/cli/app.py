@@ -74,7 +74,8 @@ def _guarded(arguments: list[str]) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "archcalc"
-        print(f"error: {harmless(error.format_message())}\nhint: {command} --help says how", file=sys.stderr)
+        message = error.format_message().replace(": Value error, ", ": ")
+        print(f"error: {harmless(message)}\nhint: {command} --help says how", file=sys.stderr)
         return 2
     except (typer.Abort, KeyboardInterrupt):
         return 130

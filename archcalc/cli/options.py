@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from archcalc.errors import in_its_case
+from archcalc.cli.sizes import WHOLE
+from archcalc.errors import in_its_case, show_value
 
 SpecArgument = Annotated[
     str,
@@ -30,6 +32,20 @@ def any_case(*choices: str) -> Any:
         return None if text is None else in_its_case(text, choices)
 
     return chosen
+
+
+def whole(least: int, most: int = 999_999_999) -> Any:
+    """A parser of whole numbers in a range, with or without commas between groups of three digits."""
+
+    def parsed(text: str | int) -> int:
+        if not re.fullmatch(WHOLE, str(text)):
+            raise ValueError(f"{show_value(str(text))} is not a whole number of {least} or more")
+        number = int(str(text).replace(",", "")[:12])
+        if not least <= number <= most:
+            raise ValueError(f"{show_value(str(text))} is not from {least:,} to {most:,}")
+        return number
+
+    return parsed
 
 
 FORMATS = ("table", "json", "csv", "markdown", "github")
@@ -55,7 +71,7 @@ Units = Annotated[
 Context = Annotated[
     str | None, typer.Option("--context", metavar="N", help="Tokens a sequence: 256k. [default: the model's limit]")
 ]
-Batch = Annotated[int, typer.Option("--batch", min=1, metavar="B", help="Sequences.")]
+Batch = Annotated[int, typer.Option("--batch", parser=whole(1), metavar="B", help="Sequences.")]
 Images = Annotated[
     list[str] | None, typer.Option("--image", metavar="HxW", help="An image of each sequence, in pixels. Repeatable.")
 ]
@@ -75,7 +91,7 @@ MOST = 1_000_000
 
 
 def _size(name: str, about: str) -> Any:
-    return typer.Option(f"--{name}", min=1, max=MOST, metavar="N", help=about, rich_help_panel=LAYOUT)
+    return typer.Option(f"--{name}", parser=whole(1, MOST), metavar="N", help=about, rich_help_panel=LAYOUT)
 
 
 Tp = Annotated[int | None, _size("tp", "Tensor parallel devices. [default: as many as the other sizes leave, or 1]")]
@@ -146,7 +162,9 @@ Mtp = Annotated[
 ]
 LoraRank = Annotated[
     int,
-    typer.Option("--lora-rank", min=0, max=1 << 16, metavar="N", help="Room for an adapter.", rich_help_panel=ENGINE),
+    typer.Option(
+        "--lora-rank", parser=whole(0, 1 << 16), metavar="N", help="Room for an adapter.", rich_help_panel=ENGINE
+    ),
 ]
 OffloadExperts = Annotated[
     str | None,

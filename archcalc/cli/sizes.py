@@ -8,7 +8,6 @@ from typing import Any
 from archcalc.errors import InputError, show_value
 from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_memory, parse_sides
 
-
 WHOLE = r"[0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+"
 """A whole number, with or without commas between groups of three digits."""
 
