@@ -13,8 +13,9 @@ FORMAT_VERSION = 1
 Value = int | float | bool | Fraction
 """What a quantity may be; a fraction is exact where no whole number is (one cached entry for several tokens)."""
 
-Unit = Literal["text", "prose", "count", "bytes", "flops", "share", "int", "number", "bool", "tokens", "own"]
-"""`own`: numbers in the unit that each row names under `unit`."""
+Unit = Literal["text", "prose", "count", "bytes", "flops", "share", "int", "number", "bool", "tokens", "ordinal", "own"]
+"""`ordinal`: a number that names one of several, and is no amount. `own`: numbers in the unit that each row names under
+`unit`."""
 
 
 class Column(NamedTuple):

@@ -27,7 +27,7 @@ def title_of(spec: Spec, plan: Plan, top: RankMemory, hardware: Hardware) -> str
     """The verdict and the layout in a line."""
     room = hardware.memory_visible_bytes
     spare = room - top.peak
-    verdict, left = ("fits", "to spare") if spare >= 0 else ("does not fit", "too much")
+    verdict, left = ("fits", "to spare") if spare >= 0 else ("does not fit", "missing")
     return (
         f"{spec.title} {verdict} on {plan.parallel.world} x {hardware.title} under {plan.name}: rank {top.rank} takes"
         f" {format_bytes(top.peak)} of {format_bytes(room)}, {format_bytes(abs(spare))} {left}; {layout(plan)}"

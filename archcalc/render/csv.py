@@ -9,7 +9,7 @@ from typing import Any
 from archcalc.documents.document import Report
 from archcalc.errors import harmless
 
-UNSEEN = ("label", "template", "experts")
+UNSEEN = ("label", "template", "experts", "below_zero")
 """What says of a row only what its path says."""
 
 
