@@ -1,4 +1,4 @@
-"""What somebody probably meant whose command line can't be used: words in another order, an option of another command."""
+"""What somebody meant whose command line can't be used: words in another order, an option of another command."""
 
 from __future__ import annotations
 
@@ -39,19 +39,16 @@ def _option(error: Any, name: str, arguments: list[str]) -> tuple[str, str] | No
     if "requires an argument" in error.message:
         found = next((p for command, p in _parameters(arguments[0]) if name in p.opts), None)
         return None if found is None or not found.help else (error.message, f"{name}: {found.help}")
-    own = [opt for p in error.ctx.command.params for opt in p.opts]
-    meant = near_miss(name, own)
-    if meant is not None:
-        return f"No such option: {name}", f"did you mean {meant}?"
+    path = error.ctx.command_path
+    if path == "archcalc":
+        return f"No such option: {name}", "options stand behind the command, as in archcalc params k25 --format json"
     others = [command for command, p in _parameters() if name in p.opts]
-    if not others:
-        return f"No such option: {name}", f"{error.ctx.command_path} --help says how"
-    has = "have" if len(others) > 1 else "has"
-    path = error.ctx.command_path.removeprefix("archcalc ")
-    return (
-        f"{path} has no option {name}",
-        f"{_several(others)} {has} one; {error.ctx.command_path} --help lists its own",
-    )
+    if others:
+        has = "have" if len(others) > 1 else "has"
+        hint = f"{_several(others)} {has} one; {path} --help lists its own"
+        return f"{path.removeprefix('archcalc ')} has no option {name}", hint
+    meant = near_miss(name, [opt for p in error.ctx.command.params for opt in p.opts])
+    return f"No such option: {name}", f"did you mean {meant}?" if meant else f"{path} --help says how"
 
 
 def _command(arguments: list[str]) -> tuple[str, str]:
@@ -66,7 +63,7 @@ def _command(arguments: list[str]) -> tuple[str, str]:
     if meant is not None:
         hint = f"did you mean {meant}?"
     elif called is not None:
-        rest = [word for word in arguments if word != called]
+        rest = [word for word in arguments if word not in (called, "archcalc")]
         hint = f"the command stands first: {shlex.join(['archcalc', called, *rest])}"
     elif name.lower() in bundled_names():
         hint = f"{name} is a model; name a command first: archcalc params {name}"
@@ -80,13 +77,9 @@ def _extra(error: Any, arguments: list[str]) -> tuple[str, str] | None:
     from archcalc.files.loader import bundled_names
 
     own = [opt for p in error.ctx.command.params for opt in p.opts]
-    for word in arguments[1:]:
+    for before, word in zip(arguments, arguments[1:], strict=False):
         for folder, option in OPTIONS.items():
-            if (
-                option in own
-                and word.lower() in bundled_names(folder)
-                and arguments[arguments.index(word) - 1] != option
-            ):
+            if option in own and before != option and word.lower() in bundled_names(folder):
                 return error.message, f"did you mean {option} {word}?"
     if sum(word.lower() in bundled_names() for word in arguments[1:]) > 1:
         return error.message, f"{error.ctx.command.name} takes one model at a time; archcalc diff compares two"

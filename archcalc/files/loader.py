@@ -158,9 +158,8 @@ def _check_kind(data: Any, document: Document, model: type[BaseModel]) -> None:
         message = f"this file is of kind {given}; one of kind {wanted[0]} is wanted here"
         raise SpecError.from_problems([document.problem(message, ("kind",), value=given, hint=hint)])
     if found is not None:
-        raise SpecError.from_problems(
-            [document.problem(f"this is {found.what}; a {wanted[0]} is wanted here", hint=hint)]
-        )
+        message = f"this is {found.what}; a file of kind {wanted[0]} is wanted here"
+        raise SpecError.from_problems([document.problem(message, hint=hint)])
 
 
 # -- which keys a section may have ------------------------------------------------------------------------------------
