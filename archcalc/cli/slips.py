@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from archcalc.errors import near_miss
@@ -77,7 +78,7 @@ def _extra(error: Any, arguments: list[str]) -> tuple[str, str] | None:
     from archcalc.files.loader import bundled_names
 
     own = [opt for p in error.ctx.command.params for opt in p.opts]
-    for before, word in zip(arguments, arguments[1:], strict=False):
+    for before, word in pairwise(arguments):
         for folder, option in OPTIONS.items():
             if option in own and before != option and word.lower() in bundled_names(folder):
                 return error.message, f"did you mean {option} {word}?"
