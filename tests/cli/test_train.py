@@ -109,7 +109,7 @@ def test_a_field_of_two_forms_is_one_error(bad: str) -> None:
 
 
 MISFITS = {
-    "stack: megatron-2024": ("stack", "did you mean megatron-2025?"),
+    "stack: megtaron-2025": ("stack", "did you mean megatron-2025?"),
     "train: {mtp: frozen}": ("mtp", "the model has no multi-token prediction"),
 }
 
