@@ -15,6 +15,7 @@ OPTIONS = {"plans": "--plan", "hardware": "--gpu", "engines": "--engine"}
 EXAMPLES = {
     "SPEC": "a bundled model is a start: archcalc {} k25",
     "SPEC...": "a bundled model is a start: archcalc {} k25",
+    "FILE|DIR|hf:ORG/NAME": "name the config.json of a release, or the folder that holds it",
     "HEAD": "name what was and what is: archcalc diff k25 mine.yaml",
 }
 """What may stand where an argument is missing, by its name."""

@@ -15,10 +15,13 @@ from archcalc.files.gpu_names import FILE_HINT, same_gpu
 from archcalc.files.identity import TAKES
 from archcalc.files.loader import NOUNS, bundled_dir, bundled_names
 
-__all__ = ["hub_hint", "name_hint"]
+__all__ = ["bundled_as", "hub_hint", "name_hint"]
 
 _REPOSITORY = re.compile(r'^  backbone: "([\w-]+/[\w.-]+) ', re.MULTILINE)
 """The repository that a bundled spec's sizes are from, first of its sources."""
+
+_SEVERAL = re.compile(r"(?P<before>[0-9]+) *[x*] *(?P<name>.+)|(?P<named>.+?) *[x*:] *(?P<behind>[0-9]+)")
+"""A GPU with a number of it, as 8xh200 or h200:8."""
 
 
 class Bundled(NamedTuple):
@@ -40,6 +43,8 @@ def name_hint(argument: str, kind: str, path: str) -> str:
     if elsewhere is not None:
         name, noun = argument.lower(), NOUNS[elsewhere]
         return f"{name} is a bundled {noun}: {TAKES[elsewhere].format(name)}"
+    if kind == "hardware" and (several := _several(argument)) is not None:
+        return several
     known = _bundled(kind)
     names = [each.name for each in known]
     meant = same_gpu(argument, {each.name: each.title for each in known}) if kind == "hardware" else None
@@ -49,15 +54,34 @@ def name_hint(argument: str, kind: str, path: str) -> str:
     begun = [each.name for each in known if argument and _begins(argument, each)]
     if begun and kind != "hardware":
         return f"bundled {NOUNS[kind]}s that begin so: {', '.join(begun)}; or give {path}"
-    own = f" to a file: {FILE_HINT}" if kind == "hardware" else ""
+    own = {"hardware": f" to a file: {FILE_HINT}", "": ", a config.json or hf:ORG/NAME"}.get(kind, "")
     return f"bundled: {', '.join(names)}; or give {path}{own}"
 
 
 def hub_hint(model: str) -> str:
     """What ORG/NAME means without the prefix of the hub: a bundled spec of that release too, where there is one."""
-    known = [each for each in _bundled("") if _plain(each.repository) == _plain(model)]
-    bundled = f"{known[0].name} ({known[0].title}, bundled) or " if known else ""
+    known = bundled_as(model)
+    bundled = "" if known is None else f"{known.name} ({known.title}, bundled) or "
     return f"did you mean {bundled}hf:{model}?"
+
+
+def bundled_as(model: str) -> Bundled | None:
+    """The bundled spec of a release of the hub, by ORG/NAME; None where there is none."""
+    return next((each for each in _bundled("") if _plain(each.repository) == _plain(model)), None)
+
+
+def _several(argument: str) -> str | None:
+    """What to write for a number of GPUs, or for several names, in one word."""
+    names = bundled_names("hardware")
+    found = _SEVERAL.fullmatch(argument)
+    if found is not None:
+        name, number = found["name"] or found["named"], found["before"] or found["behind"]
+        if name.lower() in names:
+            return f"a name is of one GPU; serve takes their number apart: --gpu {name.lower()} --gpus {number}"
+    listed = [word.strip().lower() for word in argument.split(",")]
+    if len(listed) > 1 and set(listed) <= set(names):
+        return f"one at a time: {listed[0]}; serve --gpu all is a table of all, and plot memory takes several --gpu"
+    return None
 
 
 def _bundled(kind: str) -> list[Bundled]:

@@ -51,8 +51,8 @@ def find(argument: str, kind: str = "") -> Path:
         InputError: no such file and no such name; the near miss is the hint.
     """
     if argument.endswith((".yaml", ".yml")) or "/" in argument or os.sep in argument or os.path.isfile(argument):
-        if kind == "":
-            _refuse_hub_name(argument)
+        if not os.path.lexists(argument):
+            _refuse_missing(argument, kind)
         return Path(argument)
     names = bundled_names(kind)
     if argument in names:
@@ -69,10 +69,17 @@ def find(argument: str, kind: str = "") -> Path:
     raise InputError(message, value=argument, hint=name_hint(argument, kind, "a path"))
 
 
-def _refuse_hub_name(argument: str) -> None:
-    """Raises InputError for an address of the hub, and for ORG/NAME where neither a file nor a folder ORG is there."""
+def _refuse_missing(argument: str, kind: str) -> None:
+    """Raises InputError for a path where nothing is, if it can be told what was meant: the file with its ending, a
+    bundled file, or a model of the hub by its address, or as ORG/NAME where neither a file nor a folder ORG is."""
+    name = argument.removesuffix(".yaml")
+    if os.path.isfile(f"{argument}.yaml"):
+        raise InputError("no such file", source=argument, value=argument, hint=f"did you mean {argument}.yaml?")
+    if name != argument and name.lower() in bundled_names(kind):
+        hint = f"did you mean {name.lower()}, which is bundled?"
+        raise InputError("no such file", source=argument, value=argument, hint=hint)
     found = re.fullmatch(_ON_THE_HUB, argument, re.ASCII)
-    if found is None or os.path.lexists(argument) or argument.endswith((".yaml", ".yml", ".json")):
+    if kind or found is None or argument.endswith((".yaml", ".yml", ".json")):
         return
     address, model, rest = found.groups()
     if address or not (rest or os.path.isdir(os.path.dirname(argument))):

@@ -261,3 +261,24 @@ def test_an_empty_name_gets_the_list_and_no_guess(here: Path) -> None:
     with pytest.raises(InputError) as caught:
         find("")
     assert (caught.value.hint or "").startswith("bundled: deepseek-v3,")
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("8xH200", "serve takes their number apart: --gpu h200 --gpus 8"),
+        ("h200:8", "serve takes their number apart: --gpu h200 --gpus 8"),
+        ("rtx3090 x 2", "serve takes their number apart: --gpu rtx3090 --gpus 2"),
+        ("h200,h100", "one at a time: h200; serve --gpu all is a table of all"),
+    ],
+)
+def test_several_gpus_in_one_word_are_told_apart(asked: str, says: str) -> None:
+    assert says in name_hint(asked, "hardware", "a path")
+
+
+def test_a_path_without_its_ending_and_a_bundled_name_with_one_are_told(here: Path) -> None:
+    (here / "specs").mkdir()
+    (here / "specs" / "mine.yaml").write_text(text("k25"))
+    assert "hint: did you mean specs/mine.yaml?" in run("params", "specs/mine").err
+    assert "hint: did you mean k25, which is bundled?" in run("params", "K25.yaml").err
+    assert "hint: check the path" in run("params", "k26.yaml").err
