@@ -11,7 +11,9 @@ from archcalc.cli.options import Assumptions, Batch, Format, Images, Output, Spe
 
 def command(
     spec: SpecArgument,
-    phase: Annotated[Literal["train", "prefill", "decode"], typer.Option("--phase", help="What is run.")] = "prefill",
+    phase: Annotated[
+        Literal["train", "prefill", "decode"], typer.Option("--phase", case_sensitive=False, help="What is run.")
+    ] = "prefill",
     batch: Batch = 1,
     seq: Annotated[
         str | None,
@@ -25,12 +27,15 @@ def command(
     ] = None,
     context: Annotated[str, typer.Option("--context", metavar="N", help="Tokens already cached: 128k.")] = "0",
     attention: Annotated[
-        Literal["causal", "full"], typer.Option("--attention", help="causal counts half of the new-by-new scores.")
+        Literal["causal", "full"],
+        typer.Option("--attention", case_sensitive=False, help="causal counts half of the new-by-new scores."),
     ] = "causal",
-    logits: Annotated[Literal["all", "last"], typer.Option("--logits", help="Where the head runs.")] = "all",
+    logits: Annotated[
+        Literal["all", "last"], typer.Option("--logits", case_sensitive=False, help="Where the head runs.")
+    ] = "all",
     mla: Annotated[
         Literal["auto", "expanded", "absorbed"],
-        typer.Option("--mla", help="Form of latent attention; auto is absorbed in decode."),
+        typer.Option("--mla", case_sensitive=False, help="Form of latent attention; auto is absorbed in decode."),
     ] = "auto",
     image: Images = None,
     video: Videos = None,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from archcalc.errors import InputError, show_value
 from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_memory, parse_sides
 from archcalc.workload import check_count
+
+WHOLE = r"[0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+"
+"""A whole number, with or without commas between groups of three digits."""
 
 
 def parse_images(texts: list[str] | None) -> list[tuple[int, int]]:
@@ -45,22 +49,24 @@ def _run(piece: str, text: str) -> tuple[int, int]:
 
 
 def parse_device_memory(text: str) -> int:
-    """Memory of a device [bytes]: less than 1 MiB is taken for a forgotten unit. Raises InputError."""
+    """Memory of a device [bytes]: less than 1 MiB without a unit is taken for a forgotten one. Raises InputError."""
     size = parse_memory(text)
-    if 0 < size < 1 << 20:
+    if 0 < size < 1 << 20 and not any(map(str.isalpha, text)):
         raise InputError(f"{show_value(text)} is only {size:,} bytes", value=text, hint="say which unit: 80GiB or 80GB")
     return size
 
 
 def parse_number(text: str, option: str, word: str) -> int | None:
     """A whole number, or None for the one word that stands in its place. Raises InputError."""
-    if text == word:
+    if text.lower() == word:
         return None
-    if text.isascii() and text.isdecimal() and len(text) >= 10:
+    if not re.fullmatch(WHOLE, text):
+        hint = f"write {option} 8, or {option} {word}"
+        raise InputError(f"{option} {show_value(text)} is neither a whole number nor {word}", value=text, hint=hint)
+    digits = text.replace(",", "")
+    if len(digits) >= 10:
         raise InputError(f"{option} {show_value(text)} is out of range", value=text, hint="at most 999,999,999")
-    if not (text.isascii() and text.isdecimal()):
-        raise InputError(f"{option} {show_value(text)} is neither a whole number nor {word}", value=text)
-    return int(text)
+    return int(digits)
 
 
 _WORDS = {"gpus": "auto", "ep": "all", "offload_experts": "host"}

@@ -13,8 +13,11 @@ FORMAT_VERSION = 1
 Value = int | float | bool | Fraction
 """What a quantity may be; a fraction is exact where no whole number is (one cached entry for several tokens)."""
 
-Unit = Literal["text", "prose", "count", "scaled", "bytes", "flops", "share", "int", "number", "bool", "tokens", "own"]
-"""`scaled`: a count as 1.027T. `own`: numbers in the unit that each row names under `unit`."""
+Unit = Literal[
+    "text", "prose", "count", "scaled", "bytes", "flops", "share", "int", "number", "bool", "tokens", "ordinal", "own"
+]
+"""`scaled`: a count as 1.027T. `ordinal`: a number that names one of several, and is no amount. `own`: numbers in the
+unit that each row names under `unit`."""
 
 
 class Amount(NamedTuple):

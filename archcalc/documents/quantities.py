@@ -8,11 +8,12 @@ from archcalc.documents.document import Unit
 
 
 class Quantity(NamedTuple):
-    """What a name stands for."""
+    """What a name stands for. `below_zero` is the label of a value below zero, which is printed without its sign."""
 
     unit: Unit
     label: str
     meaning: str
+    below_zero: str = ""
 
 
 QUANTITIES: dict[str, Quantity] = {
@@ -125,6 +126,7 @@ QUANTITIES: dict[str, Quantity] = {
         "bytes",
         "left per GPU",
         "What is left of the usable memory when the asked-for sequences are cached; negative where they don't fit.",
+        "missing per GPU",
     ),
     "serve.max_tokens": Quantity(
         "tokens",
@@ -174,7 +176,7 @@ QUANTITIES: dict[str, Quantity] = {
         "peak of iteration 1",
         "The highest peak of the first iteration on any rank: its optimizer makes the moments in its step, at the end.",
     ),
-    "train.worst_rank": Quantity("int", "worst rank", "The pipeline rank with the highest peak."),
+    "train.worst_rank": Quantity("ordinal", "worst rank", "The pipeline rank with the highest peak."),
     "train.params_grads_bytes_unique": Quantity(
         "bytes", "weights + gradients, unique", "Each weight once: what papers divide."
     ),

@@ -7,6 +7,7 @@ from fractions import Fraction
 from math import inf
 from typing import Any, Literal, NamedTuple, get_args
 
+from archcalc.calc.kv_cache import LAYOUTS
 from archcalc.documents.conventions import ENGINES_PAD, cache_lines, padding_notes
 from archcalc.documents.document import Amount, Report, Table, Value
 from archcalc.documents.flops import context_notes
@@ -27,8 +28,8 @@ from archcalc.documents.serve_words import (
     unloaded,
 )
 from archcalc.documents.storage_notes import applied, unproven
-from archcalc.documents.weights import storage_named, what_if
-from archcalc.errors import InputError, did_you_mean, show_value
+from archcalc.documents.weights import storage_name, storage_named, what_if
+from archcalc.errors import InputError, did_you_mean, in_its_case, show_value
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware, hardware_names, load_hardware
 from archcalc.hf.spec import load_spec
@@ -103,6 +104,7 @@ def serve(
     """The `serve` command. `gpu`, `engine` and `draft` are files or bundled names, `log` is a file. `overhead` in
     [bytes]. Raises InputError."""
     asked = question_of(**locals())
+    gpu = None if gpu is None else in_its_case(gpu, ("all",))
     if within is not None and log is None:
         raise InputError("--within says how far a log may be off", value=within, hint="add --log FILE")
     if log is not None and gpu == "all":
@@ -131,9 +133,10 @@ def question_of(spec: Spec, **flags: Any) -> Asked:
     if flags["mtp"] and spec.backbone.mtp_stored is False:
         message = f"the release of {spec.name} does not hold its multi-token-prediction module"
         raise InputError(message, value="--mtp", hint="leave out --mtp")
-    profile, storage = load_engine(flags["engine"]), flags["as_"]
+    profile, storage = load_engine(flags["engine"]), storage_name(flags["as_"])
     limit, offloaded = spec.backbone.max_position_embeddings, flags["offload_experts"]
-    dtypes = ("bf16", "fp8") if flags["kv_dtype"] == "auto" else (flags["kv_dtype"],)
+    cached = in_its_case(flags["kv_dtype"], ("auto", *LAYOUTS))
+    dtypes = ("bf16", "fp8") if cached == "auto" else (cached,)
     load = Load(
         context=limit if flags["context"] is None else flags["context"],
         batch=flags["batch"],
@@ -167,8 +170,17 @@ def question_of(spec: Spec, **flags: Any) -> Asked:
         spec,
         storage,
         Question(served=served, engine=profile, spread=spread, load=load, draft=draft),
-        flags["price"] or {},
+        _prices(flags["price"] or {}),
     )
+
+
+def _prices(given: Mapping[str, float]) -> dict[str, float]:
+    """Prices by the names of bundled GPUs, whatever their case. Raises InputError for two of one GPU."""
+    names = hardware_names()
+    prices = {in_its_case(name, names): price for name, price in given.items()}
+    if len(prices) < len(given):
+        raise InputError("two prices are of one GPU", value=", ".join(given), hint="give one price of each GPU")
+    return prices
 
 
 def _check_words(flags: Mapping[str, Any]) -> None:

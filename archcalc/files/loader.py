@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from archcalc.errors import InputError, RetiredKey, SpecError, did_you_mean, show_value
-from archcalc.files.gpu_names import FILE_HINT, same_gpu
+from archcalc.errors import InputError, RetiredKey, SpecError, in_its_case, show_value
+from archcalc.files.identity import identity
 from archcalc.files.model import Spec
 from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, problems_from_pydantic, read
 
@@ -44,50 +44,48 @@ def bundled_names(kind: str = "") -> list[str]:
 
 
 def find(argument: str, kind: str = "") -> Path:
-    """The file that an argument names; a folder of a bundled name does not hide it.
+    """The file that an argument names; a folder of a bundled name does not hide it. Bundled names are found without
+    regard to case, where nothing of the name as it is written lies there.
 
     Raises:
         InputError: no such file and no such name; the near miss is the hint.
     """
     if argument.endswith((".yaml", ".yml")) or "/" in argument or os.sep in argument or os.path.isfile(argument):
-        if kind == "":
-            _refuse_hub_name(argument)
+        if not os.path.lexists(argument):
+            _refuse_missing(argument, kind)
         return Path(argument)
     names = bundled_names(kind)
     if argument in names:
         return bundled_dir() / kind / f"{argument}.yaml"
     if argument and os.path.exists(argument):  # a folder says so when it is read; a pipe can be read
         return Path(argument)
+    name = in_its_case(argument, names)
+    if name in names:
+        return bundled_dir() / kind / f"{name}.yaml"
+    from archcalc.files.hints import name_hint
+
     shown = show_value(argument, limit=80)
     message = f"no file and no bundled {NOUNS[kind]} is named {shown}"
     raise InputError(message, value=argument, hint=name_hint(argument, kind, "a path"))
 
 
-def _refuse_hub_name(argument: str) -> None:
-    """Raises InputError for an address of the hub, and for ORG/NAME where neither a file nor a folder ORG is there."""
+def _refuse_missing(argument: str, kind: str) -> None:
+    """Raises InputError for a path where nothing is, if it can be told what was meant: the file with its ending, a
+    bundled file, or a model of the hub by its address, or as ORG/NAME where neither a file nor a folder ORG is."""
+    name = argument.removesuffix(".yaml")
+    if os.path.isfile(f"{argument}.yaml"):
+        raise InputError("no such file", source=argument, value=argument, hint=f"did you mean {argument}.yaml?")
+    if name != argument and name.lower() in bundled_names(kind):
+        hint = f"did you mean {name.lower()}, which is bundled?"
+        raise InputError("no such file", source=argument, value=argument, hint=hint)
     found = re.fullmatch(_ON_THE_HUB, argument, re.ASCII)
-    if found is None or os.path.lexists(argument) or argument.endswith((".yaml", ".yml", ".json")):
+    if kind or found is None or argument.endswith((".yaml", ".yml", ".json")):
         return
     address, model, rest = found.groups()
     if address or not (rest or os.path.isdir(os.path.dirname(argument))):
-        raise InputError("no such file", source=argument, value=argument, hint=f"did you mean hf:{model}?")
+        from archcalc.files.hints import hub_hint
 
-
-def name_hint(argument: str, kind: str, path: str) -> str:
-    """What an unknown name of a bundled file probably means, or else what there is and that `path` will do."""
-    names = bundled_names(kind)
-    if kind != "hardware":
-        return did_you_mean(argument, names) or f"bundled: {', '.join(names)}; or give {path}"
-    meant = same_gpu(argument, {name: _title(bundled_dir() / kind / f"{name}.yaml") for name in names})
-    if meant is not None:
-        return f"did you mean {meant}?"
-    return f"bundled: {', '.join(names)}; or give {path} to a file: {FILE_HINT}"
-
-
-def _title(path: Path) -> str:
-    """The title of a bundled file, which stands on a line of its own."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return next((line.removeprefix("title:").strip() for line in lines if line.startswith("title:")), "")
+        raise InputError("no such file", source=argument, value=argument, hint=hub_hint(model))
 
 
 def load_spec(argument: str) -> Spec:
@@ -159,9 +157,16 @@ def _check_kind(data: Any, document: Document, model: type[BaseModel]) -> None:
     """A file of another kind is one problem, not one for each of its keys."""
     field = model.model_fields.get("kind")
     wanted, given = get_args(field.annotation) if field else (), data.get("kind")
-    if wanted and given in KINDS and given not in wanted:
-        message = f"this file is of kind {given}; a {wanted[0]} is wanted here"
-        raise SpecError.from_problems([document.problem(message, ("kind",), value=given)])
+    if not wanted or given in wanted:
+        return
+    found = identity(data, document.source)
+    hint = None if found is None else found.hint
+    if given in KINDS:
+        message = f"this file is of kind {given}; one of kind {wanted[0]} is wanted here"
+        raise SpecError.from_problems([document.problem(message, ("kind",), value=given, hint=hint)])
+    if found is not None:
+        message = f"this is {found.what}; a file of kind {wanted[0]} is wanted here"
+        raise SpecError.from_problems([document.problem(message, hint=hint)])
 
 
 # -- which keys a section may have ------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def _texts(row: Mapping[str, Any], unit: Unit, units: str) -> dict[str, Any]:
         "before": cell(before, unit, units) or "none",
         "after": cell(after, unit, units) or "none",
         "delta": _signed(delta, unit, units),
-        "percent": percent_text(before, after, row["percent"]),
+        "percent": "" if delta is None else percent_text(before, after, row["percent"]),
     }
 
 

@@ -115,9 +115,12 @@ def judge(limit: Limit, before: Number, after: Number) -> dict[str, Any]:
 
 def _room(limit: Limit, before: Number) -> Fraction:
     """How far the quantity may move, in its own unit."""
+    unit = unit_of(limit.name)
+    if unit == "ordinal":
+        message = f"{limit.name} says which one, and is no amount"
+        raise InputError(message, source="--fail-on", value=limit.text, hint="leave this limit out")
     if limit.percent:
         return abs(Fraction(before)) * Fraction(limit.amount) / 100
-    unit = unit_of(limit.name)
     try:
         return _size(limit.amount, unit)
     except InputError as error:
