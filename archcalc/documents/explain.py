@@ -59,6 +59,7 @@ def explain_report(spec: Spec, path: str) -> Report:
     return Report(
         command="params",
         title=f"{spec.title}: {path}",
+        spec=spec,
         inputs={"spec": spec.name, "explain": path},
         quantities={f"params[{path}]": total},
         rows=Table("rows", "how the count comes about", COLUMNS, rows),

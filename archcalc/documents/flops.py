@@ -130,6 +130,7 @@ def flops_report(spec: Spec, workload: Workload, *, tokens: int | None = None) -
     return Report(
         command="flops",
         title=f"{spec.title}: FLOPs of {_described(spec, workload)}",
+        spec=spec,
         inputs={"spec": spec.name, **_inputs(workload), "tokens": tokens},
         quantities=found,
         rows=Table("rows", "by operation, all layers together", columns, lines),

@@ -96,6 +96,7 @@ def kv_report(
     return Report(
         command="kv",
         title=f"{spec.title}: KV cache in {kv_dtype}, {workload.batch} x {length:,} tokens",
+        spec=spec,
         inputs={
             "spec": spec.name,
             "context": workload.context,

@@ -104,6 +104,7 @@ def params_report(spec: Spec, *, depth: int | None = None, top: int | None = Non
     return Report(
         command="params",
         title=f"{spec.title}: parameters",
+        spec=spec,
         inputs={"spec": spec.name, "depth": depth, "top": top, "by": by},
         quantities=found,
         rows=Table("rows", f"parameters by {by or 'module'}", columns, rows),

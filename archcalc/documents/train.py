@@ -4,8 +4,11 @@ offload."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from archcalc.documents.document import Report, Table
+from archcalc.documents.kept import held, of_plan
 from archcalc.documents.parts import parts_assumed, parts_table
 from archcalc.documents.train_explain import checked_term, explained
 from archcalc.documents.train_notes import assumed, notes_of, set_notes, title_of, unlisted
@@ -62,10 +65,12 @@ def train(
 ) -> Report:
     """The `train` command: `plan` is a file or a bundled name, `set` overrides its fields. Raises InputError."""
     overrides = tuple(set)
+    read = load_plan(plan, overrides)
     try:
-        return train_report(spec, load_plan(plan, overrides), rank=rank, overrides=overrides, explain=explain)
+        report = train_report(spec, read, rank=rank, overrides=overrides, explain=explain)
     except Misfit as error:
         raise placed(error, plan, overrides) from None
+    return replace(report, spec=spec, extra={**report.extra, **held(of_plan(read.name, plan, read))})
 
 
 def train_report(
@@ -94,7 +99,7 @@ def train_report(
     found = train_quantities(run, ranks) | {"train.fits": fits(ranks, hardware)}
     title = title_of(spec, plan, top, hardware)
     if term is not None:
-        return explained(title, run, shown, term, found, inputs)
+        return replace(explained(title, run, shown, term, found, inputs), extra={"layout": laid_out(plan, run)})
     packed = any(w.packed is not None for w in run.tape.weights())
     at = f"rank {shown.rank} at its worst moment: {shown.moment}"
     tables = [
@@ -148,7 +153,24 @@ def train_report(
             *vision_conventions(plan),
         ),
         notes=[*set_notes(overrides), *notes_of(spec, plan, run, ranks)],
+        spec=spec,
+        extra={"layout": laid_out(plan, run)},
     )
+
+
+def laid_out(plan: Plan, run: Run) -> dict[str, Any]:
+    """How a compiled plan lays the model out; `stages`: the backbone's layers of each chunk, rank by rank."""
+    p, body = plan.parallel, {n for n, s in enumerate(run.tape.segments) if s.part == "backbone" and s.indices}
+    sizes = {name: getattr(p, name) for name in ("world", "pp", "vpp", "tp", "sp", "cp", "ep", "etp", "zero")}
+    return {
+        "gpu": plan.hardware,
+        **sizes,
+        "dp": p.dense_dp,
+        "expert_dp": p.expert_dp,
+        "schedule": plan.schedule.kind,
+        "micro_batches": plan.micro_batches,
+        "stages": [[sum(count for n, count in chunk if n in body) for chunk in rank.chunks] for rank in run.ranks],
+    }
 
 
 def plan_quantities(spec: Spec, *, plan: str, set: Sequence[str] = ()) -> dict[str, int | float | bool]:

@@ -120,6 +120,7 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
     return Report(
         command="weights",
         title=f"{spec.title}: weights as {as_}",
+        spec=spec,
         inputs={"spec": spec.name, "as": as_, "optimizer": optimizer},
         quantities=found,
         rows=Table("rows", "by path", PATH_COLUMNS, by_path),

@@ -17,6 +17,7 @@ def document(report: Report) -> dict[str, Any]:
         "tool": "archcalc",
         "command": report.command,
         "title": report.title,
+        **({} if report.spec is None else {"spec_sha256": report.spec.sha256}),
         "inputs": dict(report.inputs),
         "quantities": dict(report.quantities),
         "exact": {
