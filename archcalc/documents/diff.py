@@ -99,7 +99,7 @@ def diff_report(
         ],
         findings=findings,
         findings_table=Table("findings", "limits", LIMIT_COLUMNS, findings) if findings else None,
-        notes=[note for note in notes if quantities or paths or fields or note != question.convention],
+        notes=tuple(note for note in notes if quantities or paths or fields or note != question.convention),
         extra={"changed": matters, "unchanged": equal, "base_title": before.title, "head_title": after.title},
     )
 
