@@ -20,6 +20,7 @@ from tests.support import ROOT
 K25 = (ROOT / "specs" / "k25.yaml").read_text()
 PLAN = (ROOT / "specs" / "plans" / "k2-pretrain.yaml").read_text()
 GPU = (ROOT / "specs" / "hardware" / "h200.yaml").read_text()
+LARGER_GPU = GPU.replace("memory_visible_bytes: 1", "memory_visible_bytes: 2")
 FEWER_EXPERTS = K25.replace("n_routed_experts: 384", "n_routed_experts: 256")
 
 
@@ -172,7 +173,7 @@ def test_a_draft_and_an_engine_of_ones_own_are_held_too(folder: Path) -> None:
 
 
 def test_a_gpu_of_ones_own_that_is_called_like_a_bundled_one_is_not_taken_for_it(folder: Path) -> None:
-    write("h200.yaml", GPU.replace("memory_visible_bytes: 1", "memory_visible_bytes: 2"))
+    write("h200.yaml", LARGER_GPU)
     path = saved("saved.json", "serve", gpu="h200.yaml", gpus=8)
     Path("h200.yaml").unlink()
     assert diff_report(path, "models/kimi.yaml").title.endswith(": nothing changed")
