@@ -132,7 +132,10 @@ def _exceeded(row: Mapping[str, Any], changes: Mapping[str, str], file: str | No
 
 
 def _effect(row: Mapping[str, Any], joint: str) -> str:
-    """What a field does by itself; where that was not tried, what all changes do together."""
+    """What a field of a spec does by itself; where that was not tried, what all changes do together. Of one of a
+    report, by how much it changed."""
+    if "alone" not in row:
+        return " ".join(filter(None, (row["delta"], row["percent"]))) or "changed"
     if row.get("alone") is None:
         return f"not tried by itself; all changes together: {joint or 'no quantity that is compared'}"
     return row["by_itself"] if row["alone"] else "changes no quantity that is compared"
