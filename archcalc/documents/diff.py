@@ -154,8 +154,9 @@ def _versions(ours: Facts, theirs: Facts, *rows: Sequence[Mapping[str, Any]]) ->
     if one is None or other is None or not one.sha256 or one.sha256 != other.sha256:
         return []
     *numbers, fields = rows
-    asked = [row for row in fields if row["matters"] and not row["field"].startswith("findings")]
-    return [OTHER_VERSION] if any(numbers) and not asked else []
+    found = [row for row in fields if row["matters"] and row["field"].startswith("findings")]
+    asked = [row for row in fields if row["matters"] and row not in found]
+    return [OTHER_VERSION] if (any(numbers) or found) and not asked else []
 
 
 def _path_columns(paths: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:

@@ -308,3 +308,11 @@ def test_other_numbers_of_the_same_spec_are_laid_to_the_version(folder: Path) ->
     assert "another version of archcalc" in report.notes[-1]
     other = diff_report(path, "fewer.yaml")
     assert not [note for note in other.notes if "another version" in note]
+
+
+def test_another_verdict_on_the_same_spec_is_laid_to_the_version(folder: Path) -> None:
+    path = saved("a.json", "claims")
+    data = json.loads(Path(path).read_text())
+    data["findings"][0]["verdict"] = "confirmed"
+    write(path, json.dumps(data))
+    assert "another version of archcalc" in diff_report(path, "models/kimi.yaml").notes[-1]
