@@ -63,8 +63,9 @@ def diff_report(
         InputError: a side that can't be read, sides without anything in common, a limit that can't be held.
     """
     asked = [parse_limit(text) for text in limits]
-    before, after = read_side(base), read_side(head)
     question = Question(plan=plan, set=set, gpu=gpu, gpus=gpus, seq=seq, image=image, context=context)
+    inputs = {"base": base, "head": head, "limits": list(limits), **question.inputs}
+    before, after = read_side(base), read_side(head)
     ours, theirs, notes = facts(before, after, question)
     old, new = ({**side.quantities, **side.more} for side in (ours, theirs))
     for limit in asked:
@@ -83,14 +84,7 @@ def diff_report(
     return Report(
         command="diff",
         title=f"{_heading(before, after)}: {_summary(quantities, paths, fields)}",
-        inputs={
-            "base": base,
-            "head": head,
-            "base_file": before.file,
-            "head_file": after.file,
-            "limits": list(limits),
-            **question.inputs,
-        },
+        inputs={**inputs, "base_file": before.file, "head_file": after.file},
         quantities={},
         rows=Table("rows", "paths", _path_columns(paths), paths) if paths else None,
         tables=[

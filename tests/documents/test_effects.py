@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -107,10 +108,10 @@ def test_the_work_is_bounded_and_what_was_left_out_is_said(
 
 def test_no_more_specs_are_made_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(effects, "MOST_SPECS", 3)
-    made = []
-    monkeypatch.setattr(effects, "applied", lambda *given: made.append(given) or applied(*given))
+    made = Mock(side_effect=applied)
+    monkeypatch.setattr(effects, "applied", made)
     found = fields(diff_report("kimi-k2", "k25"))
-    assert len(made) == 3
+    assert made.call_count == 3
     assert found["projector"]["alone"] is None
 
 
@@ -200,6 +201,14 @@ def test_a_limit_on_what_was_not_asked_says_how_to_ask(limit: str, hint: str) ->
 def test_a_flag_that_says_nothing_alone_is_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"{message} says nothing without"):
         diff_report("k25", "kimi-k2", **flags)
+
+
+@pytest.mark.parametrize("flag", ["gpu", "plan"])
+def test_an_unknown_plan_or_gpu_is_no_fault_of_a_side(flag: str) -> None:
+    asked: dict[str, Any] = {flag: "nowhere"}
+    with pytest.raises(InputError, match='is named "nowhere"') as caught:
+        diff_report("k25", "kimi-k2", **asked)
+    assert caught.value.problems[0].source is None
 
 
 def test_a_side_that_does_not_fit_the_plan_is_named() -> None:

@@ -204,10 +204,21 @@ def test_a_file_that_is_gone_is_named_and_can_be_lent(
     with pytest.raises(InputError, match=f"names a {noun} that is neither bundled nor kept in it: ") as caught:
         diff_report(path, "models/kimi.yaml")
     assert f"--{named}" in (caught.value.hint or "")
-    report = diff_report(path, "models/kimi.yaml", **{named: own})
-    assert report.title.endswith(": nothing changed")
+    lent: dict[str, Any] = {named: own}
+    other: dict[str, Any] = {"plan": "k2-pretrain"} if named == "plan" else {"gpu": "h200"}
+    assert diff_report(path, "models/kimi.yaml", **lent).title.endswith(": nothing changed")
     with pytest.raises(InputError, match="it lacks"):
-        diff_report(path, "models/kimi.yaml", **{named: {"plan": "k2-pretrain", "gpu": "h200"}[named]})
+        diff_report(path, "models/kimi.yaml", **other)
+
+
+def test_limits_may_name_what_a_saved_report_was_asked(folder: Path) -> None:
+    for command, limit, more in (
+        ("train", "train.params_bytes:+0", {"plan": "mine.yaml"}),
+        ("serve", "serve.margin_bytes:-0", {"gpu": "gpu.yaml", "gpus": 8}),
+    ):
+        path = saved("saved.json", command, "fewer.yaml", **more)  # HEAD has 128 experts more a layer
+        (finding,) = diff_report(path, "models/kimi.yaml", limits=[limit]).findings
+        assert finding["verdict"] == "exceeded"
 
 
 @pytest.mark.parametrize(
