@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from archcalc.cli.options import Format, Output, Units
+from archcalc.cli.options import Format, Gpus, Output, Overrides, Units
 
 if TYPE_CHECKING:
     from archcalc.documents.document import Report
@@ -32,14 +32,53 @@ def command(
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit 1 if a quantity, a path or a field that matters changed.")
     ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", metavar="NAME", help="Compare serving on it too: a bundled GPU or a hardware file."),
+    ] = None,
+    gpus: Gpus = None,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", metavar="PLAN", help="Compare training under it too: a bundled plan or a plan file."),
+    ] = None,
+    override: Overrides = None,
+    seq: Annotated[
+        str | None, typer.Option("--seq", metavar="N", help="Text tokens of the compared prefill. [default: 4k]")
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image",
+            metavar="HxW",
+            help="An image of the compared prefill, in pixels. Repeatable. [default: none, and a tower at 1024x768]",
+        ),
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context", metavar="N", help="Tokens of the compared cache: 256k. [default: 128k; served, the limit]"
+        ),
+    ] = None,
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
 ) -> None:
     """What changed between two specs or reports: before, after, delta, percent, by quantity, path and field."""
+    from archcalc.cli.sizes import parse_images, serving_flags
     from archcalc.documents.diff import changed, diff_report, exceeded
+    from archcalc.units import parse_context
 
-    report = diff_report(base, head, limits=fail_on or [])
+    report = diff_report(
+        base,
+        head,
+        limits=fail_on or [],
+        plan=plan,
+        set=override or (),
+        gpu=gpu,
+        seq=None if seq is None else parse_context(seq),
+        image=parse_images(image),
+        **serving_flags(gpus=gpus, context=context),
+    )
     _emit(report, format_name, output, units)
     failed = exceeded(report)
     if failed is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 FORMAT_VERSION = 1
 """Version of the JSON form; a reader refuses a newer one."""
@@ -54,6 +54,14 @@ class Table(NamedTuple):
     leads: bool = False
 
 
+class Specified(Protocol):
+    """A spec, as far as a report knows it."""
+
+    @property
+    def sha256(self) -> str:
+        """A digest of all of it that can change a number."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What one command found out.
@@ -71,6 +79,7 @@ class Report:
         conventions: how it was counted.
         notes: whatever else a reader should know; warnings first.
         rows_tell: whether people read the quantities in the rows.
+        spec: what it is about, where that is one spec.
     """
 
     command: str
@@ -85,6 +94,7 @@ class Report:
     assumptions: Sequence[str] = ()
     conventions: Sequence[str] = ()
     notes: Sequence[str] = ()
+    spec: Specified | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     rows_tell: bool = False
 

@@ -146,6 +146,7 @@ def flops_report(spec: Spec, workload: Workload, *, tokens: int | None = None) -
         command="flops",
         title=f"{spec.title}: FLOPs of {_described(spec, workload)}",
         answer=(Amount(found["flops.total"], "flops"),),
+        spec=spec,
         inputs={"spec": spec.name, **_inputs(workload), "tokens": tokens},
         quantities=found,
         rows=Table("rows", "by operation, all layers together", columns, lines),

@@ -99,6 +99,7 @@ def kv_report(
         command="kv",
         title=f"{spec.title}: KV cache in {kv_dtype}, {workload.batch} x {length:,} tokens",
         answer=_answer(found),
+        spec=spec,
         inputs={
             "spec": spec.name,
             "context": workload.context,

@@ -106,6 +106,7 @@ def params_report(spec: Spec, *, depth: int | None = None, top: int | None = Non
         command="params",
         title=spec.title,
         answer=(Amount(total, "scaled"), " parameters, ", Amount(found["params.active"], "scaled"), " active"),
+        spec=spec,
         inputs={"spec": spec.name, "depth": depth, "top": top, "by": by},
         quantities=found,
         rows=Table("rows", f"parameters by {by or 'module'}", columns, rows),

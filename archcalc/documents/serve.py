@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from math import inf
 from typing import Any, Literal, NamedTuple, get_args
@@ -11,6 +12,7 @@ from archcalc.calc.kv_cache import LAYOUTS
 from archcalc.documents.conventions import ENGINES_PAD, cache_lines, padding_notes
 from archcalc.documents.document import Amount, Report, Table, Value
 from archcalc.documents.flops import context_notes
+from archcalc.documents.kept import File, held, held_spec
 from archcalc.documents.receipt import parse_within, receipt
 from archcalc.documents.serve_words import (
     ALL_COLUMNS,
@@ -30,6 +32,7 @@ from archcalc.documents.serve_words import (
 from archcalc.documents.storage_notes import applied, unproven
 from archcalc.documents.weights import storage_name, storage_named, what_if
 from archcalc.errors import InputError, did_you_mean, in_its_case, show_value
+from archcalc.files.loader import is_bundled
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware, hardware_names, load_hardware
 from archcalc.hf.spec import load_spec
@@ -113,9 +116,29 @@ def serve(
         raise InputError("no GPU is named", hint=f"add --gpu {', '.join(hardware_names())}, a file, or all")
     _check_prices(asked.prices, gpu)
     if gpu == "all":
-        return serve_all_report(asked, [load_hardware(name) for name in hardware_names()])
-    share = None if within is None else parse_within(within)
-    return serve_report(asked, load_hardware(gpu), None if log is None else load_log(log), share)
+        report = serve_all_report(asked, [load_hardware(name) for name in hardware_names()])
+    else:
+        share = None if within is None else parse_within(within)
+        report = serve_report(asked, load_hardware(gpu), None if log is None else load_log(log), share)
+    return replace(report, extra={**report.extra, **_held(asked, gpu, engine, draft)})
+
+
+def _held(asked: Asked, gpu: str, engine: str, draft: str | None) -> dict[str, Any]:
+    """The files that an answer rests on, those that are not bundled. Raises InputError."""
+    named = [File("engines", asked.question.engine.name, engine)]
+    if gpu != "all":
+        named.append(File("hardware", load_hardware(gpu).name, gpu))
+    found = held(named)
+    proposing = None if asked.question.draft is None else asked.question.draft.model
+    if draft is None or not isinstance(proposing, Spec) or is_bundled(draft):
+        return found
+    return {"files": {**found.get("files", {}), **held_spec(proposing)}}
+
+
+def serve_quantities(spec: Spec, *, gpu: str, **flags: Any) -> dict[str, Value]:
+    """All `serve.*` quantities on one kind of GPU, under `flags` of `serve` and its defaults. Raises InputError."""
+    asked, hardware = question_of(spec, **{**(serve.__kwdefaults__ or {}), **flags}), load_hardware(gpu)
+    return _quantities(asked, asked.question.on(hardware), hardware)
 
 
 def _check_prices(prices: Mapping[str, float], gpu: str) -> None:
@@ -216,6 +239,7 @@ def serve_report(
         command="serve",
         title=_title(asked, found, hardware),
         answer=_answer(best),
+        spec=asked.spec,
         inputs={**inputs_of(asked), "gpu": hardware.name, **chosen},
         quantities=_quantities(asked, found, hardware),
         rows=Table("rows", f"each of {where.devices}, {called(where)}", TERMS, term_rows(best)),
@@ -235,7 +259,11 @@ def serve_report(
             *_refusals(found),
             *([f"Searched: {found.searched}."] if found.searched else []),
         ],
-        extra={"verdict": best.word, **({"beyond": beyond} if within is not None else {})},
+        extra={
+            "verdict": best.word,
+            "layout": {"engine": question.engine.name, "gpu": hardware.name, **chosen, "vision": _tower(asked)},
+            **({"beyond": beyond} if within is not None else {}),
+        },
     )
 
 
@@ -325,6 +353,7 @@ def serve_all_report(asked: Asked, gpus: list[Hardware]) -> Report:
     return Report(
         command="serve",
         title=f"{asked.spec.title} {_where(rows)}: {_sequences(question.load)}",
+        spec=asked.spec,
         inputs={**inputs_of(asked), "gpu": "all"},
         quantities={
             "serve.fits": any(s.fits for _, s in best),
@@ -366,6 +395,12 @@ def _host_quantities(found: Found, hardware: Hardware) -> dict[str, Value]:
     return read
 
 
+def _tower(asked: Asked) -> Vision | None:
+    """How the tower is spread, None where none is loaded."""
+    question = asked.question
+    return None if question.load.language_only or asked.spec.vision is None else question.spread.vision
+
+
 def inputs_of(asked: Asked) -> dict[str, Any]:
     """What was asked, as a document records it."""
     question, load, spread, engine = asked.question, asked.question.load, asked.question.spread, asked.question.engine
@@ -379,7 +414,7 @@ def inputs_of(asked: Asked) -> dict[str, Any]:
         "dp": spread.dp,
         "ep": spread.ep,
         "dcp": spread.dcp,
-        "vision": None if load.language_only or asked.spec.vision is None else spread.vision,
+        "vision": _tower(asked),
         "language_only": load.language_only,
         "kv_dtype": load.kv_dtype if len(spread.kv_dtypes) == 1 else "auto",
         "context": load.context,

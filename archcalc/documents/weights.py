@@ -127,6 +127,7 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
         command="weights",
         title=f"{spec.title}: weights as {as_}",
         answer=(Amount(total, "bytes"), ", ", Amount(8 * total / elements, "number"), " bits per element"),
+        spec=spec,
         inputs={"spec": spec.name, "as": as_, "optimizer": optimizer},
         quantities=found,
         rows=Table("rows", "by path", PATH_COLUMNS, by_path),

@@ -6,7 +6,9 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -25,6 +27,12 @@ KINDS = ("spec", "plan", "hardware", "engine", "stack", "books")
 
 NOUNS = {"": "spec", "plans": "plan", "hardware": "GPU", "engines": "engine", "stacks": "stack"}
 """What people call a bundled file, by the folder that it stands in."""
+
+KEPT_HINTS = {
+    "plans": "if the file is still there, name it with --plan; else save the report again",
+    "hardware": "if the file is still there, name it with --gpu; else save the report again",
+}
+"""What may help where a saved report names a file that it does not hold."""
 
 _ON_THE_HUB = r"(?i)(https?://(?:huggingface\.co|hf\.co)/)?([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(/.*)?"
 """What somebody may write who means a model of the Hugging Face hub."""
@@ -104,11 +112,57 @@ def load_located(argument: str) -> tuple[Spec, Document]:
     return validate(document.data, document, Spec), document
 
 
-def text_of(argument: str) -> tuple[bytes, str]:
-    """The text of a spec's file, a bundled one or stdin, and what it is called. Raises InputError."""
-    if argument == "-":
+def text_of(argument: str, kind: str = "") -> tuple[bytes, str]:
+    """The text of a file, a bundled one or a spec on stdin, and what it is called. Raises InputError."""
+    kept = _KEPT.get()
+    if kept is not None:
+        return _kept_text(kept, argument, kind)
+    if argument == "-" and kind == "":
         return sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>"
-    path = find(argument)
+    path = find(argument, kind)
+    return read(path), str(path)
+
+
+# -- files that a saved report holds ----------------------------------------------------------------------------------
+
+Kept = Mapping[tuple[str, str], bytes]
+"""Texts of files by folder of the bundled ones (`plans`, ...; none for specs) and name."""
+
+_KEPT: ContextVar[Kept | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def only_kept(files: Kept) -> Iterator[None]:
+    """Inside it, what names a file names one of these, or a bundled one where there is none of that name; no other file
+    is read. For what comes from anybody, such as the inputs of a saved report."""
+    token = _KEPT.set(files)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def kept_alone() -> bool:
+    """Whether this runs inside `only_kept`."""
+    return _KEPT.get() is not None
+
+
+def is_bundled(argument: str, kind: str = "") -> bool:
+    """Whether an argument names a bundled file, however it is found. Raises InputError where it names none at all."""
+    kept = _KEPT.get()
+    if kept is not None:
+        return (kind, argument) not in kept
+    return find(argument, kind).resolve().parent == (bundled_dir() / kind).resolve()
+
+
+def _kept_text(kept: Kept, argument: str, kind: str) -> tuple[bytes, str]:
+    shown, noun = show_value(argument, limit=80), NOUNS[kind]
+    if (kind, argument) in kept:
+        return kept[kind, argument], f"the saved report's {noun} {shown}"
+    if argument not in bundled_names(kind):
+        message = f"the saved report names a {noun} that is neither bundled nor kept in it: {shown}"
+        raise InputError(message, value=argument, hint=KEPT_HINTS.get(kind, "save the report again"))
+    path = bundled_dir() / kind / f"{argument}.yaml"
     return read(path), str(path)
 
 

@@ -160,6 +160,7 @@ def _report(spec: Spec, against: str, kinds: tuple[str, ...], findings: list[Fin
     return Report(
         command="crosscheck",
         title=f"{spec.title}: archcalc against {OPPONENTS[against]}, {verdict}",
+        spec=spec,
         inputs={"spec": spec.name, "against": against, "only": list(kinds)},
         quantities={},
         rows=Table("rows", "compared, integer for integer", COLUMNS, summary(findings)),

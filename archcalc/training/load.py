@@ -5,8 +5,8 @@ from __future__ import annotations
 from yaml import safe_dump
 
 from archcalc.errors import InputError, SpecError
-from archcalc.files.loader import find, validate
-from archcalc.files.yaml_loader import load, read
+from archcalc.files.loader import text_of, validate
+from archcalc.files.yaml_loader import load
 from archcalc.training.misfit import Misfit
 from archcalc.training.overrides import override
 from archcalc.training.plan import Plan
@@ -20,8 +20,7 @@ def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
         InputError: a file that can't be read, or an override that names no field.
         SpecError: an invalid plan.
     """
-    path = find(argument, "plans")
-    document = load(read(path), str(path))
+    document = load(*text_of(argument, "plans"))
     if not overrides:
         return validate(document.data, document, Plan)
     plain = validate(document.data, document, Plan)
@@ -48,7 +47,6 @@ def placed(error: Misfit, argument: str, overrides: tuple[str, ...]) -> InputErr
     given = [text for key, text in set_here if key.startswith(name) or name.startswith(key)]
     if given:
         return error.at(source=f"--set {given[-1]}")
-    path = find(argument, "plans")
-    document = load(read(path), str(path))
+    document = load(*text_of(argument, "plans"))
     line, column = document.position(error.keys, key=True)
     return error.at(source=document.source, line=line, column=column, snippet=document.line(line))

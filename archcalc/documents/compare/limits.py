@@ -16,6 +16,10 @@ from archcalc.units import parse_count, parse_memory
 HINT = "write NAME:+1%, NAME:-1% or NAME:±1%, or a size such as params.total:+1B or weights.bytes:+2GiB"
 
 
+ASKED = {"serve.": "add --gpu NAME", "train.": "add --plan PLAN"}
+"""What makes a comparison of two specs have quantities, by how they begin."""
+
+
 class Limit(NamedTuple):
     """How far a quantity may go up (`+`), down (`-`), or either way (`±`).
 
@@ -82,7 +86,8 @@ def check_names(limits: Iterable[Limit], before: Mapping[str, Any], after: Mappi
                 f"{limit.name} is not among the quantities compared here",
                 source="--fail-on",
                 value=limit.text,
-                hint=f"compared are {', '.join(both)}",
+                hint=next((hint for start, hint in ASKED.items() if limit.name.startswith(start)), None)
+                or f"compared are {', '.join(both)}",
             )
         raise InputError(
             f"no quantity is named {limit.name}",
