@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from archcalc.cli.options import Format, Gpus, Output, Overrides, Units
+from archcalc.cli.options import Assumptions, Format, Gpus, Output, Overrides, Units
 
 if TYPE_CHECKING:
     from archcalc.documents.document import Report
@@ -62,6 +62,7 @@ def command(
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """What changed between two specs or reports: before, after, delta, percent, by quantity, path and field."""
     from archcalc.cli.sizes import parse_images, serving_flags
@@ -79,7 +80,7 @@ def command(
         image=parse_images(image),
         **serving_flags(gpus=gpus, context=context),
     )
-    _emit(report, format_name, output, units)
+    _emit(report, format_name, output, units, assumptions)
     failed = exceeded(report)
     if failed is not None:
         raise failed
@@ -87,7 +88,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, units: str) -> None:
+def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, units: str, assumptions: bool) -> None:
     """Each format gets the form of the diff that suits it; nothing is written unless all of them can be rendered."""
     from archcalc.cli.output import emit, write_file
     from archcalc.render import ENDINGS, renderer
@@ -98,7 +99,7 @@ def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, u
     names = [format_name or ("table" if path == STDOUT else ENDINGS.get(_ending(path))) for path in targets]
     for path, name in zip(targets, names, strict=True):
         if name is None or units not in ("gib", "gb", "bytes"):
-            emit(report, name, [path], units)  # says what is wrong, and writes nothing
+            emit(report, name, [path], units, assumptions)  # says what is wrong, and writes nothing
         else:
             renderer(name)
     for path, name in zip(targets, names, strict=True):
@@ -110,7 +111,7 @@ def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, u
                 write_file(path, text.encode())
         else:
             form = flat(report) if name == "csv" else readable(report, units) if name == "table" else report
-            emit(form, name, [path], units)
+            emit(form, name, [path], units, assumptions)
 
 
 def _ending(path: Path) -> str:

@@ -83,7 +83,7 @@ def diff_report(
     matters = bool(quantities or paths or any(row["matters"] for row in fields))
     return Report(
         command="diff",
-        title=f"{_heading(before, after)}: {_summary(quantities, paths, fields)}",
+        title=f"{_heading(before, after)}: {_held(findings)}{_summary(quantities, paths, fields)}",
         inputs={**inputs, "base_file": before.file, "head_file": after.file},
         quantities={},
         rows=Table("rows", "paths", _path_columns(paths), paths) if paths else None,
@@ -166,6 +166,14 @@ def _heading(before: Side, after: Side) -> str:
     if after.label == NOTHING:
         return f"{before.name} (removed)"
     return f"{before.name} → {after.name}"
+
+
+def _held(findings: Sequence[Mapping[str, Any]]) -> str:
+    """How many limits are exceeded, where any are set."""
+    if not findings:
+        return ""
+    failed, limits = sum(f["verdict"] == "exceeded" for f in findings), _several(len(findings), "limit", "limits")
+    return f"{failed} of {limits} exceeded; " if failed else f"{limits} held; "
 
 
 def _summary(quantities: Sequence[Any], paths: Sequence[Mapping[str, Any]], fields: Sequence[Mapping[str, Any]]) -> str:
