@@ -173,7 +173,7 @@ def _held(findings: Sequence[Mapping[str, Any]]) -> str:
     if not findings:
         return ""
     failed, limits = sum(f["verdict"] == "exceeded" for f in findings), _several(len(findings), "limit", "limits")
-    return f"{failed} of {limits} exceeded; " if failed else f"{limits} held; "
+    return f"{failed} of {limits} exceeded; " if failed else f"{limits} kept; "
 
 
 def _summary(quantities: Sequence[Any], paths: Sequence[Mapping[str, Any]], fields: Sequence[Mapping[str, Any]]) -> str:
