@@ -20,6 +20,9 @@ from tests.support import ROOT
 K25 = (ROOT / "specs" / "k25.yaml").read_text()
 PLAN = (ROOT / "specs" / "plans" / "k2-pretrain.yaml").read_text()
 GPU = (ROOT / "specs" / "hardware" / "h200.yaml").read_text()
+LLAMA = (ROOT / "specs" / "llama-3.1-8b.yaml").read_text()
+SMALL_PLAN = (ROOT / "specs" / "plans" / "llama-3-8b-fsdp2.yaml").read_text()
+"""For reports of everything, which take some time."""
 LARGER_GPU = GPU.replace("memory_visible_bytes: 1", "memory_visible_bytes: 2")
 FEWER_EXPERTS = K25.replace("n_routed_experts: 384", "n_routed_experts: 256")
 
@@ -31,6 +34,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "models").mkdir()
     write("models/kimi.yaml", K25)
     write("fewer.yaml", FEWER_EXPERTS)
+    write("llama.yaml", LLAMA)
+    write("wider.yaml", LLAMA.replace("intermediate_size: 14336", "intermediate_size: 16384"))
+    write("small.yaml", SMALL_PLAN.replace("name: llama-3-8b-fsdp2", "name: small"))
     write("mine.yaml", PLAN.replace("name: k2-pretrain", "name: mine").replace("extra_warmup: 1", "extra_warmup: 2"))
     write(
         "gpu.yaml",
@@ -92,37 +98,41 @@ def test_the_bundled_report_equals_a_copy_of_its_spec_in_another_repository(fold
 
 
 def test_a_copy_under_another_name_is_the_same_spec(folder: Path) -> None:
-    write("models/ours.yaml", K25.replace("name: k25", "name: ours").replace("title: Kimi K2.5", "title: Ours"))
-    path = saved("report.json", "report", plan=["k2-pretrain"], gpu=["h200"])
-    assert diff_report(path, "models/ours.yaml").title.endswith(": nothing changed")
-    other = saved("other.json", "report", "models/ours.yaml", plan=["k2-pretrain"], gpu=["h200"])
+    write("ours.yaml", LLAMA.replace("name: llama-3.1-8b", "name: ours").replace("title: Llama", "title: Our Llama"))
+    path = saved("report.json", "report", "llama.yaml", plan=["llama-3-8b-fsdp2"], gpu=["h200"])
+    assert diff_report(path, "ours.yaml").title.endswith(": nothing changed")
+    other = saved("other.json", "report", "ours.yaml", plan=["llama-3-8b-fsdp2"], gpu=["h200"])
     assert diff_report(path, other).title.endswith(": nothing changed")
 
 
-def test_a_plan_and_a_gpu_are_what_is_in_them_whatever_they_are_called(folder: Path) -> None:
-    write("p.yaml", PLAN.replace("name: k2-pretrain", "name: copied"))
-    write("g.yaml", GPU)
-    for command, bundled, copied in (
-        ("report", {"plan": ["k2-pretrain"], "gpu": ["h200"]}, {"plan": ["p.yaml"], "gpu": ["g.yaml"]}),
-        ("train", {"plan": "k2-pretrain"}, {"plan": "p.yaml"}),
-        ("serve", {"gpu": "h200"}, {"gpu": "g.yaml"}),
-    ):
-        ours, theirs = saved("a.json", command, **bundled), saved("b.json", command, **copied)
-        report = diff_report(ours, theirs)
-        assert report.title.endswith(": nothing changed"), command
-        assert not report.notes
+@pytest.mark.parametrize(
+    ("command", "bundled", "copied"),
+    [
+        ("report", {"plan": ["llama-3-8b-fsdp2"], "gpu": ["h200"]}, {"plan": ["small.yaml"], "gpu": ["copy.yaml"]}),
+        ("train", {"plan": "llama-3-8b-fsdp2"}, {"plan": "small.yaml"}),
+        ("serve", {"gpu": "h200"}, {"gpu": "copy.yaml"}),
+    ],
+    ids=["report", "train", "serve"],
+)
+def test_a_plan_and_a_gpu_are_what_is_in_them_whatever_they_are_called(
+    command: str, bundled: dict[str, Any], copied: dict[str, Any], folder: Path
+) -> None:
+    write("copy.yaml", GPU)
+    ours = saved("a.json", command, "llama.yaml", **bundled)
+    report = diff_report(ours, saved("b.json", command, "llama.yaml", **copied))
+    assert report.title.endswith(": nothing changed")
+    assert not report.notes
 
 
 def test_reports_about_other_plans_differ_in_no_number_of_training(folder: Path) -> None:
-    with_plan, without = saved("a.json", "report", plan=["k2-pretrain"]), saved("b.json", "report")
-    report = diff_report(with_plan, without)
+    with_plan = saved("a.json", "report", "llama.yaml", plan=["llama-3-8b-fsdp2"])
+    report = diff_report(with_plan, saved("b.json", "report", "llama.yaml"))
     assert not changed(report)
-    assert report.notes == (
-        'The reports are about other plans, "k2-pretrain" and none: training is not compared.',
-    )  # fmt: skip
-    other = diff_report(with_plan, saved("c.json", "report", "fewer.yaml"))
-    assert not [name for name in rows(other, "quantities") if name.startswith("train.")]
-    assert "params.total" in rows(other, "quantities")
+    said = 'The reports are about other plans, "llama-3-8b-fsdp2" and none: training is not compared.'
+    assert report.notes == (said,)
+    other = rows(diff_report(with_plan, saved("c.json", "report", "wider.yaml")), "quantities")
+    assert "params.total" in other
+    assert not [name for name in other if name.startswith("train.")]
 
 
 def test_plans_of_one_name_and_other_content_are_told_apart(folder: Path) -> None:
@@ -142,20 +152,21 @@ def test_plans_of_one_name_and_other_content_are_told_apart(folder: Path) -> Non
         ("train", {"plan": "k2-pretrain", "set": ["parallel.zero=3", "memory.fixed=1GB"], "rank": 2}),
         ("train", {"plan": "mine.yaml"}),
         ("serve", {"gpu": "gpu.yaml", "gpus": 16, "dp": 16, "ep": "all", "kv_dtype": "fp8", "context": 32768}),
-        ("report", {"plan": ["mine.yaml"], "gpu": ["gpu.yaml"]}),
+        ("report", {"plan": ["small.yaml"], "gpu": ["gpu.yaml"]}),
     ],
     ids=["train --set", "train", "serve", "report"],
 )
 def test_a_saved_report_is_asked_again_though_its_files_are_gone(
     command: str, arguments: dict[str, Any], folder: Path
 ) -> None:
-    path = saved("saved.json", command, **arguments)
-    wanted = answer(command, load_spec("fewer.yaml"), arguments).quantities
+    spec, edited = ("llama.yaml", "wider.yaml") if command == "report" else ("models/kimi.yaml", "fewer.yaml")
+    path = saved("saved.json", command, spec, **arguments)
+    wanted = answer(command, load_spec(edited), arguments).quantities
     before = json.loads(Path(path).read_text())["quantities"]
-    for gone in ("mine.yaml", "gpu.yaml"):
+    for gone in ("mine.yaml", "small.yaml", "gpu.yaml"):
         Path(gone).unlink()
-    assert diff_report(path, "models/kimi.yaml").title.endswith(": nothing changed")
-    found = rows(diff_report(path, "fewer.yaml"), "quantities")
+    assert diff_report(path, spec).title.endswith(": nothing changed")
+    found = rows(diff_report(path, edited), "quantities")
     moved = {name: n for name, n in wanted.items() if n != before.get(name)}
     assert {name: row["after"] for name, row in found.items()} == moved
     assert moved
@@ -190,8 +201,8 @@ def without_files(path: str) -> str:
 @pytest.mark.parametrize(
     ("command", "arguments", "named"),
     [
-        ("train", {"plan": "mine.yaml"}, "plan"),
-        ("report", {"plan": ["mine.yaml"]}, "plan"),
+        ("train", {"plan": "small.yaml"}, "plan"),
+        ("report", {"plan": ["small.yaml"]}, "plan"),
         ("serve", {"gpu": "gpu.yaml"}, "gpu"),
         ("report", {"gpu": ["gpu.yaml"]}, "gpu"),
     ],
@@ -199,16 +210,16 @@ def without_files(path: str) -> str:
 def test_a_file_that_is_gone_is_named_and_can_be_lent(
     command: str, arguments: dict[str, Any], named: str, folder: Path
 ) -> None:
-    path = without_files(saved("saved.json", command, **arguments))
-    noun, own = {"plan": ("plan", "mine.yaml"), "gpu": ("GPU", "gpu.yaml")}[named]
+    path = without_files(saved("saved.json", command, "llama.yaml", **arguments))
+    noun, own = {"plan": ("plan", "small.yaml"), "gpu": ("GPU", "gpu.yaml")}[named]
     with pytest.raises(InputError, match=f"names a {noun} that is neither bundled nor kept in it: ") as caught:
-        diff_report(path, "models/kimi.yaml")
+        diff_report(path, "llama.yaml")
     assert f"--{named}" in (caught.value.hint or "")
     lent: dict[str, Any] = {named: own}
     other: dict[str, Any] = {"plan": "k2-pretrain"} if named == "plan" else {"gpu": "h200"}
-    assert diff_report(path, "models/kimi.yaml", **lent).title.endswith(": nothing changed")
+    assert diff_report(path, "llama.yaml", **lent).title.endswith(": nothing changed")
     with pytest.raises(InputError, match="it lacks"):
-        diff_report(path, "models/kimi.yaml", **other)
+        diff_report(path, "llama.yaml", **other)
 
 
 def test_limits_may_name_what_a_saved_report_was_asked(folder: Path) -> None:
@@ -282,8 +293,9 @@ def test_whatever_may_change_a_number_changes_the_digest() -> None:
 
 @pytest.mark.parametrize("command", ["params", "claims", "flops", "kv", "weights", "serve", "train", "report"])
 def test_every_saved_report_carries_the_digest(command: str, folder: Path) -> None:
-    more = {"serve": {"gpu": "h200"}, "train": {"plan": "k2-pretrain"}}.get(command, {})
-    assert json.loads(Path(saved("a.json", command, **more)).read_text())["spec_sha256"] == DIGEST
+    more = {"serve": {"gpu": "h200"}, "train": {"plan": "small.yaml"}}.get(command, {})
+    data = json.loads(Path(saved("a.json", command, "llama.yaml", **more)).read_text())
+    assert data["spec_sha256"] == spec_of(LLAMA).sha256
 
 
 def test_a_serving_report_carries_its_layout(folder: Path) -> None:
