@@ -116,6 +116,12 @@ def serve(
     return serve_report(asked, load_hardware(gpu), None if log is None else load_log(log), share)
 
 
+def serve_quantities(spec: Spec, *, gpu: str, **flags: Any) -> dict[str, Value]:
+    """All `serve.*` quantities on one kind of GPU, under `flags` of `serve` and its defaults. Raises InputError."""
+    asked, hardware = question_of(spec, **{**(serve.__kwdefaults__ or {}), **flags}), load_hardware(gpu)
+    return _quantities(asked, asked.question.on(hardware), hardware)
+
+
 def _check_prices(prices: Mapping[str, float], gpu: str) -> None:
     """Raises InputError for a price of no GPU that there is, which would say nothing."""
     names = [*hardware_names(), *([] if gpu in ("all", *hardware_names()) else [load_hardware(gpu).name])]

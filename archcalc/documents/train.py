@@ -24,7 +24,7 @@ from archcalc.documents.train_tables import (
 from archcalc.documents.train_vision import phases, tower_of, vision_assumed, vision_conventions
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
-from archcalc.hardware import load_hardware
+from archcalc.hardware import Hardware, load_hardware
 from archcalc.tape import Tape
 from archcalc.training.checkpoint import checkpoint_bytes, checkpoints
 from archcalc.training.images import sight
@@ -91,7 +91,7 @@ def train_report(
     hardware = load_hardware(plan.hardware)
     inputs = {"spec": spec.name, "plan": plan.name, "set": list(overrides), "rank": rank}
     rows = [{**rank_row(r), "checkpoint_bytes": written} for r, written in zip(ranks, checkpoints(run), strict=True)]
-    found = train_quantities(run, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes}
+    found = train_quantities(run, ranks) | {"train.fits": fits(ranks, hardware)}
     title = title_of(spec, plan, top, hardware)
     if term is not None:
         return explained(title, run, shown, term, found, inputs)
@@ -149,6 +149,24 @@ def train_report(
         ),
         notes=[*set_notes(overrides), *notes_of(spec, plan, run, ranks)],
     )
+
+
+def plan_quantities(spec: Spec, *, plan: str, set: Sequence[str] = ()) -> dict[str, int | float | bool]:
+    """All `train.*` quantities under a plan, a file or a bundled name, with its fields overridden. Raises
+    InputError."""
+    overrides = tuple(set)
+    read = load_plan(plan, overrides)
+    try:
+        run = run_of(spec, read)
+        ranks = training_memory(run)
+        return train_quantities(run, ranks) | {"train.fits": fits(ranks, load_hardware(read.hardware))}
+    except Misfit as error:
+        raise placed(error, plan, overrides) from None
+
+
+def fits(ranks: Sequence[RankMemory], hardware: Hardware) -> bool:
+    """Whether the peak of the worst rank is within the memory that a program sees."""
+    return worst(ranks).peak <= hardware.memory_visible_bytes
 
 
 def train_quantities(run: Run, ranks: list[RankMemory]) -> dict[str, int | float | bool]:

@@ -10,26 +10,18 @@ from archcalc.documents.compare.change import Number
 from archcalc.documents.compare.parts import Part, part
 from archcalc.documents.compare.saved import Saved, is_number, of
 from archcalc.documents.compare.sides import Side
-from archcalc.documents.flops import SOME, flops_quantities
-from archcalc.documents.kv import LENGTHS, kv_quantities
 from archcalc.documents.params import params
-from archcalc.documents.weights import weights
+from archcalc.documents.standing import CONTEXT, IMAGE, SEEN, SEQ, standing
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
-from archcalc.workload import Workload
 
-PREFILL = Workload(phase="prefill", seq=4096, attention="causal")
-"""The workload at which two specs' FLOPs are compared."""
-
-CONTEXT = LENGTHS["128k"]
-"""The length of a sequence at which the growth of two specs' caches is compared [tokens]."""
-
-FLOPS = ("flops.forward", "flops.per_token", "flops.linear", "flops.attention_core", *(f"flops.{s}" for s in SOME))
-"""The FLOPs compared between specs: the others are 0 or equal to one of these in a prefill without images."""
+TWICE = frozenset({"flops.backward", "flops.total", "flops.backbone", "kv.total_bytes", "kv.bytes_per_device"})
+"""Standing quantities that say nothing beside the others at the workload of CONVENTION: 0, or equal to one of them."""
 
 CONVENTION = (
-    "Compared at a fixed workload: FLOPs of a prefill of 4,096 text tokens, batch 1, causal; KV cache of a sequence in"
-    " bf16, its growth and what is fixed at 131,072 tokens; weights as released."
+    f"Compared at a fixed workload: FLOPs of a prefill of {SEQ:,} text tokens, batch 1, causal, and of a vision tower"
+    f" that is shown an image of {IMAGE[0]:,} x {IMAGE[1]:,} pixels; KV cache of a sequence in bf16, its growth and"
+    f" what is fixed at {CONTEXT:,} tokens; weights as released."
 )
 
 OLDER = (
@@ -84,7 +76,7 @@ def facts(base: Side, head: Side) -> tuple[Facts, Facts, list[str]]:
     if base.saved is None and head.saved is None:
         if base.spec is None and head.spec is None:
             raise InputError("both sides are nothing", value=base.label, hint="name a spec or a saved report")
-        return _spec(base.spec), _spec(head.spec), [CONVENTION]
+        return _spec(base.spec, head.spec), _spec(head.spec, base.spec), [CONVENTION]
     ours, theirs = _answers(base, head.saved), _answers(head, base.saved)
     if ours is None or theirs is None or ours.command == theirs.command:
         sides = [saved for saved in (ours, theirs) if saved is not None]
@@ -102,17 +94,14 @@ def _shared(one: Facts, other: Facts) -> Facts:
     return replace(one, quantities={name: n for name, n in one.quantities.items() if name in other.quantities})
 
 
-def _spec(spec: Spec | None) -> Facts:
+def _spec(spec: Spec | None, other: Spec | None) -> Facts:
+    """What a spec says beside another one: of a vision tower where one of them has one."""
     if spec is None:
         return NONE
-    flops, counted = flops_quantities(spec, PREFILL), of(params(spec))
-    found: dict[str, Number | bool] = {
-        **counted.quantities,
-        **{name: flops[name] for name in FLOPS if name in flops},
-        **kv_quantities(spec.trace(Workload()), "bf16", CONTEXT),
-        **weights(spec).quantities,
-    }
-    return Facts(quantities=found, parts=list(_weights(counted)))
+    seen = any(each is not None and each.vision is not None for each in (spec, other))
+    left_out = TWICE if seen else TWICE.union(SEEN)
+    found = {name: n for name, n in standing(spec).items() if name not in left_out}
+    return Facts(quantities=found, parts=list(_weights(of(params(spec)))))
 
 
 def _answers(side: Side, other: Saved | None) -> Saved | None:
