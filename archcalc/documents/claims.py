@@ -11,7 +11,6 @@ from archcalc.documents.counted import convention_readings
 from archcalc.documents.document import Column, Report, Table, Value
 from archcalc.documents.measured import Measures, Unmeasured, on_tape
 from archcalc.documents.params import params_quantities
-from archcalc.documents.quantities import quantity as quantity_of
 from archcalc.documents.readings import (
     Kind,
     Reading,
@@ -20,12 +19,13 @@ from archcalc.documents.readings import (
     slip_readings,
     unit_readings,
 )
+from archcalc.documents.said import number_text, shown
 from archcalc.documents.standing import CONTEXT, IMAGE, SEQ
 from archcalc.errors import InputError, show_value
-from archcalc.files.loader import NOUNS, bundled_names, name_hint
+from archcalc.files.loader import NOUNS, bundled_file, bundled_names, name_hint
 from archcalc.files.model import Claim, Spec
 from archcalc.tape import Tape
-from archcalc.units import Printed, format_bytes, format_count, format_flops, printed_kind
+from archcalc.units import Printed, printed_kind
 from archcalc.workload import Workload
 
 FOLDERS = {"plan": "plans", "gpu": "hardware"}
@@ -152,9 +152,8 @@ class Misclaimed(InputError):
 
 def _measured(measures: Measures, claim: Claim, n: int) -> Value:
     try:
-        for key, folder in FOLDERS.items():
-            _check_bundled(key, getattr(claim, key), folder)
-        return measures.value(claim.quantity, claim)
+        files = {key: _bundled(key, getattr(claim, key), folder) for key, folder in FOLDERS.items()}
+        return measures.value(claim.quantity, claim.model_copy(update=files))
     except Unmeasured as error:
         made = Misclaimed(f"a claim is about {_about(claim, error)}", value=error.value, hint=error.hint)
         made.loc = ("claims", n, error.key)
@@ -171,12 +170,14 @@ def _about(claim: Claim, error: Unmeasured) -> str:
     )
 
 
-def _check_bundled(key: str, name: str | None, folder: str) -> None:
-    """Raises Unmeasured for a plan or GPU that is not bundled: a spec comes from anybody, and names no file to read."""
+def _bundled(key: str, name: str | None, folder: str) -> str | None:
+    """The file of a bundled plan or GPU. Raises Unmeasured for another: a spec comes from anybody, and names no file to
+    read."""
     if name is not None and name not in bundled_names(folder):
         message = f"no bundled {NOUNS[folder]} is named {show_value(name)}"
         hint = name_hint(name, folder, "none").removesuffix("; or give none")
         raise Unmeasured.of(InputError(message, value=name, hint=hint), key)
+    return None if name is None else bundled_file(name, folder)
 
 
 def _changed_readings(
@@ -193,50 +194,31 @@ def _changed_readings(
             value, what = value + extra, f"{what}, counted in,"
         if value != computed and printed.matches(value):
             kind: Kind = "guess" if cause == "field-off-by-one" else "change"
-            yield Reading(cause, f"{what} gives {_number_text(value, claim.quantity)}", value, kind)
+            yield Reading(cause, f"{what} gives {number_text(value, claim.quantity)}", value, kind)
 
 
 def _plain(claim: Claim, printed: Printed | None, computed: Value) -> Judged:
-    shown = _shown(computed, claim.quantity)
+    said = shown(computed, claim.quantity)
     if printed is None:
-        return Judged(claim, None, computed, "unstated", None, f"the source leaves it blank; it is {shown}", ())
+        return Judged(claim, None, computed, "unstated", None, f"the source leaves it blank; it is {said}", ())
     if printed.value == computed:
-        return Judged(claim, printed, computed, "confirmed", None, f"equal: {shown}", ())
-    return Judged(claim, printed, computed, "rounded", None, f"{shown} prints as {printed.text}", ())
+        return Judged(claim, printed, computed, "confirmed", None, f"equal: {said}", ())
+    return Judged(claim, printed, computed, "rounded", None, f"{said} prints as {printed.text}", ())
 
 
 def _disputed(claim: Claim, printed: Printed, computed: Value, readings: list[Reading]) -> Judged:
-    shown = _shown(computed, claim.quantity)
+    said = shown(computed, claim.quantity)
     verdict, best = "refuted", [r for r in readings if r.kind not in ("convention", "cut")]
     for kind, weaker in (("cut", "rounded"), ("convention", "convention")):
         if any(r.kind == kind for r in readings):
             verdict, best = weaker, [r for r in readings if r.kind == kind]
     if not best:
-        text = f"it is {shown}; no reading that was tried reproduces {printed.text}"
+        text = f"it is {said}; no reading that was tried reproduces {printed.text}"
         return Judged(claim, printed, computed, "refuted", "unexplained", text, ())
-    text = f"it is {shown}; " + "; or ".join(r.text for r in best)
+    text = f"it is {said}; " + "; or ".join(r.text for r in best)
     if all(r.kind == "guess" for r in best):
         text += f" (prints as {printed.text}: a guess, not a proof)"
     return Judged(claim, printed, computed, verdict, best[0].cause, text, tuple(readings))
-
-
-def _shown(value: Value, quantity: str) -> str:
-    """A computed number with all its digits, and rounded where that is easier to read."""
-    text = _number_text(value, quantity)
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) < 1_000_000:
-        return text
-    rounded = {"bytes": format_bytes, "flops": format_flops}.get(printed_kind(quantity), format_count)
-    return f"{text} ({rounded(value)})"
-
-
-def _number_text(value: Value, quantity: str) -> str:
-    """A number with all its digits: whole, a share in percent, or another fraction."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    unit = quantity_of(quantity).unit
-    return f"{float(value) * 100:.3f} %" if unit == "share" else f"{float(value):,.10g}"
 
 
 def _finding(item: Judged) -> dict[str, Any]:
