@@ -70,9 +70,7 @@ class Measures:
             hint = f"of this kind: {', '.join(sorted(name for name in found if _group(name) == _group(quantity)))}"
         else:
             message = f"{quantity} is no quantity of this spec"
-            hint = did_you_mean(quantity, [name for name in QUANTITIES if name != quantity]) or (
-                f"one of {', '.join(QUANTITIES)}, or params[PATH]"
-            )
+            hint = did_you_mean(quantity, QUANTITIES) or f"one of {', '.join(QUANTITIES)}, or params[PATH]"
         raise _at("quantity", message, quantity, hint)
 
     def _plain(self, tape: Tape) -> Mapping[str, Value]:

@@ -510,7 +510,9 @@ def test_a_picture_that_is_no_longer_part_of_a_report_is_stale_and_goes_with_the
     other.write_bytes((copied / "k25-kv.svg").read_bytes())
     mine = copied / "k25-memory-mine.svg"
     mine.write_text("<svg/>")  # not ours: never deleted
-    kept = [copied / name for name in ("k25-drawing.svg", "k25-next-kv.svg", "k25-next.md", "k2-kv.svg")]
+    kept = [
+        copied / name for name in ("k25-drawing.svg", "k25-memory-tuned-kv.svg", "k25-memory-tuned.md", "k2-kv.svg")
+    ]
     for path in kept:
         path.write_text("<svg/>")
     lines = [f"{path.name}: no part of this report; delete it" for path in (mine, other)]

@@ -204,6 +204,7 @@ def test_a_hubs_count_of_a_release_with_copies_and_scales_is_a_convention() -> N
     assert both["stored-elements+scales-included"] == 684_531_386_000
     alone = {r["cause"]: r["value"] for r in judgements["684.5B"]["readings"]}
     assert alone["stored-elements"] == 684_489_845_504
+    assert not [cause for cause in alone if "+" in cause]  # with its scales it would print so too
     assert "with the scales of quantized weights it is 684,531,386,000" in judgements["685B"]["explanation"]
 
 
