@@ -47,7 +47,7 @@ golden: $(VENV)/.installed-dev ## rewrite the golden files; read the diff before
 	@$(BIN)/python -m pytest -k golden --snapshot-update
 
 schema: $(VENV)/.installed-base ## rewrite schema/ from the types, docs/glossary.md from the quantities, the tables of the other pages
-	@for kind in spec plan hardware engine stack books; do $(BIN)/archcalc schema $$kind -o schema/$$kind.schema.json; done
+	@for kind in spec plan hardware engine stack books budgets; do $(BIN)/archcalc schema $$kind -o schema/$$kind.schema.json; done
 	@$(BIN)/python -m archcalc.documents.glossary >docs/glossary.md
 	@$(BIN)/python -m tests.serving.published_logs
 	@$(BIN)/python -m tests.training.goldens --write

@@ -1,4 +1,4 @@
-"""The action's one step of its own: diffs the specs that differ between two commits.
+"""The action's one step of its own: diffs the specs that differ between two commits, and checks a file of budgets.
 
 Reads the environment (action.yml sets it from the inputs), never a shell, and reads files only out of git's
 objects: the checkout may be of another commit, and a link in it may lead anywhere. Writes the job summary, the
@@ -49,6 +49,7 @@ class Settings:
         limits: as `--fail-on` takes them.
         specs: patterns of paths from the top of the repository.
         question: flags of `archcalc diff` that say what is compared beside the standard workload.
+        budgets: path of a file of budgets from the top of the repository, or empty.
         fail_on_change: whether any change fails.
         comment: file for the text of a comment.
     """
@@ -58,6 +59,7 @@ class Settings:
     limits: tuple[str, ...]
     specs: tuple[str, ...]
     question: tuple[str, ...]
+    budgets: str
     fail_on_change: bool
     comment: Path
 
@@ -71,6 +73,7 @@ class Settings:
             limits=lines(env.get("ARCHCALC_LIMITS", "")),
             specs=lines(env.get("ARCHCALC_SPECS", "")) or ("specs/*.yaml",),
             question=tuple(flags(env)),
+            budgets=env.get("ARCHCALC_BUDGETS", "").strip(),
             fail_on_change=env.get("ARCHCALC_FAIL_ON_CHANGE", "").strip().lower() == "true",
             comment=Path(env.get("ARCHCALC_COMMENT") or folder / "comment.md"),
         )
@@ -187,12 +190,12 @@ def changes(base: str, head: str, patterns: Sequence[str]) -> Iterator[Change]:
             yield Change(old=None if status[0] == "A" else first, new=None if status[0] == "D" else first)
 
 
-def run(old: str, new: str, more: Sequence[str]) -> tuple[int, str, str, str]:
-    """`archcalc diff`: its exit code, the Markdown for the summary, its annotations, its errors."""
+def run(command: str, files: Sequence[str], more: Sequence[str]) -> tuple[int, str, str, str]:
+    """A command of archcalc: its exit code, the Markdown for the summary, its annotations, its errors."""
     with tempfile.TemporaryDirectory() as folder:
         summary = Path(folder) / "summary.md"
         done = subprocess.run(
-            [*ARCHCALC, "diff", "--format", "github", *more, "--", old, new],
+            [*ARCHCALC, command, "--format", "github", *more, "--", *files],
             capture_output=True,
             stdin=subprocess.DEVNULL,
             env=os.environ | {"GITHUB_STEP_SUMMARY": str(summary)},
@@ -210,19 +213,35 @@ def outcome(change: Change, base: str, head: str, settings: Settings) -> Outcome
     both = NOTHING not in (old, new)
     more = [word for limit in settings.limits for word in ("--fail-on", limit)] if both else []
     strict = [*settings.question, *(["--exit-code"] if settings.fail_on_change else [])]
-    code, section, printed, errors = run(old, new, [*more, *strict])
-    if both and code == 2 and run(old, NOTHING, [])[0] == 2:
-        code, section, printed, _ = run(NOTHING, new, strict)
+    code, section, printed, errors = run("diff", [old, new], [*more, *strict])
+    if both and code == 2 and run("diff", [old, NOTHING], [])[0] == 2:
+        code, section, printed, _ = run("diff", [NOTHING, new], strict)
         text = f"{change.old} can't be read as it was before, so no limit was checked; it is shown as new"
         section = f"{section}\n> {safe(text)}\n"
         warning = Annotation("warning", "no comparison", f"{text}\n{errors.strip()}", change.path, 1)
         printed += f"{warning}\n"
     if code in (0, 1):
         return Outcome(change=change, section=section, printed=printed, code=code)
-    error = Annotation("error", "can't compare this spec", errors.strip(), change.path, 1)
+    return failed(change, "can't compare this spec", "can't be compared", code, errors)
+
+
+def failed(change: Change, title: str, word: str, code: int, errors: str) -> Outcome:
+    """What could not be answered, with the errors that were printed."""
+    error = Annotation("error", title, errors.strip(), change.path, 1)
     shown = escape("\n".join(harmless(line) for line in errors.splitlines()[:20] if line.strip()))
-    section = f"## {safe(change.path)}: can't be compared\n\n<pre>{shown[:4000]}</pre>\n"
+    section = f"## {safe(change.path)}: {word}\n\n<pre>{shown[:4000]}</pre>\n"
     return Outcome(change=change, section=section, printed=f"{error}\n", code=max(code, 2))
+
+
+def checked(base: str, head: str, settings: Settings) -> list[Outcome]:
+    """The file of budgets of the head, its specs read out of the same commit; nothing where none is named."""
+    if not settings.budgets:
+        return []
+    change = Change(old=None, new=settings.budgets)
+    code, section, printed, errors = run("check", [f"git:{head}:{settings.budgets}"], ["--base", base])
+    if code in (0, 1):
+        return [Outcome(change=change, section=section, printed=printed, code=code)]
+    return [failed(change, "can't check these budgets", "can't be checked", code, errors)]
 
 
 def joined(outcomes: Sequence[Outcome], empty: str, limit: int) -> str:
@@ -240,17 +259,20 @@ def joined(outcomes: Sequence[Outcome], empty: str, limit: int) -> str:
     return text
 
 
-def write(outcomes: Sequence[Outcome], empty: str, settings: Settings, env: Mapping[str, str]) -> None:
-    """The comment, the job summary, and the outputs."""
+def write(
+    outcomes: Sequence[Outcome], budgets: Sequence[Outcome], empty: str, settings: Settings, env: Mapping[str, str]
+) -> None:
+    """The comment, the job summary, and the outputs; budgets come first."""
+    told = [*budgets, *outcomes]
     settings.comment.parent.mkdir(parents=True, exist_ok=True)
-    settings.comment.write_text(joined(outcomes, empty, LIMIT), encoding="utf-8")
+    settings.comment.write_text(joined(told, empty, LIMIT), encoding="utf-8")
     if env.get("GITHUB_STEP_SUMMARY"):
         with open(env["GITHUB_STEP_SUMMARY"], "a", encoding="utf-8") as file:
-            file.write(joined(outcomes, empty, SUMMARY_BYTES // 4))  # a character takes up to 4 bytes
+            file.write(joined(told, empty, SUMMARY_BYTES // 4))  # a character takes up to 4 bytes
     outputs = {
         "changed": json.dumps(bool(outcomes)),
         "specs": json.dumps([done.change.path for done in outcomes]),
-        "passed": json.dumps(all(done.code == 0 for done in outcomes)),
+        "passed": json.dumps(all(done.code == 0 for done in told)),
         "comment": str(settings.comment),
     }
     if env.get("GITHUB_OUTPUT"):
@@ -264,14 +286,15 @@ def main() -> int:
         settings = Settings.read(os.environ)
         base, head = resolved(settings)
         outcomes = [outcome(change, base, head, settings) for change in changes(base, head, settings.specs)]
+        budgets = checked(base, head, settings)
     except Failure as failure:
         text = str(failure) + (f"\nhint: {failure.hint}" if failure.hint else "")
         sys.stdout.write(f"{Annotation('error', 'archcalc diff', text)}\n")
         return 2
-    for done in outcomes:
+    for done in (*budgets, *outcomes):
         sys.stdout.write(done.printed)
-    write(outcomes, f"No spec changed between {base[:12]} and {head[:12]}.", settings, os.environ)
-    return max((done.code for done in outcomes), default=0)
+    write(outcomes, budgets, f"No spec changed between {base[:12]} and {head[:12]}.", settings, os.environ)
+    return max((done.code for done in (*budgets, *outcomes)), default=0)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from archcalc.units import parse_memory
+from archcalc.units import IMAGE_FORM, parse_context, parse_memory, parse_sides
 
 Size = Annotated[int, Field(gt=0, le=1 << 60)]
 
@@ -32,6 +32,30 @@ Memory = Annotated[int, *_memory(gt=0)]
 
 Amount = Annotated[int, *_memory(ge=0)]
 """The same, or nothing."""
+
+
+def _tokens(value: Any) -> Any:
+    """Text with a suffix as tokens; anything else as it is."""
+    return parse_context(value) if isinstance(value, str) else value
+
+
+def _sides(value: Any) -> Any:
+    """Text as height and width; anything else as it is."""
+    return parse_sides(value, 2, IMAGE_FORM) if isinstance(value, str) else value
+
+
+_TOKENS = {
+    "anyOf": [
+        {"type": "integer", "exclusiveMinimum": 0, "maximum": 1 << 60},
+        {"type": "string", "pattern": r"^\s*[0-9][0-9_]*(\.[0-9]+)?\s*([kKmMgG][iI]?)?\s*$"},
+    ]
+}
+Tokens = Annotated[int, Field(gt=0, le=1 << 60), BeforeValidator(_tokens), WithJsonSchema(_TOKENS)]
+"""A length in tokens, or text such as 128k."""
+
+_SIDES = {"type": "string", "pattern": "^[0-9]{1,7}[xX][0-9]{1,7}$"}
+Sides = Annotated[tuple[int, int], BeforeValidator(_sides), WithJsonSchema(_SIDES)]
+"""Height and width of an image, as text such as 1024x768 [pixels]."""
 
 
 def _accept_retired(schema: dict[str, Any], section: type[Section]) -> None:

@@ -10,13 +10,13 @@ What a suffix means depends on what is read, as the public interface promises:
 | memory | `parse_memory` | B, kB MB GB TB PB (powers of 1000), KiB MiB GiB TiB PiB (powers of 1024) |
 | context, sequence and block lengths | `parse_context` | k, M, G (powers of 1024), also as Ki or KiB |
 | counts of parameters or tokens | `parse_count` | K, M, B, T (powers of 1000) or the words; Ki, Mi, Gi, Ti |
-| published numbers | `parse_printed` | as counts, and % |
+| published numbers | `parse_printed` | as counts, and %; of bytes as memory; of FLOPs GFLOP, TFLOP, ... |
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
 from archcalc.errors import InputError, show_value
 
@@ -36,6 +36,7 @@ __all__ = [
     "parse_printed",
     "parse_range",
     "parse_sides",
+    "printed_kind",
 ]
 
 _LONGEST = 64
@@ -53,6 +54,10 @@ _BINARY = {f"{letter}i": 1024**power for power, letter in enumerate("kmgt", star
 LARGE = 10_000
 """GiB or GB above which a size is printed in TiB or TB."""
 
+_FLOPS = _COUNT | {f"{letter}flop{s}": 1000**n for n, letter in enumerate(("", *"kmgtpezy")) for s in ("", "s")}
+_PRINTED = {"count": _COUNT, "bytes": _MEMORY, "flops": _FLOPS}
+_YES_NO = {"yes": 1, "no": 0}
+
 IMAGE_FORM, VIDEO_FORM = "HxW, as 1024x768", "FRAMESxHxW, as 16x448x448"
 """How sizes in pixels are written."""
 
@@ -61,6 +66,11 @@ _CONTEXT_HINT = "write a whole number of tokens, such as 4096 or 256k (k is 1024
 _COUNT_HINT = "write a whole number, such as 8192, 15.5T or 15.5e12 (K, M, B, T are powers of 1000)"
 _RANGE_HINT = "write two lengths, the smaller first, such as 4k..256k"
 _PRINTED_HINT = "write the number as its source prints it, such as 9216, 32.6B, ~104B, 1.04 million or 2.1 %"
+_PRINTED_HINTS = {
+    "count": _PRINTED_HINT,
+    "bytes": "write the size as its source prints it, such as 98304, 68.6 KiB or 595 GB",
+    "flops": "write the number as its source prints it, such as 68.5 GFLOPs or 3.8e25",
+}
 
 
 class Printed(NamedTuple):
@@ -144,8 +154,20 @@ def parse_sides(text: str, count: int, form: str) -> tuple[int, ...]:
     return tuple(int(piece) for piece in pieces)
 
 
-def parse_printed(text: str) -> Printed:
-    """A published number: "~104B", "1.04 million", "2.1 %", "9216", "9,216".
+def printed_kind(quantity: str) -> Literal["count", "bytes", "flops", "bool"]:
+    """How numbers of a quantity are printed, by what its name says: `weights.bytes` in bytes, `serve.fits` as yes or
+    no, and so on."""
+    group, _, name = quantity.partition(".")
+    if name == "fits":
+        return "bool"
+    if "bytes" in name and "[" not in group:
+        return "bytes"
+    return "flops" if group == "flops" and name != "run_ratio" else "count"
+
+
+def parse_printed(text: str, kind: Literal["count", "bytes", "flops", "bool"] = "count") -> Printed:
+    """A published number: "~104B", "1.04 million", "2.1 %", "9216", "9,216"; of bytes "595 GB", "68.6 KiB"; of FLOPs
+    "68.5 GFLOPs", "3.8e25"; of a `bool` yes or no.
 
     Precision: a decimal fraction counts as printed, zeros included ("46.80" is good to 0.01). Trailing zeros
     of a whole mantissa before K, M, B, T or their words are taken for rounding ("400M" is good to 100M). A
@@ -154,15 +176,23 @@ def parse_printed(text: str) -> Printed:
     """
     from fractions import Fraction
 
+    if kind == "bool":
+        if text.strip().lower() not in _YES_NO:
+            raise InputError(f"{show_value(text)} is neither yes nor no", value=text, hint="write yes or no")
+        return Printed(Fraction(_YES_NO[text.strip().lower()]), Fraction(1, 10), "", Fraction(1), text.strip())
     bare = text.strip().removeprefix("~").removeprefix("≈").lstrip()
     percent = bare.endswith("%")
     number = bare.removesuffix("%") if percent else bare
-    digits, decimals, unit = _split(number, "a number", _PRINTED_HINT, whole_text=text)
-    if unit not in _COUNT or (percent and unit):
-        _refuse(text, "a number", _PRINTED_HINT)
-    scale = Fraction(1, 100) if percent else Fraction(_COUNT[unit])
+    power = 1
+    if match := re.fullmatch(r"([0-9.]+)[eE]\+?([0-9]{1,2})(\s*[A-Za-z]*)", number):
+        number, power = match[1] + match[3], 10 ** int(match[2])
+    table, hint = _PRINTED[kind], _PRINTED_HINTS[kind]
+    digits, decimals, unit = _split(number, "a number", hint, whole_text=text)
+    if unit not in table or (percent and unit):
+        _refuse(text, "a number", hint)
+    scale = power * (Fraction(1, 100) if percent else Fraction(table[unit]))
     zeros = 0
-    while unit and not decimals and digits and digits % 10 ** (zeros + 1) == 0:
+    while unit and table[unit] > 1 and not decimals and digits and digits % 10 ** (zeros + 1) == 0:
         zeros += 1
     ulp = scale * 10**zeros / 10**decimals
     word = "%" if percent else unit.upper() if len(unit) == 1 else unit

@@ -132,7 +132,26 @@ LATENT: dict[str, Any] = {
         {"match": "*.o_proj", "store": {"scheme": "fp8-block", "block_size": [32, 32], "scale_dtype": "float32"}},
         {"match": "default", "store": {"scheme": "plain", "dtype": "bfloat16"}},
     ],
-    "claims": [{"claim": "a claim", "quantity": "params.total", "value": "1.2M", "source": "a paper"}],
+    "claims": [
+        {"claim": "a claim", "quantity": "params.total", "value": "1.2M", "source": "a paper"},
+        {
+            "claim": "another",
+            "quantity": "serve.margin_bytes",
+            "value": None,
+            "source": "a log",
+            "gpu": "h200",
+            "gpus": 1,
+            "context": 100,
+        },
+        {
+            "claim": "a third",
+            "quantity": "flops.forward",
+            "value": None,
+            "source": "a paper",
+            "seq": 64,
+            "image": ["60x60"],
+        },
+    ],
 }
 """Latents with an indexer, a layer that shares its choice, experts on a latent, a prediction module, a tower,
 storage by rules."""

@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "plot": "plot",
     "report": "report",
     "diff": "diff",
+    "check": "check",
     "validate": "validate",
     "schema": "schema",
     "specs": "specs",

@@ -10,7 +10,6 @@ from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Unit
 
 if TYPE_CHECKING:
     from archcalc.errors import InputError
-    from archcalc.files.model import Spec
     from archcalc.files.yaml_loader import Document
 
 
@@ -32,20 +31,19 @@ def command(
     try:
         report = claims(loaded)
     except InputError as error:
-        raise placed(error, loaded, document) from None
+        raise placed(error, document) from None
     emit(report, format_name, output, units, assumptions)
     refuted = [finding for finding in report.findings if finding["verdict"] == "refuted"]
     if strict and refuted:
         raise CheckFailed(f"{len(refuted)} of {len(report.findings)} claims refuted")
 
 
-def placed(error: InputError, spec: Spec, document: Document) -> InputError:
-    """The error about a claim's quantity, at the claim that it is about."""
+def placed(error: InputError, document: Document) -> InputError:
+    """An error about a claim, at the key that it is about."""
+    from archcalc.documents.claims import Misclaimed
     from archcalc.errors import SpecError
 
-    name = str(error.value)
-    i = next((i for i, claim in enumerate(spec.claims) if claim.quantity in (name, f"params[{name}]")), None)
-    if i is None:
+    if not isinstance(error, Misclaimed):
         return error
-    problem = document.problem(error.message, ("claims", i, "quantity"), value=error.value, hint=error.hint)
+    problem = document.problem(error.message, error.loc, value=error.value, hint=error.hint)
     return SpecError.from_problems([problem])

@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import shlex
 import sys
-from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from archcalc.cli.options import SpecArguments
-from archcalc.errors import ArchcalcError, CheckFailed, harmless
+from archcalc.cli.options import Context, Gpus, SpecArguments
+from archcalc.cli.stale import PLOT, StaleReports, record_file, stale_files, strays, without_matplotlib
+from archcalc.errors import ArchcalcError, harmless
 
 if TYPE_CHECKING:
     from archcalc.documents.book import Book, Source
     from archcalc.proof.record import Record
 
-    Order = tuple[Source, dict[str, list[str]]]
-    """A spec, and the plans and GPUs that its report is about."""
-
-
-class StaleReports(CheckFailed):
-    """Reports that are not what archcalc would write now, each on a line of its own."""
-
-    def __init__(self, lines: list[str], refresh: str) -> None:
-        super().__init__("; ".join(lines))
-        self.lines, self.refresh = lines, refresh
-
-    def render(self, width: int = 100) -> str:
-        """A line for each file, and the command that writes them again."""
-        text = [f"error: {len(self.lines)} stale report file{'' if len(self.lines) == 1 else 's'}"]
-        return "\n".join([*text, *(f"  {harmless(line)}" for line in self.lines), f"hint: {harmless(self.refresh)}"])
+    Order = tuple[Source, dict[str, Any]]
+    """A spec, and the plans, GPUs and sizes that its report is about."""
 
 
 def command(
@@ -60,6 +47,15 @@ def command(
             help="A bundled GPU or a hardware file to report the serving memory of. Repeatable. [default: as --plan]",
         ),
     ] = None,
+    gpus: Gpus = None,
+    seq: Annotated[
+        str | None, typer.Option("--seq", metavar="N", help="Text tokens of the FLOPs: 8k. [default: 4096]")
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option("--image", metavar="HxW", help="An image to report the FLOPs of. Repeatable. [default: 1024x768]"),
+    ] = None,
+    context: Context = None,
 ) -> None:
     """Write a report of everything about each spec: Markdown, JSON and pictures."""
     from archcalc.documents.ask import FILES, called
@@ -69,40 +65,61 @@ def command(
     sources = [read_source(argument) for argument in specs]
     check_stems(sources)
     said = load_books(directory)
-    flags = {name: values for name, values in (("plan", plan), ("gpu", gpu)) if values}
-    for name, values in flags.items():
-        for value in values:
+    flags = _flags(plan=plan, gpu=gpu, gpus=gpus, seq=seq, image=image, context=context)
+    for name in ("plan", "gpu"):
+        for value in flags.get(name, ()):
             called(value, FILES[name])  # a slip is told before a cross-check takes its minute
-    for source in sources if said and not flags else ():
+    for source in sources if said and not flags.keys() & {"plan", "gpu"} else ():
         if source.spec.name not in said:
             _tell(f"{source.word}: no entry in {directory / NAME}, so that its report is about no plan and no GPU")
     orders = [(source, {**said.get(source.spec.name, {}), **flags}) for source in sources]
     if check:
-        again = [f"--{name}={value}" for name, values in flags.items() for value in values]
+        typed = {"plan": plan, "gpu": gpu, "gpus": gpus, "seq": seq, "image": image, "context": context}
+        again = [
+            f"--{name}={value}"
+            for name, values in typed.items()
+            for value in ([values] if isinstance(values, str) else values or ())
+        ]
         _check(orders, directory, shlex.join(["archcalc", "report", *specs, "--dir", str(directory), *again]))
     else:
         _write(orders, directory)
+
+
+def _flags(*, image: list[str] | None, **texts: Any) -> dict[str, Any]:
+    """The flags that were given, as `make_book` takes them. Raises InputError."""
+    from archcalc.cli.sizes import parse_images, serving_flags
+
+    files = {name: texts.pop(name) for name in ("plan", "gpu")}
+    found = {**files, **serving_flags(**texts), "image": parse_images(image)}
+    return {name: value for name, value in found.items() if value not in (None, [])}
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def _write(orders: list[Order], directory: Path) -> None:
-    """Everything is worked out first; then every file is written."""
+    """Everything is worked out first; then every file is written, and pictures that are no longer drawn go."""
     from archcalc.cli.output import write_file
     from archcalc.proof.record import to_json
+    from archcalc.render.book import texts
 
     files: dict[Path, bytes] = {}
+    left_over: list[Path] = []
     for source, carried in orders:
         record = _fresh_record(source, directory)
         if record is not None:
-            files[_record_file(source, directory)] = to_json(record, source.spec.name).encode()
+            files[record_file(source, directory)] = to_json(record, source.spec.name).encode()
         book = _book(source, carried, record)
-        files |= {directory / name: text for name, text in _texts(book).items()}
+        files |= {directory / name: text for name, text in texts(book).items()}
         files |= {directory / name: picture for name, picture in _pictures(book).items()}
+        left_over += strays(book, directory)
+        for note in book.notes:
+            _tell(f"{source.word}: {note}")
     _make(directory)
     for path, data in files.items():
         write_file(path, data)
+    for path in left_over:
+        _remove(path)
 
 
 def _fresh_record(source: Source, directory: Path) -> Record | None:
@@ -130,9 +147,24 @@ def _pictures(book: Book) -> dict[str, bytes]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("archcalc"):
             raise
-        _tell(f"{book.source.spec.name}: pictures left out, they need matplotlib: pip install 'archcalc[plot]'")
+        _tell(f"{book.source.spec.name}: pictures left out, they need matplotlib: {PLOT}")
         return {}
     return {book.file_of(each): picture(each.figure(), "svg", "gib") for each in book.pictures}
+
+
+def _remove(path: Path) -> None:
+    """Delete a picture that archcalc drew for this report, as it was told to then; leave any other."""
+    from archcalc.render.seal import is_ours
+
+    try:
+        if path.is_symlink() or not is_ours(path.read_bytes()):
+            _tell(f"{path}: no part of the report, and not as archcalc drew it: it is left there")
+            return
+        path.unlink()
+    except OSError as error:
+        _tell(f"{path}: no part of the report any more, and can't be deleted: {error.strerror}")
+    else:
+        _tell(f"removed {path}, which is no part of the report any more")
 
 
 def _make(directory: Path) -> None:
@@ -150,39 +182,21 @@ def _make(directory: Path) -> None:
 
 
 def _check(orders: list[Order], directory: Path, refresh: str) -> None:
-    stale = []
+    stale: list[tuple[Path, str]] = []
     for source, carried in orders:
-        book = _book(source, carried, _saved_record(source, directory))
-        for name, wanted in _texts(book).items():
-            path = directory / name
-            problem = _problem(path, wanted)
-            if problem:
-                stale.append(f"{path}: {problem}")
+        record = _saved_record(source, directory)
+        stale += stale_files(_book(source, carried, record), directory, record)
     if stale:
-        raise StaleReports(stale, f"to write them again: {refresh}")
+        paths = [path for path, _ in stale]
+        lines = [f"{path}: {problem}" for path, problem in stale]
+        raise StaleReports(lines, f"to write them again: {refresh}{without_matplotlib(paths)}")
     _tell(f"{len(orders)} report{'' if len(orders) == 1 else 's'} up to date in {directory}")
-
-
-def _problem(path: Path, wanted: bytes) -> str:
-    """Why a file is stale, or nothing. Line ends don't count: git may have changed them."""
-    from archcalc.errors import InputError
-
-    try:
-        found = path.read_bytes().replace(b"\r\n", b"\n")
-    except FileNotFoundError:
-        return "missing"
-    except OSError as error:
-        raise InputError(f"can't read this report: {error.strerror}", source=str(path)) from None
-    if found == wanted:
-        return ""
-    lines = zip_longest(wanted.split(b"\n"), found.split(b"\n"))
-    return f"differs from line {next(n for n, (ours, theirs) in enumerate(lines, 1) if ours != theirs)} on"
 
 
 # -- both -------------------------------------------------------------------------------------------------------------
 
 
-def _book(source: Source, carried: dict[str, list[str]], record: Record | None) -> Book:
+def _book(source: Source, carried: dict[str, Any], record: Record | None) -> Book:
     from archcalc.documents.report import make_book
     from archcalc.errors import InputError
     from archcalc.proof.record import summary_report
@@ -193,21 +207,10 @@ def _book(source: Source, carried: dict[str, list[str]], record: Record | None) 
         raise (error if error.source else error.at(source=source.word)) from None
 
 
-def _texts(book: Book) -> dict[str, bytes]:
-    from archcalc.render.book import json, markdown
-
-    stem = book.source.stem
-    return {f"{stem}.md": markdown(book).encode(), f"{stem}.json": json(book).encode()}
-
-
-def _record_file(source: Source, directory: Path) -> Path:
-    return directory / f"{source.stem}.crosscheck.json"
-
-
 def _saved_record(source: Source, directory: Path) -> Record | None:
     from archcalc.proof.record import from_json
 
-    path = _record_file(source, directory)
+    path = record_file(source, directory)
     try:
         return from_json(path.read_bytes(), str(path))
     except OSError:

@@ -10,7 +10,9 @@ import typer
 
 
 def command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="spec, plan, hardware, engine, stack or books.")] = "spec",
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="spec, plan, hardware, engine, stack, books or budgets.")
+    ] = "spec",
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file.")] = None,
 ) -> None:
     """Print the JSON Schema of a file kind, as editors use it."""
@@ -18,6 +20,7 @@ def command(
 
     from archcalc.cli.output import write_file
     from archcalc.documents.books_file import Books
+    from archcalc.documents.budgets_file import Budgets
     from archcalc.files.model import Spec
     from archcalc.files.schema import schema_text
     from archcalc.hardware import Hardware
@@ -32,6 +35,7 @@ def command(
         "engine": Engine,
         "stack": Stack,
         "books": Books,
+        "budgets": Budgets,
     }
     text = schema_text(kind, known)
     if output is None or output == Path("-"):

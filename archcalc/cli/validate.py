@@ -36,5 +36,5 @@ def _checked(argument: str) -> str:
     try:
         claimed_quantities(spec)
     except InputError as error:
-        raise placed(error, spec, document) from None
+        raise placed(error, document) from None
     return spec.title

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 from archcalc.documents.ask import answer, called, line
-from archcalc.documents.document import Report, Value
+from archcalc.documents.document import Report, Table, Value
 from archcalc.documents.kept import File, held, of_plan
 from archcalc.documents.sweep.figure import Figure
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.hf.spec import load_spec
-
-HEADLINE = {
-    "params.total": "parameters",
-    "params.active": "parameters that a token uses",
-    "flops.per_token": "forward FLOPs of a token in a prefill of 4,096, causal",
-    "kv.bytes_per_token": "KV cache of one token more, bf16",
-    "kv.sequence_bytes_128k": "KV cache of a sequence of 131,072 tokens, bf16",
-    "weights.bytes": "released weights",
-    "weights.bits_per_parameter": "bits of a released weight",
-}
-"""What a reader asks first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +71,32 @@ class Section:
     pictures: tuple[Picture, ...] = ()
 
 
+def quantities(sections: Iterable[Section]) -> dict[str, Value]:
+    """The quantities of the first command line of each command."""
+    first: dict[str, Report] = {}
+    for section in sections:
+        first.setdefault(section.asked[0].report.command, section.asked[0].report)
+    return {name: n for report in first.values() for name, n in report.quantities.items()}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Book:
     """All sections of one spec.
 
     Attributes:
         source: the spec.
-        carried: the plans and GPUs that it was asked about, as `--plan` and `--gpu` name them.
+        carried: the plans and GPUs that it was asked about, as `--plan` and `--gpu` name them, and the values of other
+            flags that were given.
         sections: in reading order.
+        headline: what a reader asks first: a row for each question, with `answer` and `more` for people.
+        notes: what it is not about, and what to type for that.
     """
 
     source: Source
-    carried: Mapping[str, list[str]]
+    carried: Mapping[str, Any]
     sections: tuple[Section, ...]
+    headline: Table
+    notes: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -104,10 +106,7 @@ class Book:
     @property
     def quantities(self) -> dict[str, Value]:
         """The quantities of the first command line of each command."""
-        first: dict[str, Report] = {}
-        for section in self.sections:
-            first.setdefault(section.asked[0].report.command, section.asked[0].report)
-        return {name: n for report in first.values() for name, n in report.quantities.items()}
+        return quantities(self.sections)
 
     @property
     def pictures(self) -> Iterator[Picture]:
@@ -125,15 +124,18 @@ class Book:
             spec=self.source.spec,
             inputs={
                 "spec": self.source.spec.name,
+                **self.carried,
                 "plan": [called(plan, "plans") for plan in self.carried["plan"]],
                 "gpu": [called(gpu, "hardware") for gpu in self.carried["gpu"]],
             },
             quantities=self.quantities,
             rows=named["params"].rows,
+            tables=[self.headline],
             findings=named["claims"].findings if "claims" in named else (),
             extra=self._held,
             assumptions=list(dict.fromkeys(text for report in gathered for text in report.assumptions)),
             conventions=list(dict.fromkeys(text for report in gathered for text in report.conventions)),
+            notes=self.notes,
         )
 
     @property

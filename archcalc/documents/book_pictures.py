@@ -44,8 +44,8 @@ def _kv(spec: Spec, *, context: str, kv_dtype: str) -> Figure:
     return kv_figure(cases(_models(spec), kv_dtype.split(","), [1]), _range(context))
 
 
-def _memory(spec: Spec, *, context: str, gpu: str) -> Figure:
-    return memory_figure(cases(_models(spec), ["bf16"], [1]), _range(context), [gpu])
+def _memory(spec: Spec, *, context: str, gpu: str, gpus: int | None = None) -> Figure:
+    return memory_figure(cases(_models(spec), ["bf16"], [1]), _range(context), [gpu], gpus=gpus)
 
 
 def _train(spec: Spec, *, plan: str) -> Figure:

@@ -1,11 +1,11 @@
-"""`books.yaml` beside the reports: the plans and GPUs that the report of a spec is about."""
+"""`books.yaml` beside the reports: the plans, GPUs and sizes that the report of a spec is about."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from os.path import exists, isfile, lexists
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,24 +13,27 @@ from archcalc.errors import InputError, Problem, SpecError, show_value
 from archcalc.files.hints import name_hint
 from archcalc.files.loader import NOUNS, bundled_names, validate
 from archcalc.files.model import Text
+from archcalc.files.under import Sizes
 from archcalc.files.yaml_loader import Document, load, read
-from archcalc.section import Section
+from archcalc.section import Section, Size
 
 NAME = "books.yaml"
 FOLDERS = {"plans": "plans", "gpus": "hardware"}
 """Keys of an entry, and the folder of the bundled files that they name."""
 
 
-class Carried(Section):
+class Carried(Sizes):
     """What one report is about beside its spec: bundled names, or paths from the folder of this file.
 
     Attributes:
         plans: training plans, each with its memory on every pipeline rank.
         gpus: each with what its memory goes to in serving.
+        gpu_count: how many of them, the fewest that fit where it is left out.
     """
 
     plans: list[Text] = Field(default_factory=list)
     gpus: list[Text] = Field(default_factory=list)
+    gpu_count: Size | Literal["auto"] | None = None
 
 
 class Books(Section):
@@ -40,8 +43,8 @@ class Books(Section):
     books: dict[Text, Carried]
 
 
-def load_books(folder: Path) -> Mapping[str, Mapping[str, list[str]]]:
-    """The values of `--plan` and `--gpu` for each spec, by its name; nothing where the folder has no such file.
+def load_books(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The flags of `report` for each spec, by its name; nothing where the folder has no such file.
 
     Raises:
         InputError: a file that can't be read.
@@ -59,15 +62,19 @@ def load_books(folder: Path) -> Mapping[str, Mapping[str, list[str]]]:
     problems = [problem for name, entry in entries.items() for problem in _unknown(name, entry, folder, document)]
     if problems:
         raise SpecError.from_problems(problems)
-    return {
-        name: {
-            key.removesuffix("s"): [
-                word if word in bundled_names(of) else str(folder / word) for word in getattr(entry, key)
-            ]
-            for key, of in FOLDERS.items()
-        }
-        for name, entry in entries.items()
+    return {name: _flags(entry, folder) for name, entry in entries.items()}
+
+
+def _flags(entry: Carried, folder: Path) -> dict[str, Any]:
+    """An entry as the flags of `report`; files are found from the folder."""
+    count = {} if entry.gpu_count is None else {"gpus": entry.gpu_count}
+    files = {
+        key.removesuffix("s"): [
+            word if word in bundled_names(of) else str(folder / word) for word in getattr(entry, key)
+        ]
+        for key, of in FOLDERS.items()
     }
+    return {**files, **count, **entry.sizes}
 
 
 def _unknown(name: str, entry: Carried, folder: Path, document: Document) -> Iterator[Problem]:

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from archcalc.documents.document import Column, Report, Table
+from archcalc.calc.params import count
+from archcalc.documents.counted import convention_readings
+from archcalc.documents.document import Column, Report, Table, Value
+from archcalc.documents.measured import Measures, Unmeasured, on_tape
 from archcalc.documents.params import params_quantities
-from archcalc.documents.quantities import QUANTITIES
 from archcalc.documents.readings import (
     Kind,
     Reading,
-    Value,
-    convention_readings,
     cut_readings,
     field_readings,
-    parameters_at,
     slip_readings,
+    unit_readings,
 )
-from archcalc.errors import InputError, did_you_mean
+from archcalc.documents.said import number_text, shown
+from archcalc.documents.standing import CONTEXT, IMAGE, SEQ
+from archcalc.errors import InputError, show_value
+from archcalc.files.hints import name_hint
+from archcalc.files.loader import NOUNS, bundled_file, bundled_names
 from archcalc.files.model import Claim, Spec
 from archcalc.tape import Tape
-from archcalc.units import Printed, format_count, parse_printed
+from archcalc.units import Printed, printed_kind
 from archcalc.workload import Workload
 
-Found = dict[str, int | float | bool]
+FOLDERS = {"plan": "plans", "gpu": "hardware"}
+"""Keys of a claim that name a file, and the folder of the bundled ones."""
 
 
 class Judged(NamedTuple):
@@ -41,11 +46,12 @@ class Judged(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """A spec with one field changed: the cause it would be, its tape, its quantities, and the change in words."""
+    """A spec with one field changed: the cause it would be, its tape, its own mtp parameters, and the change in
+    words."""
 
     cause: str
     tape: Tape
-    quantities: Found
+    mtp: int
     words: str
 
 
@@ -78,106 +84,143 @@ def claims(spec: Spec) -> Report:
         findings=findings,
         findings_table=Table("findings", "claims", COLUMNS, findings),
         conventions=(
+            *measured_under(spec),
             "confirmed: equal. rounded: equal to the printed precision, rounded or cut off.",
             "convention: equal under another counting convention. unstated: the source leaves it blank.",
             "refuted: none of these; the cause is a reading that reproduces the claimed number, or unexplained.",
             "Readings tried: powers of ten and unit words (from the computed value and from every other claim of the"
-            " same quantity that is nearer to it), counting conventions, each spec field off by one or flipped.",
+            " same quantity that is nearer to it), counting conventions, two of them at once where none does alone,"
+            " each spec field off by one or flipped where weights and caches settle the number.",
         ),
     )
 
 
+def measured_under(spec: Spec) -> Iterator[str]:
+    """The standard workload, where claims are about numbers that depend on it."""
+    groups = {claim.quantity.partition(".")[0] for claim in spec.claims}
+    words = {
+        "flops": f"FLOPs of a prefill of {SEQ:,} text tokens, batch 1, causal",
+        "vision": f"vision of an image of {IMAGE[0]:,} x {IMAGE[1]:,} pixels",
+        "kv": f"KV cache of a sequence in bf16, its growth at {CONTEXT:,} tokens",
+        "serve": "serving of one sequence of the model's full length, in the engine's defaults, on the fewest GPUs",
+    }
+    said = [text for group, text in words.items() if group in groups]
+    if said:
+        yield f"Where a claim does not say otherwise: {'; '.join(said)}."
+
+
 def judge(spec: Spec) -> list[Judged]:
-    """Verdict and cause of each claim, in the spec's order. Raises InputError for a claim about no known quantity."""
+    """Verdict and cause of each claim, in the spec's order. Raises SpecError as `claimed_quantities`."""
     tape = spec.trace(Workload())
     found = params_quantities(tape)
     changed: list[Changed] | None = None
     judged = []
     for claim, computed in zip(spec.claims, claimed_quantities(spec), strict=True):
-        printed = None if claim.value is None else parse_printed(claim.value)
+        printed = claim.printed
         if printed is None or printed.value == computed or printed.matches(computed):
             judged.append(_plain(claim, printed, computed))
             continue
         if changed is None:
-            fields = field_readings(spec)
-            changed = [Changed(cause, variant, params_quantities(variant), words) for cause, variant, words in fields]
+            changed = [
+                Changed(cause, variant, count(variant).mtp, words) for cause, variant, words in field_readings(spec)
+            ]
         others = [
-            (other.claim, parse_printed(other.value))
+            (other.claim, other.printed)
             for other in spec.claims
-            if other.quantity == claim.quantity and other.value is not None and other is not claim
+            if (other.quantity, other.flags) == (claim.quantity, claim.flags) and other is not claim
         ]
         readings = [
-            *convention_readings(tape, claim.quantity, printed, found),
+            *convention_readings(spec, claim, printed, computed, found),
+            *(unit_readings(printed, computed) if printed_kind(claim.quantity) == "bytes" else ()),
             *cut_readings(printed, computed),
-            *slip_readings(printed, computed, others),
-            *_changed_readings(claim.quantity, printed, computed, found, changed),
+            *slip_readings(printed, computed, [(words, number) for words, number in others if number]),
+            *_changed_readings(claim, printed, computed, found, changed),
         ]
         judged.append(_disputed(claim, printed, computed, sorted(readings, key=lambda r: r.kind == "guess")))
     return judged
 
 
 def claimed_quantities(spec: Spec) -> list[Value]:
-    """The computed value of each claim's quantity. Raises InputError; its value is the name that is not known."""
-    tape = spec.trace(Workload())
-    found = params_quantities(tape)
-    return [quantity_value(tape, found, claim.quantity) for claim in spec.claims]
+    """The computed value of each claim's quantity. Raises Misclaimed for what a spec can't be asked."""
+    measures = Measures(spec)
+    return [_measured(measures, claim, n) for n, claim in enumerate(spec.claims)]
 
 
-def quantity_value(tape: Tape, found: Found, name: str) -> Value:
-    """The value of a quantity name, `params[PATH]` included. Raises InputError for one that is not known."""
-    if name.startswith("params[") and name.endswith("]"):
-        return parameters_at(tape, name[7:-1])
-    if name not in found:
-        hint = did_you_mean(name, QUANTITIES) or f"one of {', '.join(found)}, or params[PATH]"
-        raise InputError(f"a claim is about {name}, which is no quantity of this spec", value=name, hint=hint)
-    return found[name]
+class Misclaimed(InputError):
+    """A claim that can't be judged; `loc` is where it stands in the spec."""
+
+    loc: tuple[str | int, ...] = ()
+
+
+def _measured(measures: Measures, claim: Claim, n: int) -> Value:
+    try:
+        files = {key: _bundled(key, getattr(claim, key), folder) for key, folder in FOLDERS.items()}
+        return measures.value(claim.quantity, claim.model_copy(update=files))
+    except Unmeasured as error:
+        made = Misclaimed(f"a claim is about {_about(claim, error)}", value=error.value, hint=error.hint)
+        made.loc = ("claims", n, error.key)
+        raise made from None
+
+
+def _about(claim: Claim, error: Unmeasured) -> str:
+    """The rest of the sentence."""
+    name = claim.quantity
+    return (
+        f"{name}, which {error.message.removeprefix(name).lstrip()}"
+        if error.message.startswith(f"{name} ")
+        else (f"{name}: {error.message}")
+    )
+
+
+def _bundled(key: str, name: str | None, folder: str) -> str | None:
+    """The file of a bundled plan or GPU. Raises Unmeasured for another: a spec comes from anybody, and names no file to
+    read."""
+    if name is not None and name not in bundled_names(folder):
+        message = f"no bundled {NOUNS[folder]} is named {show_value(name)}"
+        hint = name_hint(name, folder, "none").removesuffix("; or give none")
+        raise Unmeasured.of(InputError(message, value=name, hint=hint), key)
+    return None if name is None else bundled_file(name, folder)
 
 
 def _changed_readings(
-    quantity: str, printed: Printed, computed: Value, found: Found, changed: list[Changed]
+    claim: Claim, printed: Printed, computed: Value, found: Mapping[str, Value], changed: list[Changed]
 ) -> Iterator[Reading]:
-    """Specs with one field changed that give the claimed number."""
-    for cause, variant, quantities, what in changed:
+    """Specs with one field changed that give the claimed number, where weights and caches settle it."""
+    for cause, variant, mtp, what in changed:
         try:
-            value = quantity_value(variant, quantities, quantity)
-        except InputError:  # the change took the part away
+            value = on_tape(variant, claim.quantity, claim)
+        except InputError:  # the change took the part away, or it takes more than one pass
             continue
-        extra = int(quantities["params.mtp"] - found["params.mtp"])
-        if extra and quantity in ("params.total", "params.backbone"):
+        extra = int(mtp - found["params.mtp"])
+        if extra and claim.quantity in ("params.total", "params.backbone"):
             value, what = value + extra, f"{what}, counted in,"
         if value != computed and printed.matches(value):
             kind: Kind = "guess" if cause == "field-off-by-one" else "change"
-            yield Reading(cause, f"{what} gives {value:,}", value, kind)
+            yield Reading(cause, f"{what} gives {number_text(value, claim.quantity)}", value, kind)
 
 
 def _plain(claim: Claim, printed: Printed | None, computed: Value) -> Judged:
-    shown = _shown(computed)
+    said = shown(computed, claim.quantity)
     if printed is None:
-        return Judged(claim, None, computed, "unstated", None, f"the source leaves it blank; it is {shown}", ())
+        return Judged(claim, None, computed, "unstated", None, f"the source leaves it blank; it is {said}", ())
     if printed.value == computed:
-        return Judged(claim, printed, computed, "confirmed", None, f"equal: {shown}", ())
-    return Judged(claim, printed, computed, "rounded", None, f"{shown} prints as {printed.text}", ())
+        return Judged(claim, printed, computed, "confirmed", None, f"equal: {said}", ())
+    return Judged(claim, printed, computed, "rounded", None, f"{said} prints as {printed.text}", ())
 
 
 def _disputed(claim: Claim, printed: Printed, computed: Value, readings: list[Reading]) -> Judged:
-    shown = _shown(computed)
+    said = shown(computed, claim.quantity)
     verdict, best = "refuted", [r for r in readings if r.kind not in ("convention", "cut")]
     for kind, weaker in (("cut", "rounded"), ("convention", "convention")):
         if any(r.kind == kind for r in readings):
             verdict, best = weaker, [r for r in readings if r.kind == kind]
     if not best:
-        text = f"it is {shown}; no reading that was tried reproduces {printed.text}"
+        text = f"it is {said}; no reading that was tried reproduces {printed.text}"
         return Judged(claim, printed, computed, "refuted", "unexplained", text, ())
-    text = f"it is {shown}; " + "; or ".join(r.text for r in best)
+    text = f"it is {said}; " + "; or ".join(r.text for r in best)
     if all(r.kind == "guess" for r in best):
         text += f" (prints as {printed.text}: a guess, not a proof)"
     return Judged(claim, printed, computed, verdict, best[0].cause, text, tuple(readings))
-
-
-def _shown(value: Value) -> str:
-    if isinstance(value, int):
-        return f"{value:,}" + (f" ({format_count(value)})" if abs(value) >= 1_000_000 else "")
-    return f"{float(value) * 100:.3f} %"
 
 
 def _finding(item: Judged) -> dict[str, Any]:
@@ -187,6 +230,7 @@ def _finding(item: Judged) -> dict[str, Any]:
         "claim": item.claim.claim,
         "source": item.claim.source,
         "quantity": item.claim.quantity,
+        "under": {**item.claim.flags, **({"image": list(map(list, item.claim.image))} if item.claim.image else {})},
         "printed": item.claim.value,
         "claimed": claimed,
         "computed": computed,

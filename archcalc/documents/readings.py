@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from copy import copy
 from fractions import Fraction
 from functools import partial
@@ -78,6 +78,17 @@ def cut_readings(printed: Printed, computed: Value) -> Iterator[Reading]:
         yield Reading("truncated", f"cut off behind the printed digits it is {printed.text}", computed, "cut")
 
 
+def unit_readings(printed: Printed, computed: Value) -> Iterator[Reading]:
+    """A size whose unit is meant in powers of 1024 where it is printed in those of 1000, or the other way round."""
+    for power in range(1, 6):
+        decimal, binary = 1000**power, 1024**power
+        for unit, meant, word in ((decimal, binary, "1024"), (binary, decimal, "1000")):
+            other = printed._replace(value=printed.value * meant / unit, ulp=printed.ulp * meant / unit)
+            if printed.scale == unit and other.matches(computed):
+                text = f"with the unit as a power of {word} it prints as {printed.text}"
+                yield Reading("binary-units" if meant == binary else "decimal-units", text, computed, "convention")
+
+
 def slip_readings(printed: Printed, computed: Value, others: list[tuple[str, Printed]]) -> Iterator[Reading]:
     """Powers of ten away from the computed value, or from another claim that is nearer to it."""
     distance = _distance(printed.value, computed)
@@ -112,93 +123,6 @@ def _distance(value: Value, computed: Value) -> float:
         return float("inf")
     ratio = float(Fraction(value) / Fraction(computed))
     return max(ratio, 1 / ratio)
-
-
-# -- other ways to count ----------------------------------------------------------------------------------------------
-
-Keep = Callable[[Weight], bool]
-
-
-TRAINED: dict[str, tuple[str, Keep]] = {
-    "buffers-included": ("with the buffers", lambda w: w.part != "mtp"),
-    "mtp-included": ("with the multi-token-prediction module", lambda w: w.trainable),
-    "embedding-excluded": (
-        "without the input embedding",
-        lambda w: w.trainable and w.part != "mtp" and w.role != "embedding",
-    ),
-    "embedding-and-head-excluded": (
-        "without embedding and head",
-        lambda w: w.trainable and w.part != "mtp" and w.role not in ("embedding", "head"),
-    ),
-}
-"""Which weights a total counts, by the stable word of the convention."""
-
-ACTIVE = {
-    "params.active": ("embedding-and-head-included", "with embedding and head"),
-    "params.active_no_embedding": ("embedding-excluded", "without the input embedding"),
-    "params.active_no_embedding_no_head": ("embedding-and-head-excluded", "without embedding and head"),
-}
-"""The three conventions for active parameters: cause and words by quantity."""
-
-
-def convention_readings(
-    tape: Tape, quantity: str, printed: Printed, found: Mapping[str, int | float | bool]
-) -> Iterator[Reading]:
-    """Other conventions for a quantity that print as the claim does; `found` holds the quantities as defined."""
-    for cause, text, value in _conventions(tape, quantity, found):
-        if printed.matches(value):
-            yield Reading(cause, f"{text} it is {_text(value)}, which prints as {printed.text}", value, "convention")
-
-
-def _conventions(
-    tape: Tape, quantity: str, found: Mapping[str, int | float | bool]
-) -> Iterator[tuple[str, str, int | Fraction]]:
-    weights = tape.weights()
-    if quantity in ACTIVE:
-        for other, (cause, text) in ACTIVE.items():
-            if other != quantity:
-                yield cause, text, int(found[other])
-    elif quantity in ("params.total", "params.backbone"):
-        own = [w for w in weights if quantity == "params.total" or w.part in ("backbone", "mtp")]
-        for cause, (text, keep) in TRAINED.items():
-            yield cause, text, sum(w.elements for w in own if keep(w))
-        if predicts := int(found["params.mtp"]):
-            text = "with the multi-token-prediction module and its copies of embedding and head"
-            yield "mtp-and-copies-included", text, int(found[quantity]) + predicts + _ends(weights)
-        if quantity == "params.total":
-            yield "vision-excluded", "without vision tower and projector", int(found["params.backbone"])
-        else:
-            yield "vision-included", "with vision tower and projector", int(found["params.total"])
-    elif quantity == "params.mtp":
-        mtp = [w for w in weights if w.trainable and w.part == "mtp"]
-        yield "layer-only", "for its decoder layer alone", sum(w.elements for w in mtp if w.role != "mtp")
-        both = int(found["params.mtp"]) + _ends(weights)
-        yield "embedding-and-head-included", "with its copies of embedding and head", both
-    elif quantity.startswith("params["):
-        inside = weights_at(tape, quantity[7:-1])
-        unbiased = sum(w.elements for w in inside if w.trainable and w.suffix != "bias")
-        yield "bias-excluded", "without biases", unbiased
-    elif quantity == "moe.activation_ratio":
-        yield from _with_shared(tape)
-
-
-def _ends(weights: Iterable[Weight]) -> int:
-    """Elements of the backbone's embedding and head, which some releases store again beside a prediction module."""
-    return sum(w.elements for w in weights if w.part == "backbone" and w.role in ("embedding", "head"))
-
-
-def _with_shared(tape: Tape) -> Iterator[tuple[str, str, Fraction]]:
-    routed = [w for w in tape.weights() if w.active is not None]
-    shared = [w for w in tape.weights() if w.role == "shared_expert"]
-    if routed and shared:
-        extra = Fraction(shared[0].matrix, routed[0].matrix)
-        active = routed[0].active
-        ratio = ((active.size if active else 0) + extra) / (product(routed[0].stack) + extra)
-        yield "shared-experts-included", "with the shared experts on both sides", ratio
-
-
-def _text(value: Value) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{float(value) * 100:.3f} %"
 
 
 # -- one field of the spec changed ------------------------------------------------------------------------------------

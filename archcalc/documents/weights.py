@@ -94,11 +94,8 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
     tape, as_ = spec.trace(Workload()), storage_name(as_)
     optimizer = None if optimizer is None else in_its_case(optimizer, OPTIMIZERS)
     storage = storage_named(spec, as_)
-    stored = spec.backbone.mtp_stored
-    copies = [] if stored is False else second_copies(storage, tape)
-    rows = [
-        row for row in stored_rows(tape, release(storage), copies) if stored is not False or row.weight.part != "mtp"
-    ]
+    copies = _copies(spec, storage)
+    rows = released_rows(spec, storage)
     stored_weights = [row.weight for row in rows]
     total, elements = sum(row.nbytes for row in rows), sum(row.weight.elements for row in rows)
     found: dict[str, int | float | bool] = {
@@ -143,6 +140,19 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
             *(_idle_rules(storage, stored_weights) if as_ == "released" else []),
         ],
     )
+
+
+def released_rows(spec: Spec, storage: Storage | None = None) -> list[StoredRow]:
+    """All that a checkpoint stores, a prediction module with its copies too where the release holds one; as the release
+    stores it, or under another `storage`."""
+    tape, how = spec.trace(Workload()), spec.storage if storage is None else storage
+    rows = stored_rows(tape, release(how), _copies(spec, how))
+    return [row for row in rows if spec.backbone.mtp_stored is not False or row.weight.part != "mtp"]
+
+
+def _copies(spec: Spec, storage: Storage) -> list[Weight]:
+    """Embedding and head that the release stores again with its prediction module."""
+    return [] if spec.backbone.mtp_stored is False else second_copies(storage, spec.trace(Workload()))
 
 
 def checkpoint_rows(weights: list[Weight], optimizer_name: str) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, problems_
 
 Model = TypeVar("Model", bound=BaseModel)
 
-KINDS = ("spec", "plan", "hardware", "engine", "stack", "books")
+KINDS = ("spec", "plan", "hardware", "engine", "stack", "books", "budgets")
 """What a file of ours can say that it is."""
 
 NOUNS = {"": "spec", "plans": "plan", "hardware": "GPU", "engines": "engine", "stacks": "stack"}
@@ -49,6 +49,11 @@ def bundled_dir() -> Path:
 def bundled_names(kind: str = "") -> list[str]:
     """Names of the bundled specs, or of the files of a `kind` folder (`plans`, `hardware`, `engines`, `stacks`)."""
     return sorted(path.stem for path in (bundled_dir() / kind).glob("*.yaml"))
+
+
+def bundled_file(name: str, kind: str = "") -> str:
+    """The path of a bundled file, which no file of the working directory hides."""
+    return str(bundled_dir() / kind / f"{name}.yaml")
 
 
 def find(argument: str, kind: str = "") -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from archcalc.arch.decoder import Decoder
 from archcalc.arch.projector import Projection
@@ -13,18 +13,20 @@ from archcalc.arch.vision import Vision
 from archcalc.errors import FieldError
 from archcalc.files.schemes import Quantized
 from archcalc.files.storage import StorageSection, check_default, check_groups, check_paths, release
+from archcalc.files.under import Under
 from archcalc.section import Section
 from archcalc.tape import Tape
-from archcalc.units import parse_printed
+from archcalc.units import Printed, parse_printed, printed_kind
 from archcalc.workload import Workload
 
 Text = Annotated[str, Field(min_length=1)]
 
 
-class Claim(Section):
+class Claim(Under):
     """A number that somebody published: judged by `archcalc claims`.
 
-    `value` is the number as printed ("~104B", "2.1 %"), or null where the source leaves it blank.
+    `value` is the number as printed ("~104B", "2.1 %", "595 GB"), or null where the source leaves it blank. `plan` and
+    `gpu` are bundled names: a spec comes from anybody, and names no file to read.
     """
 
     claim: Text
@@ -34,10 +36,15 @@ class Claim(Section):
 
     @field_validator("value")
     @classmethod
-    def _readable(cls, value: str | None) -> str | None:
+    def _readable(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None:
-            parse_printed(value)
+            parse_printed(value, printed_kind(info.data.get("quantity", "")))
         return value
+
+    @property
+    def printed(self) -> Printed | None:
+        """The number with the precision that it is printed in; None for a blank."""
+        return None if self.value is None else parse_printed(self.value, printed_kind(self.quantity))
 
 
 DESCRIPTIVE = ("kind", "name", "title", "sources", "claims")

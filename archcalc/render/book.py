@@ -6,16 +6,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from archcalc.documents.ask import line
-from archcalc.documents.book import HEADLINE, Asked, Book, Section
+from archcalc.documents.book import Asked, Book, Section
 from archcalc.documents.document import Report, Table
-from archcalc.render.cells import quantity_lines
+from archcalc.render.cells import cell, other_form, quantity_lines
 from archcalc.render.json import document, dumped
 from archcalc.render.markdown import bullets, escape, pipes, quantities, render_table
+from archcalc.render.seal import drawn_from
 
 UNITS = "gib"
 
 LONG = 24
 """Rows that stand open."""
+
+
+def texts(book: Book) -> dict[str, bytes]:
+    """Page and document, by file name."""
+    stem = book.source.stem
+    return {f"{stem}.md": markdown(book).encode(), f"{stem}.json": json(book).encode()}
 
 
 def markdown(book: Book) -> str:
@@ -35,11 +42,13 @@ def markdown(book: Book) -> str:
 
 
 def _headline(book: Book) -> list[str]:
-    found = {name: n for name, n in book.quantities.items() if name in HEADLINE}
-    glance = Report(command="report", title="", inputs={}, quantities=found)
-    lines = zip(found, quantity_lines(glance, UNITS), strict=True)
-    rows = [(escape(HEADLINE[name]), escape(text), escape(more)) for name, (_, text, more) in lines]
-    return [pipes(["", "", ""], ["---", "---:", "---:"], rows)]
+    """The table; a size without more to say of it stands in its other form."""
+    rows = []
+    for row in book.headline.rows:
+        value, unit = row["value"], row["unit"]
+        more = row.get("more") or other_form(value, unit, UNITS)
+        rows.append([escape(text) for text in (row["question"], cell(value, unit, UNITS), more)])
+    return [pipes(["", "", ""], ["---", "---:", "---:"], rows), *(escape(note) for note in book.notes)]
 
 
 def _section(book: Book, section: Section, said: set[object]) -> Iterator[str]:
@@ -107,7 +116,12 @@ def json(book: Book) -> str:
                 for n, each in enumerate(section.asked)
             ],
             "pictures": [
-                {"file": book.file_of(picture), "caption": picture.caption, "command": picture.command}
+                {
+                    "file": book.file_of(picture),
+                    "caption": picture.caption,
+                    "command": picture.command,
+                    "drawn_from": drawn_from(picture.figure(), UNITS),
+                }
                 for picture in section.pictures
             ],
         }

@@ -58,12 +58,15 @@ def quantity_lines(report: Report, units: str) -> list[tuple[str, str, str]]:
         if about.below_zero and value < 0:
             label, value = about.below_zero, -value
         text = cell(value, about.unit, units)
-        exact = ""
-        if about.unit == "count" and isinstance(value, int) and abs(value) >= 10_000:
-            exact = format_count(value)
-        elif about.unit == "bytes" and units != "bytes":
-            exact = f"{value:,} B" if isinstance(value, int) else str(value)
-        elif about.unit == "flops":
-            exact = format_int(int(value))
-        lines.append((harmless(label), text, exact))
+        lines.append((harmless(label), text, other_form(value, about.unit, units)))
     return lines
+
+
+def other_form(value: Any, unit: Unit, units: str) -> str:
+    """A number as it stands beside the cell with it: rounded where that has all digits, with all digits where that is
+    rounded; or nothing."""
+    if unit == "count" and isinstance(value, int) and abs(value) >= 10_000:
+        return format_count(value)
+    if unit == "bytes" and units != "bytes":
+        return f"{value:,} B" if isinstance(value, int) else str(value)
+    return format_int(int(value)) if unit == "flops" else ""

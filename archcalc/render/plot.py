@@ -33,6 +33,7 @@ from archcalc.render.axes import (
     value_text,
 )
 from archcalc.render.legend import Entry, curve_entries, guide_entries
+from archcalc.render.seal import sealed
 
 Form = Literal["svg", "png"]
 
@@ -62,7 +63,7 @@ def picture(figure: Figure, form: Form, units: str = "gib") -> bytes:
         out = BytesIO()
         about: dict[str, Any] = {"Date": None, "Creator": "archcalc"} if form == "svg" else {"Software": None}
         sheet.savefig(out, format=form, dpi=DPI if form == "png" else 72, metadata=about)
-    return out.getvalue()
+    return sealed(out.getvalue(), figure, units) if form == "svg" else out.getvalue()
 
 
 @contextmanager

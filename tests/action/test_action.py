@@ -190,6 +190,59 @@ def test_no_plan_or_gpu_of_the_checkout_is_read(repository: Repository, asked: d
     assert not (repository.folder / "pwned").exists()
 
 
+BUDGETS = """\
+budgets:
+  - {spec: specs/k25.yaml, quantity: params.total, max: 1.1T, message: ask the serving team first}
+  - {spec: specs/llama.yaml, quantity: kv.bytes_per_token, max_increase: 1%}
+"""
+
+
+def test_a_file_of_budgets_is_checked_beside_the_comparison(repository: Repository) -> None:
+    base = repository.commit({"budgets.yaml": BUDGETS})
+    done = repository.act(base="HEAD", budgets="budgets.yaml")
+    assert (done.code, done.outputs["passed"], done.outputs["changed"]) == (0, "true", "false")
+    assert "2 budgets kept: budgets.yaml" in done.comment
+    repository.commit({"specs/k25.yaml": MORE_EXPERTS})
+    done = repository.act(base=base, budgets="budgets.yaml")
+    assert (done.code, done.outputs["passed"]) == (1, "false")
+    # 512 - 384 experts of 44,040,192 and a router row of 7,168 in each of 60 layers
+    total = 1_026_879_353_328 + 128 * 60 * (44_040_192 + 7_168)
+    said = f"params.total of specs/k25.yaml is {total:,} (1.365T), more than 1.1T (1,100,000,000,000)"
+    errors = [line for line in done.annotations if line.startswith("::error")]
+    place = "file=budgets.yaml,line=2,title=params.total"
+    assert errors == [f"::error {place}::{said}: ask the serving team first"]
+    assert done.comment.index("1 of 2 budgets exceeded") < done.comment.index("n\\_routed\\_experts")
+    assert "1 of 2 budgets exceeded" in done.summary
+    assert done.outputs["specs"] == '["specs/k25.yaml"]'
+    assert repository.act(base=base).code == 0  # no budgets were asked for
+
+
+def test_budgets_are_read_out_of_the_head_alone(repository: Repository) -> None:
+    head = repository.commit({"budgets.yaml": BUDGETS})
+    for name in ("budgets.yaml", "specs/k25.yaml"):
+        (repository.folder / name).write_text("not: read")
+    (repository.folder / "specs" / "llama.yaml").unlink()
+    assert repository.act(base="HEAD", head=head, budgets="budgets.yaml").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "has no file budgets.yaml"),
+        ("budgets: [", "budgets.yaml"),
+        ("budgets:\n  - {spec: ../x.yaml, quantity: params.total, max: 1}\n", "is no file of this repository"),
+        ("budgets:\n  - {spec: specs/k25.yaml, quantity: params.totl, max: 1}\n", "did you mean params.total?"),
+    ],
+)
+def test_budgets_that_can_not_be_checked_exit_2(repository: Repository, text: str | None, says: str) -> None:
+    repository.commit({"other": "x", **({} if text is None else {"budgets.yaml": text})})
+    done = repository.act(base="HEAD~1", budgets="budgets.yaml")
+    assert (done.code, done.outputs["passed"]) == (2, "false")
+    assert "budgets.yaml: can't be checked" in done.comment
+    assert says in done.comment
+    assert [line for line in done.annotations if line.startswith("::error file=budgets.yaml")]
+
+
 def test_any_change_fails_if_that_is_asked_for(repository: Repository) -> None:
     repository.commit({"specs/k25.yaml": K25.replace("title: Kimi K2.5", "title: Kimi")})
     assert repository.act(base="HEAD~1", **{"fail-on-change": "true"}).code == 0  # a title changes nothing

@@ -257,7 +257,9 @@ def test_without_matplotlib_the_pictures_are_left_out_and_named(
     assert ran.code == 0
     assert "pip install 'archcalc[plot]'" in ran.err
     assert files(tmp_path) == {"llama-3.1-70b.md", "llama-3.1-70b.json"}
-    assert report(tmp_path, "llama-3.1-70b", "--check").code == 0
+    ran = report(tmp_path, "llama-3.1-70b", "--check")
+    assert (ran.code, ran.err.count(".svg: missing")) == (1, 2)
+    assert "(pictures need matplotlib: pip install 'archcalc[plot]')" in ran.err
 
 
 # ------------------------------------------------------------------------------- the plans and GPUs that it is about
@@ -412,10 +414,12 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_missing_report_is_stale(tmp_path: Path) -> None:
     ran = report(tmp_path / "none", "llama-3.1-70b", "--check")
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err.splitlines()[:3] == [
-        "error: 2 stale report files",
+    assert ran.err.splitlines()[:5] == [
+        "error: 4 stale report files",
         f"  {tmp_path}/none/llama-3.1-70b.md: missing",
         f"  {tmp_path}/none/llama-3.1-70b.json: missing",
+        f"  {tmp_path}/none/llama-3.1-70b-flops.svg: missing",
+        f"  {tmp_path}/none/llama-3.1-70b-kv.svg: missing",
     ]
     assert f"archcalc report llama-3.1-70b --dir {tmp_path}/none" in ran.err
     assert not (tmp_path / "none").exists()
@@ -443,13 +447,225 @@ def test_a_byte_changed_by_hand_is_found(tmp_path: Path, name: str) -> None:
     assert name in ran.err
 
 
-def test_line_ends_of_windows_and_pictures_do_not_count(tmp_path: Path) -> None:
+def test_line_ends_of_windows_do_not_count(tmp_path: Path) -> None:
     report(tmp_path, "llama-3.1-70b")
-    for name in ("llama-3.1-70b.md", "llama-3.1-70b.json"):
-        path = tmp_path / name
+    for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    (tmp_path / "llama-3.1-70b-kv.svg").unlink()
     assert report(tmp_path, "llama-3.1-70b", "--check").code == 0
+
+
+@pytest.fixture
+def copied(k25: Path, tmp_path: Path) -> Path:
+    """A folder of its own with the report of K2.5."""
+    for path in k25.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def stale(folder: Path, *arguments: str) -> list[str]:
+    """What a check says of each file, by its name."""
+    ran = report(folder, *(arguments or ("k25", *WITH)), "--check")
+    lines = [line.strip().removeprefix(f"{folder}/") for line in ran.err.splitlines() if line.startswith("  ")]
+    assert ran.code == bool(lines), ran.err
+    return lines
+
+
+def every_file(folder: Path) -> list[str]:
+    return sorted(files(folder))
+
+
+def test_a_check_finds_each_file_of_a_report_that_is_gone(copied: Path) -> None:
+    assert stale(copied) == []
+    assert len(every_file(copied)) == 7
+    for name in every_file(copied):
+        whole = (copied / name).read_bytes()
+        (copied / name).unlink()
+        assert f"{name}: missing" in stale(copied), name
+        (copied / name).write_bytes(whole)
+    assert stale(copied) == []
+
+
+def test_a_check_finds_each_file_of_a_report_that_was_altered(copied: Path) -> None:
+    for name in every_file(copied):
+        whole = (copied / name).read_bytes()
+        for place in (len(whole) // 2, len(whole) - 1):  # a letter inside, and the last line's end
+            (copied / name).write_bytes(whole[:place] + b"x" + whole[place + 1 :])
+            assert [line for line in stale(copied) if line.startswith(f"{name}: ")], (name, place)
+        (copied / name).write_bytes(whole)
+    assert stale(copied) == []
+
+
+def test_a_picture_of_other_numbers_is_stale_though_nobody_altered_it(copied: Path) -> None:
+    assert run("plot", "kv", "kimi-k2", "--context", "4096..262144", "-o", str(copied / "k25-kv.svg")).code == 0
+    assert stale(copied) == ["k25-kv.svg: was drawn from other numbers"]
+    (copied / "k25-kv.svg").write_text("<svg/>\n")
+    assert stale(copied) == ["k25-kv.svg: does not say what it was drawn from"]
+    picture = copied / "k25-flops.svg"
+    picture.write_text(picture.read_text().replace("#", "# ", 1))
+    assert "k25-flops.svg: was altered after it was drawn" in stale(copied)
+
+
+def test_a_picture_that_is_no_longer_part_of_a_report_is_stale_and_goes_with_the_next_writing(copied: Path) -> None:
+    other = copied / "k25-train-other.svg"
+    other.write_bytes((copied / "k25-kv.svg").read_bytes())
+    mine = copied / "k25-memory-mine.svg"
+    mine.write_text("<svg/>")  # not ours: never deleted
+    kept = [
+        copied / name for name in ("k25-drawing.svg", "k25-memory-tuned-kv.svg", "k25-memory-tuned.md", "k2-kv.svg")
+    ]
+    for path in kept:
+        path.write_text("<svg/>")
+    lines = [f"{path.name}: no part of this report; delete it" for path in (mine, other)]
+    assert stale(copied) == lines
+    ran = report(copied, "k25", *WITH)
+    assert ran.code == 0
+    assert f"removed {other}, which is no part of the report any more" in ran.err
+    assert f"{mine}: no part of the report, and not as archcalc drew it: it is left there" in ran.err
+    assert not other.exists()
+    assert mine.exists()
+    assert all(path.exists() for path in kept)
+    assert stale(copied) == lines[:1]
+
+
+def test_a_report_that_is_about_fewer_plans_loses_their_pictures(copied: Path) -> None:
+    assert report(copied, "k25", "--gpu", "h200").code == 0
+    assert "k25-train-k2-pretrain.svg" not in files(copied)
+    assert stale(copied, "k25", "--gpu", "h200") == []
+
+
+def test_a_record_that_is_none_is_stale(copied: Path) -> None:
+    (copied / "k25.crosscheck.json").write_text("{}")
+    assert "k25.crosscheck.json: no record of a cross-check" in stale(copied)
+
+
+# -------------------------------------------------------------------------------------------- what a report opens with
+
+
+def glance(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    """The headline table, by what each row is about."""
+    document = json.loads((folder / f"{name}.json").read_text())
+    return {row["path"]: row for row in document["tables"]["headline"]}
+
+
+def test_the_headline_says_on_which_gpus_it_fits_and_what_training_peaks_at(k25: Path) -> None:
+    rows = glance(k25, "k25")
+    served = answered("serve", "k25", "--gpu", "h200")["quantities"]
+    assert rows["serve-h200"]["value"] == f"{served['serve.gpus']} x h200"
+    assert rows["serve-h200"]["margin_bytes"] == served["serve.margin_bytes"]
+    assert rows["serve-h200"]["fits"] is served["serve.fits"] is True
+    first = answered("serve", "k25", "--gpu", "all")["rows"][0]
+    assert rows["serve"]["value"] == f"{first['gpus']} x {first['path']}"
+    assert rows["serve"]["margin_bytes"] == first["margin_bytes"]
+    trained = answered("train", "k25", "--plan", "k2-pretrain")["quantities"]
+    assert rows["train-k2-pretrain"]["value"] == trained["train.peak_bytes"]
+    # what a program sees of an H800: 81,090 MiB, as its hardware file says
+    assert rows["train-k2-pretrain"]["margin_bytes"] == 81_090 * 2**20 - trained["train.peak_bytes"]
+    page = (k25 / "k25.md").read_text()
+    top = page[: page.index("## Parameters")]
+    for words in ("parameters that a token uses", "KV cache of one token more", "released weights"):
+        assert words in top
+    assert "| the same on h200 | 8 x h200 | fits, " in top
+    assert re.search(r"\| peak of training under k2-pretrain \| [0-9.]+ GiB \| fits, [0-9.]+ GiB left on each", top)
+
+
+def test_what_does_not_fit_says_so_in_the_headline(tmp_path: Path) -> None:
+    assert report(tmp_path, "k25", "--gpu", "l4", "--gpus", "8").code == 0
+    row = glance(tmp_path, "k25")["serve-l4"]
+    assert (row["fits"], row["more"].startswith("does not fit, ")) == (False, True)
+    assert "missing on each" in row["more"]
+
+
+def test_a_report_about_no_plan_says_which_command_adds_one(tmp_path: Path) -> None:
+    path = written(tmp_path, tiny())
+    told = "This report is about no training plan and no GPU: archcalc report s.yaml --plan PLAN --gpu NAME adds them."
+    ran = report(tmp_path / "out", path)
+    assert f"s.yaml: {told}" in ran.err.splitlines()
+    page = (tmp_path / "out" / "tiny.md").read_text()
+    assert told in page.replace("\\", "")
+    assert json.loads((tmp_path / "out" / "tiny.json").read_text())["notes"] == [told]
+    assert report(tmp_path / "out", path, "--gpu", "h200").code == 0
+    page = (tmp_path / "out" / "tiny.md").read_text().replace("\\", "")
+    assert "about no training plan: archcalc report s.yaml --gpu h200 --plan PLAN adds it." in page
+
+
+def test_a_spec_of_ones_own_gets_a_training_section(k25: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "my.yaml"
+    mine.write_text(text("k25").replace("name: k25", "name: mine"))
+    assert report(tmp_path / "out", str(mine), *WITH).code == 0
+    found = sections(tmp_path / "out", "mine")
+    theirs = sections(k25, "k25")["train-k2-pretrain"]["asked"][0]["report"]
+    assert found["train-k2-pretrain"]["asked"][0]["report"]["quantities"] == theirs["quantities"]
+    assert "about no training plan" not in (tmp_path / "out" / "mine.md").read_text()
+    assert "mine-train-k2-pretrain.svg" in files(tmp_path / "out")
+    assert report(tmp_path / "out", str(mine), *WITH, "--check").code == 0
+
+
+SIZES = ("--gpus", "16", "--seq", "8k", "--image", "448x448", "--image", "1024x768", "--context", "128k")
+
+
+@pytest.fixture(scope="module")
+def sized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a report about sizes that were asked for."""
+    folder = tmp_path_factory.mktemp("sized")
+    (folder / "k25.crosscheck.json").write_text(to_json(agreeing(spec_of(data("k25"))), "k25"))
+    assert report(folder, "k25", "--gpu", "h200", *SIZES).code == 0
+    return folder
+
+
+def test_a_report_is_about_the_sizes_that_were_asked_for(sized: Path) -> None:
+    found = sections(sized, "k25")
+    commands = {section: [each["command"] for each in what["asked"]] for section, what in found.items()}
+    assert commands["flops"][0] == "archcalc flops k25 --seq 8192"
+    assert commands["flops"][-1] == "archcalc flops k25 --seq 1 --image 448x448 --image 1024x768"
+    assert commands["kv"][0] == "archcalc kv k25 --context 131072"
+    assert commands["serve-h200"] == ["archcalc serve k25 --gpu h200 --gpus 16 --context 131072"]
+    assert found["serve-h200"]["pictures"][0]["command"].endswith("--gpu h200 --gpus 16")
+    document = json.loads((sized / "k25.json").read_text())
+    inputs = {"gpus": 16, "seq": 8192, "context": 131072, "image": [[448, 448], [1024, 768]]}
+    assert document["inputs"] == {"spec": "k25", "plan": [], "gpu": ["h200"], **inputs}
+    words = "--gpu h200 --gpus 16 --seq 8192 --image 448x448 --image 1024x768 --context 131072"
+    assert f"archcalc report k25 {words}\n" in (sized / "k25.md").read_text()
+    for each in [each for section, what in found.items() if section != "crosscheck" for each in what["asked"]]:
+        answer = answered(*shlex.split(each["command"])[1:])
+        assert answer["quantities"] == each["report"]["quantities"], each["command"]
+    for picture in (picture for what in found.values() for picture in what["pictures"]):
+        assert run(*shlex.split(picture["command"])[1:], "-o", str(sized / "again.svg")).code == 0
+        assert (sized / "again.svg").read_bytes() == (sized / picture["file"]).read_bytes()
+
+
+def test_sizes_stand_in_the_file_beside_the_reports_too(sized: Path, tmp_path: Path) -> None:
+    sizes = "gpu_count: 16, seq: 8k, image: [448x448, 1024x768], context: 128k"
+    out = books(tmp_path / "out", f"  k25: {{gpus: [h200], {sizes}}}")
+    (out / "k25.crosscheck.json").write_bytes((sized / "k25.crosscheck.json").read_bytes())
+    assert report(out, "k25").code == 0
+    assert files(out) - {"books.yaml"} <= files(sized)
+    assert (out / "k25.json").read_bytes() == (sized / "k25.json").read_bytes()
+    assert stale(sized, "k25", "--gpu", "h200", *SIZES) == []
+    assert stale(sized, "k25", "--gpu", "h200") != []
+    ran = report(sized, "k25", "--gpu", "h200", *SIZES, "--gpu", "b200", "--check")
+    assert ran.err.rstrip().endswith("--gpus=16 --seq=8k --image=448x448 --image=1024x768 --context=128k")
+
+
+def test_a_diff_asks_a_spec_for_the_same_sizes(sized: Path) -> None:
+    ran = run("diff", str(sized / "k25.json"), "k25", "--exit-code")
+    assert (ran.code, "nothing changed" in ran.out) == (0, True), ran.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--seq", "0"), "seq"),
+        (("--image", "12"), '"12" is no size'),
+        (("--image", "448x448"), "llama-3.1-70b: error: Llama 3.1 70B has no vision tower"),
+        (("--gpus", "x"), '--gpus "x" is neither a whole number nor auto'),
+        (("--context", "0"), "--context must be at least 1, not 0"),
+    ],
+)
+def test_a_size_that_can_not_be_meant_exits_2(tmp_path: Path, flags: tuple[str, ...], says: str) -> None:
+    ran = report(tmp_path / "out", "llama-3.1-70b", *flags)
+    assert (ran.code, ran.out) == (2, "")
+    assert says in ran.err
+    assert not (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------------------------------------------- the cross-check

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from archcalc.documents.claims import claims, judge
+from archcalc.documents.quantities import QUANTITIES
 from archcalc.errors import InputError
 from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec
-from tests.support import BUNDLED, data, spec_of, tiny
+from archcalc.units import printed_kind
+from tests.support import BUNDLED, data, quantities, run, spec_of, tiny, written
 
 
 def findings(spec: Spec) -> list[dict[str, Any]]:
@@ -182,6 +186,186 @@ def test_a_claim_that_counts_multi_token_prediction_in_is_a_convention() -> None
     ends = 512  # embedding and head once more, as DeepSeek's releases hold them
     assert judged(content, ("params.total", str(TOTAL + mtp + ends))) == [("convention", "mtp-and-copies-included")]
     assert judged(content, ("params.mtp", str(mtp + ends))) == [("convention", "embedding-and-head-included")]
+
+
+# ------------------------------------------------------------------------------------------ two ways to count at once
+
+
+def test_a_hubs_count_of_a_release_with_copies_and_scales_is_a_convention() -> None:
+    """671,026,404,352 + 11,610,067,968 (prediction module) + 1,853,358,080 (its embedding and head) + 15,104 buffers
+    are the elements of the release, 684,489,845,504; with its 41,540,496 block scales 684,531,386,000, the hub's."""
+    judgements = {}
+    for printed in ("685B", "684.5B"):
+        content = data("deepseek-v3")
+        content["claims"] = [{"claim": "hub", "quantity": "params.total", "value": printed, "source": "the hub"}]
+        (judgements[printed],) = findings(spec_of(content))
+    assert {f["verdict"] for f in judgements.values()} == {"convention"}
+    both = {r["cause"]: r["value"] for r in judgements["685B"]["readings"] if r["cause"].endswith("scales-included")}
+    assert both["stored-elements+scales-included"] == 684_531_386_000
+    alone = {r["cause"]: r["value"] for r in judgements["684.5B"]["readings"]}
+    assert alone["stored-elements"] == 684_489_845_504
+    assert not [cause for cause in alone if "+" in cause]  # with its scales it would print so too
+    assert "with the scales of quantized weights it is 684,531,386,000" in judgements["685B"]["explanation"]
+
+
+def test_what_a_release_stores_is_claimed_with_and_without_scales() -> None:
+    content = data("deepseek-v3")
+    exact = [str(684_489_845_504 + n) for n in (0, 41_540_496)]
+    assert judged(content, *(("weights.elements", value) for value in exact)) == [
+        ("confirmed", None),
+        ("convention", "scales-included"),
+    ]
+
+
+def test_two_ways_to_count_go_together_only_where_none_does_alone() -> None:
+    assert judged(tiny(), ("params.total", str(TOTAL + 12 - 256)))[0] == (
+        "convention",
+        "buffers-included+embedding-excluded",
+    )
+    content = tiny()
+    content["claims"] = [{"claim": "c", "quantity": "params.total", "value": str(TOTAL + 12), "source": "s"}]
+    (finding,) = findings(spec_of(content))
+    assert not [r for r in finding["readings"] if "+" in r["cause"]]
+
+
+def test_two_ways_that_count_the_same_part_otherwise_never_go_together() -> None:
+    # without the embedding, and again without embedding and head: 256 + 512 less is no way to count
+    assert judged(tiny(), ("params.total", str(TOTAL - 256 - 512)))[0][0] == "refuted"
+
+
+# ------------------------------------------------------------------------------------------------ of other quantities
+
+
+def claimed(content: dict[str, Any], quantity: str, value: str | None, **under: Any) -> dict[str, Any]:
+    """The one finding about a claim."""
+    content["claims"] = [{"claim": "c", "quantity": quantity, "value": value, "source": "s", **under}]
+    (finding,) = findings(spec_of(content))
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value", "verdict", "cause"),
+    [
+        ("kv.bytes_per_token", "72", "confirmed", None),  # 3 layers x keys and values of 2 heads x 3 features x 2 B
+        ("kv.bytes_per_token", "36", "convention", "cache-in-fp8"),
+        ("kv.bytes_per_token", "108", "refuted", "field-off-by-one"),  # 3 key-value heads
+        ("kv.sequence_bytes_8k", "576 KiB", "confirmed", None),  # 8192 x 72 B
+        ("kv.sequence_bytes_8k", "576 kB", "convention", "binary-units"),
+        ("kv.sequence_bytes_8k", "590 kB", "rounded", None),  # 589,824 B
+        ("weights.bytes", str(2 * (TOTAL + 12)), "confirmed", None),  # bf16, 12 elements of router bias
+        ("weights.bytes", "7.4 kB", "confirmed", None),  # 7,400 B
+        ("weights.bytes", "7 kB", "rounded", None),
+        ("weights.elements", str(TOTAL), "convention", "buffers-excluded"),
+        ("vision.tokens", "0", "confirmed", None),
+        ("flops.backward", "0", "confirmed", None),
+    ],
+)
+def test_claims_about_other_quantities(quantity: str, value: str, verdict: str, cause: str | None) -> None:
+    finding = claimed(tiny(), quantity, value)
+    assert (finding["verdict"], finding["cause"]) == (verdict, cause)
+
+
+def test_each_quantity_is_what_its_command_says() -> None:
+    content = data("k25")
+    for quantity, command, flags in (
+        ("flops.per_token", ("flops",), {}),
+        ("flops.per_token", ("flops", "--seq", "8192"), {"seq": "8k"}),
+        ("flops.vision", ("flops", "--seq", "1", "--image", "448x448"), {"seq": 1, "image": ["448x448"]}),
+        ("vision.tokens", ("flops", "--image", "1024x768"), {}),
+        ("kv.fixed_bytes", ("kv", "--context", "4096"), {"context": "4k"}),
+        ("weights.bytes", ("weights",), {}),
+        ("serve.margin_bytes", ("serve", "--gpu", "h200"), {"gpu": "h200"}),
+        (
+            "serve.kv_budget_bytes",
+            ("serve", "--gpu", "h200", "--gpus", "16", "--context", "65536"),
+            {"gpu": "h200", "gpus": 16, "context": "64k"},
+        ),
+        ("train.peak_bytes", ("train", "--plan", "k2-pretrain"), {"plan": "k2-pretrain"}),
+    ):
+        name, *more = command
+        asked = quantities(name, "k25", *more)[quantity]
+        finding = claimed(content, quantity, None, **flags)
+        assert (finding["verdict"], finding["computed"]) == ("unstated", asked), quantity
+        assert set(finding["under"]) == set(flags)
+
+
+def test_numbers_of_bytes_flops_and_verdicts_are_read_as_they_are_printed() -> None:
+    content = data("k25")
+    for quantity, value, verdict, under in (
+        ("weights.bytes", "595 GB", "rounded", {}),  # 595,148,192,736
+        ("weights.bytes", "554.27 GiB", "rounded", {}),
+        ("weights.bytes", "554 GB", "convention", {}),  # printed as GB, meant as GiB
+        ("flops.per_token", "68.5 GFLOPs", "rounded", {}),  # 68,489,183,232
+        ("flops.per_token", "6.85e10", "rounded", {}),
+        ("flops.per_token", "68.5 TFLOPs", "refuted", {}),
+        ("train.fits", "yes", "confirmed", {"plan": "k2-pretrain"}),
+        ("serve.fits", "no", "refuted", {"gpu": "h200"}),
+        ("serve.gpus", "8", "confirmed", {"gpu": "h200"}),
+    ):
+        finding = claimed(content, quantity, value, **under)
+        assert finding["verdict"] == verdict, (quantity, value, finding["explanation"])
+
+
+def test_the_kind_of_a_printed_number_is_the_unit_of_its_quantity() -> None:
+    kinds = {"bytes": "bytes", "flops": "flops", "bool": "bool"}
+    for name, about in QUANTITIES.items():
+        assert printed_kind(name) == kinds.get(about.unit, "count"), name
+    assert printed_kind("params[model.bytes]") == "count"
+
+
+@pytest.mark.parametrize(
+    ("claim", "key", "says", "hint"),
+    [
+        ({"quantity": "kv.bytes_per_tokn"}, "quantity", "which is no quantity of this spec", "kv.bytes_per_token?"),
+        ({"quantity": "params[model.nrom]"}, "quantity", "no part is at model.nrom", "did you mean model.norm?"),
+        ({"quantity": "serve.gpus"}, "quantity", "serve.gpus, which needs a gpu", "add gpu: h200"),
+        ({"quantity": "train.fits", "value": "yes"}, "quantity", "which needs a plan", "add plan: k2-pretrain"),
+        ({"quantity": "params.total", "context": 4096}, "context", "context says nothing about params.total", "spec"),
+        ({"quantity": "kv.fixed_bytes", "gpu": "h200"}, "gpu", "gpu says nothing", "it takes context"),
+        ({"quantity": "serve.gpus", "gpu": "h2OO"}, "gpu", 'no bundled GPU is named "h2OO"', ""),
+        ({"quantity": "serve.gpus", "gpu": "/etc/passwd"}, "gpu", "no bundled GPU is named", "bundled: "),
+        (
+            {"quantity": "train.fits", "value": "no", "plan": "./x.yaml"},
+            "plan",
+            "no bundled plan is named",
+            "bundled: ",
+        ),
+        ({"quantity": "vision.tokens", "image": ["8x8"]}, "image", "Tiny has no vision tower", ""),
+        ({"quantity": "kv.max_tokens"}, "quantity", "no quantity of Tiny that a claim", "kv.bytes_per_token"),
+        ({"quantity": "serve.fits", "gpu": "h200", "value": "1"}, "value", "neither yes nor no", "write yes or no"),
+        ({"quantity": "weights.bytes", "value": "5B5"}, "value", "is not a number", "595 GB"),
+        ({"quantity": "kv.fixed_bytes", "context": "4x"}, "context", "is not a number of tokens", "256k"),
+        ({"quantity": "flops.total", "image": ["8"]}, "image", "is no size", "1024x768"),
+    ],
+)
+def test_what_a_claim_can_not_say_is_told_at_its_key(
+    claim: dict[str, Any], key: str, says: str, hint: str, tmp_path: Path
+) -> None:
+    content = tiny()
+    wrong = {"claim": "c", "value": "1", "source": "s", **claim}
+    content["claims"] = [{"claim": "fine", "quantity": "params.total", "value": None, "source": "s"}, wrong]
+    path = written(tmp_path, content)
+    lines = Path(path).read_text().splitlines()
+    line = next(n for n, text in enumerate(lines, 1) if text.startswith(f"  {key}:") and n > lines.index("claims:") + 5)
+    for command, code in (("claims", 2), ("validate", 1)):
+        ran = run(command, path)
+        assert (ran.code, ran.out) == (code, "")
+        assert re.search(rf"^{re.escape(path)}:({line}|{line + 1}):\d+: error: .*{re.escape(says)}", ran.err), ran.err
+        told = [text for text in ran.err.splitlines() if text.startswith("hint: ")]
+        assert hint in "".join(told)
+        assert f"did you mean {claim['quantity']}?" not in ran.err
+
+
+def test_no_hint_offers_the_name_that_was_refused() -> None:
+    for name in QUANTITIES:
+        content = tiny()
+        content["claims"] = [{"claim": "c", "quantity": name, "value": None, "source": "s"}]
+        hint = ""
+        try:
+            claims(spec_of(content))
+        except InputError as error:
+            hint = error.hint or ""
+        assert f"did you mean {name}?" not in hint, name
 
 
 def test_a_slip_is_looked_for_in_claims_that_are_nearer_to_the_truth_only() -> None:

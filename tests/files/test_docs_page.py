@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from archcalc.documents.claims import claims
 from archcalc.hf.quant import METHODS
 from tests.support import ROOT, TINY, data, run, spec_of
 
-LAYERS, STATES, STORAGE = (
+LAYERS, STATES, STORAGE, CLAIMS = (
     yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "spec.md").read_text(), re.S)
 )
 
@@ -35,6 +36,11 @@ def test_the_linear_attention_of_the_page_is_valid() -> None:
 
 def test_the_rules_of_the_page_are_valid() -> None:
     assert len(spec_of(data("kimi-k2") | STORAGE).storage) == 4
+
+
+def test_the_claims_of_the_page_are_judged() -> None:
+    findings = claims(spec_of(data("deepseek-v3") | CLAIMS)).findings
+    assert [finding["verdict"] for finding in findings] == ["rounded", "rounded", "confirmed"]
 
 
 def test_the_import_of_the_page_is_what_import_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,15 +57,21 @@ def blob(argument: str, *, most: int = MOST_BYTES) -> bytes:
     return _git("cat-file", "blob", name, failed=failed, argument=argument, hint=hint)
 
 
+def exists(argument: str) -> bool:
+    """Whether a revision has the file of `git:REV:path`. Raises InputError where there is no such revision."""
+    name = _name(argument)
+    try:
+        _git("cat-file", "-e", name, failed="no such file", argument=argument)
+    except InputError:
+        return False
+    return True
+
+
 def beside(argument: str, name: str, most: int) -> bytes | None:
     """The bytes of the file of another name beside `git:REV:path`, None where there is none. Raises as `blob`."""
     revision, path = split(argument)
     other = f"{PREFIX}{revision}:{posixpath.join(posixpath.dirname(path), name)}"
-    try:
-        _git("cat-file", "-e", _name(other), failed="no such file", argument=other)
-    except InputError:
-        return None
-    return blob(other, most=most)
+    return blob(other, most=most) if exists(other) else None
 
 
 def _name(argument: str) -> str:

@@ -60,7 +60,7 @@ def parse_limit(text: str) -> Limit:
     percent = amount.endswith("%")
     if percent:
         amount = amount.removesuffix("%").strip()
-    if not re.match(r"[0-9]", amount) or (percent and _decimal(amount) is None):
+    if not re.match(r"[0-9]", amount) or (percent and decimal(amount) is None):
         raise InputError(f"{show_value(text)} holds no number", source="--fail-on", value=text, hint=HINT)
     ways: dict[str, Literal["+", "-", "±"]] = {"+": "+", "-": "-", "±": "±"}
     return Limit(text, name.strip(), ways[way], amount, percent)
@@ -119,7 +119,7 @@ def judge(limit: Limit, before: Number, after: Number) -> dict[str, Any]:
 
 
 def _room(limit: Limit, before: Number) -> Fraction:
-    """How far the quantity may move, in its own unit."""
+    """How far the quantity may move, in its own unit. Raises InputError for a size that does not fit it."""
     unit = unit_of(limit.name)
     if unit == "ordinal":
         message = f"{limit.name} says which one, and is no amount"
@@ -127,14 +127,15 @@ def _room(limit: Limit, before: Number) -> Fraction:
     if limit.percent:
         return abs(Fraction(before)) * Fraction(limit.amount) / 100
     try:
-        return _size(limit.amount, unit)
+        return size_of(limit.amount, unit)
     except InputError as error:
         reason = f"{limit.name} is measured in {_measured(unit)}: {error.message}"
         raise InputError(reason, source="--fail-on", value=limit.text, hint=error.hint) from None
 
 
-def _size(amount: str, unit: Unit) -> Fraction:
-    exact = _decimal(amount)
+def size_of(amount: str, unit: Unit) -> Fraction:
+    """An amount of a unit, exactly: 1.0T, 80GiB, 0.5. Raises InputError."""
+    exact = decimal(amount)
     if exact is not None and (unit in ("share", "number") or exact.denominator == 1):
         return exact
     return Fraction(parse_memory(amount) if unit == "bytes" else parse_count(amount))
@@ -144,6 +145,6 @@ def _measured(unit: Unit) -> str:
     return {"bytes": "bytes", "flops": "FLOP", "share": "shares of 1", "number": "plain numbers"}.get(unit, "counts")
 
 
-def _decimal(text: str) -> Fraction | None:
+def decimal(text: str) -> Fraction | None:
     """A plain decimal number, exactly, or None."""
     return Fraction(text) if re.fullmatch(r"[0-9]{1,30}(\.[0-9]{1,30})?", text) else None

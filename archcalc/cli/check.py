@@ -1,0 +1,32 @@
+"""`archcalc check`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from archcalc.cli.options import Format, Output, Units
+
+
+def command(
+    path: Annotated[
+        str, typer.Argument(metavar="BUDGETS", help="A file with the key `budgets`, or git:REV:path of one.")
+    ],
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="REV", help="The git revision that growth (max_increase) is measured from."),
+    ] = None,
+    format_name: Format = None,
+    output: Output = None,
+    units: Units = "gib",
+) -> None:
+    """Hold specs against budgets: exit 1 past one, 2 if something can't be read."""
+    from archcalc.cli.output import emit
+    from archcalc.documents.budgets import check, exceeded
+
+    report = check(path, base=base)
+    emit(report, format_name, output, units)
+    failed = exceeded(report)
+    if failed is not None:
+        raise failed
