@@ -15,7 +15,7 @@ from tests.support import answered, quantities, run
         ("k25 kv --context 8k", "No such command 'k25'", "the command stands first: archcalc kv k25 --context 8k"),
         ("archcalc params k25", "No such command 'archcalc'", "the command stands first: archcalc params k25"),
         ("k25 --depth 1", "No such command 'k25'", "name a command first: archcalc params k25"),
-        ("parms k25", "No such command 'parms'", "did you mean params?"),
+        ("serv k25", "No such command 'serv'", "did you mean serve?"),
         ("Params k25", "No such command 'Params'", "did you mean params?"),
         ("zzz", "No such command 'zzz'", "commands are params, claims,"),
         ("--format json params k25", "No such option: --format", "options stand behind the command"),
