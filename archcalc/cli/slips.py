@@ -47,8 +47,8 @@ def _option(error: Any, name: str, arguments: list[str]) -> tuple[str, str] | No
     others = [command for command, p in _parameters() if name in p.opts]
     if others:
         has = "have" if len(others) > 1 else "has"
-        hint = f"{_several(others)} {has} one; {path} --help lists its own"
-        return f"{path.removeprefix('archcalc ')} has no option {name}", hint
+        own = path.removeprefix("archcalc ")
+        return f"No such option: {name}", f"{own} has none; {_several(others)} {has} one"
     meant = near_miss(name, [opt for p in error.ctx.command.params for opt in p.opts])
     return f"No such option: {name}", f"did you mean {meant}?" if meant else f"{path} --help says how"
 

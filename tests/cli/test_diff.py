@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from archcalc.cli import main
+from tests.support import answered, run
 
 ROOT = Path(__file__).resolve().parents[2]
 K25 = (ROOT / "specs" / "k25.yaml").read_text()
@@ -219,3 +220,22 @@ def test_hostile_names_are_harmless_in_errors(diff, hostile: str) -> None:
     named = diff("k25", "kimi-k2", "--fail-on", f"{HOSTILE}:+1%")
     assert named.code == 2
     assert "\x1b" not in named.err
+
+
+def test_a_rank_has_neither_delta_nor_percent(tmp_path: Path) -> None:
+    # rank 15 is no amount above rank 1; what is alive on it is one
+    before, after = str(tmp_path / "a.json"), str(tmp_path / "b.json")
+    assert run("train", "k25", "--plan", "k2-pretrain", "-o", before).code == 0
+    saved = json.loads(Path(before).read_text())
+    saved["quantities"] |= {"train.worst_rank": 15, "train.live_chunks": 2 * saved["quantities"]["train.live_chunks"]}
+    Path(after).write_text(json.dumps(saved))
+    rows = {row["quantity"]: row for row in answered("diff", before, after)["tables"]["quantities"]}
+    assert [rows["train.worst_rank"][key] for key in ("before", "after", "delta", "percent")] == [1, 15, None, None]
+    assert rows["train.live_chunks"]["percent"] == 100
+    for form in ("table", "markdown"):
+        ran = run("diff", before, after, "--format", form)
+        (line,) = (line for line in ran.out.splitlines() if re.search(r"train.worst.{0,9}rank", line))
+        assert "15" in line
+        assert "%" not in line
+        assert "+14" not in line
+    assert "is no amount" in run("diff", before, after, "--fail-on", "train.worst_rank:+1%").err

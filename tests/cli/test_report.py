@@ -387,7 +387,7 @@ def test_a_file_of_another_kind_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "books.yaml").write_text(text("k25"))
     ran = report(tmp_path, "k25")
     assert ran.code == 2
-    assert "this file is of kind spec; a books is wanted here" in ran.err
+    assert "this file is of kind spec; one of kind books is wanted here" in ran.err
 
 
 def test_a_plan_that_does_not_fit_names_the_spec(tmp_path: Path) -> None:
@@ -817,7 +817,7 @@ def test_two_specs_of_one_name_are_refused_before_anything_is_written(tmp_path: 
 
 
 def test_one_bad_spec_keeps_the_good_ones_from_being_written(tmp_path: Path) -> None:
-    ran = report(tmp_path / "out", "k25", "k26")
+    ran = report(tmp_path / "out", "k25", "k52")
     assert (ran.code, ran.out) == (2, "")
     assert "did you mean k25?" in ran.err
     assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ from archcalc.cli import main
 from archcalc.documents.quantities import QUANTITIES
 from archcalc.files.loader import bundled_dir
 from archcalc.hardware import load_hardware
+from archcalc.units import format_bytes
 
 Capture = pytest.CaptureFixture[str]
 K25_ON_H200 = ("serve", "k25", "--gpu", "h200", "--gpus", "8", "--tp", "8")
@@ -437,3 +438,27 @@ def test_a_cache_dtype_may_be_searched(capsys: Capture) -> None:
     found = report(capsys, *asked, "auto")
     assert found["quantities"]["serve.fits"] is True
     assert found["inputs"]["kv_dtype"] == "fp8"
+
+
+def test_what_is_missing_is_printed_without_a_sign_and_adds_up_in_json(capsys: Capture) -> None:
+    asked = ("serve", "k25", "--gpu", "h100", "--gpus", "8")
+    found = report(capsys, *asked)
+    rows = {row["path"]: row["bytes"] for row in found["rows"] if not row["depth"]}
+    assert rows["free"] < 0
+    assert sum(rows.values()) - rows["visible"] == rows["visible"]
+    assert main([*asked]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("missing")]
+    assert len(lines) == 2  # among the quantities, and in the table of one GPU's memory
+    for line, exact in zip(lines, (-found["quantities"]["serve.margin_bytes"], -rows["free"]), strict=True):
+        assert f" {format_bytes(exact)} " in f"{line} "
+        assert "-" not in line
+    assert main([*asked, "--format", "csv"]) == 0
+    assert "below_zero" not in capsys.readouterr().out
+
+
+def test_what_is_left_is_called_so(capsys: Capture) -> None:
+    assert main([*K25_ON_H200, "--context", "128k"]) == 0
+    said = capsys.readouterr().out
+    assert "left per GPU" in said
+    assert "free for more KV cache" in said
+    assert "missing" not in said

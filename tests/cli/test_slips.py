@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from archcalc.cli.app import COMMANDS
@@ -15,13 +17,13 @@ from tests.support import answered, quantities, run
         ("k25 kv --context 8k", "No such command 'k25'", "the command stands first: archcalc kv k25 --context 8k"),
         ("archcalc params k25", "No such command 'archcalc'", "the command stands first: archcalc params k25"),
         ("k25 --depth 1", "No such command 'k25'", "name a command first: archcalc params k25"),
-        ("parms k25", "No such command 'parms'", "did you mean params?"),
+        ("serv k25", "No such command 'serv'", "did you mean serve?"),
         ("Params k25", "No such command 'Params'", "did you mean params?"),
         ("zzz", "No such command 'zzz'", "commands are params, claims,"),
         ("--format json params k25", "No such option: --format", "options stand behind the command"),
-        ("kv k25 --gpu h200", "kv has no option --gpu", "serve, report and plot memory have one"),
-        ("plot kv k25 --plan k2-pretrain", "plot kv has no option --plan", "train, report, plot memory and plot train"),
-        ("report k25 --gpus 8", "report has no option --gpus", "serve and plot memory have one"),  # not its --gpu
+        ("kv k25 --gpu h200", "No such option: --gpu", "kv has none; "),
+        ("plot kv k25 --plan k2-pretrain", "No such option: --plan", "plot kv has none; "),
+        ("kv k25 --seq 8k", "No such option: --seq", "kv has none; "),
         ("kv k25 --contxt 4k", "No such option: --contxt", "did you mean --context?"),
         ("plot kv k25 --contxt 4k", "No such option: --contxt", "did you mean --context?"),
         ("kv k25 --zzz", "No such option: --zzz", "archcalc kv --help says how"),
@@ -51,6 +53,22 @@ def test_a_slip_says_what_was_meant(line: str, error: str, hint: str) -> None:
     assert error in said
     assert hint in hinted
     assert ran.err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "option", "has"),
+    [
+        ("kv k25 --gpu h200", "--gpu", "serve"),
+        ("params k25 --plan x", "--plan", "train"),
+        ("kv k25 --by x", "--by", "params"),
+    ],
+)
+def test_commands_that_are_said_to_have_an_option_have_it(line: str, option: str, has: str) -> None:
+    hint = run(*line.split()).err.partition(" has none; ")[2]
+    named = re.split(", | and ", hint.rpartition(" ha")[0])
+    assert has in named
+    for command in named:
+        assert f"{option} " in run(*command.split(), "--help").out, command
 
 
 @pytest.mark.parametrize("name", COMMANDS)
