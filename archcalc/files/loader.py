@@ -14,9 +14,24 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from archcalc.errors import InputError, RetiredKey, SpecError, did_you_mean, show_value
+from archcalc.files.bundled import bundled_dir, bundled_names
 from archcalc.files.gpu_names import FILE_HINT, same_gpu
 from archcalc.files.model import Spec
 from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, problems_from_pydantic, read
+
+__all__ = [
+    "KINDS",
+    "NOUNS",
+    "bundled_dir",
+    "bundled_names",
+    "find",
+    "load_located",
+    "load_spec",
+    "name_hint",
+    "parse",
+    "text_of",
+    "validate",
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,19 +43,6 @@ NOUNS = {"": "spec", "plans": "plan", "hardware": "GPU", "engines": "engine", "s
 
 _ON_THE_HUB = r"(?i)(https?://(?:huggingface\.co|hf\.co)/)?([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(/.*)?"
 """What somebody may write who means a model of the Hugging Face hub."""
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def bundled_dir() -> Path:
-    """Folder of the bundled files: inside an installed package, or `specs/` of a checkout."""
-    inside = _PACKAGE / "bundled" / "specs"
-    return inside if inside.is_dir() else _PACKAGE.parent / "specs"
-
-
-def bundled_names(kind: str = "") -> list[str]:
-    """Names of the bundled specs, or of the files of a `kind` folder (`plans`, `hardware`, `engines`, `stacks`)."""
-    return sorted(path.stem for path in (bundled_dir() / kind).glob("*.yaml"))
 
 
 def find(argument: str, kind: str = "") -> Path:
