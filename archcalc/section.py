@@ -1,6 +1,8 @@
-"""The base of everything that is read from a YAML file: strict, frozen sections."""
+"""The base of everything that is read from a YAML file: strict, frozen sections.
 
-from __future__ import annotations
+The modules of a spec's sections don't postpone their annotations: pydantic would compile and evaluate the text of each
+field at every start.
+"""
 
 from typing import Annotated, Any, ClassVar
 
@@ -34,7 +36,7 @@ Amount = Annotated[int, *_memory(ge=0)]
 """The same, or nothing."""
 
 
-def _accept_retired(schema: dict[str, Any], section: type[Section]) -> None:
+def _accept_retired(schema: dict[str, Any], section: "type[Section]") -> None:
     """Editors don't underline a retired key in a file that still has it, and don't offer it to a new one: they complete
     `properties`, and no pattern."""
     if section.retired:

@@ -13,7 +13,6 @@ import typer
 from typer.core import TyperGroup
 
 from archcalc.cli.streams import lasting
-from archcalc.cli.usage import usage_error
 from archcalc.errors import ArchcalcError, RetiredKey, harmless
 
 COMMANDS: dict[str, str] = {
@@ -69,6 +68,8 @@ def _guarded(step: Callable[[], int]) -> int:
     except typer.Exit as done:
         return done.exit_code
     except typer.TyperException as error:
+        from archcalc.cli.usage import usage_error
+
         print(usage_error(error), file=sys.stderr)
         return 2
     except (typer.Abort, KeyboardInterrupt):

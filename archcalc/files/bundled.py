@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -15,4 +16,4 @@ def bundled_dir() -> Path:
 
 def bundled_names(kind: str = "") -> list[str]:
     """Names of the bundled specs, or of the files of a `kind` folder (`plans`, `hardware`, `engines`, `stacks`)."""
-    return sorted(path.stem for path in (bundled_dir() / kind).glob("*.yaml"))
+    return sorted(name.removesuffix(".yaml") for name in os.listdir(bundled_dir() / kind) if name.endswith(".yaml"))

@@ -15,9 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from archcalc.errors import InputError, RetiredKey, SpecError, did_you_mean, show_value
 from archcalc.files.bundled import bundled_dir, bundled_names
-from archcalc.files.gpu_names import FILE_HINT, same_gpu
 from archcalc.files.model import Spec
-from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, problems_from_pydantic, read
+from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, read
 
 __all__ = [
     "KINDS",
@@ -80,6 +79,8 @@ def name_hint(argument: str, kind: str, path: str) -> str:
     names = bundled_names(kind)
     if kind != "hardware":
         return did_you_mean(argument, names) or f"bundled: {', '.join(names)}; or give {path}"
+    from archcalc.files.gpu_names import FILE_HINT, same_gpu
+
     meant = same_gpu(argument, {name: _title(bundled_dir() / kind / f"{name}.yaml") for name in names})
     if meant is not None:
         return f"did you mean {meant}?"
@@ -129,6 +130,8 @@ def validate(data: Any, document: Document, model: type[Model]) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
+        from archcalc.files.schema_errors import problems_from_pydantic
+
         problems = error.errors(include_url=False)
     if retired := [problem["loc"] for problem in problems if _is_retired(problem, model)]:
         for loc in sorted(retired, key=lambda loc: document.position(loc, key=True)):

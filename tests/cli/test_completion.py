@@ -18,10 +18,10 @@ from archcalc.files.bundled import bundled_names
 from archcalc.render import FORMATS
 from tests.support import ROOT
 
-SCRIPT = "import sys; from archcalc.cli import main; sys.exit(main())"
+SCRIPT = "from archcalc.cli.process import script; script()"
 
 
-def asked(cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+def asked(variables: dict[str, str], cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=cwd,
@@ -36,7 +36,7 @@ def asked(cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str
 def offered(*words: str, cwd: Path = ROOT) -> list[str]:
     """What bash is offered for the last of the words, which may be empty."""
     variables = {"COMP_WORDS": "\n".join(["archcalc", *words]), "COMP_CWORD": str(len(words))}
-    done = asked(cwd, _ARCHCALC_COMPLETE="complete_bash", **variables)
+    done = asked({"_ARCHCALC_COMPLETE": "complete_bash", **variables}, cwd)
     assert done.stderr == ""
     return done.stdout.split()
 
@@ -80,12 +80,12 @@ def test_files_that_may_be_specs_are_offered_beside_the_bundled_ones(tmp_path: P
 
 def test_zsh_and_fish_are_offered_the_same() -> None:
     line = {"_TYPER_COMPLETE_ARGS": "archcalc serve k25 --gpu h20"}
-    assert '"h200"' in asked(_ARCHCALC_COMPLETE="complete_zsh", **line).stdout
+    assert '"h200"' in asked({"_ARCHCALC_COMPLETE": "complete_zsh", **line}).stdout
     fish = {"_ARCHCALC_COMPLETE": "complete_fish", **line}
-    assert asked(**fish, _TYPER_COMPLETE_FISH_ACTION="get-args").stdout.split() == ["h20", "h200"]
-    assert asked(**fish, _TYPER_COMPLETE_FISH_ACTION="is-args").returncode == 0
+    assert asked({**fish, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}).stdout.split() == ["h20", "h200"]
+    assert asked({**fish, "_TYPER_COMPLETE_FISH_ACTION": "is-args"}).returncode == 0
     none = {**fish, "_TYPER_COMPLETE_ARGS": "archcalc params zzz"}  # then fish offers files
-    assert asked(**none, _TYPER_COMPLETE_FISH_ACTION="is-args").returncode == 1
+    assert asked({**none, "_TYPER_COMPLETE_FISH_ACTION": "is-args"}).returncode == 1
 
 
 def test_the_script_for_bash_completes_in_bash(tmp_path: Path) -> None:

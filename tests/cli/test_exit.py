@@ -27,7 +27,7 @@ def invalid(tmp_path: Path) -> Path:
 
 def code(line: str) -> tuple[int, str]:
     """The exit code of the first command of a shell's pipe, and what came to a stderr that is not redirected."""
-    ours = f"{sys.executable} -c 'import sys; from archcalc.cli import main; sys.exit(main())'"
+    ours = f"{sys.executable} -c 'from archcalc.cli.process import script; script()'"
     text = f"{line.replace('archcalc', ours, 1)}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", text], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stderr
