@@ -1,6 +1,8 @@
-"""The base of everything that is read from a YAML file: strict, frozen sections."""
+"""The base of everything that is read from a YAML file: strict, frozen sections.
 
-from __future__ import annotations
+The modules of a spec's sections don't postpone their annotations: pydantic would compile and evaluate the text of each
+field at every start.
+"""
 
 from typing import Annotated, Any, ClassVar
 
@@ -58,7 +60,7 @@ Sides = Annotated[tuple[int, int], BeforeValidator(_sides), WithJsonSchema(_SIDE
 """Height and width of an image, as text such as 1024x768 [pixels]."""
 
 
-def _accept_retired(schema: dict[str, Any], section: type[Section]) -> None:
+def _accept_retired(schema: dict[str, Any], section: "type[Section]") -> None:
     """Editors don't underline a retired key in a file that still has it, and don't offer it to a new one: they complete
     `properties`, and no pattern."""
     if section.retired:

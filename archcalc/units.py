@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # fractions pulls in decimal: only parse_printed pays for it
     from fractions import Fraction
 
 __all__ = [
+    "UNITS",
     "Printed",
     "format_bytes",
     "format_count",
@@ -38,6 +39,9 @@ __all__ = [
     "parse_sides",
     "printed_kind",
 ]
+
+UNITS = ("gib", "gb", "bytes")
+"""What bytes may be printed in."""
 
 _LONGEST = 64
 """Characters of a number at most: guards against digits by the megabyte."""
@@ -231,7 +235,7 @@ def format_bytes(n: int, units: str = "gib") -> str:
     Up to 10,000 GiB or GB nothing larger is used, so that sizes in a column compare at a glance. Raises InputError for
     an unknown `units`.
     """
-    if units not in ("gib", "gb", "bytes"):
+    if units not in UNITS:
         raise InputError(f"unknown units {show_value(units)}", value=units, hint="use gib, gb or bytes")
     base = 1000 if units == "gb" else 1024
     if units == "bytes" or abs(n) < base:

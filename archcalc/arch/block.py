@@ -1,7 +1,5 @@
 """What every block is: a section of a spec with a forward pass over a tape."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat

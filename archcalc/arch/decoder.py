@@ -1,7 +1,5 @@
 """The transformer decoder: embedding, layers by pattern, head, multi-token prediction."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Self
 

@@ -1,7 +1,5 @@
 """How a decoder's layers are written: patterns of layers, and a layer as a list of residual steps."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -123,7 +121,7 @@ class Layers(Section):
     ffn: str | None = None
     steps: Annotated[list[Step], Field(min_length=1, max_length=16)] | None = None
     repeat: Depth | None = None
-    layers: Annotated[list[Layers], Field(min_length=1)] | None = None
+    layers: Annotated[list["Layers"], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -155,7 +153,7 @@ class Layers(Section):
             return self.count or 0
         return (self.repeat or 0) * sum(inner.total for inner in self.layers)
 
-    def runs(self) -> Iterator[tuple[int, Layers]]:
+    def runs(self) -> "Iterator[tuple[int, Layers]]":
         """(how many, layer) in order, repetitions written out. Raises FieldError for none: no file can say that."""
         if self.layers is None:
             if not self.count:
@@ -166,7 +164,7 @@ class Layers(Section):
             for inner in self.layers:
                 yield from inner.runs()
 
-    def places(self) -> Iterator[tuple[Place, Layers]]:
+    def places(self) -> "Iterator[tuple[Place, Layers]]":
         """Every layer that is written here, with its place in the file."""
         if self.layers is None:
             yield (), self
@@ -178,7 +176,7 @@ class Layers(Section):
         """Its steps, each with its place in the file; the short form has two."""
         if self.steps is not None:
             return [(("steps", i), step) for i, step in enumerate(self.steps)]
-        return [((), Step(attention=self.attention)), ((), Step(ffn=self.ffn))]
+        return [((), Step.model_construct(attention=self.attention)), ((), Step.model_construct(ffn=self.ffn))]
 
     def kind(self, norm: NormKind, placement: Placement) -> LayerKind:
         """The layer under the backbone's norm and placement."""

@@ -1,7 +1,5 @@
 """Rotary position embedding, as a spec writes it. It changes no size: the cross-check's twin computes with it."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import PositiveFloat, model_validator

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
-from io import TextIOWrapper
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from archcalc.cli.streams import lasting
 from archcalc.errors import ArchcalcError, RetiredKey, harmless
 
 COMMANDS: dict[str, str] = {
@@ -46,15 +47,12 @@ class _InOrder(TyperGroup):
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
-    for name in ("stdout", "stderr"):  # a closed stream is None
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    if isinstance(sys.stdout, TextIOWrapper):  # an encoding without · or ² shows an escape instead of failing
-        sys.stdout.reconfigure(errors="backslashreplace")
-    with warnings.catch_warnings():
+    with lasting(), warnings.catch_warnings():
         warnings.simplefilter("default", RetiredKey)  # each once a run
         warnings.showwarning = _warn
-        return _guarded(arguments)
+        code = _guarded(lambda: _invoke(arguments), arguments)
+        written = _guarded(_flush, arguments)
+        return code or written
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -62,31 +60,24 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
     print(f"warning: {harmless(str(message))}", file=sys.stderr)
 
 
-def _guarded(arguments: list[str]) -> int:
-    """The exit code of one command line, every error told."""
+def _guarded(step: Callable[[], int], arguments: list[str]) -> int:
+    """The exit code of a step of a command line, every error told."""
     try:
-        code = _invoke(arguments)
-        sys.stdout.flush()
-        return code
+        return step()
     except ArchcalcError as error:
         print(error.render(), file=sys.stderr)
         return error.exit_code
     except typer.Exit as done:
         return done.exit_code
     except typer.TyperException as error:
-        from archcalc.cli.slips import slip
+        from archcalc.cli.usage import usage_error
 
-        context = getattr(error, "ctx", None)
-        told = error.format_message(), f"{context.command_path if context else 'archcalc'} --help says how"
-        message, hint = slip(error, arguments) or told
-        message = message.replace(": Value error, ", ": ")
-        print(f"error: {harmless(message)}\nhint: {harmless(hint)}", file=sys.stderr)
+        print(usage_error(error, arguments), file=sys.stderr)
         return 2
     except (typer.Abort, KeyboardInterrupt):
         return 130
-    except (BrokenPipeError, SystemExit):  # the reader has had enough (typer exits 1 then); nothing more is flushed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
     except OSError as error:
         print(f"error: {harmless(error.strerror or str(error))}", file=sys.stderr)
         return 2
@@ -101,14 +92,34 @@ def _guarded(arguments: list[str]) -> int:
         return 3
 
 
+def _flush() -> int:
+    sys.stdout.flush()
+    return 0
+
+
 def _invoke(arguments: list[str]) -> int:
+    if os.environ.get("_ARCHCALC_COMPLETE"):
+        return _complete()
     if len(arguments) == 1 and _is_spec(arguments[0]):
         arguments = ["card", *arguments]
-    called = next((word for word in arguments if not word.startswith("-")), None)
-    wanted = [called] if called in COMMANDS and arguments[0] == called else list(COMMANDS)
-    result = typer.main.get_command(application(wanted)).main(
-        arguments or ["--help"], prog_name="archcalc", standalone_mode=False
-    )
+    wanted = arguments[:1] if arguments and arguments[0] in COMMANDS else list(COMMANDS)
+    return _main(typer.main.get_command(application(wanted)), arguments or ["--help"])
+
+
+def _complete() -> int:
+    """Tell a shell how a command line may go on, which its variables hold. One that is wrong goes on in no way."""
+    from archcalc.cli.completion import teach
+
+    group = typer.main.get_command(application(list(COMMANDS)))
+    teach(group)
+    try:
+        return _main(group, [])
+    except (ArchcalcError, typer.TyperException):
+        return 1
+
+
+def _main(group: Any, arguments: list[str]) -> int:
+    result = group.main(arguments, prog_name="archcalc", standalone_mode=False)
     return result if isinstance(result, int) else 0
 
 
@@ -127,7 +138,8 @@ def application(names: list[str]) -> typer.Typer:
         name="archcalc",
         cls=_InOrder,
         help="Sizes model architectures from YAML specs, and proves its numbers.",
-        add_completion=False,
+        add_completion=len(names) > 1,  # its options belong to archcalc alone, not to its commands
+        context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         no_args_is_help=True,

@@ -94,11 +94,12 @@ def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, u
     from archcalc.render import ENDINGS, renderer
     from archcalc.render.changes import flat, readable
     from archcalc.render.folded import render as folded
+    from archcalc.units import UNITS
 
     targets = outputs or [STDOUT]
     names = [format_name or ("table" if path == STDOUT else ENDINGS.get(_ending(path))) for path in targets]
     for path, name in zip(targets, names, strict=True):
-        if name is None or units not in ("gib", "gb", "bytes"):
+        if name is None or units not in UNITS:
             emit(report, name, [path], units, assumptions)  # says what is wrong, and writes nothing
         else:
             renderer(name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless
 from archcalc.render import ENDINGS, renderer
+from archcalc.units import UNITS
 
 if TYPE_CHECKING:
     from archcalc.documents.sweep.figure import Figure
@@ -35,7 +36,7 @@ def emit(
     Raises:
         InputError: unknown format, units or file ending, or a file that can't be written.
     """
-    if units not in ("gib", "gb", "bytes"):
+    if units not in UNITS:
         raise InputError(f"unknown units {units}", value=units, hint="use gib, gb or bytes")
     targets = outputs or [_STDOUT]
     for path in targets:

@@ -1,6 +1,4 @@
-"""`archcalc params`."""
-
-from __future__ import annotations
+"""`archcalc params`. Its annotations are not postponed: typer would evaluate each of them twice at every start."""
 
 from typing import Annotated
 

@@ -78,7 +78,7 @@ class _Kinds(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         from archcalc.errors import InputError
 
-        if args and args[0].startswith("-") and args[0] != "--help":
+        if args and args[0].startswith("-") and args[0] not in ("-h", "--help"):
             hint = "options stand after it, such as archcalc plot kv k25 --context 4k..256k"
             raise InputError(f"{args[0]} stands before the kind of plot", value=args[0], hint=hint)
         found: list[str] = super().parse_args(ctx, args)

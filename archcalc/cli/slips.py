@@ -56,6 +56,7 @@ def _option(error: Any, name: str, arguments: list[str]) -> tuple[str, str] | No
 def _command(arguments: list[str]) -> tuple[str, str]:
     """A first word that is no command."""
     from archcalc.cli.app import COMMANDS
+    from archcalc.files.hints import name_hint
     from archcalc.files.loader import bundled_names
 
     name, *others = arguments
@@ -70,7 +71,10 @@ def _command(arguments: list[str]) -> tuple[str, str]:
     elif name.lower() in bundled_names():
         hint = f"{name} is a model; name a command first: archcalc params {name}"
     else:
-        hint = f"commands are {', '.join(COMMANDS)}"
+        model = name_hint(name, "", "a path") if len(arguments) == 1 else ""
+        hint = (
+            model if model.startswith("did you mean") else f"commands are {', '.join(COMMANDS)}; or name a spec alone"
+        )
     return f"No such command '{name}'.", hint
 
 

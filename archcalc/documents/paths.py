@@ -30,7 +30,9 @@ class Place(NamedTuple):
 
 def folded(template: str, indices: Sequence[int], experts: int = 0) -> str:
     """A path template with its index sets written in."""
-    return template.replace("{i}", ranges(indices)).replace("{e}", ranges(range(experts)))
+    if "{i}" in template:
+        template = template.replace("{i}", ranges(indices))
+    return template.replace("{e}", ranges(range(experts)))
 
 
 def starred(template: str) -> str:

@@ -16,9 +16,23 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from archcalc.errors import InputError, RetiredKey, SpecError, in_its_case, show_value
+from archcalc.files.bundled import bundled_dir, bundled_names
 from archcalc.files.identity import identity
 from archcalc.files.model import Spec
-from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, problems_from_pydantic, read
+from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, read
+
+__all__ = [
+    "KINDS",
+    "NOUNS",
+    "bundled_dir",
+    "bundled_names",
+    "find",
+    "load_located",
+    "load_spec",
+    "parse",
+    "text_of",
+    "validate",
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -36,19 +50,6 @@ KEPT_HINTS = {
 
 _ON_THE_HUB = r"(?i)(https?://(?:huggingface\.co|hf\.co)/)?([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(/.*)?"
 """What somebody may write who means a model of the Hugging Face hub."""
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def bundled_dir() -> Path:
-    """Folder of the bundled files: inside an installed package, or `specs/` of a checkout."""
-    inside = _PACKAGE / "bundled" / "specs"
-    return inside if inside.is_dir() else _PACKAGE.parent / "specs"
-
-
-def bundled_names(kind: str = "") -> list[str]:
-    """Names of the bundled specs, or of the files of a `kind` folder (`plans`, `hardware`, `engines`, `stacks`)."""
-    return sorted(path.stem for path in (bundled_dir() / kind).glob("*.yaml"))
 
 
 def bundled_file(name: str, kind: str = "") -> str:
@@ -184,6 +185,8 @@ def validate(data: Any, document: Document, model: type[Model]) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
+        from archcalc.files.schema_errors import problems_from_pydantic
+
         problems = error.errors(include_url=False)
     if retired := [problem["loc"] for problem in problems if _is_retired(problem, model)]:
         for loc in sorted(retired, key=lambda loc: document.position(loc, key=True)):

@@ -22,7 +22,7 @@ KEYS: tuple[str, ...] = get_args(StorageKey)
 MANY = 65_536
 """Experts of a layer that a pattern is tried at; with more of them only roles can be used."""
 
-ENDLESS = re.compile(r"(?<!\\)(?:\\\\)*\)[*+{]|\\[1-9]|\(\?P=|\(\?\(")
+ENDLESS = r"(?<!\\)(?:\\\\)*\)[*+{]|\\[1-9]|\(\?P=|\(\?\("
 """What can make an expression try for ever: a group that is repeated, and what was matched before, again."""
 
 LONGEST_PATH = 60
@@ -31,17 +31,17 @@ LONGEST_PATH = 60
 MOST_TRIES = 1_000_000
 """Ways in which an expression may try to match a path, some hundredths of a second."""
 
-_TOKEN = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|.", re.DOTALL)
-_WIDE = re.compile(r"\.|\\[wWsSD]|\[(?!0-9\])")
+_TOKEN = r"(?s)\\.|\[(?:\\.|[^\]\\])*\]|."
+_WIDE = r"\.|\\[wWsSD]|\[(?!0-9\])"
 """What a repeated token begins with that may match any part of a path."""
 
-_A_NUMBER = re.compile(r"(?:^|[.*])\d+(?:$|[.*])")
+_A_NUMBER = r"(?:^|[.*])\d+(?:$|[.*])"
 """What may stand for the number of a layer or an expert."""
 
 
 def check_bounded(expression: str) -> None:
     """Raises InputError for a regular expression that might take for ever on a path."""
-    if ENDLESS.search(expression):
+    if re.search(ENDLESS, expression):
         raise InputError(
             "this expression could try for ever: it repeats a group, or asks for what was matched again",
             value=expression,
@@ -60,7 +60,7 @@ def tries(expression: str) -> int:
     alternatives of each group that may match the same."""
     ways, wide, last = 1, 0, ""
     groups: list[tuple[int, bool]] = [(1, True)]  # alternatives so far, and whether all are words
-    for token in _TOKEN.findall(re.sub(r"(?<!\\)\.[*+]\$?$", "", once(expression))):
+    for token in re.findall(_TOKEN, re.sub(r"(?<!\\)\.[*+]\$?$", "", once(expression))):
         number, words = groups[-1]
         if token == "(":
             groups.append((1, True))
@@ -71,8 +71,8 @@ def tries(expression: str) -> int:
         elif token == "|":
             groups[-1] = (number + 1, words)
         elif token in "*+{" and last != "\\":
-            wide += bool(_WIDE.match(last))
-            ways *= 1 if _WIDE.match(last) else 3
+            wide += bool(re.match(_WIDE, last))
+            ways *= 1 if re.match(_WIDE, last) else 3
         elif token == "?" and last not in "(*+}?":
             ways *= 2
         if token not in "(|)":
@@ -117,7 +117,7 @@ def matches(match: str, w: Weight, layer: int | None) -> bool:
 def is_alike(match: str) -> bool:
     """Whether a pattern can tell neither layers nor experts apart: a glob whose stars alone can stand for the number
     between two dots."""
-    return not (match.startswith("re:") or set(match) & set("?[") or _A_NUMBER.search(match))
+    return not (match.startswith("re:") or set(match) & set("?[") or re.search(_A_NUMBER, match))
 
 
 @cache

@@ -1,7 +1,5 @@
 """The spec: one validated, frozen architecture file."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Annotated, Literal, Self
 

@@ -1,7 +1,5 @@
 """What every storage scheme has in common: dtypes, what is proven, and weights that stay as they are."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from archcalc.errors import InputError

@@ -1,7 +1,5 @@
 """Schemes that keep floating-point numbers of eight or four bits."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field

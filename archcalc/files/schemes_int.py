@@ -1,8 +1,5 @@
 """Schemes that keep integers of a few bits, packed into words, and bitsandbytes' tables of 16 values."""
 
-from __future__ import annotations
-
-import json
 from typing import ClassVar, Literal
 
 from archcalc.files.scheme import Quantized, ScaleDtype, ceil, groups, sizes, whole
@@ -141,6 +138,8 @@ class Bnb4(Quantized):
 
     def stored(self, w: Weight) -> tuple[Stored, ...]:
         """Two weights a byte, the largest values of the blocks, the table, and the text that describes them."""
+        import json
+
         rows, columns = sizes(w)
         blocks = ceil(rows * columns, self.block_size)
         text = {"quant_type": self.quant_type, "blocksize": self.block_size, "dtype": self.dtype}

@@ -1,7 +1,5 @@
 """How a release stores its weights: schemes by role, or an ordered list of rules by role and by path."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from archcalc.errors import InputError, Problem, Related, show_value
 from archcalc.files.document import MAX_PROBLEMS, Document, Loc, Spots, cut, place_of, split_lines
-from archcalc.files.schema_errors import problems_from_pydantic
 from archcalc.files.text_file import MAX_BYTES, decode, read
 from archcalc.files.yaml_scalars import core_scalar
 from archcalc.files.yaml_syntax import MAX_DEPTH, REPEAT, syntax_problem
@@ -24,7 +23,7 @@ from archcalc.files.yaml_syntax import MAX_DEPTH, REPEAT, syntax_problem
 if TYPE_CHECKING:
     from yaml.events import AliasEvent, CollectionStartEvent, Event, ScalarEvent
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "Document", "Loc", "load", "problems_from_pydantic", "read"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "Document", "Loc", "load", "read"]
 
 
 def load(text: str | bytes, source: str) -> Document:

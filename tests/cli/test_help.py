@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Annotated, Literal
 
 import pytest
+import typer
 
 from archcalc.cli.app import COMMANDS
+from archcalc.cli.usage import usage_error
 from tests.support import ROOT, run
 
 
@@ -29,6 +32,47 @@ def test_every_command_has_help_with_a_summary_and_described_flags(name: str) ->
     summary = ran.out.split("\n\n")[1].strip()
     assert summary.endswith((".", "?")), summary
     assert "int range" not in ran.out  # a metavar says it better
+
+
+@pytest.mark.parametrize("words", [[], ["params"], ["plot"], ["plot", "kv"], ["import"]], ids=" ".join)
+def test_h_is_short_for_help_everywhere(words: list[str]) -> None:
+    assert run(*words, "-h") == run(*words, "--help")
+    assert run(*words, "-h").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            ["flops", "k25", "--phase", "prefil"],
+            ["Invalid value for '--phase': 'prefil' is not one of train, prefill, decode", "did you mean prefill?"],
+        ),
+        (
+            ["serve", "k25", "--vision", "zzz"],
+            ["Invalid value for '--vision': 'zzz' is not one of replicated, sharded", "archcalc serve --help says how"],
+        ),
+        (["params", "k25", "--dpeth", "1"], ["No such option: --dpeth", "did you mean --depth?"]),
+    ],
+    ids=["a slip", "no choice", "no option"],
+)
+def test_a_wrong_choice_is_one_line_and_a_hint(arguments: list[str], lines: list[str]) -> None:
+    ran = run(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == "error: {}\nhint: {}\n".format(*lines)
+
+
+def test_a_choice_that_is_missing_is_one_line_and_a_hint() -> None:
+    """No command of ours needs a choice today; typer lists them on lines of their own."""
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def command(kind: Annotated[Literal["spec", "plan"], typer.Option("--kind")]) -> None:
+        raise AssertionError(kind)
+
+    with pytest.raises(typer.TyperException) as caught:
+        typer.main.get_command(app).main([], prog_name="archcalc", standalone_mode=False)
+    assert "\n\t" in caught.value.format_message()
+    assert usage_error(caught.value, []) == "error: Missing option '--kind'\nhint: one of spec, plan"
 
 
 def test_version() -> None:

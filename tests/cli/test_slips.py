@@ -19,7 +19,7 @@ from tests.support import answered, quantities, run
         ("k25 --depth 1", "No such command 'k25'", "name a command first: archcalc params k25"),
         ("serv k25", "No such command 'serv'", "did you mean serve?"),
         ("Params k25", "No such command 'Params'", "did you mean params?"),
-        ("zzz", "No such command 'zzz'", "commands are params, claims,"),
+        ("zzz", "No such command 'zzz'", "commands are card, params, claims,"),
         ("--format json params k25", "No such option: --format", "options stand behind the command"),
         ("kv k25 --gpu h200", "No such option: --gpu", "kv has none; "),
         ("plot kv k25 --plan k2-pretrain", "No such option: --plan", "plot kv has none; "),

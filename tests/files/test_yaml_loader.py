@@ -28,7 +28,8 @@ from pydantic import (
 )
 
 from archcalc.errors import FieldError, InputError, SpecError
-from archcalc.files.yaml_loader import MAX_BYTES, MAX_DEPTH, Document, load, problems_from_pydantic, read
+from archcalc.files.schema_errors import problems_from_pydantic
+from archcalc.files.yaml_loader import MAX_BYTES, MAX_DEPTH, Document, load, read
 from archcalc.units import parse_memory
 
 K25 = Path(__file__).parents[2] / "specs" / "k25.yaml"

@@ -1,7 +1,5 @@
 """Linear attention by the gated delta rule: one state a sequence, whatever its length, in place of keys and values."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator

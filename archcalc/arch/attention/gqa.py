@@ -1,7 +1,5 @@
 """Multi-head and grouped-query attention."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator

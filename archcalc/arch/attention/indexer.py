@@ -1,7 +1,5 @@
 """The lightning indexer of DeepSeek's sparse attention: cheap scores that choose the keys that attention sees."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from archcalc.arch.block import Block

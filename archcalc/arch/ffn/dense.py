@@ -1,7 +1,5 @@
 """Dense feed-forward: gated (SwiGLU) or plain."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator

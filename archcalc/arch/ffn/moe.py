@@ -7,8 +7,6 @@ projected down before they are sent, and what all adds up to is normalised and p
 see the hidden state. `gated: false` is for routed and shared experts alike (Nemotron-H, arXiv:2504.03624).
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Annotated, ClassVar, Literal, Self
 

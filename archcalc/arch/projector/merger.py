@@ -1,7 +1,5 @@
 """Merger: from the patches of a merge window to one hidden state of the backbone, for one or several layers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar, Literal, NamedTuple, Self
 

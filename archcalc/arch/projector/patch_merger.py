@@ -1,7 +1,5 @@
 """Patch-merger projector: from merged vision patches to the backbone's hidden size."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator

@@ -1,7 +1,5 @@
 """What every projector is to the rest of archcalc: two widths that have to fit, and a forward pass."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import ClassVar
 

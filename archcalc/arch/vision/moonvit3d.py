@@ -1,7 +1,5 @@
 """MoonViT-3D: a native-resolution vision transformer for images and chunks of video frames."""
 
-from __future__ import annotations
-
 from math import sqrt
 from typing import Annotated, ClassVar, Literal, Self
 

@@ -1,7 +1,5 @@
 """Where checkpoints keep the parts of a vision transformer, by the family whose public class names them so."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """From the size of a picture to the size that its patches are cut from: the rules of public image processors."""
 
-from __future__ import annotations
-
 from math import ceil, floor, sqrt
 from typing import Annotated, Literal, Self
 

@@ -1,7 +1,5 @@
 """What every vision tower is to the rest of archcalc: groups of patches, the tokens that they make, a forward pass."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The block that every vision transformer repeats: attention inside groups of patches, and a feed-forward."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

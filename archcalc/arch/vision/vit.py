@@ -1,7 +1,5 @@
 """A vision transformer as most public models have it: Qwen2-VL to Qwen3.5, CLIP, SigLIP."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
