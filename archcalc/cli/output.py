@@ -138,9 +138,14 @@ def colored(terminal: bool) -> bool:
 
 
 def _print(figure: Figure, units: str) -> None:
-    from archcalc.render.textplot import ASCII, BLOCKS, render
+    from shutil import get_terminal_size
 
-    text = render(figure, units, color=colored(sys.stdout.isatty()))
+    from archcalc.render.textplot import render
+    from archcalc.render.textstyle import ASCII, BLOCKS, WIDTH
+
+    terminal = sys.stdout.isatty()
+    width = get_terminal_size().columns if terminal else WIDTH
+    text = render(figure, units, width=width, color=colored(terminal))
     try:
         BLOCKS.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -11,6 +11,10 @@ from archcalc.units import format_bytes, format_context, format_flops, format_in
 
 YUnit = Literal["bytes", "flops"]
 
+DWARFING, KEPT = 4, 2
+"""A stack past so many times the limit is cut off, at so many times the limit: else the limit would lie in the lowest
+quarter of the axis, and now it lies in the middle."""
+
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
@@ -33,8 +37,19 @@ def value_text(value: int, unit: YUnit, units: str) -> str:
     return format_bytes(value, units) if unit == "bytes" else format_flops(value)
 
 
-def heights(figure: Figure) -> tuple[int, int]:
-    """The lowest and the highest value that must be visible, limits included; a flat line gets room on both sides."""
+class Heights(NamedTuple):
+    """What an axis shows: from the lowest value to `top`, past which stacks are cut off where `cut`."""
+
+    low: int
+    top: int
+    cut: bool = False
+
+
+def heights(figure: Figure) -> Heights:
+    """The lowest and the highest value that must be visible, limits included; a flat line gets room on both sides.
+
+    Where the highest stack is more than DWARFING times the highest limit, the axis ends at KEPT times that limit.
+    """
     values: list[int] = []
     for panel in figure.panels:
         if figure.shape == "lines":
@@ -42,8 +57,30 @@ def heights(figure: Figure) -> tuple[int, int]:
         else:
             values += panel.totals()
     limits = [limit.value for panel in figure.panels for limit in panel.limits]
-    low, high = max(1, min(values)), max(1, *values, *limits)
-    return (max(1, low // 2), 2 * high) if low == high and figure.shape == "lines" else (low, high)
+    low, high, limit = max(1, min(values)), max(1, *values, *limits), max(limits, default=0)
+    if figure.shape != "lines":
+        cut = bool(limit) and high > DWARFING * limit
+        return Heights(low, KEPT * limit if cut else high, cut)
+    return Heights(max(1, low // 2), 2 * high) if low == high else Heights(low, high)
+
+
+class Upright(NamedTuple):
+    """A picture's vertical axis: its ends, its ticks, and the scale they are in where they don't say it themselves."""
+
+    low: int
+    high: int
+    ticks: list[Tick]
+    scale: Scale = Scale(1, "")
+
+
+def upright(figure: Figure, units: str, most: int) -> Upright:
+    """A logarithmic axis for lines, and for stacks a linear one from 0, with room above what is not cut off."""
+    low, top, cut = heights(figure)
+    if figure.shape == "lines":
+        low, high = low * 4 // 5, top * 5 // 4 + 1
+        return Upright(low, high, log_ticks(low, high, figure.y_unit, units, most))
+    high, scale = top if cut else top * 27 // 25 + 1, linear_scale(top, figure.y_unit, units)
+    return Upright(0, high, linear_ticks(high, scale, most), scale)
 
 
 def bar_ticks(panel: Panel, unit: str, most: int) -> list[Tick]:

@@ -1,4 +1,4 @@
-"""A figure as a picture, SVG or PNG, the same bytes each time. The only module that imports matplotlib.
+"""A figure as a picture, SVG or PNG, the same bytes each time. Only this module and `shapes` import matplotlib.
 
 No pyplot: nothing global is kept and no window system is asked for. Text is drawn as outlines of the font that
 matplotlib brings along, so a picture looks the same everywhere; characters that it lacks are written as escapes.
@@ -6,7 +6,7 @@ matplotlib brings along, so a picture looks the same everywhere; characters that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, Literal
@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure as Sheet
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.transforms import ScaledTranslation
 
 from archcalc.documents.sweep.figure import Figure, Panel
 from archcalc.errors import harmless
@@ -27,13 +27,13 @@ from archcalc.render.axes import (
     bar_ticks,
     heights,
     length_ticks,
-    linear_scale,
-    linear_ticks,
-    log_ticks,
+    upright,
     value_text,
 )
 from archcalc.render.legend import Entry, curve_entries, guide_entries
 from archcalc.render.seal import sealed
+from archcalc.render.shapes import SHAPES, breaks, edges, share
+from archcalc.units import format_context, format_int
 
 Form = Literal["svg", "png"]
 
@@ -101,14 +101,20 @@ class _Drawing:
 
     def __init__(self, figure: Figure, units: str) -> None:
         self.figure, self.units, self.pen = figure, units, _Pen()
-        self.grid = look.grid(len(figure.panels))
+        self.heights = heights(figure)
+        self.up = upright(figure, units, 8)
+        ticks = max(self.pen.width(tick.text, look.SMALL) for tick in self.up.ticks)
+        self.grid = look.grid(len(figure.panels), ticks, self._beside())
         room = self.grid.sheet_width - 2 * look.MARGIN
         title = self.pen.lines(figure.title, look.TITLE, room, 2, "bold")
         setting = self.pen.lines(figure.setting, look.TEXT, room, 2)
         legend = _Legend(figure, units, self.pen, room)
-        named = any(panel.title for panel in figure.panels)
+        titles = [self.pen.lines(p.title, 9.5, self.grid.step - 0.1, 3, "bold") for p in figure.panels]
         judged = any(panel.verdict or any(m.text for m in panel.marks) for panel in figure.panels)
-        self.above = look.GAP + look.VERDICT * judged + look.TEXT_LINE * named
+        self.signs = look.SIGNS * (figure.shape == "bars" and self.heights.cut)
+        self.cut = (look.CUT + self.signs) * self.heights.cut
+        self.named = 0.08 + self.cut + look.VERDICT * judged
+        self.above = look.GAP + self.named - 0.08 + look.TEXT_LINE * max(map(len, titles))
         self.head = look.MARGIN + look.TITLE_LINE * len(title) + look.TEXT_LINE * len(setting) + 0.06
         second = any(panel.below for panel in figure.panels)
         self.row = self.above + self.grid.height + look.BELOW + look.SECOND * second
@@ -116,10 +122,17 @@ class _Drawing:
         self.sheet = Sheet(figsize=(self.grid.sheet_width, self.height), facecolor="white")
         FigureCanvasAgg(self.sheet)
         self._heading(title, setting)
-        self.low, self.top = heights(figure)
-        for n, panel in enumerate(figure.panels):
-            self._panel(n, panel)
+        for n, (panel, lines) in enumerate(zip(figure.panels, titles, strict=True)):
+            self._panel(n, panel, lines)
         legend.draw(self.sheet)
+
+    def _beside(self) -> float:
+        """Room for the limits' texts at the ends of their lines [inches]."""
+        limits = {self._value(limit.value) for panel in self.figure.panels for limit in panel.limits}
+        return look.STUB + max(self.pen.width(text, look.SMALL) for text in limits) if limits else 0.0
+
+    def _value(self, value: int) -> str:
+        return value_text(value, self.figure.y_unit, self.units)
 
     def _heading(self, title: list[str], setting: list[str]) -> None:
         y = self.height - look.MARGIN
@@ -134,21 +147,25 @@ class _Drawing:
         """Text at a place of the sheet [inches from its lower left]."""
         self.sheet.text(x / self.grid.sheet_width, y / self.height, text, **style)
 
-    def _panel(self, n: int, panel: Panel) -> None:
+    def _panel(self, n: int, panel: Panel, title: list[str]) -> None:
         grid, shape = self.grid, self.figure.shape
         row, column = divmod(n, grid.columns)
-        left = look.LEFT + column * (grid.width + look.BETWEEN)
+        left = grid.left + column * grid.step
         top = self.height - self.head - row * self.row - self.above
         width, height = grid.width / grid.sheet_width, grid.height / self.height
         axes = self.sheet.add_axes((left / grid.sheet_width, (top - grid.height) / self.height, width, height))
-        _SHAPES[shape](axes, panel)
+        SHAPES[shape](axes, panel)
         self._across(axes, panel)
         self._up(axes, first=column == 0)
-        _edges(axes, panel, bars=shape == "bars")
-        for text in self.pen.lines(panel.title, 9.5, grid.width, 1, "bold"):
-            y = top + self.above - look.TEXT_LINE
+        edges(axes, panel, self.heights, bars=shape == "bars")
+        y = top + self.named + look.TEXT_LINE * (len(title) - 1)
+        for text in title:
             self._write(left, y, text, size=9.5, weight="bold", color=look.INK)
-        self._verdict(axes, panel, left, top + 0.08)
+            y -= look.TEXT_LINE
+        self._verdict(axes, panel, left, top + 0.08 + self.cut)
+        self._limits(axes, panel, left, top)
+        if self.heights.cut:
+            self._cut_off(axes, panel, left, top + 0.08 + self.signs)
 
     def _across(self, axes: Axes, panel: Panel) -> None:
         """The horizontal axis: a place for each bar, or lengths on a logarithmic scale."""
@@ -166,21 +183,16 @@ class _Drawing:
 
     def _up(self, axes: Axes, *, first: bool) -> None:
         """The vertical axis, the same for all panels; its text stands beside the first column only."""
-        figure, unit = self.figure, self.figure.y_unit
-        if figure.shape == "lines":
+        low, high, ticks, (_, unit) = self.up
+        if not unit:
             axes.set_yscale("log", base=10)
-            low, high, label = self.low * 4 // 5, self.top * 5 // 4 + 1, figure.y_label
-            ticks = log_ticks(low, high, unit, self.units, 8)
-        else:
-            low, high, scale = 0, self.top * 27 // 25 + 1, linear_scale(self.top, unit, self.units)
-            ticks, label = linear_ticks(high, scale, 8), f"{figure.y_label} [{scale.name}]"
         axes.set_ylim(low, high)
         axes.set_yticks([tick.at for tick in ticks], [tick.text if first else "" for tick in ticks])
         axes.minorticks_off()
         axes.grid(axis="y", color=look.GRID, linewidth=0.6, zorder=0)
         axes.tick_params(colors=look.INK, labelsize=look.SMALL)
         if first:
-            axes.set_ylabel(label, color=look.INK)
+            axes.set_ylabel(self.figure.y_label + (f" [{unit}]" if unit else ""), color=look.INK)
 
     def _verdict(self, axes: Axes, panel: Panel, left: float, y: float) -> None:
         """Above a panel: the text of its mark, over the mark's place, or else its verdict."""
@@ -190,95 +202,104 @@ class _Drawing:
             for line in self.pen.lines(panel.verdict, look.SMALL, width):
                 self._write(left, y, line, size=look.SMALL, color=look.FAINT)
             return
-        text = f"{mark.text} {value_text(mark.y, self.figure.y_unit, self.units)}" if mark.valued else mark.text
+        text = f"{mark.text} {self._value(mark.y)}" if mark.valued else mark.text
+        self._over(axes, panel.xs.index(mark.x) if self.figure.shape == "bars" else mark.x, left, y, text)
+
+    def _over(self, axes: Axes, at: int, left: float, y: float, text: str) -> None:
+        """Text above a panel over one of its places, within the panel."""
+        width = self.grid.width
         text = self.pen.lines(text, look.SMALL, width)[0]
         half = self.pen.width(text, look.SMALL) / 2
-        at = panel.xs.index(mark.x) if self.figure.shape == "bars" else mark.x
-        share = float(axes.transAxes.inverted().transform(axes.transData.transform((at, 1)))[0])
-        middle = min(max(left + share * width, left + half), left + width - half)
+        middle = min(max(left + share(axes, at) * width, left + half), left + width - half)
         self._write(middle, y, text, size=look.SMALL, color=look.INK, ha="center")
 
+    def _limits(self, axes: Axes, panel: Panel, left: float, top: float) -> None:
+        """Right of a panel, at the end of each limit's line: its height, and what it is where there is room."""
+        limits, room = sorted(set(panel.limits)), self.grid.beside - look.STUB
+        texts = [[self._value(limit.value)] for limit in limits]
+        for limit, text in zip(limits, texts, strict=True):
+            text += [part for words in limit.short for part in self.pen.lines(words, look.SMALL, room)]
+        if sum(map(len, texts)) * look.SMALL_LINE > self.grid.height:
+            texts = [text[:1] for text in texts]
+        foot, height = top - self.grid.height, self.grid.height
+        at = [share(axes, limit.value, up=True) * height for limit in limits]
+        places = look.spread(at, [len(text) * look.SMALL_LINE for text in texts], height)
+        x = left + self.grid.width
+        for line, place, text in zip(at, places, texts, strict=True):
+            self._stroke((x, x + look.STUB * 0.7), (foot + line, foot + place))
+            y = foot + place + look.SMALL_LINE * (len(text) - 1) / 2
+            for part in text:
+                self._write(x + look.STUB, y, part, size=look.SMALL, color=look.INK, va="center")
+                y -= look.SMALL_LINE
 
-def _areas(axes: Axes, panel: Panel) -> None:
-    base = (0,) * len(panel.xs)
-    for curve in panel.curves:
-        upper = tuple(a + b for a, b in zip(base, curve.values, strict=True))
-        color, hatch = look.STACK[curve.hue]
-        axes.fill_between(
-            panel.xs, base, upper, facecolor=color, hatch=hatch, edgecolor="white", linewidth=0.0, zorder=2
-        )
-        axes.plot(panel.xs, upper, color="white", linewidth=1.0, zorder=2.5)
-        base = upper
+    def _stroke(self, xs: tuple[float, float], ys: tuple[float, float]) -> None:
+        """A thin line on the sheet [inches]."""
+        wide, high = self.grid.sheet_width, self.height
+        self.sheet.add_artist(Line2D([x / wide for x in xs], [y / high for y in ys], **look.STROKE))
 
-
-def _bars(axes: Axes, panel: Panel) -> None:
-    base = (0,) * len(panel.xs)
-    for curve in panel.curves:
-        color, hatch = look.STACK[curve.hue]
-        places = range(len(panel.xs))
-        style: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.7}
-        axes.bar(places, curve.values, look.BAR, base, zorder=2, **style)
-        base = tuple(a + b for a, b in zip(base, curve.values, strict=True))
-
-
-def _lines(axes: Axes, panel: Panel) -> None:
-    places = [panel.xs.index(x) for x in panel.points]
-    for curve in panel.curves:
-        style = look.line_style(curve.hue, curve.dash)
-        axes.plot(panel.xs, curve.values, markevery=places, clip_on=False, zorder=3, **style)
-
-
-_SHAPES: dict[str, Callable[[Axes, Panel], None]] = {"areas": _areas, "bars": _bars, "lines": _lines}
-
-
-def _edges(axes: Axes, panel: Panel, *, bars: bool) -> None:
-    """The limit, the model's own context limit, and the marks."""
-    for limit in panel.limits:
-        axes.axhline(limit.value, zorder=4, **look.LIMIT)
-    if panel.edge:
-        axes.axvline(panel.edge, zorder=3.5, **look.EDGE)
-    for mark in panel.marks:
-        if bars:
-            axes.bar(panel.xs.index(mark.x), mark.y, look.BAR, zorder=3, **look.PEAK)
-            continue
-        if mark.text:
-            foot = axes.get_ylim()[0]
-            axes.plot([mark.x, mark.x], [foot, mark.y], color="black", linewidth=0.9, zorder=4.5)
-        axes.plot(mark.x, mark.y, clip_on=False, zorder=5, **look.CROSSING)
-    sheet = axes.get_figure()
-    assert sheet is not None
-    above = axes.transData + ScaledTranslation(0, 6 / 72, sheet.dpi_scale_trans)
-    for n, total in enumerate(panel.totals()):
-        if bars and panel.over(total):
-            axes.plot(n, total, clip_on=False, zorder=6, transform=above, **look.UNFIT)
+    def _cut_off(self, axes: Axes, panel: Panel, left: float, y: float) -> None:
+        """The break of what passes the axis's end, and its height above it: of each bar, or of the highest alone where
+        they are narrow or areas, unless its mark has it."""
+        bars = self.figure.shape == "bars"
+        totals = {n: total for n, total in enumerate(panel.totals()) if total > self.heights.top}
+        if not totals:
+            return
+        breaks(axes, panel, list(totals), bars=bars)
+        scale, room = self.up.scale.size, self.grid.width / (len(panel.xs) + 0.2)
+        short = {n: f"↑ {format_int(round(total / scale))}" for n, total in totals.items()}
+        if bars and max(self.pen.width(text, look.SMALL) for text in short.values()) < room:
+            for n, text in short.items():
+                self._over(axes, n, left, y, text)
+            return
+        highest = max(totals, key=totals.__getitem__)
+        if any(mark.valued and mark.x == panel.xs[highest] for mark in panel.marks):
+            return
+        at = "" if bars else f" at {format_context(panel.xs[highest])}"
+        place = highest if bars else panel.xs[highest]
+        self._over(axes, place, left, y, f"↑ {self._value(totals[highest])}{at}")
 
 
-def _handle(entry: Entry) -> Patch | Line2D:
-    """The sample beside an entry's text."""
-    return Patch(**entry.style) if entry.area else Line2D([], [], **entry.style)
+def _handles(entry: Entry) -> Any:
+    """The samples beside an entry's text: a tuple, which matplotlib's types don't know of."""
+    return tuple(Patch(**style) if entry.area else Line2D([], [], **style) for style in entry.styles)
+
+
+def _sample(several: int) -> float:
+    """Width of a legend's samples where the widest has so many [sizes of type]."""
+    return max(look.SAMPLE, several * look.SAMPLES)
+
+
+def _beside(several: int) -> float:
+    """What an entry takes beside its text [inches]."""
+    return _sample(several) * look.SMALL / 72 + 0.38
 
 
 class _Legend:
     """The legend, below all panels and over none of them: curves first, then limits and signs."""
 
     def __init__(self, figure: Figure, units: str, pen: _Pen, room: float) -> None:
-        self.blocks: list[tuple[list[Entry], int]] = []
+        self.blocks: list[tuple[list[Entry], int, int]] = []
         self.height = 0.0
-        for found in (curve_entries(figure), guide_entries(figure, units)):
-            entries = [e._replace(text=pen.lines(e.text, look.SMALL, room - 0.7)[0]) for e in found]
+        most = max(len(line.curves) for line in figure.panels[0].lines) if figure.shape == "lines" else 1
+        for several, found in (
+            (most, curve_entries(figure, lambda text: len(pen.lines(text, look.SMALL, room - _beside(most), 2)) == 1)),
+            (1, guide_entries(figure, units)),
+        ):
+            beside = _beside(several)
+            entries = [e._replace(text=pen.lines(e.text, look.SMALL, room - beside)[0]) for e in found]
             if entries:
-                widest = max(pen.width(entry.text, look.SMALL) for entry in entries) + 0.7
+                widest = max(pen.width(entry.text, look.SMALL) for entry in entries) + beside
                 columns = max(1, min(len(entries), int(room / widest)))
-                self.blocks.append((entries, columns))
+                self.blocks.append((entries, columns, several))
                 self.height += look.LEGEND_LINE * -(-len(entries) // columns) + look.LEGEND_GAP
 
     def draw(self, sheet: Sheet) -> None:
         """Onto the sheet, from the top down."""
         width, height = sheet.get_size_inches()
         y = self.height + 0.1
-        for entries, columns in self.blocks:
+        for entries, columns, several in self.blocks:
             legend = sheet.legend(
-                [_handle(entry) for entry in entries],
+                [_handles(entry) for entry in entries],
                 [str(n) for n in range(len(entries))],
                 loc="upper left",
                 bbox_to_anchor=(look.MARGIN / width, y / height),
@@ -287,7 +308,8 @@ class _Legend:
                 ncols=columns,
                 frameon=False,
                 fontsize=look.SMALL,
-                handlelength=2.6,
+                handlelength=_sample(several),
+                handler_map={tuple: HandlerTuple(ndivide=None, pad=0.0)},
                 handleheight=1.1,
                 labelspacing=0.45,
             )

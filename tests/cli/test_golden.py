@@ -38,6 +38,9 @@ PIPED = [
     "specs",
     "specs --format csv",
     "validate k25 llama-3.1-70b",
+    "plot kv k25 kimi-k2 llama-3.1-70b --context 4k..128k",
+    "plot flops k25 kimi-k2 --context 4k..128k",
+    "plot train k25 --plan k2-pretrain",
 ]
 
 ON_SCREEN = [
@@ -49,6 +52,10 @@ ON_SCREEN = [
     (100, "params k25 --depth 2"),
     (100, "claims k25"),
     (30, "params k25 --depth 3"),
+    (40, "plot kv k25 kimi-k2 llama-3.1-70b --context 4k..128k"),
+    (40, "plot memory k25 --gpu h200 --gpus 8 --batch 1,512"),
+    (80, "plot memory k25 --gpu h200 --gpus 8 --batch 1,512"),
+    (100, "plot memory k25 llama-3.1-405b --gpu h200 --gpu b200 --gpus 8 --batch 4,64"),
 ]
 
 

@@ -185,9 +185,22 @@ def test_a_terminal_gets_the_same_text_in_colour() -> None:
     with terminal(200) as screen:
         assert run_here("plot", "kv", "k25") == 0
     assert "\x1b[" in screen.getvalue()
-    with terminal(200, NO_COLOR="1") as plain:
+    with terminal(72, NO_COLOR="1") as plain:
         assert run_here("plot", "kv", "k25") == 0
     assert plain.getvalue() == run("plot", "kv", "k25").out
+
+
+@pytest.mark.parametrize("kind", ["memory", "kv", "flops", "train"])
+def test_a_text_plot_adapts_to_the_terminal_and_to_nothing_else(kind: str) -> None:
+    plan = ("--plan", "k2-pretrain") if kind == "train" else ()
+    for columns, widest in ((40, 40), (57, 57), (100, 100), (300, 120)):
+        with terminal(columns, NO_COLOR="1") as screen:
+            assert run_here("plot", kind, "k25", *plan) == 0
+        longest = max(map(len, screen.getvalue().splitlines()))
+        # A scale ends before the numbers beside it do, and bars have two columns for signs.
+        assert widest - 2 <= longest <= widest
+    piped = run("plot", kind, "k25", *plan)
+    assert run("plot", kind, "k25", *plan, env={"COLUMNS": "40"}).out == piped.out
 
 
 def run_here(*arguments: str) -> int:

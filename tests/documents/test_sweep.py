@@ -22,7 +22,7 @@ from archcalc.documents.train import train_report
 from archcalc.errors import InputError
 from archcalc.files.loader import load_spec
 from archcalc.workload import Workload
-from tests.support import text
+from tests.support import ROOT, text
 
 RANGE = Range(4096, 262144)
 
@@ -441,3 +441,53 @@ def test_overrides_reach_every_panel_and_are_named() -> None:
     # 4 GB of fixed memory less; the plan has 4GB (specs/plans/k2-pretrain.yaml).
     before, after = (rows(train_figure([training]))[0]["fixed_bytes"] for training in (plain, changed[0]))
     assert before - after == 4_000_000_000
+
+
+def second(tmp_path: Path, *changes: tuple[str, str]) -> str:
+    """A copy of the bundled plan, named `second`, with words changed."""
+    content = (ROOT / "specs" / "plans" / "k2-pretrain.yaml").read_text().replace("name: k2-pretrain", "name: second")
+    for old, new in changes:
+        assert old in content
+        content = content.replace(old, new)
+    path = tmp_path / "second.yaml"
+    path.write_text(content)
+    return str(path)
+
+
+def test_panels_of_two_plans_keep_what_differs_between_them(tmp_path: Path) -> None:
+    other = second(
+        tmp_path, ("world: 256", "world: 512"), ("pp: 16 ", "pp: 32 "), ("vpp: 2 ", "vpp: 1 "),
+        ("kind: interleaved-1f1b", "kind: 1f1b"), ("  extra_warmup: 1 ", "  # "), ("seq: 4096", "seq: 8192"),
+        ("offload: all", "offload: none"),
+    )  # fmt: skip
+    found = trainings(models(["k25"]), ["k2-pretrain", other], ())
+    figure = train_figure(found)
+    h800, offload = "NVIDIA H800 SXM5 80GB", "activations.offload"
+    assert [panel.title for panel in figure.panels] == [
+        f"k2-pretrain, 256 x {h800}, pp 16, vpp 2, interleaved-1f1b, extra_warmup 1, seq 4,096, {offload} all",
+        f"second, 512 x {h800}, pp 32, vpp 1, 1f1b, seq 8,192, {offload} none",
+    ]
+    assert figure.setting == ""
+    # Against the sequence length, each plan's own is no difference.
+    swept = training_memory_figure(found, Range(4096, 8192))
+    assert [panel.title for panel in swept.panels] == [
+        panel.title.replace(", seq 4,096", "").replace(", seq 8,192", "") for panel in figure.panels
+    ]
+
+
+def test_what_two_plans_have_in_common_is_said_once_and_alone(tmp_path: Path) -> None:
+    figure = train_figure(trainings(models(["k25", "kimi-k2"]), ["k2-pretrain", second(tmp_path)], ()))
+    assert [panel.title for panel in figure.panels] == [
+        "Kimi K2.5, k2-pretrain", "Kimi K2.5, second", "Kimi K2, k2-pretrain", "Kimi K2, second",
+    ]  # fmt: skip
+    assert figure.setting == "256 x NVIDIA H800 SXM5 80GB, interleaved-1f1b"
+
+
+def test_panels_of_two_gpus_keep_their_numbers_of_devices() -> None:
+    figure = memory_figure(cases(models(["k25"]), ["bf16"], [1]), RANGE, ["h200", "h100"])
+    numbers = {(row["gpu"], row["gpus"], row["layout"]) for row in rows(figure)}
+    assert len({count for _, count, _ in numbers}) == 2
+    assert {panel.title for panel in figure.panels} == {f"{n} x {gpu}, {layout}" for gpu, n, layout in numbers}
+    assert [panel.limit and panel.limit.short for panel in figure.panels] == [
+        ("usable", "of h200"), ("usable", "of h100"),
+    ]  # fmt: skip

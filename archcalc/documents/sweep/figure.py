@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from archcalc.documents.document import Column, Report, Table
 from archcalc.documents.sweep.cases import COLUMNS, Compared, Range, limit_notes, models_of, row_of, shared, varying
+from archcalc.documents.sweep.curves import Curve, Line, lines
 
 Shape = Literal["areas", "bars", "lines"]
 Rows = Mapping[int, Mapping[str, Any]]
@@ -27,15 +28,6 @@ class Layer(NamedTuple):
     dash: int = 0
 
 
-class Curve(NamedTuple):
-    """A layer's values. `hue` and `dash` number its colour and its line style, from 0."""
-
-    label: str
-    values: tuple[int, ...]
-    hue: int = 0
-    dash: int = 0
-
-
 class Mark(NamedTuple):
     """One place of a picture that its text is about; `valued` where the text is to be followed by the height."""
 
@@ -46,10 +38,11 @@ class Mark(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """A height that nothing should pass, and what it is."""
+    """A height that nothing should pass, what it is, and the same in short lines that stand beside it."""
 
     value: int
     label: str
+    short: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +81,11 @@ class Panel:
     def limits(self) -> tuple[Limit, ...]:
         """All heights that something of it should not pass."""
         return (*([self.limit] if self.limit else []), *self.others)
+
+    @property
+    def lines(self) -> list[Line]:
+        """Its curves as lines, those together that lie on each other."""
+        return lines(self.curves)
 
     def over(self, total: int) -> bool:
         """Whether a stack of this height passes the limit."""
@@ -193,13 +191,13 @@ class Figure:
         first, looks = self.series[0].panel, [dict(case.cells) for case in self.cases]
         dashes = _numbered([look.pop("kv_dtype", "") for look in looks])
         curves = (
-            Curve(": ".join(filter(None, [name, curve.label])), curve.values, hue, dash + curve.dash)
+            Curve(": ".join(filter(None, [name, curve.label])), curve.values, hue, dash + curve.dash, name)
             for each, name, hue, dash in zip(self.series, names, _numbered(looks), dashes, strict=True)
             for curve in each.panel.curves
         )
         marks = (mark for each in self.series for mark in each.panel.marks)
         known = sorted((limit for each in self.series for limit in each.panel.limits), reverse=True)
-        limits = [Limit(value, label) for label, value in {limit.label: limit.value for limit in known}.items()]
+        limits = list({limit.label: limit for limit in known}.values())
         return replace(
             first,
             verdict="",

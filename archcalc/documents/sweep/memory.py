@@ -132,7 +132,8 @@ def _limit(each: Placed, *, several: bool) -> Limit:
     whose = f" of {each.gpu.key}" if several and each.gpu else ""
     fixed = engine.reserve is None or not several or each.question.load.utilization is not None
     share = f"{float(s.worst.share) * 100:g} %" if fixed else "the default share"
-    return Limit(s.usable, f"usable{whose}, {share} of {of}{more} ({engine.name})")
+    short = ("usable", f"of {each.gpu.key}") if each.gpu else ("usable",)
+    return Limit(s.usable, f"usable{whose}, {share} of {of}{more} ({engine.name})", short)
 
 
 def _verdict(each: Placed, last: int | None, low: int | None, high: int | None, over: Range) -> str:

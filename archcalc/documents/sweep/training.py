@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
 from archcalc.documents.document import Column
 from archcalc.documents.sweep.cases import MOST_PANELS, Model, Range, check_count, of_each, shared
 from archcalc.documents.sweep.figure import Figure, Layer, Limit, Mark, Series, series
+from archcalc.documents.sweep.plans import differing
 from archcalc.documents.train import run_of
 from archcalc.documents.train_notes import run_padding, set_notes
 from archcalc.documents.train_tables import rank_row
@@ -46,6 +47,9 @@ TERMS = (
     Column("fits", "fits", "bool"),
 )
 RANK = Column("rank", "rank", "int")
+SWEPT = "batch.seq"
+"""The field of a plan that memory against the sequence length sets anew."""
+
 CONVENTIONS = (
     "peak = (weights + gradients + optimizer + buffers + activations alive + transient + fixed) / allocator efficiency;"
     " what the efficiency adds is fragmentation.",
@@ -53,13 +57,17 @@ CONVENTIONS = (
 
 
 class Training(NamedTuple):
-    """A model under a plan: `argument` names the plan's file, `label` the plan, `overrides` are on top of it."""
+    """A model under a plan: `argument` names the plan's file, `label` the plan, `overrides` are on top of it.
+
+    `fields` are those of the plan that differ from another's, a text for each that any of them has.
+    """
 
     model: Model
     argument: str
     label: str
     overrides: tuple[str, ...]
     plan: Plan
+    fields: Mapping[str, str]
 
     @property
     def cells(self) -> dict[str, Any]:
@@ -67,12 +75,16 @@ class Training(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self.model.label, self.label
+        return self.model.label, self.label, self.devices, *self.fields.values()
 
     @property
     def setting(self) -> tuple[str, ...]:
-        devices = f"{self.plan.parallel.world} x {self.hardware.title}"
-        return f"plan {self.label}", devices, self.plan.schedule.kind, *self.overrides
+        return f"plan {self.label}", self.devices, self.plan.schedule.kind, *self.overrides
+
+    @property
+    def devices(self) -> str:
+        """How many of which."""
+        return f"{self.plan.parallel.world} x {self.hardware.title}"
 
     @property
     def hardware(self) -> Hardware:
@@ -81,7 +93,8 @@ class Training(NamedTuple):
     @property
     def limit(self) -> Limit:
         """The memory of a device."""
-        return Limit(self.hardware.memory_visible_bytes, f"visible memory of {self.hardware.title}")
+        of = self.hardware
+        return Limit(of.memory_visible_bytes, f"visible memory of {of.title}", ("visible", f"of {of.name}"))
 
     def at(self, seq: int) -> Plan:
         """The plan with sequences of another length, in as many tokens a step. Raises InputError."""
@@ -103,10 +116,10 @@ class Training(NamedTuple):
 def trainings(several: Sequence[Model], plans: Sequence[str], overrides: tuple[str, ...]) -> list[Training]:
     """Every model under every plan. Raises InputError for a plan that can't be read or is invalid."""
     loaded = {argument: load_plan(argument, overrides) for argument in plans}
-    names = [plan.name for plan in loaded.values()]
+    names, told = [plan.name for plan in loaded.values()], differing(list(loaded.values()))
     found = [
-        Training(model, argument, plan.name if names.count(plan.name) == 1 else argument, overrides, plan)
-        for model, (argument, plan) in product(several, loaded.items())
+        Training(model, argument, plan.name if names.count(plan.name) == 1 else argument, overrides, plan, fields)
+        for model, ((argument, plan), fields) in product(several, zip(loaded.items(), told, strict=True))
     ]
     check_count(len(found), MOST_PANELS, "panels")
     return found
@@ -139,6 +152,7 @@ def training_memory_figure(found: Sequence[Training], over: Range) -> Figure:
     Raises:
         InputError: a model and a plan that don't fit each other, or no length that the plan can divide.
     """
+    found = [t._replace(fields={key: text for key, text in t.fields.items() if key != SWEPT}) for t in found]
     swept = of_each(found, lambda training: _of_lengths(training, over))
     return _figure(
         found,
