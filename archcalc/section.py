@@ -42,10 +42,31 @@ def _accept_retired(schema: dict[str, Any], section: type[Section]) -> None:
         schema["patternProperties"] = {f"^({keys})$": {"description": "No longer read: delete it."}}
 
 
+class About:
+    """What a section is, and what each of its keys means: data that `python -OO` keeps, as it drops docstrings.
+
+    Editors show it (schema/), and docs/reference/ is made of it. A text is a fragment without a full stop; a unit
+    stands last, in square brackets.
+    """
+
+    __slots__ = ("keys", "text")
+
+    def __init__(self, text: str, /, **keys: str) -> None:
+        self.text = text
+        self.keys = keys
+
+    @property
+    def sentence(self) -> str:
+        """What it is, with a full stop; empty where nobody has said it."""
+        return f"{self.text}." if self.text else ""
+
+
 class Section(BaseModel):
     """A strict, frozen section of a YAML file: unknown keys are errors, nothing is coerced.
 
-    `retired` are keys that were read once: a file that still has one is read without it, with a warning.
+    `about` says what it is and what each key means. It has no annotation, which pydantic would evaluate again for each
+    subclass at every start. `retired` are keys that were read once: a file that still has one is read without it, with
+    a warning.
     """
 
     model_config = ConfigDict(
@@ -55,5 +76,7 @@ class Section(BaseModel):
         allow_inf_nan=False,
         defer_build=True,
         json_schema_extra=_accept_retired,
+        ignored_types=(About,),
     )
+    about = About("")
     retired: ClassVar[frozenset[str]] = frozenset()

@@ -13,7 +13,7 @@ from archcalc.errors import InputError, Problem, SpecError, show_value
 from archcalc.files.loader import NOUNS, bundled_names, name_hint, validate
 from archcalc.files.model import Text
 from archcalc.files.yaml_loader import Document, load, read
-from archcalc.section import Section
+from archcalc.section import About, Section
 
 NAME = "books.yaml"
 FOLDERS = {"plans": "plans", "gpus": "hardware"}
@@ -21,12 +21,16 @@ FOLDERS = {"plans": "plans", "gpus": "hardware"}
 
 
 class Carried(Section):
-    """What one report is about beside its spec: bundled names, or paths from the folder of this file.
+    """What one report is about beside its spec: bundled names, or paths from the folder of this file."""
 
-    Attributes:
-        plans: training plans, each with its memory on every pipeline rank.
-        gpus: each with what its memory goes to in serving.
-    """
+    about = About(
+        "What one report is about beside its spec",
+        plans=(
+            "Training plans, each with its memory on every pipeline rank: bundled names, or paths from the folder of "
+            "this file"
+        ),
+        gpus="GPUs, each with what its memory goes to in serving: bundled names, or paths from the folder of this file",
+    )
 
     plans: list[Text] = Field(default_factory=list)
     gpus: list[Text] = Field(default_factory=list)
@@ -34,6 +38,14 @@ class Carried(Section):
 
 class Books(Section):
     """What the reports of a folder are about, by the `name` of the spec; without an entry, about the spec alone."""
+
+    about = About(
+        "What the reports of a folder are about: `books.yaml` beside them, read by `archcalc report`",
+        kind="What file this is",
+        books=(
+            "By the `name` of a spec, what its report is about beside it; a spec without an entry is reported on alone"
+        ),
+    )
 
     kind: Literal["books"]
     books: dict[Text, Carried]
@@ -54,8 +66,8 @@ def load_books(folder: Path) -> Mapping[str, Mapping[str, list[str]]]:
             "this is not a file", source=str(path), hint=f"{NAME} says which plans and GPUs reports are about"
         )
     document = load(read(path), str(path))
-    entries = validate(document.data, document, Books).books
-    problems = [problem for name, entry in entries.items() for problem in _unknown(name, entry, folder, document)]
+    books = validate(document.data, document, Books)
+    problems = list(unknown(books, folder, document))
     if problems:
         raise SpecError.from_problems(problems)
     return {
@@ -65,8 +77,14 @@ def load_books(folder: Path) -> Mapping[str, Mapping[str, list[str]]]:
             ]
             for key, of in FOLDERS.items()
         }
-        for name, entry in entries.items()
+        for name, entry in books.books.items()
     }
+
+
+def unknown(books: Books, folder: Path, document: Document) -> Iterator[Problem]:
+    """A problem for each plan and GPU of a file in a folder that is neither bundled nor there."""
+    for name, entry in books.books.items():
+        yield from _unknown(name, entry, folder, document)
 
 
 def _unknown(name: str, entry: Carried, folder: Path, document: Document) -> Iterator[Problem]:
