@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from archcalc.cli.options import Format, Output, SpecArgument, Units
-
-if TYPE_CHECKING:
-    from archcalc.errors import InputError
-    from archcalc.files.model import Spec
-    from archcalc.files.yaml_loader import Document
 
 
 def command(
@@ -23,7 +18,7 @@ def command(
 ) -> None:
     """Judge the spec's published claims: verdict, cause, explanation."""
     from archcalc.cli.output import emit
-    from archcalc.documents.claims import claims
+    from archcalc.documents.claims import claims, placed
     from archcalc.errors import CheckFailed, InputError
     from archcalc.hf.spec import load_located
 
@@ -36,15 +31,3 @@ def command(
     refuted = [finding for finding in report.findings if finding["verdict"] == "refuted"]
     if strict and refuted:
         raise CheckFailed(f"{len(refuted)} of {len(report.findings)} claims refuted")
-
-
-def placed(error: InputError, spec: Spec, document: Document) -> InputError:
-    """The error about a claim's quantity, at the claim that it is about."""
-    from archcalc.errors import SpecError
-
-    name = str(error.value)
-    i = next((i for i, claim in enumerate(spec.claims) if claim.quantity in (name, f"params[{name}]")), None)
-    if i is None:
-        return error
-    problem = document.problem(error.message, ("claims", i, "quantity"), value=error.value, hint=error.hint)
-    return SpecError.from_problems([problem])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from archcalc.cli.options import Format, Output, Units
+from archcalc.cli.options import Format, KindName, Output, Units
 
 
-def command(format_name: Format = None, output: Output = None, units: Units = "gib") -> None:
-    """List the bundled specs."""
+def command(kind: KindName = None, format_name: Format = None, output: Output = None, units: Units = "gib") -> None:
+    """List the bundled specs, or the plans, GPUs, engines or stacks."""
     from archcalc.cli.output import emit
     from archcalc.documents.specs import specs_report
 
-    emit(specs_report(), format_name, output, units)
+    emit(specs_report(kind or "spec"), format_name, output, units)

@@ -19,7 +19,8 @@ from archcalc.documents.readings import (
     parameters_at,
     slip_readings,
 )
-from archcalc.errors import InputError, did_you_mean
+from archcalc.errors import InputError, SpecError, did_you_mean
+from archcalc.files.document import Document
 from archcalc.files.model import Claim, Spec
 from archcalc.tape import Tape
 from archcalc.units import Printed, format_count, parse_printed
@@ -200,3 +201,13 @@ def _finding(item: Judged) -> dict[str, Any]:
 def _number(value: Value) -> int | float:
     fraction = Fraction(value)
     return int(fraction) if fraction.denominator == 1 else float(fraction)
+
+
+def placed(error: InputError, spec: Spec, document: Document) -> InputError:
+    """The error about a claim's quantity, at the claim that it is about."""
+    name = str(error.value)
+    i = next((i for i, claim in enumerate(spec.claims) if claim.quantity in (name, f"params[{name}]")), None)
+    if i is None:
+        return error
+    problem = document.problem(error.message, ("claims", i, "quantity"), value=error.value, hint=error.hint)
+    return SpecError.from_problems([problem])
