@@ -111,6 +111,8 @@ def given(argument: str, kind: str | None = None) -> Given:
         _known(kind)
     path = _is_path(argument)
     named = None if path else _bundled(argument.lower(), kind)
+    if named is None and kind is None and not (path or os.path.lexists(argument)):
+        raise _unknown(argument)
     if named is None and (path or kind in (None, "spec")):
         from archcalc.hf.spec import document_of
 
@@ -145,6 +147,21 @@ def _bundled(name: str, kind: str | None) -> str | None:
         options = " or ".join(f"--kind {k}" for k in kinds)
         raise InputError(f"{name} is the name of several files: {', '.join(kinds)}", value=name, hint=f"add {options}")
     return kinds[0] if kinds else None
+
+
+def _unknown(name: str) -> InputError:
+    """The error about a name of nothing, with the near miss of whatever kind."""
+    hints = []
+    for kind in BUNDLED:
+        try:
+            loader.find(name, KINDS[kind].folder or "")
+        except InputError as error:
+            hints.append(error.hint or "")
+    near = [hint for hint in hints if hint.startswith("did you mean")]
+    others = f"; archcalc specs --kind {'|'.join(BUNDLED[1:])} lists the others"
+    *most, last = (loader.NOUNS[KINDS[kind].folder or ""] for kind in BUNDLED)
+    message = f"no file and no bundled {', '.join(most)} or {last} is named {show_value(name, limit=80)}"
+    return InputError(message, value=name, hint=near[0] if near else hints[0] + others)
 
 
 def _known(kind: str) -> None:

@@ -284,7 +284,7 @@ MANY = ("params", "show", "import", "kv", "claims")
         ("moon/Other", "moon/Other: error: no such file", "did you mean hf:moon/Other?"),
         ("hf:", '"hf:" names no model of the hub', "hf:ORG/NAME"),
         ("hf:a/b/c", '"hf:a/b/c" names no model of the hub', "hf:ORG/NAME"),
-        ("k52", 'no bundled spec is named "k52"', "did you mean k25?"),
+        ("k52", 'is named "k52"', "did you mean k25?"),
         ("loop/config.json", "Too many levels of symbolic links", "check the path"),
     ],
 )

@@ -113,6 +113,20 @@ def test_a_kind_that_can_do_without_the_word_is_told_by_its_keys(here: Path, mon
     assert run("validate", "mine.yaml") == Ran(0, "mine.yaml: a valid shelf file (shelf)\n", "")
 
 
+def test_a_near_miss_of_any_kind_is_the_hint() -> None:
+    ran = run("show", "k2-pretrian")
+    assert ran == Ran(
+        2,
+        "",
+        'error: no file and no bundled spec, plan, GPU, engine or stack is named "k2-pretrian"\n'
+        "hint: did you mean k2-pretrain?\n",
+    )
+    assert run("validate", "nvidia-h100").err.endswith("did you mean h100?\n")
+    assert run("show", "nothing-like-it").err.endswith(
+        "; archcalc specs --kind plan|hardware|engine|stack lists the others\n"
+    )
+
+
 def test_case_makes_no_difference_to_a_name() -> None:
     assert run("show", "H200") == run("show", "h200")
 
