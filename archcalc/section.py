@@ -34,14 +34,6 @@ Amount = Annotated[int, *_memory(ge=0)]
 """The same, or nothing."""
 
 
-def _accept_retired(schema: dict[str, Any], section: type[Section]) -> None:
-    """Editors don't underline a retired key in a file that still has it, and don't offer it to a new one: they complete
-    `properties`, and no pattern."""
-    if section.retired:
-        keys = "|".join(sorted(section.retired))
-        schema["patternProperties"] = {f"^({keys})$": {"description": "No longer read: delete it."}}
-
-
 class About:
     """What a section is, and what each of its keys means: data that `python -OO` keeps, as it drops docstrings.
 
@@ -75,7 +67,6 @@ class Section(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         defer_build=True,
-        json_schema_extra=_accept_retired,
         ignored_types=(About,),
     )
     about = About("")

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import Force, Format, Output, Units
+from archcalc.cli.file_options import Force
+from archcalc.cli.options import Format, Output, Units
 
 
 def command(

@@ -132,16 +132,3 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Override a plan field: parallel.pp=8. Repeatable."),
 ]
-KindName = Annotated[
-    str | None,
-    typer.Option(
-        "--kind",
-        metavar="KIND",
-        help="spec, plan, hardware, engine or stack. [default: what the name or the file says]",
-    ),
-]
-Copies = Annotated[
-    list[Path] | None,
-    typer.Option("-o", "--output", metavar="FILE", help="Write to a file, its schema beside it. Repeatable."),
-]
-Force = Annotated[bool, typer.Option("--force", help="Write over another file that is there already.")]

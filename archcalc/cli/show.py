@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import Copies, Force, KindName
+from archcalc.cli.file_options import Copies, Force, KindName
 
 
 def command(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from archcalc.cli.options import Format, KindName, Output, Units
+from archcalc.cli.file_options import KindName
+from archcalc.cli.options import Format, Output, Units
 
 
 def command(kind: KindName = None, format_name: Format = None, output: Output = None, units: Units = "gib") -> None:

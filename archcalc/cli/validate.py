@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import KindName
+from archcalc.cli.file_options import KindName
 
 
 def command(

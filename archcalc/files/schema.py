@@ -38,13 +38,20 @@ def _own(one: type) -> dict[str, str]:
 
 
 class _Described(GenerateJsonSchema):
-    """Takes descriptions from each section's `about`, never from docstrings."""
+    """Takes descriptions from each section's `about`, never from docstrings.
+
+    Editors don't underline a retired key in a file that still has it, and don't offer it to a new one: they complete
+    `properties`, and no pattern.
+    """
 
     def model_schema(self, schema: Any) -> JsonSchemaValue:
         made, section = super().model_schema(schema), schema["cls"]
         made["description"] = section.about.text
         for key, text in described(section).items():
             made["properties"][key]["description"] = text
+        if section.retired:
+            keys = "|".join(sorted(section.retired))
+            made["patternProperties"] = {f"^({keys})$": {"description": "No longer read: delete it."}}
         return made
 
 
