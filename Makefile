@@ -46,8 +46,8 @@ format: $(VENV)/.installed-dev ## rewrite the code as ruff wants it
 golden: $(VENV)/.installed-dev ## rewrite the golden files; read the diff before you commit it
 	@$(BIN)/python -m pytest -k golden --snapshot-update
 
-schema: $(VENV)/.installed-base ## rewrite schema/ from the types, docs/glossary.md from the quantities, the tables of the other pages
-	@for kind in spec plan hardware engine stack books budgets; do $(BIN)/archcalc schema $$kind -o schema/$$kind.schema.json; done
+schema: $(VENV)/.installed-base ## rewrite schema/ and docs/reference/ from the types, docs/glossary.md from the quantities, the tables of the other pages
+	@$(BIN)/python -m archcalc.documents.keys
 	@$(BIN)/python -m archcalc.documents.glossary >docs/glossary.md
 	@$(BIN)/python -m tests.serving.published_logs
 	@$(BIN)/python -m tests.training.goldens --write

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from archcalc.errors import FieldError
 from archcalc.files.loader import bundled_names, parse, text_of
 from archcalc.files.model import Text
-from archcalc.section import Memory, Section, Size
+from archcalc.section import About, Memory, Section, Size
 
 FOLDER = "hardware"
 Architecture = Literal["volta", "turing", "ampere", "ada", "hopper", "blackwell", "cdna3", "cdna4"]
@@ -22,6 +22,13 @@ _MEMORY_HINT = "write what programs see, such as memory_visible_bytes: 94.97GiB,
 class Links(Section):
     """What one device sends in one direction [bytes/s]. Without NVLink `nvlink_bytes_per_s` is what PCIe carries."""
 
+    about = About(
+        "What one device sends in one direction",
+        nvlink_bytes_per_s="To devices of the same node; what PCIe carries, where there is no faster link [bytes/s]",
+        pcie_bytes_per_s="To the host [bytes/s]",
+        network_bytes_per_s="To other nodes [bytes/s]",
+    )
+
     nvlink_bytes_per_s: Size
     pcie_bytes_per_s: Size
     network_bytes_per_s: Size
@@ -30,28 +37,46 @@ class Links(Section):
 class Host(Section):
     """The memory of a whole node's processors: its size [bytes], and what it can be read at [bytes/s]."""
 
+    about = About(
+        "The memory of a whole node's processors",
+        memory_bytes="Its size, in bytes or as 2TB [bytes]",
+        memory_bandwidth="What it can be read at [bytes/s]",
+    )
+
     memory_bytes: Memory
     memory_bandwidth: Size
 
 
 class Hardware(Section):
-    """One accelerator. Its name and one of the memory keys are enough for a question about memory.
+    """One accelerator. Its name and one of the memory keys are enough for a question about memory."""
 
-    Attributes:
-        title: as reports print it; `name` where it is left out.
-        architecture: of the device, where a training stack's workspaces differ by it.
-        memory_bytes: memory as sold, in decimal gigabytes [bytes], or text with a unit such as 96GB.
-        memory_visible_bytes: what a program is told that it has; engines take a share of this [bytes], or text with a
-            unit such as 94.97GiB. `memory_bytes` where it is left out.
-        memory_bandwidth: of the device's own memory [bytes/s].
-        peak_flops: dense peak by dtype [FLOP/s]; for int8 integer operations.
-        links: between devices of a node, to the host, to other nodes.
-        devices_per_node: devices of the usual server.
-        price_per_hour: what you pay for one device, in the currency that you like.
-        host: the node's own memory.
-        assumed: figures without a source, each as `key: why`.
-    """
-
+    about = About(
+        (
+            "One accelerator: its memory as sold and as programs see it, its links, its peak arithmetic. Its name and "
+            "one of the memory keys are enough for a question about memory"
+        ),
+        kind="What file this is",
+        name="Short name, by which commands and reports call it",
+        title="The device's name, as reports print it; left out: `name`",
+        architecture="Of the device: the workspaces of a training stack differ by it; left out: the smallest ones",
+        sources="Where the figures are from, each source under a name of its own",
+        memory_bytes="Memory as sold, in bytes or as 96GB; needed where `memory_visible_bytes` is left out [bytes]",
+        memory_visible_bytes=(
+            "What a program is told that it has, in bytes or as 94.97GiB (torch.cuda.mem_get_info()[1], "
+            "total_gpu_memory in a log of vLLM); engines take a share of this. Left out: `memory_bytes`, and reports "
+            "say so [bytes]"
+        ),
+        memory_bandwidth="Of the device's own memory [bytes/s]",
+        peak_flops="Dense peak by dtype; of int8 integer operations. `train` with offload asks for `bfloat16` [FLOP/s]",
+        links=(
+            "What one device sends in one direction. Left out: `serve` takes PCIe, and says so; `train` with offload "
+            "asks for them"
+        ),
+        devices_per_node="GPUs of the usual server; reports say so where this default is taken [devices]",
+        price_per_hour="What you pay for one device an hour, in the currency that you like",
+        host="The memory of a node's processors",
+        assumed="Figures without a source, each as `key: why`",
+    )
     model_config = ConfigDict(
         json_schema_extra={"anyOf": [{"required": ["memory_visible_bytes"]}, {"required": ["memory_bytes"]}]}
     )

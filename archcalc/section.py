@@ -60,18 +60,31 @@ Sides = Annotated[tuple[int, int], BeforeValidator(_sides), WithJsonSchema(_SIDE
 """Height and width of an image, as text such as 1024x768 [pixels]."""
 
 
-def _accept_retired(schema: dict[str, Any], section: "type[Section]") -> None:
-    """Editors don't underline a retired key in a file that still has it, and don't offer it to a new one: they complete
-    `properties`, and no pattern."""
-    if section.retired:
-        keys = "|".join(sorted(section.retired))
-        schema["patternProperties"] = {f"^({keys})$": {"description": "No longer read: delete it."}}
+class About:
+    """What a section is, and what each of its keys means: data that `python -OO` keeps, as it drops docstrings.
+
+    Editors show it (schema/), and docs/reference/ is made of it. A text is a fragment without a full stop; a unit
+    stands last, in square brackets.
+    """
+
+    __slots__ = ("keys", "text")
+
+    def __init__(self, text: str, /, **keys: str) -> None:
+        self.text = text
+        self.keys = keys
+
+    @property
+    def sentence(self) -> str:
+        """What it is, with a full stop; empty where nobody has said it."""
+        return f"{self.text}." if self.text else ""
 
 
 class Section(BaseModel):
     """A strict, frozen section of a YAML file: unknown keys are errors, nothing is coerced.
 
-    `retired` are keys that were read once: a file that still has one is read without it, with a warning.
+    `about` says what it is and what each key means. It has no annotation, which pydantic would evaluate again for each
+    subclass at every start. `retired` are keys that were read once: a file that still has one is read without it, with
+    a warning.
     """
 
     model_config = ConfigDict(
@@ -80,6 +93,7 @@ class Section(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         defer_build=True,
-        json_schema_extra=_accept_retired,
+        ignored_types=(About,),
     )
+    about = About("")
     retired: ClassVar[frozenset[str]] = frozenset()

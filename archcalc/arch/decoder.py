@@ -22,7 +22,7 @@ from archcalc.arch.layers import LayerKind, Layers, Place, Placement
 from archcalc.arch.rope import RopeScaling, check_scaling
 from archcalc.arch.rows import new_rows, sequences
 from archcalc.errors import FieldError, did_you_mean
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import Dim, Tape, Tensor, Weight
 from archcalc.tape.values import NormKind
 
@@ -40,16 +40,51 @@ RESIDUALS = (*RESIDUAL_MODULES.values(), "model.output_attn_res")
 class Decoder(Block):
     """Decoder-only transformer: token embedding, layers of residual steps, a last norm, a head.
 
-    A step has an RMSNorm before its mixer, unless `norm`, `norm_placement` or it says otherwise. `position_embeddings`
-    are the rows of a learned position table (GPT-2: n_positions; OPT: max_position_embeddings + 2), `embedding_norm` a
-    norm right after the embedding (BLOOM). Without `rope_theta` no attention rotates. Multi-token prediction runs the
-    last layer's kind unless `mtp_layer` names another; `mtp_stored` says whether the release holds its modules, null
-    that this is not known.
-    With `attn_res_block_size` what a mixer and the head read is no
-    sum of what came before: a softmax weighs the outputs of blocks of so many layers and the running sum of the last
-    one (attention residuals, arXiv:2603.15031, Kimi K3).
+    With `attn_res_block_size` what a mixer and the head read is no sum of what came before: a softmax weighs the
+    outputs of blocks of so many layers and the running sum of the last one.
     """
 
+    about = About(
+        "Decoder-only transformer: token embedding, layers of residual steps, a last norm, a head",
+        hidden_size="Width of the residual stream [elements]",
+        vocab_size="Rows of the embedding and outputs of the head [tokens]",
+        num_hidden_layers="Layers, those of multi-token prediction apart; `layers` adds up to it",
+        max_position_embeddings="Longest context: what commands take where `--context` is left out [tokens]",
+        tie_word_embeddings="Whether the head is the embedding's matrix, which then counts once",
+        num_nextn_predict_layers="Modules of multi-token prediction (DeepSeek-V3); 0: none",
+        mtp_stored=(
+            "Whether the release holds the modules of multi-token prediction; null: nobody has looked, and they are "
+            "counted with a note"
+        ),
+        lm_head_bias="Whether the head has a bias (Phi-3.5-MoE)",
+        rms_norm_eps=(
+            "Epsilon of RMSNorms; needed where a norm of the layers is one, refused elsewhere. Changes no size"
+        ),
+        layer_norm_eps=(
+            "Epsilon of LayerNorms; needed where a norm of the layers is one, refused elsewhere. Changes no size"
+        ),
+        dtype="Dtype of weights and activations where `storage`, a plan or an option does not say otherwise",
+        rope_theta="Base of the rotary embedding; null: no attention rotates. Changes no size",
+        rope_scaling="Stretching of the rotary embedding beyond the pretrained context; null: none. Changes no size",
+        norm=(
+            "Kind of the layers' norms: `rms`, `rms_zero_centered` (times 1 + weight), `layer`, `layer_no_bias`, "
+            "`none` (LayerNorm without weights)"
+        ),
+        norm_placement="`pre`: x + f(norm x). `post`: x + norm f(x) (OLMo 2). `sandwich`: both (Gemma 2). `none`",
+        position_embeddings=(
+            "Rows of a learned position table (GPT-2: n_positions; OPT: max_position_embeddings + 2); left out: no "
+            "such table"
+        ),
+        embedding_norm="Kind of a norm right after the embedding (BLOOM); left out: no such norm",
+        layers="Patterns of layers in order",
+        mtp_layer="The layer that multi-token prediction runs; left out: the kind of the last layer",
+        attn_res_block_size=(
+            "Layers of a block whose output later mixers attend to, in place of the residual's sum (attention "
+            "residuals, arXiv:2603.15031, Kimi K3); left out: a plain residual [layers]"
+        ),
+        attention="Attention mixers, each under a name that `layers` uses",
+        ffn="Feed-forward mixers, each under a name that `layers` uses",
+    )
     purposes: ClassVar[dict[str, str]] = {
         "embed_tokens": "Looks up each token's hidden vector.",
         "embed_positions": "Looks up a learned vector for each position, added to the token's.",
@@ -237,7 +272,7 @@ class Decoder(Block):
                     mixed = tape.norm(read, step.input_norm, kind=step.norm, role="norm", site=f"{site}_norm")
                 elif not step.shares:
                     mixed = read
-                with tape.scope(step.scope, block.__doc__ or "", block.purposes):
+                with tape.scope(step.scope, block.about.sentence, block.purposes):
                     out = block.forward(tape, mixed)
                 if step.output_norm:
                     out = tape.norm(out, step.output_norm, kind=step.norm, role="norm", site=f"{site}_post_norm")

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from archcalc.arch.block import Depth
 from archcalc.errors import FieldError
-from archcalc.section import Section
+from archcalc.section import About, Section
 from archcalc.tape.values import NormKind
 
 Placement = Literal["pre", "post", "sandwich", "none"]
@@ -59,16 +59,28 @@ LayerKind = tuple[StepKind, ...]
 
 
 class Step(Section):
-    """One residual step: a mixer between its norms, added to what came in.
+    """One residual step: a mixer between its norms, added to what came in."""
 
-    Attributes:
-        attention, ffn: the mixer, by its name in one of the sections beside `layers`; exactly one of them.
-        scope: the module that holds it; `self_attn` or `mlp` unless said.
-        norm_placement, norm: the backbone's unless said.
-        input_norm, output_norm: modules of the norms before and after the mixer.
-        arrangement: `parallel` mixes what the step before it mixed (x + a(norm x) + f(norm x)); with `norm_placement`
-            `none` it shares that step's norm (GPT-J, phi, Falcon-7B).
-    """
+    about = About(
+        "One residual step: a mixer between its norms, added to what came in",
+        attention="The mixer, by its name under `backbone.attention`; exactly one of `attention` and `ffn`",
+        ffn="The mixer, by its name under `backbone.ffn`; exactly one of `attention` and `ffn`",
+        scope="Module that holds the mixer in the checkpoint; left out: `self_attn` or `mlp`",
+        norm_placement="`pre`, `post`, `sandwich` or `none`, as in the backbone; left out: the backbone's",
+        norm="Kind of the step's norms; left out: the backbone's",
+        input_norm=(
+            "Module of the norm before the mixer; left out: as Llama, OLMo 2 and Gemma name it (input_layernorm, "
+            "post_attention_layernorm, pre_feedforward_layernorm)"
+        ),
+        output_norm=(
+            "Module of the norm after the mixer; left out: as OLMo 2 and Gemma name it (post_attention_layernorm, "
+            "post_feedforward_layernorm)"
+        ),
+        arrangement=(
+            "`parallel`: the mixer reads what the step before it read (x + a(norm x) + f(norm x)); with "
+            "`norm_placement: none` behind that step's norm (GPT-J, phi, Falcon-7B)"
+        ),
+    )
 
     attention: str | None = None
     ffn: str | None = None
@@ -113,8 +125,20 @@ class Step(Section):
 
 
 class Layers(Section):
-    """`count` equal layers: an attention and an ffn by their names in the sections beside `layers`, or a list of
-    `steps`. Or `repeat` times the `layers` below it."""
+    """A pattern of layers: the usual two steps, a list of steps, or a pattern that is repeated."""
+
+    about = About(
+        (
+            "`count` equal layers: an attention and a feed-forward by name, or a list of `steps`. Or `repeat` times "
+            "the `layers` below it"
+        ),
+        count="How many of these layers; left out beside `repeat`, and in `mtp_layer` [layers]",
+        attention="The attention of the usual two steps, by its name under `backbone.attention`",
+        ffn="The feed-forward of the usual two steps, by its name under `backbone.ffn`",
+        steps="The layer as a list of residual steps, in place of `attention` and `ffn`",
+        repeat="How often the `layers` below are repeated",
+        layers="Patterns that `repeat` repeats, in order",
+    )
 
     count: Depth | None = None
     attention: str | None = None

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Units
-
-if TYPE_CHECKING:
-    from archcalc.errors import InputError
-    from archcalc.files.yaml_loader import Document
 
 
 def command(
@@ -23,7 +19,7 @@ def command(
 ) -> None:
     """Judge the spec's published claims: verdict, cause, explanation."""
     from archcalc.cli.output import emit
-    from archcalc.documents.claims import claims
+    from archcalc.documents.claims import claims, placed
     from archcalc.errors import CheckFailed, InputError
     from archcalc.hf.spec import load_located
 
@@ -36,14 +32,3 @@ def command(
     refuted = [finding for finding in report.findings if finding["verdict"] == "refuted"]
     if strict and refuted:
         raise CheckFailed(f"{len(refuted)} of {len(report.findings)} claims refuted")
-
-
-def placed(error: InputError, document: Document) -> InputError:
-    """An error about a claim, at the key that it is about."""
-    from archcalc.documents.claims import Misclaimed
-    from archcalc.errors import SpecError
-
-    if not isinstance(error, Misclaimed):
-        return error
-    problem = document.problem(error.message, error.loc, value=error.value, hint=error.hint)
-    return SpecError.from_problems([problem])

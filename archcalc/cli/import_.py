@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from archcalc.cli.file_options import Force
 from archcalc.cli.options import Assumptions, Format, Output, Units
-
-STDOUT = Path("-")
 
 
 def command(
@@ -23,47 +20,28 @@ def command(
     ] = False,
     format_name: Format = None,
     output: Output = None,
+    force: Force = False,
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
     """Read a Hugging Face config.json as a spec, and print the spec."""
+    from archcalc.cli.copies import deliver
     from archcalc.cli.output import emit
     from archcalc.documents.importing import imported, receipt
+    from archcalc.errors import InputError
 
     document = imported(source)
     if explain:
         emit(receipt(document), format_name, output, units, assumptions)
+    elif format_name is not None:
+        raise InputError(
+            f"import prints YAML, not {format_name}", value=format_name, hint="--explain prints a report in that format"
+        )
     else:
-        _print(document.text, format_name, output)
+        deliver(document.text, "spec", output, force=force)
     supplied = [row for row in document.receipt if row.default]
     if strict and supplied:
         from archcalc.errors import CheckFailed
 
         listed = ", ".join(row.key for row in supplied)
         raise CheckFailed(f"{len(supplied)} values are defaults of the class: {listed}")
-
-
-def _print(text: str, format_name: str | None, output: list[Path] | None) -> None:
-    """The spec's text on stdout, or in files. Raises InputError for a format of reports."""
-    from archcalc.errors import InputError
-
-    if format_name is not None:
-        raise InputError(
-            f"import prints YAML, not {format_name}", value=format_name, hint="--explain prints a report in that format"
-        )
-    from archcalc.cli.output import PICTURES, write_file
-    from archcalc.render import ENDINGS
-
-    for path in output or ():
-        ending = path.suffix.lower()
-        if ending in PICTURES or ending.removeprefix(".") in ENDINGS:
-            raise InputError(
-                f"import prints YAML, which {path.name} does not say",
-                value=str(path),
-                hint="end it in .yaml; --explain prints a report in other formats",
-            )
-    for path in output or (STDOUT,):
-        if path == STDOUT:
-            sys.stdout.write(text)
-        else:
-            write_file(path, text.encode())

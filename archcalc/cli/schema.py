@@ -8,37 +8,34 @@ from typing import Annotated
 
 import typer
 
+STDOUT = Path("-")
+
 
 def command(
     kind: Annotated[
         str, typer.Argument(metavar="KIND", help="spec, plan, hardware, engine, stack, books or budgets.")
     ] = "spec",
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file.")] = None,
+    format_name: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="json, or markdown: every key in words. [default: json]"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write to a file; .md is markdown, any other ending json."),
+    ] = None,
 ) -> None:
-    """Print the JSON Schema of a file kind, as editors use it."""
-    from pydantic import BaseModel
-
+    """Print the JSON Schema of a file kind, as editors use it, or the reference of its keys."""
     from archcalc.cli.output import write_file
-    from archcalc.documents.books_file import Books
-    from archcalc.documents.budgets_file import Budgets
-    from archcalc.files.model import Spec
+    from archcalc.documents.keys import reference
+    from archcalc.documents.kinds import models
+    from archcalc.errors import InputError
     from archcalc.files.schema import schema_text
-    from archcalc.hardware import Hardware
-    from archcalc.serving.engine import Engine
-    from archcalc.training.plan import Plan
-    from archcalc.training.stack import Stack
 
-    known: dict[str, type[BaseModel]] = {
-        "spec": Spec,
-        "plan": Plan,
-        "hardware": Hardware,
-        "engine": Engine,
-        "stack": Stack,
-        "books": Books,
-        "budgets": Budgets,
-    }
-    text = schema_text(kind, known)
-    if output is None or output == Path("-"):
+    if format_name not in (None, "json", "markdown"):
+        raise InputError(f"no schema in the format {format_name}", value=format_name, hint="use json or markdown")
+    page = output is not None and output.suffix.lower() == ".md" if format_name is None else format_name == "markdown"
+    text = (reference if page else schema_text)(kind, models())
+    if output is None or output == STDOUT:
         sys.stdout.write(text)
     else:
         write_file(output, text.encode())

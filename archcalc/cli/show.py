@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Annotated
 
-from archcalc.cli.options import SpecArgument
+import typer
+
+from archcalc.cli.file_options import Copies, Force, KindName
 
 
-def command(spec: SpecArgument) -> None:
-    """Print a spec's YAML text: the start of a spec of your own."""
-    from archcalc.errors import harmless
-    from archcalc.hf.spec import load_located
+def command(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A bundled name (k25, h200), a file, a config.json, or hf:ORG/NAME."),
+    ],
+    kind: KindName = None,
+    output: Copies = None,
+    force: Force = False,
+) -> None:
+    """Print a file's YAML text, or write it with its schema: the start of one of your own."""
+    from archcalc.cli.copies import deliver
+    from archcalc.documents.kinds import content, given
 
-    _, document = load_located(spec)
-    text = document.text
-    if sys.stdout.isatty():  # a file may hold what a terminal would obey
-        text = "\n".join("\t".join(map(harmless, line.split("\t"))) for line in text.splitlines()) + "\n"
-    sys.stdout.write(text)
+    file = given(name, kind)
+    content(file)
+    deliver(file.document.text, file.kind, output, force=force, ours=file.bundled)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from archcalc.cli.file_options import KindName
 from archcalc.cli.options import Assumptions, Format, Output, Units
 
 
 def command(
-    format_name: Format = None, output: Output = None, units: Units = "gib", assumptions: Assumptions = False
+    kind: KindName = None,
+    format_name: Format = None,
+    output: Output = None,
+    units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
-    """List the bundled specs."""
+    """List the bundled specs, or the plans, GPUs, engines or stacks."""
     from archcalc.cli.output import emit
     from archcalc.documents.specs import specs_report
 
-    emit(specs_report(), format_name, output, units, assumptions)
+    emit(specs_report(kind or "spec"), format_name, output, units, assumptions)

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import SpecArguments
+from archcalc.cli.file_options import KindName
 
 
-def command(specs: SpecArguments) -> None:
-    """Check specs: exit 1 if one is invalid, 2 if one can't be read. Reports every error of every file."""
+def command(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Files of any kind, bundled names (k25), config.json files, folders, or hf:ORG/NAME.",
+        ),
+    ],
+    kind: KindName = None,
+) -> None:
+    """Check files: exit 1 if one is invalid, 2 if one can't be read. Reports every error of every file."""
+    from archcalc.documents.kinds import checked, given
     from archcalc.errors import ArchcalcError, SpecError, harmless
 
     worst = 0
-    for argument in specs:
+    for argument in files:
         try:
-            title = _checked(argument)
+            file = given(argument, kind)
+            title = checked(file)
         except ArchcalcError as error:
             print(error.render(), file=sys.stderr)
             worst = max(worst, 1 if isinstance(error, SpecError) else 2)
         else:
-            print(harmless(f"{argument}: valid ({title})"))
+            valid = "valid" if file.kind == "spec" else f"a valid {file.kind} file"
+            print(harmless(f"{argument}: {valid} ({title})"))
     raise typer.Exit(worst)
-
-
-def _checked(argument: str) -> str:
-    """The title of a valid spec whose claims are about quantities that it has. Raises InputError or SpecError."""
-    from archcalc.cli.claims import placed
-    from archcalc.documents.claims import claimed_quantities
-    from archcalc.errors import InputError
-    from archcalc.hf.spec import load_located
-
-    spec, document = load_located(argument)
-    try:
-        claimed_quantities(spec)
-    except InputError as error:
-        raise placed(error, document) from None
-    return spec.title

@@ -15,7 +15,7 @@ from archcalc.files.loader import NOUNS, bundled_names, validate
 from archcalc.files.model import Text
 from archcalc.files.under import Sizes
 from archcalc.files.yaml_loader import Document, load, read
-from archcalc.section import Section, Size
+from archcalc.section import About, Section, Size
 
 NAME = "books.yaml"
 FOLDERS = {"plans": "plans", "gpus": "hardware"}
@@ -23,13 +23,17 @@ FOLDERS = {"plans": "plans", "gpus": "hardware"}
 
 
 class Carried(Sizes):
-    """What one report is about beside its spec: bundled names, or paths from the folder of this file.
+    """What one report is about beside its spec: bundled names, or paths from the folder of this file."""
 
-    Attributes:
-        plans: training plans, each with its memory on every pipeline rank.
-        gpus: each with what its memory goes to in serving.
-        gpu_count: how many of them, the fewest that fit where it is left out.
-    """
+    about = About(
+        "What one report is about beside its spec",
+        plans=(
+            "Training plans, each with its memory on every pipeline rank: bundled names, or paths from the folder of "
+            "this file"
+        ),
+        gpus="GPUs, each with what its memory goes to in serving: bundled names, or paths from the folder of this file",
+        gpu_count="How many of each GPU; the fewest that fit where it is left out",
+    )
 
     plans: list[Text] = Field(default_factory=list)
     gpus: list[Text] = Field(default_factory=list)
@@ -38,6 +42,14 @@ class Carried(Sizes):
 
 class Books(Section):
     """What the reports of a folder are about, by the `name` of the spec; without an entry, about the spec alone."""
+
+    about = About(
+        "What the reports of a folder are about: `books.yaml` beside them, read by `archcalc report`",
+        kind="What file this is",
+        books=(
+            "By the `name` of a spec, what its report is about beside it; a spec without an entry is reported on alone"
+        ),
+    )
 
     kind: Literal["books"]
     books: dict[Text, Carried]
@@ -58,11 +70,11 @@ def load_books(folder: Path) -> Mapping[str, Mapping[str, Any]]:
             "this is not a file", source=str(path), hint=f"{NAME} says which plans and GPUs reports are about"
         )
     document = load(read(path), str(path))
-    entries = validate(document.data, document, Books).books
-    problems = [problem for name, entry in entries.items() for problem in _unknown(name, entry, folder, document)]
+    books = validate(document.data, document, Books)
+    problems = list(unknown(books, folder, document))
     if problems:
         raise SpecError.from_problems(problems)
-    return {name: _flags(entry, folder) for name, entry in entries.items()}
+    return {name: _flags(entry, folder) for name, entry in books.books.items()}
 
 
 def _flags(entry: Carried, folder: Path) -> dict[str, Any]:
@@ -75,6 +87,12 @@ def _flags(entry: Carried, folder: Path) -> dict[str, Any]:
         for key, of in FOLDERS.items()
     }
     return {**files, **count, **entry.sizes}
+
+
+def unknown(books: Books, folder: Path, document: Document) -> Iterator[Problem]:
+    """A problem for each plan and GPU of a file in a folder that is neither bundled nor there."""
+    for name, entry in books.books.items():
+        yield from _unknown(name, entry, folder, document)
 
 
 def _unknown(name: str, entry: Carried, folder: Path, document: Document) -> Iterator[Problem]:

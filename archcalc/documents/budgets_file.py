@@ -16,7 +16,7 @@ from archcalc.files.loader import NOUNS, bundled_file, bundled_names, validate
 from archcalc.files.model import Text
 from archcalc.files.under import Under
 from archcalc.files.yaml_loader import Document, load, read
-from archcalc.section import Section
+from archcalc.section import About, Section
 
 _AMOUNT = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "minLength": 1}]}
 Amount = Annotated[int | float | str, WithJsonSchema(_AMOUNT)]
@@ -24,15 +24,16 @@ Amount = Annotated[int | float | str, WithJsonSchema(_AMOUNT)]
 
 
 class Budget(Under):
-    """What one quantity of a spec may come to. At least one of `max` and `max_increase` is there.
+    """What one quantity of a spec may come to. At least one of `max` and `max_increase` is there."""
 
-    Attributes:
-        spec: a spec, by a path from the folder of this file, or a bundled name.
-        quantity: a name of docs/glossary.md, or `params[PATH]`.
-        max: the most that it may be: 1.0T, 80GiB, or a number in its own unit.
-        max_increase: how much it may grow from the revision that `--base` names: 1%, 2GiB, or a number.
-        message: what to tell whoever goes past it.
-    """
+    about = About(
+        "What one quantity of a spec may come to; one of `max` and `max_increase` at least",
+        spec="A spec, by a path from the folder of this file, or a bundled name",
+        quantity="A name of docs/glossary.md, or params[PATH]",
+        max="The most that it may be: 1.0T, 80GiB, or a number in its own unit",
+        max_increase="How much it may grow from the revision that `--base` names: 1%, 2GiB, or a number",
+        message="What to tell whoever goes past it",
+    )
 
     spec: Text
     quantity: Text
@@ -49,6 +50,12 @@ class Budget(Under):
 
 class Budgets(Section):
     """Limits that `archcalc check` holds specs against."""
+
+    about = About(
+        "Limits that `archcalc check` holds specs against",
+        kind="What file this is; may be left out",
+        budgets="The limits, each on one quantity of one spec",
+    )
 
     kind: Literal["budgets"] = "budgets"
     budgets: Annotated[list[Budget], Field(min_length=1)]

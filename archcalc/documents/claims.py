@@ -21,7 +21,8 @@ from archcalc.documents.readings import (
 )
 from archcalc.documents.said import number_text, shown
 from archcalc.documents.standing import CONTEXT, IMAGE, SEQ
-from archcalc.errors import InputError, show_value
+from archcalc.errors import InputError, SpecError, show_value
+from archcalc.files.document import Document
 from archcalc.files.hints import name_hint
 from archcalc.files.loader import NOUNS, bundled_file, bundled_names
 from archcalc.files.model import Claim, Spec
@@ -245,3 +246,11 @@ def _finding(item: Judged) -> dict[str, Any]:
 def _number(value: Value) -> int | float:
     fraction = Fraction(value)
     return int(fraction) if fraction.denominator == 1 else float(fraction)
+
+
+def placed(error: InputError, document: Document) -> InputError:
+    """An error about a claim, at the key that it is about."""
+    if not isinstance(error, Misclaimed):
+        return error
+    problem = document.problem(error.message, error.loc, value=error.value, hint=error.hint)
+    return SpecError.from_problems([problem])

@@ -12,7 +12,7 @@ from archcalc.errors import FieldError
 from archcalc.files.schemes import Quantized
 from archcalc.files.storage import StorageSection, check_default, check_groups, check_paths, release
 from archcalc.files.under import Under
-from archcalc.section import Section
+from archcalc.section import About, Section
 from archcalc.tape import Tape
 from archcalc.units import Printed, parse_printed, printed_kind
 from archcalc.workload import Workload
@@ -23,9 +23,16 @@ Text = Annotated[str, Field(min_length=1)]
 class Claim(Under):
     """A number that somebody published: judged by `archcalc claims`.
 
-    `value` is the number as printed ("~104B", "2.1 %", "595 GB"), or null where the source leaves it blank. `plan` and
-    `gpu` are bundled names: a spec comes from anybody, and names no file to read.
+    `plan` and `gpu` are bundled names: a spec comes from anybody, and names no file to read.
     """
+
+    about = About(
+        "A number that somebody published: judged by `archcalc claims`",
+        claim="The source's own words",
+        quantity="What the number is of: a quantity of docs/glossary.md, such as params.total, or params[PATH]",
+        value="The number as printed (~104B, 2.1 %, 595 GB), or null where the source leaves it blank",
+        source="Where it stands, down to table or section",
+    )
 
     claim: Text
     quantity: Text
@@ -50,10 +57,24 @@ DESCRIPTIVE = ("kind", "name", "title", "sources", "claims")
 
 
 class Spec(Section):
-    """An architecture: what it is, how its release stores it, and what has been claimed about it.
+    """An architecture: what it is, how its release stores it, and what has been claimed about it."""
 
-    `assumed` says what no source gives: reports of bytes say that they rest on it.
-    """
+    about = About(
+        "An architecture: what it is, how its release stores it, and what has been claimed about it",
+        kind="What file this is",
+        name="Short name, by which commands and reports call it",
+        title="The model's name, as reports print it",
+        sources="Where the sizes are from, each source under a name of its own; comments may name them",
+        assumed="What no source gives, a sentence each: reports of bytes say that they rest on it",
+        backbone="The language model",
+        vision="The vision tower; together with `projector`, or neither",
+        projector="The way from the tower's features into the backbone; together with `vision`",
+        storage=(
+            "How the release stores each weight: a mapping from roles to schemes with a plain `default`, or a list of "
+            "rules of which the first that matches wins and the last is `default`"
+        ),
+        claims="Numbers that somebody published about the model, for `archcalc claims` to judge",
+    )
 
     kind: Literal["spec"]
     name: Text

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from archcalc.errors import InputError
-from archcalc.section import Section
+from archcalc.section import About, Section
 from archcalc.tape import Stored, Weight, product
 
 StoredDtype = Literal["bfloat16", "float16", "float32", "float8_e4m3fn", "int8"]
@@ -29,6 +29,12 @@ class Quantized(Section):
 
 class Plain(Section):
     """Each weight as it is, in one dtype."""
+
+    about = About(
+        "Each weight as it is, in one dtype",
+        scheme="Which scheme this is",
+        dtype="Dtype of the stored weight",
+    )
 
     scheme: Literal["plain"]
     dtype: StoredDtype

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from archcalc.files.scheme import Quantized, ScaleDtype, ceil, groups, sizes
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import Stored, Weight
 
 MX_GROUP = 32
@@ -18,6 +18,12 @@ class Fp8Block(Quantized):
     Proven to the byte: float32 scales with DeepSeek-V3.2, bfloat16 ones with Qwen3-30B-A3B-Thinking-2507-FP8.
     """
 
+    about = About(
+        "FP8 with one inverse scale for each block of a matrix (DeepSeek-V3, arXiv:2412.19437, section 3.3)",
+        scheme="Which scheme this is",
+        block_size="Sides of the block that shares a scale, outputs and inputs [elements]",
+        scale_dtype="Dtype of a scale",
+    )
     grouped: ClassVar[bool] = False
 
     scheme: Literal["fp8-block"]
@@ -45,6 +51,16 @@ class Scaled(Quantized):
     int-quantized, and FP8 of NVIDIA's ModelOpt, which adds a static scale of the inputs. Unproven.
     """
 
+    about = About(
+        (
+            "Eight bits with one scale a row or a matrix: compressed-tensors' float-quantized and int-quantized, and "
+            "FP8 of NVIDIA's ModelOpt"
+        ),
+        scheme="`float-quantized`: FP8. `int-quantized`: int8",
+        strategy="`channel`: a scale for each row. `tensor`: one for the matrix",
+        scale_dtype="Dtype of a scale",
+        input_scale="Whether a static scale of the inputs is stored",
+    )
     missing: ClassVar[str] = "no published byte total"
     grouped: ClassVar[bool] = False
 
@@ -68,6 +84,11 @@ class Mxfp8(Quantized):
     test here repeats.
     """
 
+    about = About(
+        "FP8 in groups of 32 with a scale of a power of two",
+        scheme="Which scheme this is",
+    )
+
     scheme: Literal["mxfp8"]
 
     def stored(self, w: Weight) -> tuple[Stored, ...]:
@@ -86,6 +107,14 @@ class Mxfp4(Quantized):
     (`mxfp4-pack-quantized`, compressed-tensors; its o_norm has to be float32, which no source says). The bytes are the
     same.
     """
+
+    about = About(
+        "FP4 in groups of 32 with a scale of a power of two, two numbers a byte",
+        scheme=(
+            "`mxfp4`: experts in one tensor (gpt-oss). `mxfp4-pack-quantized`: compressed-tensors (Kimi K3). The "
+            "bytes are the same"
+        ),
+    )
 
     scheme: Literal["mxfp4", "mxfp4-pack-quantized"]
 
@@ -110,6 +139,12 @@ class Nvfp4(Quantized):
     compressed-tensors' nvfp4-pack-quantized has other names and the same bytes.
     """
 
+    about = About(
+        "FP4 in small groups with FP8 scales, and one more scale a matrix",
+        scheme="Which scheme this is",
+        group_size="Inputs that share a scale [elements]",
+        input_scale="Whether a static scale of the inputs is stored",
+    )
     missing: ClassVar[str] = "no published byte total"
 
     scheme: Literal["nvfp4"]

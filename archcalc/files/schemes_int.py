@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from archcalc.files.scheme import Quantized, ScaleDtype, ceil, groups, sizes, whole
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import Stored, Weight
 
 WORD = 32
@@ -16,6 +16,15 @@ class PackQuantized(Quantized):
     Without `group_size` a row has one scale. Proven to the byte with Kimi K2.5 (4 bits, groups of 32, symmetric);
     zero points are unproven.
     """
+
+    about = About(
+        "Packed integers, a scale for each group of inputs, and the original shape (compressed-tensors)",
+        scheme="Which scheme this is",
+        num_bits="Bits of a weight [bits]",
+        group_size="Inputs that share a scale; null: a row has one [elements]",
+        scale_dtype="Dtype of a scale",
+        symmetric="Whether there are no zero points",
+    )
 
     scheme: Literal["pack-quantized"]
     num_bits: Literal[4, 8]
@@ -48,6 +57,14 @@ class Awq(Quantized):
     there is one group.
     """
 
+    about = About(
+        "AWQ (arXiv:2306.00978) in AutoAWQ's layout `gemm`: outputs packed into words, zero points always",
+        scheme="Which scheme this is",
+        num_bits="Bits of a weight [bits]",
+        group_size="Inputs that share a scale; null: there is one group [elements]",
+        scale_dtype="Dtype of a scale",
+    )
+
     scheme: Literal["awq"]
     num_bits: Literal[4, 8]
     group_size: Size | None
@@ -71,6 +88,13 @@ class Gptq(Quantized):
     a bias of zeros for each matrix, which is not counted.
     """
 
+    about = About(
+        "GPTQ (arXiv:2210.17323) in AutoGPTQ's layout: inputs packed into words, zero points and a group index always",
+        scheme="Which scheme this is",
+        num_bits="Bits of a weight [bits]",
+        group_size="Inputs that share a scale; null: there is one group [elements]",
+        scale_dtype="Dtype of a scale",
+    )
     missing: ClassVar[str] = "no published byte total; some releases store a bias of zeros for each matrix as well"
 
     scheme: Literal["gptq"]
@@ -98,6 +122,14 @@ class Mlx(Quantized):
     Embeddings are quantized too. Proven to the byte with Qwen3-14B-MLX-4bit (4 bits, groups of 64, bfloat16).
     """
 
+    about = About(
+        "MLX's affine quantization: packed words, and for each group of inputs a scale and a bias",
+        scheme="Which scheme this is",
+        num_bits="Bits of a weight [bits]",
+        group_size="Inputs that share a scale and a bias [elements]",
+        scale_dtype="Dtype of a scale and of a bias",
+    )
+
     scheme: Literal["mlx-affine"]
     num_bits: Literal[2, 3, 4, 5, 6, 8]
     group_size: Size
@@ -123,6 +155,17 @@ class Bnb4(Quantized):
     here of 20 digits.
     """
 
+    about = About(
+        (
+            "bitsandbytes' four bits (QLoRA, arXiv:2305.14314): a table of 16 values, and a largest value a block of "
+            "numbers"
+        ),
+        scheme="Which scheme this is",
+        quant_type="The table of 16 values",
+        block_size="Weights that share a largest value [elements]",
+        dtype="Dtype of the matrix before it was quantized, which its quant_state names",
+        double_quant="Whether the largest values are quantized too, in blocks of 256",
+    )
     grouped: ClassVar[bool] = False
 
     scheme: Literal["bitsandbytes-4bit"]
@@ -164,6 +207,10 @@ class Bnb4(Quantized):
 class Bnb8(Quantized):
     """bitsandbytes' LLM.int8() (arXiv:2208.07339): a row's numbers in int8 with its largest value. Unproven."""
 
+    about = About(
+        "bitsandbytes' LLM.int8() (arXiv:2208.07339): a row's numbers in int8 with its largest value",
+        scheme="Which scheme this is",
+    )
     missing: ClassVar[str] = "no published byte total"
     grouped: ClassVar[bool] = False
 

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 from archcalc.errors import FieldError, InputError, did_you_mean
 from archcalc.files.matching import KEYS, StorageKey, check_bounded, is_alike, matches, pattern, suggestion
 from archcalc.files.schemes import AnyScheme, Fp8Block, PackQuantized, Plain, Scheme
-from archcalc.section import Section
+from archcalc.section import About, Section
 from archcalc.tape import Stored, Tape, Weight
 
 __all__ = [
@@ -34,12 +34,17 @@ __all__ = [
 
 
 class Rule(Section):
-    """One rule of a list: what it matches, and how that is stored.
+    """One rule of a list: what it matches (as compressed-tensors, utils/match.py, has it), and how that is stored."""
 
-    `match` is a role, or a pattern of paths: a glob (`*.layers.0.*`), or a regular expression after `re:`, matched
-    from the first character on (compressed-tensors, utils/match.py). Paths have layers and experts written out;
-    a pattern may leave out the last piece, the parameter's own name.
-    """
+    about = About(
+        "One rule of a list: what it matches, and how that is stored",
+        match=(
+            "A role, or a pattern of paths: a glob (*.layers.0.*), or a regular expression behind `re:`, matched from "
+            "the first character on. Paths have layers and experts written out; a pattern may leave out the last "
+            "piece, the parameter's own name"
+        ),
+        store="The scheme that stores what matches",
+    )
 
     match: Annotated[str, Field(json_schema_extra={"minLength": 1})]
     store: Scheme

@@ -1,22 +1,21 @@
 """What a quantity is measured under, where the usual will not do: the keys of claims, budgets and books."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field
 
-from archcalc.section import Section, Sides, Size, Tokens
+from archcalc.section import About, Section, Sides, Size, Tokens
 
 
 class Sizes(Section):
-    """Sizes of the workload; each has a default.
+    """Sizes of the workload; each has a default."""
 
-    Attributes:
-        seq: text tokens of the prefill, 4,096 where it is left out.
-        image: height and width of the images that a vision tower is shown, 1024x768 where it is left out [pixels].
-        context: tokens of a cached and served sequence.
-    """
+    about = About(
+        "Sizes of the workload; each has a default",
+        seq="Text tokens of the prefill, 4,096 where it is left out",
+        image="Height and width of the images that a vision tower is shown, 1024x768 where it is left out [pixels]",
+        context="Tokens of a cached and served sequence: 131,072 of a cached one, the model's limit of a served one",
+    )
 
     seq: Tokens | None = None
     image: list[Sides] = Field(default=[])
@@ -29,13 +28,14 @@ class Sizes(Section):
 
 
 class Under(Sizes):
-    """What a claim or a budget is about beside its spec.
+    """What a claim or a budget is about beside its spec."""
 
-    Attributes:
-        plan: a training plan: quantities that begin with `train.` need one.
-        gpu: a GPU: quantities that begin with `serve.` need one.
-        gpus: how many of it, the fewest that fit where it is left out.
-    """
+    about = About(
+        "What a claim or a budget is about beside its spec",
+        plan="A training plan: quantities that begin with `train.` need one",
+        gpu="A GPU: quantities that begin with `serve.` need one",
+        gpus="How many of it; the fewest that fit where it is left out",
+    )
 
     plan: str | None = Field(default=None, min_length=1)
     gpu: str | None = Field(default=None, min_length=1)

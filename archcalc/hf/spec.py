@@ -27,11 +27,18 @@ def load_spec(argument: str) -> Spec:
 
 def load_located(argument: str) -> tuple[Spec, Document]:
     """A validated spec, and the document that knows where each part of it stands. Raises as `load_spec`."""
+    document = document_of(argument)
+    return loader.validate(document.data, document, Spec), document
+
+
+def document_of(argument: str) -> Document:
+    """What an argument names, not yet validated: a file of ours, or a release's config read as a spec. Raises
+    InputError or SpecError."""
     document: Document | None = import_config(argument)
     if document is None:
         text, source = loader.text_of(argument)
         document = config_text(text, source) if is_config(text) else load(text, source)
-    return loader.validate(document.data, document, Spec), document
+    return document
 
 
 def load_with_config(argument: str) -> tuple[Spec, dict[str, Any] | None]:

@@ -17,7 +17,7 @@ GAP = ("backbone", "vision", "projector", "storage", "claims")
 
 def written(said: Mapping[str, Any], notes: Sequence[str]) -> str:
     """The text of a spec. `notes` stand as comments at its head."""
-    lines = ["# yaml-language-server: $schema=../schema/spec.schema.json", *(f"# {_comment(note)}" for note in notes)]
+    lines = [f"# {_comment(note)}" for note in notes]
     for name, node in said.items():
         if name in GAP:
             lines.append("")

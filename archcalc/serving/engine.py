@@ -10,7 +10,7 @@ from archcalc.errors import FieldError, InputError
 from archcalc.files.loader import parse, text_of
 from archcalc.files.model import Text
 from archcalc.hardware import Hardware
-from archcalc.section import Amount, Memory, Section, Size
+from archcalc.section import About, Amount, Memory, Section, Size
 from archcalc.serving.deployment import Vision
 
 FOLDER = "engines"
@@ -50,14 +50,17 @@ MemoryPair = Annotated[list[Amount], Field(min_length=2, max_length=2), AfterVal
 
 
 class DeviceClass(Section):
-    """What the engine chooses on devices of a size.
+    """What the engine chooses on devices of a size."""
 
-    Attributes:
-        memory_from: visible memory from which this holds [bytes]; always where it is left out.
-        never: words in the names of devices that it does not hold for, whatever their memory.
-        max_num_batched_tokens: tokens of one step.
-        max_num_seqs: sequences of one step.
-    """
+    about = About(
+        "What the engine chooses on devices of a size",
+        memory_from="Visible memory from which this holds; left out: always [bytes]",
+        never="Words in the names of devices that it does not hold for, whatever their memory",
+        max_num_batched_tokens=(
+            "Tokens of one step (vLLM: --max-num-batched-tokens; SGLang: --chunked-prefill-size) [tokens]"
+        ),
+        max_num_seqs="Sequences of one step (vLLM: --max-num-seqs; SGLang: --cuda-graph-max-bs)",
+    )
 
     memory_from: Memory | None = None
     never: list[Text] = Field(default_factory=list)
@@ -71,25 +74,28 @@ class DeviceClass(Section):
 
 
 class FusedAllReduce(Section):
-    """The workspace of a kernel that fuses all-reduce and norm, in compiled models of one tensor-parallel group.
+    """The workspace of a kernel that fuses all-reduce and norm, in compiled models of one tensor-parallel group."""
 
-    Attributes:
-        bytes: what it takes [bytes].
-        never: words in the names of devices that have no such kernel.
-    """
+    about = About(
+        "The workspace of a kernel that fuses all-reduce and norm, in compiled models of one tensor-parallel group",
+        bytes="What it takes; least and most by the sources [bytes]",
+        never="Words in the names of devices that have no such kernel",
+    )
 
     bytes: MemoryPair
     never: list[Text]
 
 
 class NonTorch(Section):
-    """Memory outside torch's allocator by how devices are linked: contexts, NCCL, communication buffers [bytes].
+    """Memory outside torch's allocator by how devices are linked: contexts, NCCL, communication buffers [bytes]."""
 
-    Attributes:
-        one_device: where no other shares its layers.
-        pcie, nvlink: where others do, by the faster link between them.
-        fused_all_reduce: on top of `nvlink`.
-    """
+    about = About(
+        "Memory outside torch's allocator by how devices are linked: contexts, NCCL, communication buffers",
+        one_device="Where no other device shares its layers; least and most by the sources [bytes]",
+        pcie="Where others do, over PCIe; least and most by the sources [bytes]",
+        nvlink="Where others do, over a faster link; least and most by the sources [bytes]",
+        fused_all_reduce="On top of `nvlink`; left out: nothing",
+    )
 
     one_device: MemoryPair
     pcie: MemoryPair
@@ -98,13 +104,20 @@ class NonTorch(Section):
 
 
 class Sampling(Section):
-    """What the sampler takes for each of max_num_seqs x vocabulary logits [bytes].
+    """What the sampler takes for each of max_num_seqs x vocabulary logits [bytes]."""
 
-    Attributes:
-        default: the sampler that this engine runs unless it is told otherwise.
-        torch: with torch's sort; `torch_few` below 128 sequences, where it sorts in another way.
-        flashinfer: with FlashInfer's or Triton's kernels, which do not sort.
-    """
+    about = About(
+        "What the sampler takes for each of max_num_seqs x vocabulary logits",
+        default="The sampler that this engine runs unless it is told otherwise",
+        torch="With torch's sort; least and most by the sources [bytes a logit]",
+        torch_few=(
+            "With torch's sort below 128 sequences, where it sorts in another way; least and most by the sources "
+            "[bytes a logit]"
+        ),
+        flashinfer=(
+            "With FlashInfer's or Triton's kernels, which do not sort; least and most by the sources [bytes a logit]"
+        ),
+    )
 
     default: Sampler
     torch: Pair
@@ -123,17 +136,32 @@ SEGMENTED_SORT_ROWS = 128
 
 
 class MoeKernels(Section):
-    """The kernels of routed experts by how these are stored; two names where versions or backends differ.
+    """The kernels of routed experts by how these are stored (vLLM, fused_moe.py and marlin_moe.py; modular_kernel.py,
+    workspace_shapes)."""
 
-    `fused_experts` holds a cache of max(2·I, H) and one of I elements for each routed row (vLLM,
-    fused_moe.py and marlin_moe.py); `separate` 2·I, I and H (before pull request 13625); `modular` max(I, H)
-    and max(2·I, H), which it keeps from the first layer on (modular_kernel.py, workspace_shapes). I: an expert's
-    width on the device, H: the hidden size.
-
-    Attributes:
-        unquantized, float8, packed: by the dtype that experts are stored in; packed: integers of fewer bits.
-        chunk_tokens: tokens that `fused_experts` and `separate` take at a time, except of packed experts.
-    """
+    about = About(
+        (
+            "The kernels of routed experts by how these are stored. What they hold of each routed row, with I an "
+            "expert's width on the device and H the hidden size: `separate` 2I, I and H elements; `fused_experts` "
+            "max(2I, H) and I; `modular` max(I, H) and max(2I, H), which it keeps from the first layer on"
+        ),
+        unquantized=(
+            "Of experts in 16 bits: `separate` (vLLM before pull request 13625), `fused_experts` or `modular`; two "
+            "names where versions or backends differ"
+        ),
+        float8=(
+            "Of experts in FP8: `separate` (vLLM before pull request 13625), `fused_experts` or `modular`; two names "
+            "where versions or backends differ"
+        ),
+        packed=(
+            "Of experts in integers of fewer bits: `separate` (vLLM before pull request 13625), `fused_experts` or "
+            "`modular`; two names where versions or backends differ"
+        ),
+        chunk_tokens=(
+            "Tokens that `fused_experts` and `separate` take at a time, except of packed experts; left out: all "
+            "[tokens]"
+        ),
+    )
 
     unquantized: list[MoeKernel] = Field(min_length=1, max_length=2)
     float8: list[MoeKernel] = Field(min_length=1, max_length=2)
@@ -142,15 +170,15 @@ class MoeKernels(Section):
 
 
 class Activation(Section):
-    """What one step takes beside the tensors of the forward pass.
+    """What one step takes beside the tensors of the forward pass."""
 
-    Attributes:
-        moe_kernels: of routed experts.
-        sampler: bytes for each logit.
-        latent_tokens: tokens of latents that the engine expands at once where attention is MLA; 0: none.
-        encoder: whether the vision tower runs on its largest inputs before the pool is sized.
-    """
-
+    about = About(
+        "What one step takes beside the tensors of the forward pass",
+        moe_kernels="Kernels of routed experts, by how these are stored",
+        sampler="What the sampler takes for each logit",
+        latent_tokens="Tokens of latents that the engine expands at once where attention is MLA; 0: none [tokens]",
+        encoder="Whether the vision tower runs on its largest inputs before the pool is sized",
+    )
     retired: ClassVar[frozenset[str]] = frozenset(
         {
             "max_num_batched_tokens",
@@ -169,16 +197,20 @@ class Activation(Section):
 
 
 class CudaGraphs(Section):
-    """Captured graphs.
+    """Captured graphs."""
 
-    Attributes:
-        inside_utilization: whether they count against the engine's share or come on top of it.
-        fixed_bytes: taken whatever the model [bytes].
-        bytes_per_layer: of one captured size and one layer [bytes].
-        largest: the largest size that is captured [sequences]; above 16 every 8th, above 256 every 16th.
-        twice: whether sizes that hold max_num_seqs sequences are captured a second time, attention included.
-        none_of_dense: whether some versions count none of a model without experts.
-    """
+    about = About(
+        "Captured CUDA graphs",
+        inside_utilization="Whether they count against the engine's share; else they come on top of it",
+        fixed_bytes="Taken whatever the model; least and most by the sources [bytes]",
+        bytes_per_layer="Of one captured size and one layer; least and most by the sources [bytes]",
+        largest=(
+            "The largest size that is captured; sizes are 1, 2, 4, every 8th to 256, every 16th above, to twice "
+            "max_num_seqs at most [sequences]"
+        ),
+        twice="Whether sizes that hold max_num_seqs sequences are captured a second time, attention included",
+        none_of_dense="Whether some versions count none of a model without experts",
+    )
 
     inside_utilization: bool
     fixed_bytes: MemoryPair
@@ -208,17 +240,27 @@ def _sizes(most: int) -> int:
 class Reserve(Section):
     """What a default share of the memory leaves to activations and graphs (SGLang, server_args.py,
     _handle_gpu_memory_settings) [bytes].
-
-    Attributes:
-        fixed: always.
-        per_batched_token: for each token of a step.
-        per_device: for each of tp x pp devices; of all devices where groups share experts.
-        per_sequence: for each sequence of the largest graph.
-        per_shared_sequence: the same on top, for each of the data-parallel groups that share experts.
-        many_sequences: above so many sequences, `per_shared_sequence_of_many` comes on top of that.
-        least: at least so much, on devices of `least_from` bytes and more.
-        shrinks_with_tower: whether the share is smaller where a vision tower is loaded, by the tower's size.
     """
+
+    about = About(
+        (
+            "What a default share of the memory leaves to activations and graphs (SGLang, server_args.py, "
+            "_handle_gpu_memory_settings)"
+        ),
+        fixed="Always [bytes]",
+        per_batched_token="For each token of a step [bytes]",
+        per_device="For each of tp x pp devices; of all devices where groups share experts [bytes]",
+        per_sequence="For each sequence of the largest graph [bytes]",
+        per_shared_sequence=(
+            "On top for each sequence of the largest graph, for each of the data-parallel groups that share experts "
+            "[bytes]"
+        ),
+        per_shared_sequence_of_many="On top of that above `many_sequences` [bytes]",
+        many_sequences="Sequences of the largest graph above which `per_shared_sequence_of_many` comes on top",
+        least="At least so much, on devices of `least_from` bytes and more [bytes]",
+        least_from="Visible memory from which `least` holds [bytes]",
+        shrinks_with_tower="Whether the share is smaller where a vision tower is loaded, by the tower's size",
+    )
 
     fixed: Amount
     per_batched_token: Amount
@@ -233,40 +275,63 @@ class Reserve(Section):
 
 
 class TensorParallel(Section):
-    """What tensor parallelism does where the engine has a choice.
+    """What tensor parallelism does where the engine has a choice."""
 
-    Attributes:
-        vision: the tower divided by tp, or whole on every device.
-    """
-
+    about = About(
+        "What tensor parallelism does where the engine has a choice",
+        vision=(
+            "The vision tower: `sharded`, divided by tp, or `replicated`, whole on every device (vLLM: "
+            "--mm-encoder-tp-mode)"
+        ),
+    )
     retired: ClassVar[frozenset[str]] = frozenset({"replicated", "divided", "projector"})
     vision: Vision
 
 
 class Engine(Section):
-    """How a serving engine divides a device's memory.
+    """How a serving engine divides a device's memory."""
 
-    Attributes:
-        share_of: what `utilization` is a share of: the `visible` memory, of which overhead is taken; or what is `free`
-            before weights are loaded, where weights and cache alone count against it.
-        utilization: the share by default; None where `reserve` says what it leaves.
-        reserve: what the default share leaves, where that follows from device and step.
-        block_size: tokens of a cache page; `block_size_mla` for multi-head latent attention.
-        hybrid_groups: whether layers that cache by different spans share pages in groups of equal numbers of layers.
-        devices: defaults by device, the first that holds.
-        whole_prompts: whether a step holds a prompt of the whole context where that is longer than its tokens, up to
-            `chunked_from` tokens of context (V0 without chunked prefill).
-        chunked_from: context above which prompts are cut into steps.
-        context_parallel: whether it divides the context of a sequence within a tensor-parallel group.
-        uneven_experts: whether devices may hold different numbers of experts.
-        absorbed_copies: whether MLA's up-projection is kept a second time: `always`, where it is stored `quantized`, or
-            `never`.
-        non_torch_bytes: by how devices are linked.
-        cuda_graphs: captured graphs.
-        activation: one step.
-        assumed: what the constants rest on, each as `key: why`.
-    """
-
+    about = About(
+        "How a serving engine divides a device's memory, each constant with its source and its range",
+        kind="What file this is",
+        name="Short name, by which commands and reports call it",
+        title="The engine and its versions, as reports print it",
+        sources="Where the constants are from, each source under a name of its own; comments may name them",
+        share_of=(
+            "What `utilization` is a share of: the `visible` memory, of which overhead is taken; or what is `free` "
+            "before weights are loaded, where weights and cache alone count against it"
+        ),
+        utilization=(
+            "The share by default, above 0 (vLLM: --gpu-memory-utilization); exactly one of `utilization` and "
+            "`reserve` [share]"
+        ),
+        reserve=(
+            "What the default share leaves, where that follows from device and step (SGLang: --mem-fraction-static); "
+            "exactly one of `utilization` and `reserve`"
+        ),
+        block_size="Tokens of a page of the cache (vLLM: --block-size) [tokens]",
+        block_size_mla="The same for multi-head latent attention [tokens]",
+        hybrid_groups="Whether layers that cache by different spans share pages in groups of equal numbers of layers",
+        devices="Defaults by device: the first that holds; the last must hold for all",
+        whole_prompts=(
+            "Whether a step holds a prompt of the whole context where that is longer than its tokens, up to "
+            "`chunked_from` tokens of context (V0 without chunked prefill)"
+        ),
+        chunked_from="Context above which prompts are cut into steps [tokens]",
+        context_parallel=(
+            "Whether it divides the context of a sequence within a tensor-parallel group (vLLM: "
+            "--decode-context-parallel-size)"
+        ),
+        uneven_experts="Whether devices may hold different numbers of experts",
+        absorbed_copies=(
+            "Whether MLA's up-projection is kept a second time: `always`, where it is stored `quantized`, or `never`"
+        ),
+        non_torch_bytes="Memory outside torch's allocator",
+        cuda_graphs="Captured graphs",
+        activation="What one step takes",
+        tensor_parallel="What tensor parallelism does where the engine has a choice",
+        assumed="What the constants rest on, each as `key: why`",
+    )
     retired: ClassVar[frozenset[str]] = frozenset(
         {
             "kv_cache_dtypes",

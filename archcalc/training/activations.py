@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, NonNegativeInt, Tag, field_validator,
 
 from archcalc.errors import FieldError
 from archcalc.files.model import Text
-from archcalc.section import Section
+from archcalc.section import About, Section
 from archcalc.training.layout import listed
 from archcalc.training.savers import Lever, levers
 
@@ -19,7 +19,13 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Spread(Section):
-    """The busiest device over the mean of the routed rows: `typical` is counted, `worst` gives the peak's range."""
+    """A range of the busiest device over the mean of the routed rows."""
+
+    about = About(
+        "The busiest device over the mean of the routed rows, as a range",
+        typical="What is counted",
+        worst="What gives the peak's range; at least `typical`",
+    )
 
     typical: Imbalance
     worst: Imbalance
@@ -37,20 +43,82 @@ Uneven = Annotated[
 
 
 class Activations(Section):
-    """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels:
-    TransformerEngine's with fused ones, plain code with eager ones.
+    """How activations are computed and kept. Where `cross_entropy` is left out the loss goes with the kernels.
 
-    `hidden_dropout` falls on every residual branch and on what is embedded, as in Megatron-LM; public modeling code has
-    it in GPT-2's kin alone. `core`: `flash` is a fused kernel that takes tensors in the layer's order (cuDNN's),
-    `flash-attn` the package of that name, for which TransformerEngine reorders them; `unfused` writes attention's
-    scores out, in 16 bit under fused kernels. `deterministic` is Megatron-LM's --deterministic-mode without
-    --moe-permute-fusion: rows of experts are added up by a kernel that keeps them. `rope:
-    unfused` is Megatron-LM's rotation without a kernel (--no-rope-fusion), which keeps its tables layer by layer.
-    `offload_in_flight` is how many layers' copies to or from the host are in hand beside the layer that runs.
-    `attention_mask: loader` is a mask that the data loader makes, seq x seq bytes for each sequence. `moe_imbalance:
-    real` is what published routers do (training/routing.py). `selective`: layers are recomputed but for what operations
-    of these kinds put out.
+    `hidden_dropout` falls where Megatron-LM has it; public modeling code has it in GPT-2's kin alone. `unfused` scores
+    are in 16 bit under fused kernels. `deterministic`: rows of experts are added up by a kernel that keeps them.
+    `moe_imbalance: real` is in training/routing.py.
     """
+
+    about = About(
+        "How activations are computed, kept, made again and routed",
+        kernels=(
+            "`fused`: TransformerEngine's modules (Megatron-LM: --transformer-impl transformer_engine). `eager`: "
+            "plain torch code as transformers has it"
+        ),
+        core=(
+            "Attention: `flash`, cuDNN's fused kernel; `flash-attn`, the package of that name, whose output "
+            "TransformerEngine reorders; `unfused`, scores written out (Megatron-LM: --attention-backend fused, "
+            "flash, unfused)"
+        ),
+        hidden_dropout=(
+            "Share that is dropped behind every residual branch and the embedding (Megatron-LM: --hidden-dropout, "
+            "whose own default is 0.1) [share]"
+        ),
+        attention_dropout=(
+            "Share that is dropped of attention's scores; costs memory where these are written out (Megatron-LM: "
+            "--attention-dropout, whose own default is 0.1) [share]"
+        ),
+        rope=(
+            "`fused`: a kernel rotates. `unfused`: each layer keeps its tables (Megatron-LM: --no-rope-fusion). Left "
+            "out: the stack's, else fused"
+        ),
+        router_probs=(
+            "Where the router's probabilities multiply: `act`, at the experts' activation (Megatron-LM's "
+            "permuted_probs); `out`, behind the last product"
+        ),
+        deterministic=(
+            "Whether sums of experts' rows keep what they add (Megatron-LM: --deterministic-mode without "
+            "--moe-permute-fusion)"
+        ),
+        recompute=(
+            "What is made again in backward: `full` (whole layers), or any of `layernorm`, `swiglu`, `mla_up_proj`, "
+            "`moe_down_proj`, `core_attn`, `mlp`, `moe`, `shared_experts`; []: nothing (Megatron-LM: "
+            "--recompute-granularity, --recompute-modules, whose moe_act is the experts' part of `swiglu`; "
+            "--recompute-activations is `core_attn`)"
+        ),
+        fp8=(
+            "Inputs that are stored in FP8 for backward whatever they multiply in: `moe_up_proj_input`, "
+            "`swiglu_input`; []: none"
+        ),
+        offload=(
+            "What waits in host memory: `none`, `all`, or any of `attn_norm`, `qkv_linear`, `core_attn`, `attn_proj`, "
+            "`mlp_norm`, `dense_mlp`, `router`, `expert_fc1`, `moe_act`, `expert_fc2`, `shared_experts` (Megatron-LM: "
+            "--fine-grained-activation-offloading, --offload-modules)"
+        ),
+        offload_in_flight=(
+            "Layers whose copies to or from the host are in hand beside the running one; 0 is what a log of allocated "
+            "bytes sees at least [layers]"
+        ),
+        moe_imbalance=(
+            "The busiest device over the mean of routed rows: a number from 1, which is a lower bound; {typical: x, "
+            "worst: y}; or `real`, what published routers do"
+        ),
+        cross_entropy=(
+            "The loss: `eager`, plain code on fp32 logits; `fused`, Megatron-LM's vocab-parallel loss; `te`, "
+            "TransformerEngine's (--cross-entropy-loss-fusion with --cross-entropy-fusion-impl te); `chunked`, head "
+            "and loss in pieces. Left out: the stack's, else `te` with fused kernels and `eager` with eager ones"
+        ),
+        attention_mask=(
+            "`loader`: the data loader makes a mask of seq x seq bytes a sequence (Megatron-LM unless "
+            "--no-create-attention-mask-in-dataloader). Left out: the stack's, else none"
+        ),
+        selective=(
+            "Layers are recomputed but for results of these operations: `mm`, `every_other_mm`, `grouped_mm`, "
+            "`attention`, `reduce_scatter`, `all_to_all` (torchtitan: checkpointing by operation); excludes "
+            "`recompute`. Left out: no such checkpointing"
+        ),
+    )
 
     kernels: Literal["fused", "eager"]
     core: Literal["flash", "flash-attn", "unfused"] = "flash"

@@ -9,7 +9,7 @@ from pydantic import Discriminator, NonNegativeInt, Tag, field_validator, model_
 
 from archcalc.errors import FieldError
 from archcalc.files.model import Text
-from archcalc.section import Section, Size
+from archcalc.section import About, Section, Size
 from archcalc.training.pictures import Images, Pictures, Videos
 from archcalc.training.schedule import get_schedule
 
@@ -29,6 +29,43 @@ Layout = Annotated[
 class Parallel(Section):
     """Devices along each mesh axis. Expert parallelism reuses the data- and tensor-parallel devices of a
     stage."""
+
+    about = About(
+        (
+            "Devices along each axis of the mesh. Data parallel is what is left: world / (pp x tp x cp) for dense "
+            "weights, world / (pp x ep x etp) for routed experts"
+        ),
+        world=(
+            "All GPUs of the run: a multiple of pp x tp x cp and of pp x ep x etp (nodes x --nproc-per-node) [devices]"
+        ),
+        pp="Pipeline ranks (Megatron-LM: --pipeline-model-parallel-size) [devices]",
+        vpp=(
+            "Virtual stages of a rank, 1 where nothing interleaves (Megatron-LM: "
+            "--num-virtual-stages-per-pipeline-rank, or layers / (pp x --num-layers-per-virtual-pipeline-stage)) "
+            "[chunks]"
+        ),
+        layout=(
+            "Layers of each of the pp x vpp stages in the model's order; `auto`: as even as can be, unless the stack "
+            "says otherwise (Megatron-LM: --decoder-first-pipeline-num-layers and its kin, "
+            "--pipeline-model-parallel-layout)"
+        ),
+        ep="Devices that routed experts are divided over (Megatron-LM: --expert-model-parallel-size) [devices]",
+        etp=(
+            "Devices that one expert's width is divided over (Megatron-LM: --expert-tensor-parallel-size, whose own "
+            "default is tp) [devices]"
+        ),
+        tp="Devices that heads and widths are divided over (Megatron-LM: --tensor-model-parallel-size) [devices]",
+        sp=(
+            "Whether rows between tensor-parallel regions are divided over tp too; needs tp above 1, and experts over "
+            "tp need it (Megatron-LM: --sequence-parallel)"
+        ),
+        cp="Devices that a sequence is divided over (Megatron-LM: --context-parallel-size) [devices]",
+        cp_comm="How attention exchanges under cp (Megatron-LM: --cp-comm-type)",
+        zero=(
+            "What the data-parallel group divides: 0 nothing, 1 optimizer states (Megatron-LM: "
+            "--use-distributed-optimizer), 2 gradients too, 3 weights too"
+        ),
+    )
 
     world: Size
     pp: Size
@@ -73,9 +110,25 @@ class Parallel(Section):
 
 
 class ScheduleSection(Section):
-    """The order of forwards and backwards. `ep_overlap` runs the experts' exchange of a forward beside the compute of
-    a backward and the other way round (Megatron-LM, --overlap-moe-expert-parallel-comm): a forward more is warm-up
-    then, unless `extra_warmup` says how many."""
+    """The order of forwards and backwards. With `ep_overlap` a forward more is warm-up, unless the plan says how
+    many."""
+
+    about = About(
+        "The order of forwards and backwards in a pipeline",
+        kind=(
+            "`gpipe`, `1f1b`, `interleaved-1f1b` (where vpp is above 1), `zb-h1`, `zb-h2`, `zb-v`, `dualpipe` or "
+            "`dualpipe-v`; `1f1b` too where pp is 1"
+        ),
+        extra_warmup="Forwards more before the first backward; left out: 0, or 1 with `ep_overlap`",
+        ep_overlap=(
+            "Whether the experts' exchange of a forward runs beside the compute of a backward and the other way "
+            "round; needs ep above 1 (Megatron-LM: --overlap-moe-expert-parallel-comm)"
+        ),
+        group=(
+            "Micro-batches of a group of interleaved 1F1B; left out: pp (Megatron-LM: "
+            "--microbatch-group-size-per-virtual-pipeline-stage)"
+        ),
+    )
 
     kind: Text
     extra_warmup: NonNegativeInt | None = None
@@ -95,11 +148,19 @@ class ScheduleSection(Section):
 
 
 class Batch(Section):
-    """Tokens of a step: `global_tokens` over all devices, `micro_batch` sequences of `seq` tokens at a
-    time.
+    """Tokens of a step; `seq` is the whole sequence, vision tokens among them."""
 
-    `seq` is the whole sequence: the tokens of its images and videos are among them.
-    """
+    about = About(
+        "Tokens of a step",
+        seq="Length of a sequence; tokens of its images and videos are among them (Megatron-LM: --seq-length) [tokens]",
+        micro_batch="Sequences that run at a time on one device (Megatron-LM: --micro-batch-size)",
+        global_tokens=(
+            "Tokens of a step over all devices: a multiple of seq x micro_batch x data-parallel devices (Megatron-LM: "
+            "--global-batch-size x --seq-length) [tokens]"
+        ),
+        images="Images of each sequence, of one size or a list of several; left out: none",
+        videos="Videos of each sequence, of one size or a list of several; left out: none",
+    )
 
     seq: Size
     micro_batch: Size

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from archcalc.calc.gradients import followed
 from archcalc.errors import FieldError, InputError
 from archcalc.files.storage import Storage, release
-from archcalc.section import Section
+from archcalc.section import About, Section
 from archcalc.tape import Tape, Weight
 from archcalc.training.adapters import Pairs, adapted, adapts
 from archcalc.training.misfit import misfit
@@ -55,12 +55,23 @@ WayText = Annotated[str, Field(json_schema_extra={"pattern": r"^(full|frozen|q?l
 
 
 class Train(Section):
-    """How each part is trained. The backbone is its layers, embedding and head, unless these are named apart.
+    """How each part is trained. The backbone is its layers, embedding and head, unless these are named apart."""
 
-    `full`; `frozen`: no gradient, no optimizer state; `lora(R)`: frozen beside low-rank adapters of rank R that train
-    (LoRA, arXiv:2106.09685); `qlora(R)`: the same, with the matrices that have adapters held in four bits (QLoRA,
-    arXiv:2305.14314), or as the model's release stores them where that quantizes them.
-    """
+    about = About(
+        (
+            "How each part is trained. `full`; `frozen`: no gradient, no optimizer state; `lora(R)`: frozen beside "
+            "low-rank adapters of rank R that train (arXiv:2106.09685); `qlora(R)`: the same, the matrices that have "
+            "adapters held in four bits (arXiv:2305.14314), or as the release stores them where that quantizes them"
+        ),
+        backbone=(
+            "The layers, and embedding and head unless these are named: `full`, `frozen`, `lora(RANK)` or `qlora(RANK)`"
+        ),
+        embedding="The embedding: `full` or `frozen`; left out: as the backbone, `frozen` beside its adapters",
+        head="The head: `full`, `frozen` or `lora(RANK)`; left out: as the backbone, `frozen` beside its adapters",
+        vision="The vision tower: `full`, `frozen`, `lora(RANK)` or `qlora(RANK)`",
+        projector="The projector: `full`, `frozen`, `lora(RANK)` or `qlora(RANK)`",
+        mtp="Modules of multi-token prediction: `full`, `frozen`, `lora(RANK)` or `qlora(RANK)`",
+    )
 
     backbone: WayText = "full"
     embedding: WayText | None = None

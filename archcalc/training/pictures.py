@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from archcalc.errors import FieldError
-from archcalc.section import Section
+from archcalc.section import About, Section
 from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_sides
 
 Count = Annotated[int, Field(gt=0, le=65_536)]
@@ -47,8 +47,7 @@ VideoSize = Annotated[list[Side], *_sides(3, VIDEO_FORM)]
 
 
 class Pictures(Section):
-    """Pictures of one size, `per_sequence` of them in each sequence; or, where only the mixture of the data is known,
-    `tokens_per_sequence`: how many of a sequence's tokens they make in the mean."""
+    """Pictures of one size in each sequence, or how many tokens they make in the mean."""
 
     size: list[Side] | None = None
     per_sequence: Count | None = None
@@ -71,11 +70,38 @@ class Pictures(Section):
 class ImageBatch(Pictures):
     """Images: `size` is height and width [pixels]."""
 
+    about = About(
+        (
+            "Images of one size in each sequence; or, where only the mixture of the data is known, how many tokens "
+            "they make"
+        ),
+        size="Height and width, as 896x896 or [896, 896]; goes with `per_sequence` [pixels]",
+        per_sequence="How many a sequence has; goes with `size`",
+        tokens_per_sequence=(
+            "In place of `size` and `per_sequence`: tokens that they make of a sequence in the mean [tokens]"
+        ),
+    )
+
     size: ImageSize | None = None
 
 
 class VideoBatch(Pictures):
     """Videos: `size` is sampled frames, height and width [frames, pixels, pixels]."""
+
+    about = About(
+        (
+            "Videos of one size in each sequence; or, where only the mixture of the data is known, how many tokens "
+            "they make"
+        ),
+        size=(
+            "Sampled frames, height and width, as 8x448x448 or [8, 448, 448]; goes with `per_sequence` [frames, "
+            "pixels, pixels]"
+        ),
+        per_sequence="How many a sequence has; goes with `size`",
+        tokens_per_sequence=(
+            "In place of `size` and `per_sequence`: tokens that they make of a sequence in the mean [tokens]"
+        ),
+    )
 
     size: VideoSize | None = None
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from archcalc.errors import FieldError, InputError
 from archcalc.files.model import Text
-from archcalc.section import Section
+from archcalc.section import About, Section
 from archcalc.training.activations import Activations
 from archcalc.training.layout import Batch, Parallel, ScheduleSection
 from archcalc.training.parts import Train, way
@@ -18,9 +18,16 @@ from archcalc.training.schedule import Pipeline, get_schedule
 
 
 class Vision(Section):
-    """Where a vision tower runs: `decoupled` (replicated on every device, in phases of its own, `micro_batch` images or
-    chunks of video frames at a time), in the `first-stage` of the pipeline, or there and `frozen`: without gradients,
-    its projector alone being trained."""
+    """Where a vision tower runs: frozen, its projector alone is trained."""
+
+    about = About(
+        "Where a vision tower runs",
+        process=(
+            "`decoupled`: on every device in phases of its own (K2.5's way). `first-stage`: on the first stage of the "
+            "pipeline. `frozen`: there, and not trained"
+        ),
+        micro_batch="Images, or chunks of video frames, that a decoupled tower runs at a time",
+    )
 
     process: Literal["decoupled", "first-stage", "frozen"]
     micro_batch: Count = 1
@@ -37,8 +44,36 @@ class Vision(Section):
 
 
 class Plan(Section):
-    """A training plan. `stack` names a file with a training framework's facts, which fill in what the plan leaves out
-    and add their workspaces to `memory.fixed`."""
+    """A training plan."""
+
+    about = About(
+        (
+            "A training plan: how one run is laid out over devices, scheduled and kept in memory. The model is no "
+            "part of it"
+        ),
+        kind="What file this is",
+        name="Short name, by which commands and reports call it",
+        title="A longer name, for readers",
+        sources="Where the plan's figures are from, each source under a name of its own; comments may name them",
+        hardware="The GPU, a bundled name or a file: its memory, links and FLOP/s",
+        stack=(
+            "Facts of a training framework, a bundled name or a file: they fill in what the plan does not say, and "
+            "add workspaces to `memory.fixed`; left out: none"
+        ),
+        parallel="Devices along each axis of the mesh",
+        schedule="The order of forwards and backwards",
+        batch="Tokens of a step",
+        precision="Dtypes of weights and gradients, and the optimizer",
+        train="How each part is trained; left out: all of the model in full",
+        activations="How activations are computed, kept, made again and routed",
+        vision="Where a vision tower runs; read where a model has one",
+        memory="What no formula gives, and how gradients reach their buffer",
+        fsdp=(
+            "Sharding as torch's FSDP2 does it; needs `parallel.zero: 3` and `precision.grads` equal to `params`. "
+            "Left out: ZeRO-3 is counted in general"
+        ),
+        assumed="Keys of the plan whose values no source gives, such as memory.fixed; reports repeat them",
+    )
 
     kind: Literal["plan"]
     name: Text

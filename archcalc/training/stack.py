@@ -10,7 +10,7 @@ from archcalc.errors import FieldError, InputError
 from archcalc.files.loader import parse, text_of
 from archcalc.files.model import Text
 from archcalc.hardware import Architecture, Hardware
-from archcalc.section import Memory, Section, Size
+from archcalc.section import About, Memory, Section, Size
 from archcalc.training.misfit import misfit
 from archcalc.training.plan import Plan
 
@@ -27,17 +27,21 @@ PLANNED = {
 
 
 class Workspace(Section):
-    """Scratch memory that a library keeps for the whole run, in torch's allocator.
+    """Scratch memory that a library keeps for the whole run, in torch's allocator."""
 
-    Attributes:
-        name: the library.
-        source: the file and function that say how large it is.
-        copies: how many a device has.
-        bytes: one copy, by architecture of the device [bytes].
-        otherwise: one copy on every other architecture [bytes].
-        runs: on which ranks: those with products that torch runs (the head, routers, all of them under eager
-            kernels), with linears of fused kernels, or with routed experts under fused kernels.
-    """
+    about = About(
+        "Scratch memory that a library keeps for the whole run, in torch's allocator",
+        name="The library",
+        source="The file and function that say how large it is",
+        copies="How many a device has",
+        bytes="One copy, by architecture of the device [bytes]",
+        otherwise="One copy on every other architecture [bytes]",
+        runs=(
+            "On which ranks: `torch`, those with products that torch runs (the head, routers, all of them under eager "
+            "kernels); `fused`, those with linears of fused kernels; `experts`, those with routed experts under fused "
+            "kernels"
+        ),
+    )
 
     name: Text
     source: Text
@@ -52,20 +56,32 @@ class Workspace(Section):
 
 
 class Stack(Section):
-    """A training framework's facts.
+    """A training framework's facts."""
 
-    Attributes:
-        sources: one for each fact, by its key.
-        placeholder_grads: whether a placeholder gradient of each weight shape is cached.
-        gradient_accumulation_fusion: whether products are added into the gradient's buffer, by default.
-        cross_entropy: the loss, by default.
-        attention_mask: whether the data loader makes one, by default.
-        rope: whether a kernel rotates, by default.
-        vocabulary_multiple: what the vocabulary is padded to a multiple of, times tp, whether tp divides it or not.
-        layers: what `layout: auto` means: `auto` is as even as can be; `weighted` counts embedding and head as a layer
-            each, and the first stages hold one more.
-        workspaces: what stands beside the plan's `memory.fixed`.
-    """
+    about = About(
+        (
+            "What a training framework does whatever the plan says, each fact with its source; what a plan says "
+            "itself goes before it"
+        ),
+        kind="What file this is",
+        name="Short name, by which plans and reports call it",
+        title="The framework and its versions, as reports print it",
+        sources="Where each fact is from, by its key; needed for all of them but `workspaces`, which have their own",
+        placeholder_grads="Whether a placeholder gradient of each weight shape is cached",
+        gradient_accumulation_fusion="Whether products are added into the gradients' buffer, by default",
+        cross_entropy="The loss by default: `eager`, `fused`, `te` or `chunked`, as in a plan",
+        attention_mask="Whether the data loader makes a mask, by default: `loader` or `none`",
+        rope="Whether a kernel rotates, by default: `fused` or `unfused`",
+        vocabulary_multiple=(
+            "What the vocabulary is padded to a multiple of, times tp, whether tp divides it or not (Megatron-LM: "
+            "--make-vocab-size-divisible-by) [tokens]"
+        ),
+        layers=(
+            "What `layout: auto` of a plan means: `auto`, as even as can be; `weighted`, embedding and head count as "
+            "a layer each, and the first stages hold one more"
+        ),
+        workspaces="Scratch memory beside the plan's `memory.fixed`",
+    )
 
     kind: Literal["stack"]
     name: Text

@@ -141,8 +141,9 @@ def test_what_is_about_files_takes_every_form(form: str, here: Path) -> None:
     assert run("show", spec) == Ran(0, text, "")
     assert run("validate", spec) == Ran(0, f"{spec}: valid ({NAME})\n", "")
     (here / "out.yaml").unlink(missing_ok=True)
-    assert run("import", spec, "-o", "out.yaml") == Ran(0, "", "wrote out.yaml\n")
-    assert (here / "out.yaml").read_text() == text
+    (here / "spec.schema.json").unlink(missing_ok=True)
+    assert run("import", spec, "-o", "out.yaml") == Ran(0, "", "wrote out.yaml\nwrote spec.schema.json\n")
+    assert (here / "out.yaml").read_text() == f"# yaml-language-server: $schema=spec.schema.json\n{text}"
     explained = answered("import", spec, "--explain")
     assert {row["path"] for row in explained["rows"] if not row["default"]} == set(CONFIG)
     assert run("import", spec, "--strict").code == 1
@@ -283,7 +284,7 @@ MANY = ("params", "show", "import", "kv", "claims")
         ("moon/Other", "moon/Other: error: no such file", "did you mean hf:moon/Other?"),
         ("hf:", '"hf:" names no model of the hub', "hf:ORG/NAME"),
         ("hf:a/b/c", '"hf:a/b/c" names no model of the hub', "hf:ORG/NAME"),
-        ("k52", 'no bundled spec is named "k52"', "did you mean k25?"),
+        ("k52", 'is named "k52"', "did you mean k25?"),
         ("loop/config.json", "Too many levels of symbolic links", "check the path"),
     ],
 )
@@ -347,12 +348,12 @@ def test_a_draft_that_is_no_model_is_told_as_a_spec_is(here: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "says"),
     [
-        ("a.json", "import prints YAML, which a.json does not say"),
-        ("a.MD", "import prints YAML"),
-        ("a.svg", "import prints YAML"),
+        ("a.json", "what is written is YAML, which a.json does not say"),
+        ("a.MD", "which a.MD does not say"),
+        ("a.svg", "which a.svg does not say"),
         ("none/a.yaml", "can't write none/a.yaml"),
         (".", "can't write"),
-        (f"{NAME}/config.json/a.yaml", "Not a directory"),
+        (f"{NAME}/config.json/a.yaml", "can't write"),
     ],
 )
 def test_what_can_not_be_written_is_one_error(output: str, says: str, here: Path) -> None:

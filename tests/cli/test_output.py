@@ -160,8 +160,10 @@ def test_other_formats_on_a_terminal_stay_plain() -> None:
     assert screen.getvalue() == run("params", "k25", "--format", "csv").out
 
 
-def test_show_prints_the_very_text_of_a_spec() -> None:
-    assert run("show", "k25").out == text("k25")
+def test_show_prints_the_very_text_of_a_spec_but_for_the_path_of_its_schema() -> None:
+    first, _, rest = text("k25").partition("\n")
+    assert first.startswith("# yaml-language-server: $schema=../")
+    assert run("show", "k25").out == rest
 
 
 def test_show_escapes_on_a_terminal_what_a_terminal_would_obey(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from tests.toy.numbers import PLAIN
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Writes the toy's spec, with changes to its mixer, and returns the path; commands accept it."""
-    for module in ("archcalc.files.loader", "archcalc.hf.spec", "archcalc.documents.compare.sides"):
+    modules = ("archcalc.files.model", "archcalc.files.loader", "archcalc.hf.spec", "archcalc.documents.compare.sides")
+    for module in modules:
         monkeypatch.setattr(f"{module}.Spec", ToySpec)
 
     def write(name: str = "toy", **changes: Any) -> str:

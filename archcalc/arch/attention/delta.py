@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from archcalc.arch.block import Activation, Block
 from archcalc.errors import FieldError
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import Dim, Storage, Tape, Tensor
 
 CHUNK = Dim("64", 64)
@@ -69,12 +69,25 @@ def _gated(tape: Tape, x: Tensor, gate: Tensor, name: str, *, sigmoid: bool) -> 
 
 
 class GatedDeltaNet(Block):
-    """Gated DeltaNet: each head keeps one matrix of what it has seen, decays it, and corrects it token by token.
+    """Gated DeltaNet (arXiv:2412.06464). Several value heads share one query and key head."""
 
-    arXiv:2412.06464. Several value heads share one query and key head. Names as in Qwen3-Next's public checkpoint
-    (`in_proj: fused`) or Qwen3.5's (`split`).
-    """
-
+    about = About(
+        (
+            "Gated DeltaNet (arXiv:2412.06464): each head keeps one matrix of what it has seen, decays it, and "
+            "corrects it token by token"
+        ),
+        kind="Which attention this is",
+        linear_num_key_heads="Query and key heads; each serves as many value heads",
+        linear_num_value_heads="Value heads, each with a state; a multiple of `linear_num_key_heads`",
+        linear_key_head_dim="Features of a key, rows of a state [elements]",
+        linear_value_head_dim="Features of a value, columns of a state [elements]",
+        linear_conv_kernel_dim="Width of the short convolution, the token itself included [tokens]",
+        hidden_act="Activation behind the convolution",
+        in_proj=(
+            "Modules of the checkpoint: `fused`, in_proj_qkvz and in_proj_ba (Qwen3-Next); `split`, in_proj_qkv, "
+            "in_proj_z, in_proj_b and in_proj_a (Qwen3.5)"
+        ),
+    )
     purposes: ClassVar[dict[str, str]] = PURPOSES | {
         "in_proj_qkvz": "Makes queries, keys, values and the output's gate, key head by key head.",
         "in_proj_ba": "Makes each value head's write strength and the raw decay.",
@@ -146,12 +159,24 @@ class GatedDeltaNet(Block):
 
 
 class KDA(Block):
-    """Kimi Delta Attention: the gated delta rule with a decay of its own for every feature of a key.
+    """Kimi Delta Attention (Kimi Linear, arXiv:2510.26692). Names as in its public checkpoint."""
 
-    Kimi Linear, arXiv:2510.26692. Names as in its public checkpoint. `a_log_size`: elements of A_log: a number for each
-    head (Kimi-Linear), or for each feature of a head (Kimi K3).
-    """
-
+    about = About(
+        (
+            "Kimi Delta Attention (arXiv:2510.26692): the gated delta rule with a decay of its own for every feature "
+            "of a key"
+        ),
+        kind="Which attention this is",
+        num_heads="Heads, each with a state",
+        head_dim="Features of a query, key and value: a state has head_dim x head_dim [elements]",
+        short_conv_kernel_size=(
+            "Width of the short convolutions of queries, keys and values, the token itself included [tokens]"
+        ),
+        use_full_rank_gate=(
+            "Whether the output's gate is one `g_proj` (Kimi K3), not `g_a_proj` and `g_b_proj` (Kimi-Linear)"
+        ),
+        a_log_size="Elements of A_log: `num_heads` (Kimi-Linear) or `head_dim` (Kimi K3) [elements]",
+    )
     purposes: ClassVar[dict[str, str]] = PURPOSES | {
         "q_proj": "Makes the queries of all heads.",
         "k_proj": "Makes the keys of all heads.",

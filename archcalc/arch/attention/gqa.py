@@ -8,22 +8,39 @@ from archcalc.arch.block import Block
 from archcalc.arch.rope import RopeParameters
 from archcalc.arch.rows import key_rows, pairs
 from archcalc.errors import FieldError
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import ALL, Cache, Dim, Span, Tape, Tensor
 
 
 class GQA(Block):
-    """Grouped-query attention: several query heads share one key-value head; equal head counts make it plain multi-
-    head.
+    """Grouped-query attention, with windows (Longformer, arXiv:2004.05150) and gates where a spec says so."""
 
-    arXiv:2305.13245. `head_dim` is explicit: it need not be hidden_size / num_attention_heads. With `sliding_window` a
-    token sees itself and the tokens before it, so many together (Longformer, arXiv:2004.05150). `rope_parameters`
-    replace the backbone's rotary embedding; of each head `rotary_dim` features turn, the first ones (GLM-4, Phi-3,
-    MiniMax-M2), all by default. `output_gate` multiplies what attention makes by a sigmoid before the last projection:
-    `elementwise` by a gate for each feature out of a query projection twice as wide (Qwen3-Next), `per_head` by one for
-    each head out of a projection of its own (Step-3.7).
-    """
-
+    about = About(
+        (
+            "Grouped-query attention (arXiv:2305.13245): several query heads share one key-value head; equal head "
+            "counts make it plain multi-head"
+        ),
+        kind="Which attention this is",
+        num_attention_heads="Query heads",
+        num_key_value_heads=(
+            "Key-value heads, which are cached; divides `num_attention_heads`, and equals it in plain multi-head "
+            "attention"
+        ),
+        head_dim="Features of a head; need not be hidden_size / num_attention_heads [elements]",
+        attention_bias="Whether `q_proj`, `k_proj` and `v_proj` have biases",
+        attention_out_bias="Whether `o_proj` has a bias",
+        qk_norm="Norm of queries and keys: `per_head` (Qwen3), `full` over all heads at once (OLMo 2), null: none",
+        sliding_window="Tokens that a token sees, itself the last; left out: all [tokens]",
+        rope_parameters="The rotary embedding of this attention; left out: the backbone's",
+        rotary_dim=(
+            "Features of each head that turn, the first ones, an even number (GLM-4, Phi-3, MiniMax-M2); left out: "
+            "all [elements]"
+        ),
+        output_gate=(
+            "`elementwise`: a sigmoid for each feature, out of a `q_proj` twice as wide (Qwen3-Next). `per_head`: one "
+            "for each head, by a `g_proj` (Step-3.7). Left out: none"
+        ),
+    )
     purposes: ClassVar[dict[str, str]] = {
         "q_proj": "Makes the queries of all heads.",
         "k_proj": "Makes the keys of the key-value heads, which are cached.",

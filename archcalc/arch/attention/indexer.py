@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from archcalc.arch.block import Block
 from archcalc.arch.rows import key_rows, pairs
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import Cache, Dim, Span, Tape, Tensor
 
 
@@ -17,6 +17,15 @@ class Indexer(Block):
     language model's loss has no gradient for the choice.
     """
 
+    about = About(
+        (
+            "The lightning indexer of DeepSeek's sparse attention (arXiv:2512.02556): scores every key by a few small "
+            "heads and leaves the best to attention"
+        ),
+        index_n_heads="Heads that score",
+        index_head_dim="Features of an index query and of the one index key of a token, which is cached [elements]",
+        index_topk="Keys that attention sees [tokens]",
+    )
     purposes: ClassVar[dict[str, str]] = {
         "wq_b": "Makes the index queries from the query latent.",
         "wk": "Makes the one index key of a token, which is cached.",
@@ -39,7 +48,7 @@ class Indexer(Block):
         Returns the chosen keys of each row, int32 [index_topk], or as many as there are."""
         best = Dim("index_topk", min(self.index_topk, key_rows(tape)[1].size))
         heads, dim = self.dim("index_n_heads"), self.dim("index_head_dim")
-        with tape.scope("indexer", self.__doc__ or "", self.purposes), tape.no_grad():
+        with tape.scope("indexer", self.about.sentence, self.purposes), tape.no_grad():
             q = tape.linear(q_latent, "wq_b", (heads, dim), role="attention", site="index")
             k = tape.linear(x, "wk", (dim,), role="attention", site="index")
             k = tape.layer_norm(k, "k_norm", role="attention", site="index")

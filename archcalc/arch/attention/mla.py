@@ -8,7 +8,7 @@ from archcalc.arch.attention.indexer import Indexer
 from archcalc.arch.block import Block
 from archcalc.arch.rows import key_rows, pairs
 from archcalc.errors import FieldError
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import ALL, Cache, Dim, Span, Tape, Tensor
 
 
@@ -22,16 +22,36 @@ def absorbed(tape: Tape) -> bool:
 
 
 class MLA(Block):
-    """Multi-head latent attention: keys and values are rebuilt from one small latent a token, which is all that is
-    cached.
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1).
 
-    DeepSeek-V2, arXiv:2405.04434, section 2.1. Queries go through a low rank too where `q_lora_rank` is set. With an
-    `indexer` each token attends to its best keys alone (DeepSeek-V3.2); with `index_topk` to so many, which an earlier
-    layer's indexer chose (GLM-5, arXiv:2603.12201): it scores and caches no keys of its own. `output_gate` multiplies
-    what attention makes by a sigmoid, from a projection of its own (Kimi K3). Without rotation the rotary features
-    stay, in queries, keys and the cache (Kimi Linear).
+    With `index_topk` it scores and caches no keys of its own. Without rotation the rotary features stay, in queries,
+    keys and the cache (Kimi Linear).
     """
 
+    about = About(
+        (
+            "Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): keys and values are rebuilt from one small "
+            "latent a token, which is all that is cached"
+        ),
+        kind="Which attention this is",
+        num_attention_heads="Query heads",
+        q_lora_rank="Width of the query latent; null: queries come straight from the hidden state [elements]",
+        kv_lora_rank="Width of the latent of keys and values, which is cached [elements]",
+        qk_nope_head_dim="Features of a head's query and key that do not rotate [elements]",
+        qk_rope_head_dim=(
+            "Features of a head's query and key that rotate; the key's are one for all heads, and cached [elements]"
+        ),
+        v_head_dim="Features of a head's value [elements]",
+        attention_bias="Whether `q_a_proj`, `kv_a_proj_with_mqa` and `o_proj` have biases",
+        indexer="Chooses the keys that attention sees (DeepSeek-V3.2); left out: it sees all",
+        index_topk=(
+            "Keys that attention sees, chosen by an earlier layer's indexer (GLM-5, arXiv:2603.12201); not beside an "
+            "`indexer` [tokens]"
+        ),
+        output_gate=(
+            "`elementwise`: a sigmoid for each feature of the heads' outputs, by a `g_proj` (Kimi K3); left out: none"
+        ),
+    )
     purposes: ClassVar[dict[str, str]] = {
         "q_a_proj": "Compresses the hidden state to the low-rank query latent.",
         "q_a_layernorm": "Keeps the query latent at unit scale before it is expanded.",

@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from archcalc.arch.block import Block, GatedActivation
 from archcalc.errors import FieldError
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import Role, Tape, Tensor
 from archcalc.tape.dims import Dim
 
@@ -21,6 +21,17 @@ PURPOSES = {
 class DenseFFN(Block):
     """Dense feed-forward network: gated (SwiGLU, arXiv:2002.05202) with three matrices, or plain with two."""
 
+    about = About(
+        "Dense feed-forward network: gated (SwiGLU, arXiv:2002.05202) with three matrices, or plain with two",
+        kind="Which feed-forward this is",
+        intermediate_size="Width between up and down projection [elements]",
+        hidden_act=(
+            "Activation; `situ` (Kimi K3) needs `gated: true`. Changes no count: what eager code keeps for backward "
+            "follows from it"
+        ),
+        gated="Whether there is a gate: three matrices, not two",
+        mlp_bias="Whether the projections have biases",
+    )
     purposes: ClassVar[dict[str, str]] = PURPOSES
 
     kind: Literal["dense"]

@@ -1,10 +1,8 @@
 """Mixture of experts with optional shared experts.
 
-`correction_bias: parameter` counts the bias of the choice as one, as the class of ERNIE 4.5 does, though it gets no
-gradient; `router_bias` and `expert_bias` are trained (gpt-oss, arXiv:2508.10925). With `routed_expert_hidden_size` the
-routed experts work on a latent of that width (Kimi K3, modeling_kimi_linear.py, `KimiSparseMoeBlock`): tokens are
-projected down before they are sent, and what all adds up to is normalised and projected up; router and shared experts
-see the hidden state. `gated: false` is for routed and shared experts alike (Nemotron-H, arXiv:2504.03624).
+With `routed_expert_hidden_size` the routed experts work on a latent of that width (Kimi K3, modeling_kimi_linear.py,
+`KimiSparseMoeBlock`): tokens are projected down before they are sent, and what all adds up to is normalised and
+projected up; router and shared experts see the hidden state.
 """
 
 from functools import partial
@@ -15,7 +13,7 @@ from pydantic import Field, model_validator
 from archcalc.arch.block import Block, GatedActivation, Real
 from archcalc.arch.ffn.dense import PURPOSES, check_gated, mlp
 from archcalc.errors import FieldError
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import Dim, Tape, Tensor
 
 
@@ -27,6 +25,58 @@ class MoE(Block):
     (arXiv:2408.15664): a buffer in the checkpoint, not a trained parameter.
     """
 
+    about = About(
+        (
+            "Mixture of experts (DeepSeekMoE, arXiv:2401.06066): a router sends each token to a few routed experts; "
+            "shared experts see all"
+        ),
+        kind="Which feed-forward this is",
+        n_routed_experts="Routed experts of a layer",
+        num_experts_per_tok="Routed experts that a token goes to",
+        n_shared_experts="Shared experts, which every token goes to; 0: none",
+        moe_intermediate_size=(
+            "Width of one routed expert; of one shared expert too, unless `shared_expert_intermediate_size` says "
+            "otherwise [elements]"
+        ),
+        hidden_act=(
+            "Activation of the experts; `situ` (Kimi K3) needs `gated: true`. Changes no count: what eager code keeps "
+            "for backward follows from it"
+        ),
+        scoring_func="How the router's logits become scores. Changes no size",
+        topk_method=(
+            "How experts are chosen. `noaux_tc` has a correction bias that balances load without a loss "
+            "(arXiv:2408.15664)"
+        ),
+        n_group="Groups of experts to choose from; divides `n_routed_experts`. Changes no size",
+        topk_group="Groups that a token may choose experts of, at most `n_group`. Changes no size",
+        norm_topk_prob="Whether the chosen experts' probabilities are scaled to a sum of 1",
+        routed_scaling_factor="What the routed experts' output is multiplied by. Changes no size",
+        gated="Whether routed and shared experts have a gate: three matrices, not two (Nemotron-H, arXiv:2504.03624)",
+        expert_bias="Whether each matrix of each routed expert has a bias (gpt-oss, arXiv:2508.10925)",
+        router_bias=(
+            "`trained`: a bias of the router's scores (gpt-oss). Not the correction bias of `topk_method: noaux_tc`"
+        ),
+        correction_bias=(
+            "`parameter`: the public class counts the correction bias as a parameter, though no gradient trains it "
+            "(ERNIE 4.5); needs `topk_method: noaux_tc`"
+        ),
+        shared_expert_intermediate_size=(
+            "Width of all shared experts together (Qwen2-MoE, Qwen3-Next); left out: n_shared_experts x "
+            "moe_intermediate_size [elements]"
+        ),
+        shared_expert_gate=(
+            "Whether a gate of one logit a token weighs what shared experts make (Qwen2-MoE, Qwen3-Next)"
+        ),
+        shared_name="Module of the shared experts in the checkpoint",
+        routed_expert_hidden_size=(
+            "Width of the latent that routed experts work on (Kimi K3); left out: they work on the hidden state "
+            "[elements]"
+        ),
+        latent_moe_use_norm=(
+            "Whether a norm is on what routed experts add up to, before it is projected up; needs "
+            "`routed_expert_hidden_size`"
+        ),
+    )
     purposes: ClassVar[dict[str, str]] = {
         "gate": "Scores every expert for each token; its correction bias steers the choice and is no parameter.",
         "moe_statics": "Steers the router's choice: a parameter of the public class that gets no gradient.",

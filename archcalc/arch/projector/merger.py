@@ -10,7 +10,7 @@ from archcalc.arch.layers import Name
 from archcalc.arch.projector.projector import Projector
 from archcalc.arch.vision.tower import Features
 from archcalc.errors import FieldError
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import Dim, Tape, Tensor
 from archcalc.tape.values import NormKind
 
@@ -33,14 +33,30 @@ NAMES: Mapping[str, MergerNames] = {
 
 
 class Merger(Projector):
-    """Two-layer perceptron that maps each merge window of patches to one backbone token (Qwen2-VL, arXiv:2409.12191;
-    without norm and merge, LLaVA's, arXiv:2310.03744).
+    """The projector of Qwen2-VL and its kin and, without norm and merge, LLaVA's.
 
     The norm sees single patches, before the merge. Features of earlier layers have mergers of their own beside this
     one, each with a LayerNorm after the merge; theirs are added to the backbone's hidden states at the image's tokens,
     the first after its first layer and so on (Qwen3-VL's DeepStack).
     """
 
+    about = About(
+        (
+            "Two-layer perceptron that maps each merge window of patches to one backbone token (Qwen2-VL, "
+            "arXiv:2409.12191; without norm and merge, LLaVA's, arXiv:2310.03744)"
+        ),
+        kind="Which projector this is",
+        names="Whose public class names the modules: `qwen2_vl`, `qwen3_vl` or `llava`",
+        prefix="Module of the checkpoint that holds the projector, such as model.visual.merger",
+        mm_hidden_size="Features of one patch, as the tower makes them [elements]",
+        intermediate_size="Width between the two linears [elements]",
+        text_hidden_size="Features of one backbone token: the backbone's `hidden_size` [elements]",
+        norm="Kind of the norm before the merge; null: none",
+        projector_hidden_act="Activation between the linears. Changes no count",
+        projector_ln_eps="Epsilon of the projector's norm; goes with `norm`. Changes no size",
+        projector_bias="Whether the linears have biases",
+        dtype="Dtype of the projector's weights and activations where nothing else says otherwise",
+    )
     takes_earlier: ClassVar[bool] = True
     purposes: ClassVar[dict[str, str]] = {
         "norm": "Normalises the patches' features before they are mixed.",
@@ -94,7 +110,7 @@ class Merger(Projector):
         self, tape: Tape, x: Tensor, path: str, indices: tuple[int, ...] = (), *, shuffled: bool = False
     ) -> None:
         """One merger, or, with `indices`, those of earlier layers."""
-        names, about, bias = NAMES[self.names], self.__doc__ or "", self.projector_bias
+        names, about, bias = NAMES[self.names], self.about.sentence, self.projector_bias
         with tape.segment(path, "projector", x, indices, about=about, dtype=self.dtype) as inner:
             window, patch = inner.features
             merged, y = Dim(f"({window.name}·{patch.name})", window.size * patch.size), inner

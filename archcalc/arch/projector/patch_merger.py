@@ -8,17 +8,32 @@ from archcalc.arch.block import Activation, Dtype, Real
 from archcalc.arch.projector.projector import Projector
 from archcalc.arch.vision.tower import Features
 from archcalc.errors import FieldError
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import Dim, Tape, Tensor
 
 
 class PatchMerger(Projector):
-    """Two-layer perceptron that maps each merge window of patches to one backbone token.
+    """The projector of Kimi K2.5 (arXiv:2602.02276) and, as `patchmergerv2`, of Kimi K3."""
 
-    Kimi K2.5, arXiv:2602.02276. The LayerNorm sees single patches, before the merge; `use_postshuffle_norm` puts it
-    after the merge instead. Kimi K3's `patchmergerv2` has no biases, and an RMSNorm of the result in its place.
-    """
-
+    about = About(
+        (
+            "Two-layer perceptron that maps each merge window of patches to one backbone token (Kimi K2.5, "
+            "arXiv:2602.02276)"
+        ),
+        kind="Which projector this is",
+        mm_projector_type=(
+            "`patchmerger` (K2.5): biases, and a LayerNorm before. `patchmergerv2` (Kimi K3): no biases, and an "
+            "RMSNorm behind"
+        ),
+        mm_hidden_size="Features of one patch, as the tower makes them [elements]",
+        text_hidden_size="Features of one backbone token: the backbone's `hidden_size` [elements]",
+        projector_hidden_act="Activation between the linears. Changes no count",
+        projector_ln_eps="Epsilon of the projector's norm. Changes no size",
+        use_postshuffle_norm=(
+            "Whether the LayerNorm sees whole merge windows, not single patches; not of `patchmergerv2`"
+        ),
+        dtype="Dtype of the projector's weights and activations where nothing else says otherwise",
+    )
     purposes: ClassVar[dict[str, str]] = {
         "pre_norm": (
             "LayerNorm that brings every patch's features to mean 0 and variance 1, with a learned scale and shift, so "
@@ -68,7 +83,7 @@ class PatchMerger(Projector):
 
     def forward(self, tape: Tape, features: Features) -> None:
         """Rows [batch, vision_tokens], features [window, mm_hidden] to rows alike, features [text_hidden]."""
-        about = self.__doc__ or ""
+        about = self.about.sentence
         with (
             tape.segment("mm_projector", "projector", features.last, about=about, dtype=self.dtype) as inner,
             tape.scope("", purposes=self.purposes),

@@ -10,7 +10,7 @@ from archcalc.arch.rows import sequences
 from archcalc.arch.vision.tower import Features, Group, Tower
 from archcalc.arch.vision.transformer import BlockNames, BlockShape, transformer_block
 from archcalc.errors import FieldError
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import Dim, Dims, Tape, Tensor, Term
 from archcalc.tape.values import NormKind
 from archcalc.workload import Workload
@@ -28,14 +28,47 @@ NAMES = BlockNames(
 
 
 class MoonViT3D(Tower):
-    """Vision transformer over image patches at native resolution; video runs in chunks of a few frames (Kimi K2.5,
-    arXiv:2602.02276).
+    """The tower of Kimi K2.5 and, with RMSNorm, no biases and wider heads, of Kimi K3.
 
-    Within a chunk every patch attends to every other. After the last block frames are averaged over time and patches
-    grouped `merge_kernel_size` at a time, so one backbone token stands for a merge window of one chunk. Kimi K3 has
-    RMSNorm, no biases, and heads whose joint width `qkv_hidden_size` is not the residual stream's.
+    After the last block frames are averaged over time and patches grouped, so that one backbone token stands for a
+    merge window of one chunk.
     """
 
+    about = About(
+        (
+            "Vision transformer over image patches at native resolution; video runs in chunks of a few frames (Kimi "
+            "K2.5, arXiv:2602.02276)"
+        ),
+        kind="Which tower this is",
+        vt_hidden_size="Width of the tower's residual stream [elements]",
+        vt_num_hidden_layers="Layers of the tower",
+        vt_num_attention_heads="Heads of its attention",
+        vt_intermediate_size="Width of its feed-forward [elements]",
+        qkv_hidden_size="Width of all heads together (Kimi K3); left out: `vt_hidden_size` [elements]",
+        norm_type="Kind of its norms: `layernorm` (K2.5) or `rmsnorm` (Kimi K3)",
+        attn_bias="Whether the linears of attention have biases",
+        linear_bias="Whether the linears of the feed-forward have biases",
+        patch_embed_proj_bias="Whether the patch convolution has a bias",
+        in_channels="Channels of a picture",
+        patch_size="Side of a patch [pixels]",
+        init_pos_emb_height="Rows of the learned table of positions [patches]",
+        init_pos_emb_width="Columns of the learned table of positions [patches]",
+        init_pos_emb_time="Frames of the table of times, which is fixed and has no parameters [frames]",
+        pos_emb_type=(
+            "`divided_fixed`: learned positions of the patch grid, interpolated to each picture, and a fixed table of "
+            "times"
+        ),
+        merge_kernel_size="Sides of the merge window that becomes one backbone token, height and width [patches]",
+        merge_type="`sd2_tpool`: windows are merged in space, and the frames of a chunk averaged over time",
+        video_attn_type="`spatial_temporal`: within a chunk every patch attends to every other",
+        layer_norm_eps="Epsilon of the tower's norms. Changes no size",
+        rope_theta="Base of the tower's rotary embedding. Changes no size",
+        dtype="Dtype of the tower's weights and activations where nothing else says otherwise",
+        in_patch_limit="Patches of an image at most, before padding to merge windows [patches]",
+        in_patch_limit_each_frame="Patches of a frame of a video at most, before padding [patches]",
+        patch_limit_on_one_side="Patches along a side at most [patches]",
+        temporal_merge_kernel_size="Frames of one chunk of a video [frames]",
+    )
     purposes: ClassVar[dict[str, str]] = {
         "patch_embed.proj": (
             "Turns each patch of pixels into a feature vector: a convolution whose stride is its kernel."

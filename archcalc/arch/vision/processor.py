@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from archcalc.errors import FieldError, InputError
-from archcalc.section import Section, Size
+from archcalc.section import About, Section, Size
 
 MOST_STRETCHED = 200
 """The longer side over the shorter one of a picture that `smart_resize` still takes."""
@@ -14,10 +14,17 @@ MOST_STRETCHED = 200
 
 class SmartResize(Section):
     """Sides rounded to whole merge windows, the area between two bounds (transformers, models/qwen2_vl/
-    image_processing_qwen2_vl.py and models/qwen3_vl/video_processing_qwen3_vl.py, `smart_resize`).
+    image_processing_qwen2_vl.py and models/qwen3_vl/video_processing_qwen3_vl.py, `smart_resize`)."""
 
-    `video_pixels` says what the bounds of a video are of: one frame (Qwen2-VL) or all its frames (Qwen3-VL).
-    """
+    about = About(
+        "Sides rounded to whole merge windows, the area between two bounds (Qwen2-VL, Qwen3-VL)",
+        kind="Which rule this is",
+        min_pixels="Area of an image at least [pixels]",
+        max_pixels="Area of an image at most [pixels]",
+        video_min_pixels="Area of a video at least, as `video_pixels` counts it [pixels]",
+        video_max_pixels="Area of a video at most, as `video_pixels` counts it [pixels]",
+        video_pixels="What the bounds of a video are of: one frame (Qwen2-VL), or all its frames (Qwen3-VL)",
+    )
 
     kind: Literal["smart_resize"]
     min_pixels: Size
@@ -76,6 +83,12 @@ def _bounded(
 
 class FixedSize(Section):
     """Every picture, and every frame of a video, becomes a square of `image_size` pixels (CLIP, SigLIP)."""
+
+    about = About(
+        "Every picture, and every frame of a video, becomes a square (CLIP, SigLIP)",
+        kind="Which rule this is",
+        image_size="Side of the square [pixels]",
+    )
 
     kind: Literal["fixed"]
     image_size: Size

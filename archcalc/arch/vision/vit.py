@@ -12,7 +12,7 @@ from archcalc.arch.vision.processor import FixedSize, Processor
 from archcalc.arch.vision.tower import Features, Group, Tower
 from archcalc.arch.vision.transformer import BlockShape, transformer_block
 from archcalc.errors import FieldError
-from archcalc.section import Size
+from archcalc.section import About, Size
 from archcalc.tape import Dim, Tape, Tensor, Term
 from archcalc.workload import Workload
 
@@ -23,11 +23,56 @@ class ViT(Tower):
     """Vision transformer over the patches of a picture (arXiv:2010.11929) with learned positions, rotary ones or both.
 
     Patches attend to those of their own picture, or of their own frames of a video, `temporal_patch_size` of which make
-    one layer of patches. With `window_size` [pixels] they attend inside windows of that side, but for the layers of
-    `fullatt_block_indexes` (Qwen2.5-VL, arXiv:2502.13923). The layers of `deepstack_visual_indexes` hand on their
-    features beside the last one (Qwen3-VL). `names`, `prefix` and `text_prefix` say where the checkpoint keeps what.
+    one layer of patches.
     """
 
+    about = About(
+        (
+            "Vision transformer over the patches of a picture (arXiv:2010.11929) with learned positions, rotary ones "
+            "or both"
+        ),
+        kind="Which tower this is",
+        names=(
+            "Whose public class names the modules: `qwen2_vl` (and Qwen2.5-VL), `qwen3_vl` (and Qwen3.5), `clip` (and "
+            "SigLIP)"
+        ),
+        prefix="Module of the checkpoint that holds the tower, such as model.visual",
+        text_prefix="Module of the checkpoint that holds the decoder beside the tower",
+        hidden_size="Width of the tower's residual stream [elements]",
+        num_hidden_layers="Layers of the tower",
+        num_attention_heads="Heads of its attention",
+        head_dim="Features of a head [elements]",
+        intermediate_size="Width of its feed-forward [elements]",
+        hidden_act=(
+            "Activation of its feed-forward. Changes no count: what eager code keeps for backward follows from it"
+        ),
+        gated="Whether its feed-forward has a gate: three matrices, not two",
+        attention_bias="Whether the linears of attention have biases",
+        mlp_bias="Whether the linears of the feed-forward have biases",
+        norm="Kind of its norms: `layer` or `rms`",
+        norm_eps="Epsilon of its norms. Changes no size",
+        in_channels="Channels of a picture",
+        patch_size="Side of a patch [pixels]",
+        temporal_patch_size="Frames that make one layer of patches; an image is repeated [frames]",
+        patch_embed_bias="Whether the patch convolution has a bias",
+        num_position_embeddings="Rows of a learned position table, the class token's included; left out: none",
+        interpolate_pos_encoding="Whether learned positions are interpolated to each picture's grid",
+        class_token="Whether a learned row stands before the patches (CLIP)",
+        pre_norm="Whether there is a norm before the first layer (CLIP)",
+        post_norm="Whether there is a norm after the last layer",
+        rope_theta="Base of the tower's rotary embedding; null: no rotation. Changes no size",
+        spatial_merge_size="Side of the merge window that becomes one backbone token; 1: no merge [patches]",
+        window_size=(
+            "Side of the windows that attention stays in (Qwen2.5-VL, arXiv:2502.13923); left out: the whole picture "
+            "[pixels]"
+        ),
+        fullatt_block_indexes="Layers that attend to the whole picture all the same; goes with `window_size`",
+        deepstack_visual_indexes=(
+            "Layers that hand on their features beside the last one, each to a layer of the backbone (Qwen3-VL)"
+        ),
+        processor="How a picture is resized before patches are cut",
+        dtype="Dtype of the tower's weights and activations where nothing else says otherwise",
+    )
     purposes: ClassVar[dict[str, str]] = {
         "patches": "Turns each patch of pixels into a feature vector: a convolution whose stride is its kernel.",
         "positions": "Learned positions of the patch grid, interpolated where the grid is not the table's own.",
