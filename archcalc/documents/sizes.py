@@ -1,11 +1,11 @@
-"""Sizes that stand in one word on the command line: 1024x768, 9x448x448."""
+"""What stands in one word on the command line, and may in Python: 1024x768, 9x448x448, 4k..256k, 1,8, h100=2.1."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from archcalc.errors import InputError, show_value
-from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_memory, parse_sides
+from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_memory, parse_range, parse_sides
 
 
 def parse_images(texts: list[str] | None) -> list[tuple[int, int]]:
@@ -20,9 +20,14 @@ def parse_videos(texts: list[str] | None) -> list[tuple[int, int, int]]:
 
 def parse_device_memory(text: str) -> int:
     """Memory of a device [bytes]: less than 1 MiB is taken for a forgotten unit. Raises InputError."""
-    size = parse_memory(text)
+    return device_memory(parse_memory(text), text)
+
+
+def device_memory(size: int, written: object) -> int:
+    """The same of a number of bytes; `written` is what the error shows. Raises InputError."""
     if 0 < size < 1 << 20:
-        raise InputError(f"{show_value(text)} is only {size:,} bytes", value=text, hint="say which unit: 80GiB or 80GB")
+        shown = show_value(written)
+        raise InputError(f"{shown} is only {size:,} bytes", value=written, hint="say which unit: 80GiB or 80GB")
     return size
 
 
@@ -73,3 +78,28 @@ def parse_prices(texts: list[str] | None) -> dict[str, float]:
             raise InputError(f"--price {show_value(text)} is out of range", value=text, hint="write --price h100=2.1")
         prices[name] = float(digits)
     return prices
+
+
+def parse_lengths(text: str) -> tuple[int, int]:
+    """Both ends of a range of lengths [tokens]: `4k..256k`. Raises InputError."""
+    if ".." not in text:
+        raise InputError(
+            f"--context {show_value(text)} is no range", value=text, hint="write two lengths, such as 4k..256k"
+        )
+    return parse_range(text)
+
+
+def parse_batches(text: str) -> list[int]:
+    """Numbers of sequences with commas between them, each once: `1,8`. Raises InputError."""
+    words = parse_names(text)
+    for word in words:
+        if not (word.isascii() and word.isdecimal() and len(word) < 10 and int(word)):
+            raise InputError(
+                f"--batch {show_value(word)} is no number of sequences", value=text, hint="write --batch 1,8"
+            )
+    return list(dict.fromkeys(map(int, words)))
+
+
+def parse_names(text: str) -> list[str]:
+    """Words with commas between them, each once: `bf16,fp8`."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",")))
