@@ -52,7 +52,7 @@ def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, u
     """Each format gets the form of the diff that suits it; nothing is written unless all of them can be rendered."""
     from archcalc.cli.output import emit, write_file
     from archcalc.render import ENDINGS, renderer
-    from archcalc.render.changes import flat, readable
+    from archcalc.render.changes import form_of
     from archcalc.render.folded import render as folded
 
     targets = outputs or [STDOUT]
@@ -62,16 +62,15 @@ def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, u
             emit(report, name, [path], units)  # says what is wrong, and writes nothing
         else:
             renderer(name)
-    for path, name in zip(targets, names, strict=True):
+    for path, name in zip(targets, filter(None, names), strict=True):
         if name == "markdown":
-            text = folded(readable(report, units), units)
+            text = folded(form_of(report, name, units), units)
             if path == STDOUT:
                 sys.stdout.write(text)
             else:
                 write_file(path, text.encode())
         else:
-            form = flat(report) if name == "csv" else readable(report, units) if name == "table" else report
-            emit(form, name, [path], units)
+            emit(form_of(report, name, units), name, [path], units)
 
 
 def _ending(path: Path) -> str:

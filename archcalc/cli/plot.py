@@ -207,7 +207,7 @@ def kv(
     from archcalc.units import parse_context
 
     several, page = _models(specs, units), 1 if block_size is None else parse_context(block_size)
-    mesh: dict[str, int] = {"tp": tp or 1, "pp": pp or 1, "dp": dp or 1, "dcp": dcp or 1, "block_size": page}
+    mesh: dict[str, Any] = {"tp": tp or 1, "pp": pp or 1, "dp": dp or 1, "dcp": dcp or 1, "block_size": page}
     figure = ask.kv(several, **_swept(context, batch, kv_dtype), **mesh)
     emit_figure(figure, format_name, output, units)
 

@@ -30,8 +30,9 @@ LIMIT_COLUMNS = (Column("limit", "limit"), *FOUR, Column("verdict", "verdict"))
 __all__ = ["LimitsExceeded", "changed", "diff_report", "exceeded"]
 
 
-def diff_report(base: str, head: str, *, limits: Sequence[str] = ()) -> Report:
-    """What changed from `base` to `head`: each a spec, a saved report, `git:REV:path` of either, or `/dev/null`.
+def diff_report(base: str | Side, head: str | Side, *, limits: Sequence[str] = ()) -> Report:
+    """What changed from `base` to `head`: each a spec, a saved report, `git:REV:path` of either, `/dev/null`, or
+    a side that is there already.
 
     `rows` are paths, the tables `quantities` and `fields`; the findings are the limits with their verdicts. `extra`
     holds what did not change, and `changed`: whether anything but descriptions did.
@@ -40,7 +41,7 @@ def diff_report(base: str, head: str, *, limits: Sequence[str] = ()) -> Report:
         InputError: a side that can't be read, sides without anything in common, a limit that can't be held.
     """
     asked = [parse_limit(text) for text in limits]
-    before, after = read_side(base), read_side(head)
+    before, after = (side if isinstance(side, Side) else read_side(side) for side in (base, head))
     ours, theirs, notes = facts(before, after)
     old, new = dict(ours.quantities), dict(theirs.quantities)
     for limit in asked:
@@ -55,7 +56,13 @@ def diff_report(base: str, head: str, *, limits: Sequence[str] = ()) -> Report:
     return Report(
         command="diff",
         title=f"{_heading(before, after)}: {_summary(quantities, paths, fields)}",
-        inputs={"base": base, "head": head, "base_file": before.file, "head_file": after.file, "limits": list(limits)},
+        inputs={
+            "base": before.label,
+            "head": after.label,
+            "base_file": before.file,
+            "head_file": after.file,
+            "limits": list(limits),
+        },
         quantities={},
         rows=Table("rows", "paths", _path_columns(paths), paths) if paths else None,
         tables=[

@@ -32,13 +32,15 @@ def device_memory(size: int, written: object) -> int:
 
 
 def parse_number(text: str, option: str, word: str) -> int | None:
-    """A whole number, or None for the one word that stands in its place. Raises InputError."""
+    """A whole number, or None for the one word that stands in its place. Raises InputError that begins with `option`,
+    where there is one."""
     if text == word:
         return None
+    shown = f"{option} {show_value(text)}".lstrip()
     if text.isascii() and text.isdecimal() and len(text) >= 10:
-        raise InputError(f"{option} {show_value(text)} is out of range", value=text, hint="at most 999,999,999")
+        raise InputError(f"{shown} is out of range", value=text, hint="at most 999,999,999")
     if not (text.isascii() and text.isdecimal()):
-        raise InputError(f"{option} {show_value(text)} is neither a whole number nor {word}", value=text)
+        raise InputError(f"{shown} is neither a whole number nor {word}", value=text)
     return int(text)
 
 

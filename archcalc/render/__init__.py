@@ -33,3 +33,14 @@ def renderer(name: str) -> Renderer:
         )
     render: Renderer = import_module(FORMATS[name]).render
     return render
+
+
+def text_of(report: Report, name: str, units: str) -> str:
+    """What a command whose report it is prints in a format, off a terminal. Raises InputError for an unknown one."""
+    render = renderer(name)
+    if report.command != "diff":
+        return render(report, units)
+    from archcalc.render.changes import form_of
+    from archcalc.render.folded import render as folded
+
+    return (folded if name == "markdown" else render)(form_of(report, name, units), units)

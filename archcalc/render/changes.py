@@ -29,6 +29,11 @@ FLAT_COLUMNS = tuple(
 )
 
 
+def form_of(report: Report, name: str, units: str) -> Report:
+    """The form of a diff that suits a format: raw where programs read it."""
+    return flat(report) if name == "csv" else readable(report, units) if name in ("table", "markdown") else report
+
+
 def readable(report: Report, units: str) -> Report:
     """A diff whose tables hold text instead of raw values: for tables, Markdown and GitHub.
 
