@@ -39,11 +39,11 @@ MOST_DIGITS = 10**9 - 1
 
 def read(given: Mapping[str, Any], readers: Mapping[str, Reader]) -> dict[str, Any]:
     """The arguments that are not None, as the functions behind the commands take them. Raises InputError."""
-    return {name: _named(name, readers[name], value) for name, value in given.items() if value is not None}
+    return {name: read_one(name, readers[name], value) for name, value in given.items() if value is not None}
 
 
-def _named(name: str, reader: Reader, value: Any) -> Any:
-    """A value read; an error says which parameter it is about."""
+def read_one(name: str, reader: Reader, value: Any) -> Any:
+    """One argument, None too; an error says which parameter it is about."""
     try:
         return reader(value)
     except InputError as error:
@@ -217,7 +217,7 @@ def batches(value: Any) -> list[int]:
 def prices(value: Any) -> dict[str, float]:
     """A price of each GPU."""
     if isinstance(value, Mapping):
-        return {text(name): number(price) for name, price in value.items()}
+        return {text(name): float(number(price)) for name, price in value.items()}
     return sizes.parse_prices(several(text)(value))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from archcalc.api.arguments import READERS, file, read
+from archcalc.api.arguments import READERS, file, read, read_one
 from archcalc.api.report import Report
-from archcalc.api.specs import Spec, SpecLike, load
+from archcalc.api.specs import Given, Spec, SpecLike, load
 
 if TYPE_CHECKING:
     from archcalc.documents.compare.sides import Side
@@ -47,8 +47,9 @@ def _side(given: SideLike, name: str) -> Side | str:
         return Side(label=name, saved=of(given.document))
     if isinstance(given, Spec | Mapping):
         spec = load(given)
-        return Side(label=spec.name, document=spec.document, spec=spec.model)
-    argument: str = read({name: given}, {name: file})[name]
+        lines = None if isinstance(spec.document, Given) else spec.document
+        return Side(label=spec.name, document=lines, spec=spec.model)
+    argument: str = read_one(name, file, given)
     return argument
 
 

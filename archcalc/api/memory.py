@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from archcalc.api.arguments import File, Length, Memory, Overrides, Prices
+from archcalc.api.arguments import File, Length, Memory, Overrides, Prices, file, read_one
 from archcalc.api.counts import answered
 from archcalc.api.report import Report
 from archcalc.api.specs import SpecLike
@@ -107,4 +107,5 @@ def train(
         InputError: a file that can't be read, an argument that can't be used, or a plan that does not fit the model.
         SpecError: a file that is no valid spec or plan.
     """
-    return answered("train", **locals())
+    read_one("plan", file, plan)
+    return answered("train", spec, plan=plan, set=set, rank=rank, explain=explain)

@@ -9,7 +9,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from archcalc.api.arguments import SWEPT, File, Length, Memory, Overrides, one_of, read
+from archcalc.api.arguments import SWEPT, File, Length, Memory, Overrides, one_of, read, read_one
 from archcalc.api.report import Report
 from archcalc.api.specs import SpecLike, load
 from archcalc.errors import InputError
@@ -129,7 +129,7 @@ def plot(
     from archcalc.documents.sweep.ask import KINDS
 
     given = {name: value for name, value in locals().items() if name in _DEFAULTS and not _is_default(name, value)}
-    read({"kind": kind}, {"kind": one_of(*KINDS)})
+    read_one("kind", one_of(*KINDS), kind)
     if not specs:
         raise InputError("no spec is named", source="specs", hint=f'write archcalc.plot("{kind}", "k25")')
     _check_looked_at(kind, given, signature(KINDS[kind]).parameters)

@@ -188,7 +188,7 @@ def import_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> Importe
 # -- plain data -------------------------------------------------------------------------------------------------------
 
 
-class _Given(Document):
+class Given(Document):
     """Plain data that stands in no file: errors name the path of a value."""
 
     __slots__ = ()
@@ -221,7 +221,7 @@ def _of_data(data: Mapping[str, Any]) -> Spec:
 
 def _given(data: Mapping[str, Any]) -> Document:
     text = _as_json(data)
-    return _Given(json.loads(text), text, "spec", {}, (1, 1))
+    return Given(json.loads(text), text, "spec", {}, (1, 1))
 
 
 def _config(data: Mapping[str, Any]) -> Any:
