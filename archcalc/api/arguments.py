@@ -33,8 +33,9 @@ Prices: TypeAlias = "Mapping[str, float] | Sequence[str] | str"
 Reader: TypeAlias = Callable[[Any], Any]
 MOST_DEVICES = 1_000_000
 MOST_RANK = 1 << 16
-MOST_DIGITS = 10**9 - 1
-"""Bounds of the command line's options."""
+MOST_NUMBER = 10**9 - 1
+LONGEST = 10**64
+"""Bounds of the command line's options, and of every number that it reads."""
 
 
 def read(given: Mapping[str, Any], readers: Mapping[str, Reader]) -> dict[str, Any]:
@@ -80,7 +81,9 @@ def _integer(value: Any, what: str, hint: str | None = None) -> int:
     """An integer of any kind but bool, a NumPy one too."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise _refused(value, what, hint)
-    return index(value)
+    if abs(number := index(value)) >= LONGEST:
+        raise _refused(number, "in range: no size has more than 64 digits")
+    return number
 
 
 def tokens(value: Any) -> int:
@@ -162,7 +165,7 @@ def number_or(word: str, least: int) -> Reader:
         if isinstance(value, str):
             found = sizes.parse_number(value, "", word)
             return word if found is None else found
-        bounded: int = whole(least, MOST_DIGITS)(value)
+        bounded: int = whole(least, MOST_NUMBER)(value)
         return bounded
 
     return reader

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from archcalc.api.arguments import shown
@@ -230,9 +231,16 @@ def _config(data: Mapping[str, Any]) -> Any:
     return config_text(_as_json(data).encode(), "<config>")
 
 
+def _integer(value: Any) -> int:
+    """A whole number of another library. Raises TypeError for what is none."""
+    if hasattr(value, "__index__"):
+        return index(value)
+    raise TypeError(f"a {type(value).__name__} is in it")
+
+
 def _as_json(data: Mapping[str, Any]) -> str:
     """Plain data as text. Raises InputError for what no file could hold."""
     try:
-        return json.dumps(dict(data), indent=1, allow_nan=False)
+        return json.dumps(dict(data), indent=1, allow_nan=False, default=_integer)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"this is no plain data: {error}", source="spec", hint="use what a YAML file holds") from None

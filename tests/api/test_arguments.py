@@ -21,6 +21,8 @@ from tests.support import TINY, run, tiny
         ("kv", {"context": 1.5}, "context: 1.5 is not a number of tokens"),
         ("kv", {"context": "much"}, 'context: "much" is not a number of tokens'),
         ("kv", {"context": b"4k"}, "context: a bytes is not a number of tokens"),
+        ("kv", {"context": 10**5000}, "context: a huge integer is not in range"),
+        ("kv", {"batch": 10**64}, "batch: 1000000"),
         ("kv", {"context": 0}, "context must be at least 1, not 0"),
         ("kv", {"batch": 0}, "batch: 0 is not in range: at least 1"),
         ("kv", {"batch": "2"}, 'batch: "2" is not a whole number'),
@@ -40,7 +42,7 @@ from tests.support import TINY, run, tiny
         ("params", {"top": 2.0}, "top: 2.0 is not a whole number"),
         ("params", {"by": "size"}, "size"),
         ("params", {"explain": 3}, "explain: 3 is not text"),
-        ("flops", {"phase": "trian"}, 'phase: "trian" is not one of train, prefill, decode'),
+        ("flops", {"phase": "training"}, 'phase: "training" is not one of train, prefill, decode'),
         ("flops", {"phase": ["train"]}, "phase: a list is not one of"),
         ("flops", {"logits": None, "attention": "ful"}, 'attention: "ful" is not one of causal, full'),
         ("flops", {"tokens": 1.5}, "tokens: 1.5 is not a count"),
@@ -142,7 +144,7 @@ def test_an_invalid_file_is_a_spec_error_with_its_place(tmp_path: Path) -> None:
     [
         (tiny(hidden_size=-4), "spec.backbone.hidden_size: hidden_size must be greater than 0"),
         (tiny(hiden_size=4), "spec.backbone.hiden_size: unknown key"),
-        (tiny(hidden_size={1, 2}), "spec: this is no plain data"),
+        (tiny(hidden_size={1, 2}), "spec: this is no plain data: a set is in it"),
         (tiny(rms_norm_eps=float("nan")), "spec: this is no plain data"),
         ({}, "spec: missing keys"),
         ({"kind": "plan"}, "spec.kind: this file is of kind plan; a spec is wanted here"),
@@ -183,6 +185,7 @@ def test_whole_numbers_of_other_libraries_are_whole_numbers() -> None:
     given: Any = Integer()
     assert archcalc.kv("k25", context=given).inputs["context"] == 4096
     assert archcalc.flops("k25", tokens=given, phase="train").inputs["tokens"] == 4096
+    assert archcalc.load(tiny(hidden_size=given)).backbone.hidden_size == 4096
     plan = archcalc.train("k25", plan="k2-pretrain", set={"batch.seq": given})
     assert plan.inputs["set"] == ["batch.seq=4096"]
 

@@ -25,6 +25,13 @@ def test_importing_it_loads_nothing_else() -> None:
     assert loaded("dir(archcalc), archcalc.__all__, archcalc.__version__") == {"archcalc"}
 
 
+def test_the_command_line_does_not_load_the_functions() -> None:
+    ran = "import io; from archcalc.cli import main; from contextlib import redirect_stdout as to"
+    named = loaded(f"{ran}\nwith to(io.StringIO()): assert main(['params', 'k25']) == 0")
+    assert "archcalc.cli.params" in named
+    assert not [name for name in named if name.startswith("archcalc.api")]
+
+
 def test_functions_load_what_they_need_when_they_are_called() -> None:
     named = loaded("[getattr(archcalc, name) for name in archcalc.__all__]")
     assert {name for name in named if name.partition(".")[0] in HEAVY} == set()
@@ -47,8 +54,8 @@ def test_the_public_names_are_sorted_and_there() -> None:
 
 
 def test_what_is_not_there_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'parms'"):
-        archcalc.parms  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'parameters'"):
+        archcalc.parameters  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_type_checkers_see_the_functions_and_nothing_that_is_not_there() -> None:

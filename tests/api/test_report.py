@@ -162,6 +162,14 @@ def test_a_long_table_is_folded_and_a_short_one_is_not() -> None:
         assert "p23" in page.texts
 
 
+def test_what_a_page_leaves_out_is_counted() -> None:
+    table = Table("rows", "parts", (Column("path", "path"),), [{"path": f"p{n}"} for n in range(1002)])
+    texts = Page(report(rows=table)._repr_html_()).texts
+    assert "p999" in texts
+    assert "p1000" not in texts
+    assert any(text.startswith("[2 more") for text in texts)
+
+
 def test_nothing_of_a_file_becomes_markup() -> None:
     spec = tiny() | {"title": "<script>alert('x')</script>&\x1b[31m"}
     for found in (archcalc.params(spec), archcalc.diff(spec, TINY), archcalc.plot("kv", spec)):
