@@ -243,6 +243,7 @@ def test_changing_the_data_of_a_spec_changes_no_other(tmp_path: Path) -> None:
     mine = spec.data
     mine["backbone"]["hidden_size"] = 16
     assert spec.backbone.hidden_size == TINY["backbone"]["hidden_size"] == 8
+    assert spec.data["backbone"]["hidden_size"] == 8
     assert archcalc.load(mine).backbone.hidden_size == 16
     (tmp_path / "mine.yaml").write_text(archcalc.load(mine).text)  # JSON is YAML
     assert archcalc.load(tmp_path / "mine.yaml").data == mine
