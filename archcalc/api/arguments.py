@@ -10,6 +10,7 @@ from operator import index
 from typing import Any, TypeAlias
 
 from archcalc.documents import sizes
+from archcalc.documents.sweep import words
 from archcalc.errors import InputError, show_value
 from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_count
 
@@ -48,7 +49,8 @@ def read_one(name: str, reader: Reader, value: Any) -> Any:
     try:
         return reader(value)
     except InputError as error:
-        raise error.at(source=error.source or name.rstrip("_")) from None
+        word = name.rstrip("_")
+        raise (error if error.source or error.message.startswith(f"{word} ") else error.at(source=word)) from None
 
 
 def _refused(value: object, what: str, hint: str | None = None) -> InputError:
@@ -115,7 +117,7 @@ def memory(value: Any) -> int:
     number = _integer(value, "a memory size", 'write bytes, or text such as "80GiB"')
     if number < 0:
         raise _refused(value, "a memory size: it is negative")
-    return sizes.device_memory(number, value)
+    return sizes.parse_device_memory(str(number))
 
 
 def number(value: Any) -> float:
@@ -147,23 +149,23 @@ def file(value: Any) -> str:
     return path
 
 
-def one_of(*words: str) -> Reader:
+def one_of(*choices: str) -> Reader:
     """Reads one of some words."""
 
     def reader(value: Any) -> str:
-        if not isinstance(value, str) or value not in words:
-            raise _refused(value, f"one of {', '.join(words)}")
+        if not isinstance(value, str) or value not in choices:
+            raise _refused(value, f"one of {', '.join(choices)}")
         return value
 
     return reader
 
 
-def number_or(word: str, least: int) -> Reader:
-    """Reads a whole number, or the word that may stand in its place."""
+def number_or(name: str, word: str, least: int) -> Reader:
+    """Reads a whole number, or the word that may stand in its place, of a parameter of this name."""
 
     def reader(value: Any) -> int | str:
         if isinstance(value, str):
-            found = sizes.parse_number(value, "", word)
+            found = sizes.parse_number(value, name, word)
             return word if found is None else found
         bounded: int = whole(least, MOST_NUMBER)(value)
         return bounded
@@ -203,10 +205,10 @@ def pictures(sides: int, form: str, parse: Callable[[list[str]], Sequence[tuple[
     return reader
 
 
-def lengths(value: Any) -> tuple[int, int]:
+def ends(value: Any) -> tuple[int, int]:
     """Both ends of a range of lengths [tokens]."""
     if isinstance(value, str):
-        return sizes.parse_lengths(value)
+        return words.parse_ends(value)
     if not isinstance(value, Sequence) or len(value) != 2:
         raise _refused(value, "a range", 'write "4k..256k", or a tuple of two lengths')
     return tokens(value[0]), tokens(value[1])
@@ -214,7 +216,7 @@ def lengths(value: Any) -> tuple[int, int]:
 
 def batches(value: Any) -> list[int]:
     """Numbers of sequences: a number, several, or text such as "1,8"."""
-    return sizes.parse_batches(value) if isinstance(value, str) else several(whole(1))(value)
+    return words.parse_batches(value) if isinstance(value, str) else several(whole(1))(value)
 
 
 def prices(value: Any) -> dict[str, float]:
@@ -264,9 +266,9 @@ READERS: dict[str, Reader] = {
     "as_": text,
     "optimizer": text,
     "gpu": file,
-    "gpus": number_or("auto", 1),
-    "ep": number_or("all", 1),
-    "offload_experts": number_or("host", 0),
+    "gpus": number_or("gpus", "auto", 1),
+    "ep": number_or("ep", "all", 1),
+    "offload_experts": number_or("offload_experts", "host", 0),
     **dict.fromkeys(("tp", "pp", "dp", "dcp"), whole(1, MOST_DEVICES)),
     **dict.fromkeys(("block_size", "batched_tokens", "max_num_seqs"), tokens),
     "kv_dtype": text,
@@ -284,15 +286,15 @@ READERS: dict[str, Reader] = {
     "set": overrides,
     "rank": whole(),
     "against": text,
-    "only": several(text, sizes.parse_names),
+    "only": several(text, words.parse_names),
     "fail_on": several(text),
 }
 """How each parameter is read that several functions may have."""
 
 SWEPT: dict[str, Reader] = READERS | {
-    "context": lengths,
+    "context": ends,
     "batch": batches,
-    "kv_dtype": several(text, sizes.parse_names),
+    "kv_dtype": several(text, words.parse_names),
     "gpu": several(file),
     "plan": several(file),
 }

@@ -47,7 +47,8 @@ class Plot(Report):
         Raises:
             InputError: another ending, unknown units, a file that can't be written, or a picture without matplotlib.
         """
-        from archcalc.render.save import PICTURES, drawn_as, write
+        from archcalc.render import PICTURES
+        from archcalc.render.save import drawn_as, write
         from archcalc.units import format_bytes
 
         form = PICTURES.get(Path(path).suffix.lower())

@@ -50,9 +50,8 @@ def _print(text: str, format_name: str | None, output: list[Path] | None) -> Non
         raise InputError(
             f"import prints YAML, not {format_name}", value=format_name, hint="--explain prints a report in that format"
         )
-    from archcalc.cli.output import write_file
+    from archcalc.cli.output import PICTURES, write_file
     from archcalc.render import ENDINGS
-    from archcalc.render.save import PICTURES
 
     for path in output or ():
         ending = path.suffix.lower()

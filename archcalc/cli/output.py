@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless
+from archcalc.render import PICTURES as PICTURES
 from archcalc.render import renderer
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def emit(report: Report, format_name: str | None, outputs: list[Path] | None, un
 
 def emit_figure(figure: Figure, format_name: str | None, outputs: list[Path] | None, units: str) -> None:
     """Pictures into files by their endings, the numbers as any report; without either a text plot on stdout."""
-    from archcalc.render.save import PICTURES, drawn_as
+    from archcalc.render.save import drawn_as
 
     outputs = outputs or []
     pictures = [path for path in outputs if path.suffix.lower() in PICTURES]

@@ -266,7 +266,7 @@ def _models(specs: list[str], units: str) -> list[Model]:
 
 def _swept(context: str | None, batch: str | None, kv_dtype: str | None = None) -> dict[str, Any]:
     """What is drawn over, and for which sequences and caches, where it is given."""
-    from archcalc.documents.sizes import parse_batches, parse_lengths, parse_names
+    from archcalc.documents.sweep.words import parse_batches, parse_ends, parse_names
 
-    given = (("context", context, parse_lengths), ("batch", batch, parse_batches), ("kv_dtype", kv_dtype, parse_names))
+    given = (("context", context, parse_ends), ("batch", batch, parse_batches), ("kv_dtype", kv_dtype, parse_names))
     return {name: parse(text) for name, text, parse in given if text is not None}

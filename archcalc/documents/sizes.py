@@ -1,11 +1,11 @@
-"""What stands in one word on the command line, and may in Python: 1024x768, 9x448x448, 4k..256k, 1,8, h100=2.1."""
+"""Sizes that stand in one word on the command line: 1024x768, 9x448x448."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from archcalc.errors import InputError, show_value
-from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_memory, parse_range, parse_sides
+from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_memory, parse_sides
 
 
 def parse_images(texts: list[str] | None) -> list[tuple[int, int]]:
@@ -20,27 +20,20 @@ def parse_videos(texts: list[str] | None) -> list[tuple[int, int, int]]:
 
 def parse_device_memory(text: str) -> int:
     """Memory of a device [bytes]: less than 1 MiB is taken for a forgotten unit. Raises InputError."""
-    return device_memory(parse_memory(text), text)
-
-
-def device_memory(size: int, written: object) -> int:
-    """The same of a number of bytes; `written` is what the error shows. Raises InputError."""
+    size = parse_memory(text)
     if 0 < size < 1 << 20:
-        shown = show_value(written)
-        raise InputError(f"{shown} is only {size:,} bytes", value=written, hint="say which unit: 80GiB or 80GB")
+        raise InputError(f"{show_value(text)} is only {size:,} bytes", value=text, hint="say which unit: 80GiB or 80GB")
     return size
 
 
 def parse_number(text: str, option: str, word: str) -> int | None:
-    """A whole number, or None for the one word that stands in its place. Raises InputError that begins with `option`,
-    where there is one."""
+    """A whole number, or None for the one word that stands in its place. Raises InputError."""
     if text == word:
         return None
-    shown = f"{option} {show_value(text)}".lstrip()
     if text.isascii() and text.isdecimal() and len(text) >= 10:
-        raise InputError(f"{shown} is out of range", value=text, hint="at most 999,999,999")
+        raise InputError(f"{option} {show_value(text)} is out of range", value=text, hint="at most 999,999,999")
     if not (text.isascii() and text.isdecimal()):
-        raise InputError(f"{shown} is neither a whole number nor {word}", value=text)
+        raise InputError(f"{option} {show_value(text)} is neither a whole number nor {word}", value=text)
     return int(text)
 
 
@@ -80,28 +73,3 @@ def parse_prices(texts: list[str] | None) -> dict[str, float]:
             raise InputError(f"--price {show_value(text)} is out of range", value=text, hint="write --price h100=2.1")
         prices[name] = float(digits)
     return prices
-
-
-def parse_lengths(text: str) -> tuple[int, int]:
-    """Both ends of a range of lengths [tokens]: `4k..256k`. Raises InputError."""
-    if ".." not in text:
-        raise InputError(
-            f"--context {show_value(text)} is no range", value=text, hint="write two lengths, such as 4k..256k"
-        )
-    return parse_range(text)
-
-
-def parse_batches(text: str) -> list[int]:
-    """Numbers of sequences with commas between them, each once: `1,8`. Raises InputError."""
-    words = parse_names(text)
-    for word in words:
-        if not (word.isascii() and word.isdecimal() and len(word) < 10 and int(word)):
-            raise InputError(
-                f"--batch {show_value(word)} is no number of sequences", value=text, hint="write --batch 1,8"
-            )
-    return list(dict.fromkeys(map(int, words)))
-
-
-def parse_names(text: str) -> list[str]:
-    """Words with commas between them, each once: `bf16,fp8`."""
-    return list(dict.fromkeys(word.strip() for word in text.split(",")))

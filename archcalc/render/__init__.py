@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Literal
 
 from archcalc.documents.document import Report
 from archcalc.errors import InputError, did_you_mean
@@ -18,6 +19,9 @@ FORMATS: dict[str, str] = {
     "github": "archcalc.render.github",
 }
 """Format name to the module that renders it (imported when used)."""
+
+PICTURES: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
+"""File ending of a picture to its format; every other ending is one of a report's."""
 
 ENDINGS = {"json": "json", "csv": "csv", "md": "markdown", "txt": "table"}
 """File ending to format."""

@@ -29,11 +29,6 @@ FLAT_COLUMNS = tuple(
 )
 
 
-def form_of(report: Report, name: str, units: str) -> Report:
-    """The form of a diff that suits a format: raw where programs read it."""
-    return flat(report) if name == "csv" else readable(report, units) if name in ("table", "markdown") else report
-
-
 def readable(report: Report, units: str) -> Report:
     """A diff whose tables hold text instead of raw values: for tables, Markdown and GitHub.
 
@@ -129,3 +124,8 @@ def _value(value: Any, *, absent: bool) -> str:
     if isinstance(value, str) and value.startswith("a section of "):
         return value
     return show_value(value)
+
+
+def form_of(report: Report, name: str, units: str) -> Report:
+    """The form of a diff that suits a format: raw where programs read it."""
+    return flat(report) if name == "csv" else readable(report, units) if name in ("table", "markdown") else report

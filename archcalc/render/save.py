@@ -12,9 +12,6 @@ from archcalc.render import ENDINGS
 if TYPE_CHECKING:
     from archcalc.documents.sweep.figure import Figure
 
-PICTURES: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
-"""File ending to the picture's format; every other ending is one of the report's."""
-
 
 def from_ending(path: Path) -> str:
     """The format of a report that a file's ending names. Raises InputError for another ending."""
