@@ -28,8 +28,8 @@ NO_FUNCTION = {
 }
 """Commands without a function, and what there is instead."""
 
-OUTPUT = {"format", "output", "units"}
-"""Where a command's answer goes: what Report.save and str() are for."""
+OUTPUT = {"format", "output", "units", "assumptions"}
+"""Where a command's answer goes, and how much of it is shown: what Report.save and str() are for."""
 
 VERDICTS = {
     "claims": {"strict"},
