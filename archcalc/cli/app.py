@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from archcalc.errors import ArchcalcError, RetiredKey, harmless
 
 COMMANDS: dict[str, str] = {
+    "card": "card",
     "params": "params",
     "claims": "claims",
     "flops": "flops",
@@ -96,12 +97,23 @@ def _guarded(arguments: list[str]) -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
+    if len(arguments) == 1 and _is_spec(arguments[0]):
+        arguments = ["card", *arguments]
     called = next((word for word in arguments if not word.startswith("-")), None)
     wanted = [called] if called in COMMANDS and arguments[0] == called else list(COMMANDS)
     result = typer.main.get_command(application(wanted)).main(
         arguments or ["--help"], prog_name="archcalc", standalone_mode=False
     )
     return result if isinstance(result, int) else 0
+
+
+def _is_spec(word: str) -> bool:
+    """Whether the only word of a command line names a spec and no command."""
+    if word in COMMANDS or word.startswith("-"):
+        return False
+    from archcalc.files.loader import bundled_names
+
+    return word.startswith("hf:") or os.path.exists(word) or word in bundled_names()
 
 
 def application(names: list[str]) -> typer.Typer:

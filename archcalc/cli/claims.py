@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from archcalc.cli.options import Format, Output, SpecArgument, Units
+from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Units
 
 if TYPE_CHECKING:
     from archcalc.errors import InputError
@@ -20,6 +20,7 @@ def command(
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """Judge the spec's published claims: verdict, cause, explanation."""
     from archcalc.cli.output import emit
@@ -32,7 +33,7 @@ def command(
         report = claims(loaded)
     except InputError as error:
         raise placed(error, loaded, document) from None
-    emit(report, format_name, output, units)
+    emit(report, format_name, output, units, assumptions)
     refuted = [finding for finding in report.findings if finding["verdict"] == "refuted"]
     if strict and refuted:
         raise CheckFailed(f"{len(refuted)} of {len(report.findings)} claims refuted")

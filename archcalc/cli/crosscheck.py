@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import Format, Output, SpecArgument, Units
+from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Units
 
 
 def command(
@@ -21,6 +21,7 @@ def command(
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """Compare every number with a torch model on the meta device; exit 1 on any difference."""
     from archcalc.cli.output import emit
@@ -31,7 +32,7 @@ def command(
     kinds = [] if only is None else [kind.strip() for kind in only.split(",")]
     loaded, config = load_with_config(spec)
     report = crosscheck(loaded, against=against, only=kinds, progress=_tell, config=config)
-    emit(report, format_name, output, units)
+    emit(report, format_name, output, units, assumptions)
     different = sum(1 for finding in report.findings if finding["difference"])
     if different:
         raise CheckFailed(f"{different} of {len(report.findings)} numbers differ")

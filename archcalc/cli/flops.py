@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from archcalc.cli.options import Batch, Format, Images, Output, SpecArgument, Units, Videos
+from archcalc.cli.options import Assumptions, Batch, Format, Images, Output, SpecArgument, Units, Videos
 
 
 def command(
@@ -34,6 +34,7 @@ def command(
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """FLOPs of a training step, a prefill or a decode step, part by part."""
     from archcalc.cli.output import emit
@@ -55,4 +56,4 @@ def command(
         video=parse_videos(video),
         tokens=None if tokens is None else parse_count(tokens),
     )
-    emit(report, format_name, output, units)
+    emit(report, format_name, output, units, assumptions)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import Format, Output, Units
+from archcalc.cli.options import Assumptions, Format, Output, Units
 
 STDOUT = Path("-")
 
@@ -24,6 +24,7 @@ def command(
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """Read a Hugging Face config.json as a spec, and print the spec."""
     from archcalc.cli.output import emit
@@ -31,7 +32,7 @@ def command(
 
     document = imported(source)
     if explain:
-        emit(receipt(document), format_name, output, units)
+        emit(receipt(document), format_name, output, units, assumptions)
     else:
         _print(document.text, format_name, output)
     supplied = [row for row in document.receipt if row.default]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from archcalc.cli.options import (
+    Assumptions,
     Batch,
     BlockSize,
     Context,
@@ -43,6 +44,7 @@ def command(
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """KV cache: bytes a token, in total, on each device; or how many tokens fit."""
     from archcalc.cli.output import emit
@@ -65,4 +67,4 @@ def command(
         image=parse_images(image),
         video=parse_videos(video),
     )
-    emit(report, format_name, output, units)
+    emit(report, format_name, output, units, assumptions)

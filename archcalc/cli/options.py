@@ -26,6 +26,9 @@ Output = Annotated[
     list[Path] | None,
     typer.Option("-o", "--output", metavar="FILE", help="Write to a file; the ending names the format. Repeatable."),
 ]
+Assumptions = Annotated[
+    bool, typer.Option("--assumptions", help="List what no source gives and the numbers rest on, instead of a count.")
+]
 Units = Annotated[str, typer.Option("--units", metavar="UNITS", help="Bytes as gib, gb or bytes.")]
 Context = Annotated[
     str | None, typer.Option("--context", metavar="N", help="Tokens a sequence: 256k. [default: the model's limit]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from errno import ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
 _STDOUT = Path("-")
 
 
-def emit(report: Report, format_name: str | None, outputs: list[Path] | None, units: str) -> None:
-    """Print a report, or write it to files. `-` among the files is stdout.
+FOLDED = ("table", "markdown")
+"""Formats for people who may not want every assumption."""
+
+
+def emit(
+    report: Report, format_name: str | None, outputs: list[Path] | None, units: str, assumptions: bool = False
+) -> None:
+    """Print a report, or write it to files. `-` among the files is stdout. `assumptions` lists all of them in every
+    format; else people see how many there are.
 
     Raises:
         InputError: unknown format, units or file ending, or a file that can't be written.
@@ -34,10 +42,11 @@ def emit(report: Report, format_name: str | None, outputs: list[Path] | None, un
     if format_name == "":
         raise InputError("--format is empty", value="", hint="leave it out for a table")
     names = [format_name or ("table" if path == _STDOUT else _from_ending(path)) for path in targets]
-    texts = [
-        _on_screen(report, name, units) if path == _STDOUT else renderer(name)(report, units)
-        for path, name in zip(targets, names, strict=True)
-    ]
+    counted = report if assumptions else _counted(report)
+    texts = []
+    for path, name in zip(targets, names, strict=True):
+        shown = counted if name in FOLDED else report
+        texts.append(_on_screen(shown, name, units) if path == _STDOUT else renderer(name)(shown, units))
     for path, text in zip(targets, texts, strict=True):
         if path == _STDOUT:
             sys.stdout.write(text)
@@ -46,7 +55,15 @@ def emit(report: Report, format_name: str | None, outputs: list[Path] | None, un
             write_file(path, text.encode())
 
 
-def emit_figure(figure: Figure, format_name: str | None, outputs: list[Path] | None, units: str) -> None:
+def _counted(report: Report) -> Report:
+    """The report with a count in place of its assumptions; a single one says as much in as little room."""
+    n = len(report.assumptions)
+    return report if n < 2 else replace(report, assumptions=[f"{n} values that no source gives (--assumptions)"])
+
+
+def emit_figure(
+    figure: Figure, format_name: str | None, outputs: list[Path] | None, units: str, assumptions: bool = False
+) -> None:
     """Pictures into files by their endings, the numbers as any report; without either a text plot on stdout."""
     from archcalc.render.save import drawn_as
 
@@ -57,7 +74,7 @@ def emit_figure(figure: Figure, format_name: str | None, outputs: list[Path] | N
     texts = [path for path in others if path == _STDOUT and format_name is None]
     files = [path for path in others if path not in texts]
     if files or format_name is not None:
-        emit(figure.report, format_name, files, units)
+        emit(figure.report, format_name, files, units, assumptions)
     if texts or not (outputs or format_name):
         _print(figure, units)
     for path, data in drawn:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import Format, Output, SpecArgument, Units
+from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Units
 
 
 def command(
@@ -23,10 +23,11 @@ def command(
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """Exact parameter counts: totals, then the tree of modules."""
     from archcalc.cli.output import emit
     from archcalc.documents.params import params
     from archcalc.hf.spec import load_spec
 
-    emit(params(load_spec(spec), depth=depth, top=top, by=by, explain=explain), format_name, output, units)
+    emit(params(load_spec(spec), depth=depth, top=top, by=by, explain=explain), format_name, output, units, assumptions)

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from archcalc.cli.options import (
     LAYOUT,
     AsName,
+    Assumptions,
     BatchedTokens,
     BlockSize,
     Dcp,
@@ -142,6 +143,7 @@ def memory(
     output: Files = None,
     format_name: Numbers = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """Serving memory of each device against context; with --plan, training memory against sequence length."""
     from archcalc.cli.output import emit_figure
@@ -183,7 +185,7 @@ def memory(
             offload_experts=offload_experts,
         ),
     )
-    emit_figure(figure, format_name, output, units)
+    emit_figure(figure, format_name, output, units, assumptions)
 
 
 @command.command()
@@ -200,6 +202,7 @@ def kv(
     output: Files = None,
     format_name: Numbers = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """KV cache against context."""
     from archcalc.cli.output import emit_figure
@@ -209,7 +212,7 @@ def kv(
     several, page = _models(specs, units), 1 if block_size is None else parse_context(block_size)
     mesh: dict[str, Any] = {"tp": tp or 1, "pp": pp or 1, "dp": dp or 1, "dcp": dcp or 1, "block_size": page}
     figure = ask.kv(several, **_swept(context, batch, kv_dtype), **mesh)
-    emit_figure(figure, format_name, output, units)
+    emit_figure(figure, format_name, output, units, assumptions)
 
 
 @command.command()
@@ -220,12 +223,13 @@ def flops(
     output: Files = None,
     format_name: Numbers = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """FLOPs of a prefill against its length."""
     from archcalc.cli.output import emit_figure
     from archcalc.documents.sweep import ask
 
-    emit_figure(ask.flops(_models(specs, units), **_swept(context, batch)), format_name, output, units)
+    emit_figure(ask.flops(_models(specs, units), **_swept(context, batch)), format_name, output, units, assumptions)
 
 
 @command.command()
@@ -236,16 +240,17 @@ def train(
     output: Files = None,
     format_name: Numbers = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """Training memory of every pipeline rank under a plan."""
     from archcalc.cli.output import emit_figure
     from archcalc.documents.sweep import ask
 
     figure = ask.train(_models(specs, units), plan=plan, set=override or ())
-    emit_figure(figure, format_name, output, units)
+    emit_figure(figure, format_name, output, units, assumptions)
 
 
-_TRAINED = {"specs", "context", "plan", "override", "output", "format_name", "units"}
+_TRAINED = {"specs", "context", "plan", "override", "output", "format_name", "units", "assumptions"}
 """What `plot memory --plan` looks at."""
 
 

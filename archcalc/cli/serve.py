@@ -8,6 +8,7 @@ import typer
 
 from archcalc.cli.options import (
     AsName,
+    Assumptions,
     Batch,
     BatchedTokens,
     BlockSize,
@@ -89,6 +90,7 @@ def command(
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """Serving memory on each GPU: whether it fits, what is left for requests, and what would make it fit."""
     from archcalc.cli.output import emit
@@ -132,7 +134,7 @@ def command(
         within=within,
         **flags,
     )
-    emit(report, format_name, output, units)
+    emit(report, format_name, output, units, assumptions)
     if beyond := report.extra.get("beyond"):
         raise CheckFailed(f"further than {within} from the log: {', '.join(beyond)}")
     if check and not report.quantities["serve.fits"]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import Format, Output, Overrides, SpecArgument, Units
+from archcalc.cli.options import Assumptions, Format, Output, Overrides, SpecArgument, Units
 
 
 def command(
@@ -24,6 +24,7 @@ def command(
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """Training memory on every pipeline rank at its worst moment."""
     from archcalc.cli.output import emit
@@ -32,6 +33,6 @@ def command(
     from archcalc.hf.spec import load_spec
 
     report = train(load_spec(spec), plan=plan, set=override or (), rank=rank, explain=explain)
-    emit(report, format_name, output, units)
+    emit(report, format_name, output, units, assumptions)
     if check and not report.quantities["train.fits"]:
         raise CheckFailed(report.title)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import AsName, Format, Output, SpecArgument, Units
+from archcalc.cli.options import AsName, Assumptions, Format, Output, SpecArgument, Units
 
 
 def command(
@@ -19,10 +19,11 @@ def command(
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """Weight bytes of the released checkpoint, or of another storage."""
     from archcalc.cli.output import emit
     from archcalc.documents.weights import weights
     from archcalc.hf.spec import load_spec
 
-    emit(weights(load_spec(spec), as_=as_name, optimizer=optimizer), format_name, output, units)
+    emit(weights(load_spec(spec), as_=as_name, optimizer=optimizer), format_name, output, units, assumptions)

@@ -13,8 +13,15 @@ FORMAT_VERSION = 1
 Value = int | float | bool | Fraction
 """What a quantity may be; a fraction is exact where no whole number is (one cached entry for several tokens)."""
 
-Unit = Literal["text", "prose", "count", "bytes", "flops", "share", "int", "number", "bool", "tokens", "own"]
-"""`own`: numbers in the unit that each row names under `unit`."""
+Unit = Literal["text", "prose", "count", "scaled", "bytes", "flops", "share", "int", "number", "bool", "tokens", "own"]
+"""`scaled`: a count as 1.027T. `own`: numbers in the unit that each row names under `unit`."""
+
+
+class Amount(NamedTuple):
+    """A value within a sentence, which renderers print in the reader's units."""
+
+    value: Value
+    unit: Unit
 
 
 class Column(NamedTuple):
@@ -50,7 +57,8 @@ class Report:
 
     Attributes:
         command: the command's name.
-        title: one line for people.
+        title: one line for people: what was asked, or the verdict itself.
+        answer: the verdict, where it holds amounts: it follows the title in the first line.
         inputs: what it was computed from: spec, workload, plan, flags.
         quantities: stable names of docs/glossary.md to exact values.
         rows: the main table, `rows` in JSON.
@@ -59,10 +67,12 @@ class Report:
         assumptions: what no source gives and the numbers rest on.
         conventions: how it was counted.
         notes: whatever else a reader should know; warnings first.
+        rows_tell: whether people read the quantities in the rows.
     """
 
     command: str
     title: str
+    answer: Sequence[str | Amount] = ()
     inputs: Mapping[str, Any]
     quantities: Mapping[str, Value]
     rows: Table | None = None
@@ -73,6 +83,7 @@ class Report:
     conventions: Sequence[str] = ()
     notes: Sequence[str] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    rows_tell: bool = False
 
     @property
     def in_reading_order(self) -> list[Table]:

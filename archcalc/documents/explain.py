@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from archcalc.calc.params import weight_formula
-from archcalc.documents.document import Column, Report, Table
+from archcalc.documents.document import Amount, Column, Report, Table
 from archcalc.documents.paths import (
     Place,
     covers,
@@ -59,6 +59,7 @@ def explain_report(spec: Spec, path: str) -> Report:
     return Report(
         command="params",
         title=f"{spec.title}: {path}",
+        answer=(Amount(total, "count"), " parameters" if total != 1 else " parameter"),
         inputs={"spec": spec.name, "explain": path},
         quantities={f"params[{path}]": total},
         rows=Table("rows", "how the count comes about", COLUMNS, rows),

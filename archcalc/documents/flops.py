@@ -8,7 +8,7 @@ from typing import Any, Literal
 from archcalc.calc.flops import flop_rows, totals
 from archcalc.calc.params import count
 from archcalc.documents.conventions import pair_lines
-from archcalc.documents.document import Column, Report, Table
+from archcalc.documents.document import Amount, Column, Report, Table
 from archcalc.documents.paths import PART_ORDER, where
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
@@ -130,6 +130,7 @@ def flops_report(spec: Spec, workload: Workload, *, tokens: int | None = None) -
     return Report(
         command="flops",
         title=f"{spec.title}: FLOPs of {_described(spec, workload)}",
+        answer=(Amount(found["flops.total"], "flops"),),
         inputs={"spec": spec.name, **_inputs(workload), "tokens": tokens},
         quantities=found,
         rows=Table("rows", "by operation, all layers together", columns, lines),

@@ -46,11 +46,12 @@ def receipt(document: Imported) -> Report:
         for row in document.receipt
     ]
     supplied = sum(row.default for row in document.receipt)
+    keys = len(rows) - supplied
     return Report(
         command="import",
-        title=f"{document.data['title']}: what became of each key",
+        title=f"{document.data['title']}: {keys} keys, all known; {supplied} values are defaults of the public class",
         inputs={"spec": document.data["name"]},
         quantities={},
         rows=Table("rows", "keys of the config, then what its class supplies", COLUMNS, rows),
-        notes=[*document.notes, f"{len(rows) - supplied} keys; {supplied} values are defaults of the public class."],
+        notes=document.notes,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 from archcalc.calc.kv_cache import Mesh, cache_rows, sequence_cache
 from archcalc.calc.sharding import check_heads
 from archcalc.documents.conventions import cache_lines, growth_lines, span_words
-from archcalc.documents.document import Column, Report, Table
+from archcalc.documents.document import Amount, Column, Report, Table, Value
 from archcalc.documents.flops import context_notes, pixels, seen, vision_load
 from archcalc.documents.paths import where
 from archcalc.errors import InputError
@@ -96,6 +97,7 @@ def kv_report(
     return Report(
         command="kv",
         title=f"{spec.title}: KV cache in {kv_dtype}, {workload.batch} x {length:,} tokens",
+        answer=_answer(found),
         inputs={
             "spec": spec.name,
             "context": workload.context,
@@ -118,6 +120,15 @@ def kv_report(
         ),
         notes=notes,
     )
+
+
+def _answer(found: Mapping[str, Value]) -> list[str | Amount]:
+    """The cache in all, of a device where that is less, and what fits where that was asked."""
+    total, own = found["kv.total_bytes"], found["kv.bytes_per_device"]
+    said = [Amount(total, "bytes"), *((", ", Amount(own, "bytes"), " on each device") if own != total else ())]
+    if "kv.max_tokens" in found:
+        said += ["; ", Amount(found["kv.max_tokens"], "int"), " tokens fit"]
+    return said
 
 
 def _mtp_notes(tape: Tape, dtype: str, length: int) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from archcalc.calc.params import Counts, activation_ratio, count, merged_hidden_size
-from archcalc.documents.document import Column, Report, Table
+from archcalc.documents.document import Amount, Column, Report, Table
 from archcalc.documents.paths import PART_ORDER, folded, weight_where
 from archcalc.errors import InputError, did_you_mean, show_value
 from archcalc.files.model import Spec
@@ -103,7 +103,8 @@ def params_report(spec: Spec, *, depth: int | None = None, top: int | None = Non
     columns = COLUMNS if by is None else (Column("path", by), *COLUMNS[1:3], Column("buffers", "buffers", "count"))
     return Report(
         command="params",
-        title=f"{spec.title}: parameters",
+        title=spec.title,
+        answer=(Amount(total, "scaled"), " parameters, ", Amount(found["params.active"], "scaled"), " active"),
         inputs={"spec": spec.name, "depth": depth, "top": top, "by": by},
         quantities=found,
         rows=Table("rows", f"parameters by {by or 'module'}", columns, rows),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from math import inf
 from typing import Any, Literal, NamedTuple, get_args
 
 from archcalc.documents.conventions import ENGINES_PAD, cache_lines, padding_notes
-from archcalc.documents.document import Report, Table, Value
+from archcalc.documents.document import Amount, Report, Table, Value
 from archcalc.documents.flops import context_notes
 from archcalc.documents.receipt import parse_within, receipt
 from archcalc.documents.serve_words import (
@@ -203,6 +203,7 @@ def serve_report(
     return Report(
         command="serve",
         title=_title(asked, found, hardware),
+        answer=_answer(best),
         inputs={**inputs_of(asked), "gpu": hardware.name, **chosen},
         quantities=_quantities(asked, found, hardware),
         rows=Table("rows", f"each of {where.devices}, {called(where)}", TERMS, term_rows(best)),
@@ -226,6 +227,16 @@ def serve_report(
     )
 
 
+def _where(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The first GPU on which a model fits, of rows in order; the first that is not tight, where one is."""
+    fitting = [row for row in rows if row["fits"]]
+    if not fitting:
+        return "fits on no GPU"
+    row = next((row for row in fitting if row["verdict"] == "fits"), fitting[0])
+    tight = "" if row["verdict"] == "fits" else "just "
+    return f"{tight}fits on {row['gpus']} x {row['title']}, and on {len(fitting) - 1} more of {len(rows)} GPUs"
+
+
 def _title(asked: Asked, found: Found, hardware: Hardware) -> str:
     """The verdict in a line."""
     best = found.best
@@ -234,7 +245,20 @@ def _title(asked: Asked, found: Found, hardware: Hardware) -> str:
         verdict = "just fits on" if best.fits else "just does not fit on"
     if not best.fits and len(found.tries) > 1:
         verdict = "does not fit even on"
-    return f"{asked.spec.title} {verdict} {best.where.devices} x {hardware.title}: {_sequences(best.load)}"
+    return f"{asked.spec.title} {verdict} {best.where.devices} x {hardware.title}"
+
+
+def _answer(best: Serving) -> list[str | Amount]:
+    """What is held, and what each GPU has left; where the ends of what is assumed disagree, both."""
+    said: list[str | Amount] = [f"{_sequences(best.load)}, ", *_spare(best.margin), " on each GPU"]
+    if best.word == "tight":
+        low, high = best.margins
+        said += [" (", *_spare(low), " to ", *_spare(high), ")"]
+    return said
+
+
+def _spare(margin: int) -> list[str | Amount]:
+    return [Amount(abs(margin), "bytes"), " to spare" if margin >= 0 else " missing"]
 
 
 def _quantities(asked: Asked, found: Found, hardware: Hardware) -> dict[str, Value]:
@@ -288,7 +312,7 @@ def serve_all_report(asked: Asked, gpus: list[Hardware]) -> Report:
     columns = [c for c in ALL_COLUMNS if priced or c.key != "price_per_hour"]
     return Report(
         command="serve",
-        title=f"{asked.spec.title} on every GPU: {_sequences(question.load)}",
+        title=f"{asked.spec.title} {_where(rows)}: {_sequences(question.load)}",
         inputs={**inputs_of(asked), "gpu": "all"},
         quantities={
             "serve.fits": any(s.fits for _, s in best),

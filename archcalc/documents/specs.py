@@ -35,7 +35,7 @@ def specs_report() -> Report:
         )
     return Report(
         command="specs",
-        title="bundled specs",
+        title=f"{len(rows)} bundled specs",
         inputs={},
         quantities={},
         rows=Table("rows", "use a name wherever SPEC is asked for", COLUMNS, rows),

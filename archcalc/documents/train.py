@@ -4,11 +4,12 @@ offload."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from archcalc.documents.document import Report, Table
 from archcalc.documents.parts import parts_assumed, parts_table
 from archcalc.documents.train_explain import checked_term, explained
-from archcalc.documents.train_notes import assumed, notes_of, set_notes, title_of, unlisted
+from archcalc.documents.train_notes import answer_of, assumed, notes_of, set_notes, title_of, unlisted
 from archcalc.documents.train_tables import (
     COLUMNS,
     IMBALANCE_COLUMNS,
@@ -92,9 +93,9 @@ def train_report(
     inputs = {"spec": spec.name, "plan": plan.name, "set": list(overrides), "rank": rank}
     rows = [{**rank_row(r), "checkpoint_bytes": written} for r, written in zip(ranks, checkpoints(run), strict=True)]
     found = train_quantities(run, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes}
-    title = title_of(spec, plan, top, hardware)
+    title, answer = title_of(spec, plan, top, hardware), answer_of(plan, top, hardware)
     if term is not None:
-        return explained(title, run, shown, term, found, inputs)
+        return replace(explained(title, run, shown, term, found, inputs), answer=answer)
     packed = any(w.packed is not None for w in run.tape.weights())
     at = f"rank {shown.rank} at its worst moment: {shown.moment}"
     tables = [
@@ -120,6 +121,7 @@ def train_report(
     return Report(
         command="train",
         title=title,
+        answer=answer,
         inputs=inputs,
         quantities=found,
         rows=Table("rows", "every pipeline rank at its worst moment", COLUMNS, rows),

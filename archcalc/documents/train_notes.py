@@ -8,6 +8,7 @@ from typing import Any
 
 from archcalc.calc.sharding import paddings
 from archcalc.documents.conventions import MEGATRON_PADS, padding_notes
+from archcalc.documents.document import Amount
 from archcalc.documents.flops import SOME, context_notes
 from archcalc.documents.parts import parts_notes
 from archcalc.documents.train_vision import vision_notes
@@ -24,14 +25,24 @@ from archcalc.units import format_bytes, format_count
 
 
 def title_of(spec: Spec, plan: Plan, top: RankMemory, hardware: Hardware) -> str:
-    """The verdict and the layout in a line."""
+    """The verdict."""
+    verdict = "fits" if top.peak <= hardware.memory_visible_bytes else "does not fit"
+    return f"{spec.title} {verdict} on {plan.parallel.world} x {hardware.title} under {plan.name}"
+
+
+def answer_of(plan: Plan, top: RankMemory, hardware: Hardware) -> list[str | Amount]:
+    """What the worst rank takes and has, and the layout."""
     room = hardware.memory_visible_bytes
     spare = room - top.peak
-    verdict, left = ("fits", "to spare") if spare >= 0 else ("does not fit", "too much")
-    return (
-        f"{spec.title} {verdict} on {plan.parallel.world} x {hardware.title} under {plan.name}: rank {top.rank} takes"
-        f" {format_bytes(top.peak)} of {format_bytes(room)}, {format_bytes(abs(spare))} {left}; {layout(plan)}"
-    )
+    return [
+        f"rank {top.rank} takes ",
+        Amount(top.peak, "bytes"),
+        " of ",
+        Amount(room, "bytes"),
+        ", ",
+        Amount(abs(spare), "bytes"),
+        f" {'to spare' if spare >= 0 else 'too much'}; {layout(plan)}",
+    ]
 
 
 def layout(plan: Plan) -> str:

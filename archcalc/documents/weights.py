@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from archcalc.calc.weights import StoredRow, stored_rows
-from archcalc.documents.document import Column, Report, Table
+from archcalc.documents.document import Amount, Column, Report, Table
 from archcalc.documents.paths import weight_where
 from archcalc.documents.storage_notes import applied, unproven
 from archcalc.errors import InputError, did_you_mean
@@ -120,6 +120,7 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
     return Report(
         command="weights",
         title=f"{spec.title}: weights as {as_}",
+        answer=(Amount(total, "bytes"), ", ", Amount(8 * total / elements, "number"), " bits per element"),
         inputs={"spec": spec.name, "as": as_, "optimizer": optimizer},
         quantities=found,
         rows=Table("rows", "by path", PATH_COLUMNS, by_path),

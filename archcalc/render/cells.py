@@ -22,6 +22,8 @@ def cell(value: Any, unit: Unit, units: str) -> str:
         return harmless(str(value))
     if isinstance(value, Fraction) and (value.denominator > 1 or unit != "bytes"):
         return f"{float(value):,.6g}" + (" B" if unit == "bytes" else "")
+    if unit == "scaled":
+        return format_count(int(value))
     if unit == "bytes":
         return format_bytes(int(value), units)
     if unit == "flops":
@@ -36,6 +38,12 @@ def cell(value: Any, unit: Unit, units: str) -> str:
 def cell_of(row: Mapping[str, Any], column: Column, units: str) -> str:
     """A row's value in a column, in the column's unit or the row's own."""
     return cell(row.get(column.key), row["unit"] if column.unit == "own" else column.unit, units)
+
+
+def first_line(report: Report, units: str) -> str:
+    """What a report says before all else: its title, and the verdict behind it."""
+    answer = "".join(part if isinstance(part, str) else cell(part.value, part.unit, units) for part in report.answer)
+    return f"{report.title}: {answer}" if answer else report.title
 
 
 def quantity_lines(report: Report, units: str) -> list[tuple[str, str, str]]:

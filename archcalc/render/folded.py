@@ -8,7 +8,7 @@ from typing import Any
 
 from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import harmless
-from archcalc.render.cells import cell_of, quantity_lines
+from archcalc.render.cells import cell_of, first_line, quantity_lines
 from archcalc.render.markdown import escape
 
 LIMIT = 60_000
@@ -33,7 +33,7 @@ def render(report: Report, units: str, limit: int = LIMIT) -> str:
         text = "\n\n".join(_blocks(report, units, most)) + "\n"
         if len(text) <= limit:
             return text
-    return f"## {safe(report.title)}\n\nThe result is too long to show here.\n"
+    return f"## {safe(first_line(report, units))}\n\nThe result is too long to show here.\n"
 
 
 def safe(text: str) -> str:
@@ -55,13 +55,15 @@ def details(summary: str, body: str) -> str:
 
 
 def _blocks(report: Report, units: str, most: int) -> Iterator[str]:
-    yield f"## {safe(report.title)}"
-    if report.quantities:
+    yield f"## {safe(first_line(report, units))}"
+    if report.quantities and not report.rows_tell:
         lines = [[safe(text) for text in line] for line in quantity_lines(report, units)]
         yield pipes(["quantity", "value", ""], [False, True, True], _cut(lines, most, 3))
-    for table in (report.findings_table, *report.tables, report.rows):
+    tables = (report.findings_table, *report.tables, report.rows)
+    for table in (report.rows, *tables[:-1]) if report.rows_tell else tables:
         if table is not None and table.rows:
-            yield _table(table, units, most, folded=table.name in DETAILS or len(table.rows) > SHORT)
+            folded = table.title and table.name in DETAILS
+            yield _table(table, units, most, folded=bool(folded) or len(table.rows) > SHORT)
     if report.notes:
         yield "\n".join(f"- {safe_long(line)}" for line in report.notes)
     for title, sentences in (("Assumed", report.assumptions), ("Counted", report.conventions)):
@@ -83,7 +85,9 @@ def _table(table: Table, units: str, most: int, *, folded: bool) -> str:
     if table.note:
         body += f"\n\n{safe_long(table.note)}"
     title = safe(table.title)
-    return details(f"{title} ({len(table.rows):,})", body) if folded else f"**{title}**\n\n{body}"
+    if folded:
+        return details(f"{title} ({len(table.rows):,})", body)
+    return f"**{title}**\n\n{body}" if title else body
 
 
 def _text(row: Mapping[str, Any], column: Column, position: int, units: str) -> str:

@@ -8,6 +8,7 @@ from re import sub
 from typing import Any
 
 from archcalc.documents.document import FORMAT_VERSION, Report
+from archcalc.render.cells import first_line
 
 
 def document(report: Report) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def document(report: Report) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "tool": "archcalc",
         "command": report.command,
-        "title": report.title,
+        "title": first_line(report, "gib"),
         "inputs": dict(report.inputs),
         "quantities": dict(report.quantities),
         "exact": {

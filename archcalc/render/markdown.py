@@ -7,20 +7,20 @@ from typing import Any
 
 from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import harmless
-from archcalc.render.cells import cell_of, quantity_lines
+from archcalc.render.cells import cell_of, first_line, quantity_lines
 
 _ESCAPES = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
-_NUMERIC = ("count", "bytes", "flops", "share", "int", "number", "tokens", "own")
+_NUMERIC = ("count", "scaled", "bytes", "flops", "share", "int", "number", "tokens", "own")
 
 
 def render(report: Report, units: str) -> str:
     """The whole report under one second-level heading."""
-    return "\n\n".join([f"## {escape(report.title)}", *body(report, units)]) + "\n"
+    return "\n\n".join([f"## {escape(first_line(report, units))}", *body(report, units)]) + "\n"
 
 
 def body(report: Report, units: str) -> list[str]:
     """The blocks below the heading."""
-    blocks = quantities(report, units) if report.quantities else []
+    blocks = quantities(report, units) if report.quantities and not report.rows_tell else []
     for table in report.in_reading_order:
         if table.rows:
             blocks += render_table(table, units)
@@ -43,7 +43,8 @@ def render_table(table: Table, units: str) -> list[str]:
     """Heading, pipe table and note of one table."""
     marks = ["---:" if c.unit in _NUMERIC else "---" for c in table.columns]
     body = [[_indented(row, c, i, units) for i, c in enumerate(table.columns)] for row in table.rows]
-    blocks = [f"### {escape(table.title)}", pipes([escape(c.title) for c in table.columns], marks, body)]
+    heading = [f"### {escape(table.title)}"] if table.title else []
+    blocks = [*heading, pipes([escape(c.title) for c in table.columns], marks, body)]
     if table.note:
         blocks.append(escape(table.note))
     return blocks

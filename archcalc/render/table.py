@@ -7,7 +7,7 @@ from typing import Any
 
 from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import harmless
-from archcalc.render.cells import cell_of, quantity_lines
+from archcalc.render.cells import cell_of, first_line, quantity_lines
 from archcalc.render.fit import GAP, fitted, padded, width_of, wrapped
 
 Paint = Callable[[str, str], str]
@@ -30,12 +30,14 @@ def is_numeric(column: Column) -> bool:
 
 
 def _lines(report: Report, units: str, width: int | None, paint: Paint) -> Iterator[str]:
-    yield from (paint(line, "bold") for line in wrapped(harmless(report.title), width, 2))
-    yield from _quantities(report, units, width, paint)
+    yield from (paint(line, "bold") for line in wrapped(harmless(first_line(report, units)), width, 2))
+    if not report.rows_tell:
+        yield from _quantities(report, units, width, paint)
     for table in report.in_reading_order:
         if table.rows:
             yield ""
-            yield from (paint(line, "bold") for line in wrapped(harmless(table.title), width))
+            if table.title:
+                yield from (paint(line, "bold") for line in wrapped(harmless(table.title), width))
             yield from _table(table, units, width, paint)
             if table.note:
                 yield from (paint(line, "dim") for line in wrapped(harmless(table.note), width))
@@ -82,8 +84,9 @@ def _table(table: Table, units: str, width: int | None, paint: Paint) -> Iterato
                 for text, size, right, i in zip(texts, sizes, numeric, shown, strict=True)
             )
 
-    yield from line_up(head, [""] * len(columns))
-    yield "-" * (sum(sizes) + GAP * (len(shown) - 1))
+    if any(head):
+        yield from line_up(head, [""] * len(columns))
+        yield "-" * (sum(sizes) + GAP * (len(shown) - 1))
     for row, cells in zip(table.rows, body, strict=True):
         styles = [cells[i] if c.key in ("verdict", "result") else "" for i, c in enumerate(columns)]
         yield from line_up(cells, styles)

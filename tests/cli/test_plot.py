@@ -130,7 +130,7 @@ def test_every_flag_of_serve_changes_what_is_drawn(flag: str) -> None:
 def test_every_flag_of_serve_is_tried() -> None:
     described = run("serve", "--help").out.partition("Options:")[2]
     beside = {"--gpu", "--context", "--batch", "--price", "--check", "--log", "--within"}
-    beside |= {"--format", "--units", "--help"}
+    beside |= {"--format", "--units", "--assumptions", "--help"}
     assert set(re.findall(r"^  (--[a-z-]+)", described, re.MULTILINE)) - beside == set(CHANGES)
 
 
@@ -280,7 +280,7 @@ def test_an_encoding_without_blocks_gets_plain_characters() -> None:
 def test_the_help_lists_the_kinds_and_of_each_the_options_that_it_takes() -> None:
     listed = run("plot", "--help").out.partition("Commands:")[2]
     assert [line.split()[0] for line in listed.splitlines() if line.strip()] == ["memory", "kv", "flops", "train"]
-    always = {"--output", "--format", "--units", "--help"}
+    always = {"--output", "--format", "--units", "--assumptions", "--help"}
     described = run("serve", "--help").out.partition("Options:")[2]
     serving = set(re.findall(r"^  (--[a-z-]+)", described, re.MULTILINE)) - always
     taken = {

@@ -336,9 +336,9 @@ def test_it_starts_quickly_and_without_heavy_libraries() -> None:
 
 def test_dropout_that_a_plan_leaves_out_is_named_with_megatrons_own_default() -> None:
     """0.1 for both (Megatron-LM, training/arguments.py, --hidden-dropout and --attention-dropout)."""
-    plain = run(*BASE).out
+    plain = run(*BASE, "--assumptions").out
     assert "activations.core = flash (default)" in plain
     assert "activations.hidden_dropout = 0.0 (default; Megatron-LM's own is 0.1)" in plain
-    said = run(*BASE, "--set", "activations.hidden_dropout=0.1").out
+    said = run(*BASE, "--assumptions", "--set", "activations.hidden_dropout=0.1").out
     assert "activations.hidden_dropout = " not in said
     assert "activations.attention_dropout = 0.0 (default; Megatron-LM's own is 0.1)" in said

@@ -125,7 +125,7 @@ def test_a_difference_of_a_cross_check_is_an_error() -> None:
 
 def test_other_commands_are_noted_with_their_first_numbers() -> None:
     ((level, where, message),) = commands(github.render(params_report(load_spec("k25")), "gib"))
-    assert (level, where["title"]) == ("notice", "Kimi K2.5: parameters")
+    assert (level, where["title"]) == ("notice", "Kimi K2.5")
     assert message.startswith("total 1,026,879,353,328, ")
 
 
