@@ -15,6 +15,7 @@ __all__ = [
     "Report",
     "Spec",
     "SpecError",
+    "card",
     "claims",
     "crosscheck",
     "diff",
@@ -31,7 +32,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from archcalc.api.checks import crosscheck, diff
-    from archcalc.api.counts import claims, flops, kv, params, weights
+    from archcalc.api.counts import card, claims, flops, kv, params, weights
     from archcalc.api.memory import serve, train
     from archcalc.api.pictures import Plot, plot
     from archcalc.api.report import Report
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         "archcalc.api.checks": ("crosscheck", "diff"),
-        "archcalc.api.counts": ("claims", "flops", "kv", "params", "weights"),
+        "archcalc.api.counts": ("card", "claims", "flops", "kv", "params", "weights"),
         "archcalc.api.memory": ("serve", "train"),
         "archcalc.api.pictures": ("Plot", "plot"),
         "archcalc.api.report": ("Report",),

@@ -42,6 +42,22 @@ def params(
     return answered("params", **locals())
 
 
+def card(spec: SpecLike) -> Report:
+    """One screen about a model: sizes, cache, the fewest GPUs that serve it, what to ask next.
+
+    Args:
+        spec: a path, a bundled name, a config.json, a mapping, or what `archcalc.load` returned.
+
+    Raises:
+        InputError: a spec that can't be read.
+        SpecError: a file that is no valid spec.
+    """
+    from archcalc.documents.card import card
+
+    called = spec if isinstance(spec, str) else None
+    return Report(card(load(spec).model, word=called))
+
+
 def claims(spec: SpecLike) -> Report:
     """Judge the spec's published claims: `findings` with verdict, cause and explanation.
 

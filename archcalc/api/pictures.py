@@ -37,12 +37,13 @@ class Plot(Report):
 
         return render(self.figure)
 
-    def save(self, path: str | os.PathLike[str], *, units: str = "gib") -> None:
+    def save(self, path: str | os.PathLike[str], *, units: str = "gib", assumptions: bool = False) -> None:
         """Write the picture (.svg, .png), or the numbers (.md, .json, .csv, .txt).
 
         Args:
             path: where; its ending names the format. A file is written whole, or not at all.
             units: bytes as `gib`, `gb` or `bytes`.
+            assumptions: all of them in Markdown and text, instead of a count.
 
         Raises:
             InputError: another ending, unknown units, a file that can't be written, or a picture without matplotlib.
@@ -53,7 +54,7 @@ class Plot(Report):
 
         form = PICTURES.get(Path(path).suffix.lower())
         if form is None:
-            super().save(path, units=units)
+            super().save(path, units=units, assumptions=assumptions)
         else:
             format_bytes(0, units)
             write(Path(path), drawn_as(self.figure, form, units))

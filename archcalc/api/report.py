@@ -51,7 +51,9 @@ class Report:
 
     @property
     def title(self) -> str:
-        return self.document.title
+        from archcalc.render.cells import first_line
+
+        return first_line(self.document, "gib")
 
     @property
     def command(self) -> str:
@@ -138,26 +140,27 @@ class Report:
 
         return frame(self._table(table), library)
 
-    def save(self, path: str | os.PathLike[str], *, units: str = "gib") -> None:
+    def save(self, path: str | os.PathLike[str], *, units: str = "gib", assumptions: bool = False) -> None:
         """Write a file: Markdown (.md), JSON (.json), CSV of the main table (.csv) or text (.txt).
 
         Args:
             path: where; its ending names the format. A file is written whole, or not at all.
             units: bytes as `gib`, `gb` or `bytes`; for Markdown and text.
+            assumptions: all of them in Markdown and text, instead of a count.
 
         Raises:
             InputError: another ending, unknown units, or a file that can't be written.
         """
         from archcalc.render.save import from_ending, write
 
-        write(Path(path), self._text(from_ending(Path(path)), units).encode())
+        write(Path(path), self._text(from_ending(Path(path)), units, assumptions).encode())
 
-    def _text(self, form: str, units: str) -> str:
+    def _text(self, form: str, units: str, assumptions: bool = False) -> str:
         from archcalc.render import text_of
 
         if units not in ("gib", "gb", "bytes"):
             raise InputError(f"unknown units {show_value(units)}", value=units, hint="use gib, gb or bytes")
-        return text_of(self.document, form, units)
+        return text_of(self.document, form, units, assumptions)
 
     def _table(self, name: str) -> list[dict[str, Any]]:
         if name == "rows":

@@ -122,7 +122,7 @@ class ImportedSpec(Report):
     def text(self) -> str:
         return self.spec.text
 
-    def save(self, path: str | os.PathLike[str], *, units: str = "gib") -> None:
+    def save(self, path: str | os.PathLike[str], *, units: str = "gib", assumptions: bool = False) -> None:
         """Write the spec to a .yaml file, or the report to any other. Raises InputError where it can't."""
         from pathlib import Path
 
@@ -131,7 +131,7 @@ class ImportedSpec(Report):
 
             write(Path(path), self.text.encode())
         else:
-            super().save(path, units=units)
+            super().save(path, units=units, assumptions=assumptions)
 
 
 def load(spec: SpecLike) -> Spec:

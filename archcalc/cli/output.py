@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from errno import ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,16 +11,12 @@ from typing import TYPE_CHECKING
 from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless
 from archcalc.render import PICTURES as PICTURES
-from archcalc.render import renderer
+from archcalc.render import counted, renderer
 
 if TYPE_CHECKING:
     from archcalc.documents.sweep.figure import Figure
 
 _STDOUT = Path("-")
-
-
-FOLDED = ("table", "markdown")
-"""Formats for people who may not want every assumption."""
 
 
 def emit(
@@ -42,10 +37,9 @@ def emit(
     if format_name == "":
         raise InputError("--format is empty", value="", hint="leave it out for a table")
     names = [format_name or ("table" if path == _STDOUT else _from_ending(path)) for path in targets]
-    counted = report if assumptions else _counted(report)
     texts = []
     for path, name in zip(targets, names, strict=True):
-        shown = counted if name in FOLDED else report
+        shown = report if assumptions else counted(report, name)
         texts.append(_on_screen(shown, name, units) if path == _STDOUT else renderer(name)(shown, units))
     for path, text in zip(targets, texts, strict=True):
         if path == _STDOUT:
@@ -53,12 +47,6 @@ def emit(
             sys.stdout.flush()
         else:
             write_file(path, text.encode())
-
-
-def _counted(report: Report) -> Report:
-    """The report with a count in place of its assumptions; a single one says as much in as little room."""
-    n = len(report.assumptions)
-    return report if n < 2 else replace(report, assumptions=[f"{n} values that no source gives (--assumptions)"])
 
 
 def emit_figure(

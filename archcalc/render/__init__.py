@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Literal
 
@@ -39,11 +40,24 @@ def renderer(name: str) -> Renderer:
     return render
 
 
-def text_of(report: Report, name: str, units: str) -> str:
+FOLDED = ("table", "markdown")
+"""Formats for people who may not want every assumption."""
+
+
+def counted(report: Report, name: str) -> Report:
+    """In a format of FOLDED the report with a count in place of its assumptions; a single one says as much in as little
+    room."""
+    n = len(report.assumptions)
+    if name not in FOLDED or n < 2:
+        return report
+    return replace(report, assumptions=[f"{n} values that no source gives (--assumptions)"])
+
+
+def text_of(report: Report, name: str, units: str, assumptions: bool = False) -> str:
     """What a command whose report it is prints in a format, off a terminal. Raises InputError for an unknown one."""
     render = renderer(name)
     if report.command != "diff":
-        return render(report, units)
+        return render(report if assumptions else counted(report, name), units)
     from archcalc.render.changes import form_of
     from archcalc.render.folded import render as folded
 

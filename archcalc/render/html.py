@@ -8,7 +8,7 @@ from typing import Any
 
 from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import harmless
-from archcalc.render.cells import cell_of, quantity_lines
+from archcalc.render.cells import cell_of, first_line, quantity_lines
 from archcalc.render.table import is_numeric
 
 SHORT = 24
@@ -51,8 +51,8 @@ def safe(text: str) -> str:
 
 
 def _blocks(report: Report, units: str) -> Iterator[str]:
-    yield f"<p><strong>{safe(report.title)}</strong></p>"
-    if report.quantities:
+    yield f"<p><strong>{safe(first_line(report, units))}</strong></p>"
+    if report.quantities and not report.rows_tell:
         yield _grid(None, [False, True, True], [list(line) for line in quantity_lines(report, units)])
     for table in report.in_reading_order:
         if table.rows:
@@ -67,14 +67,15 @@ def _blocks(report: Report, units: str) -> Iterator[str]:
 def _table(table: Table, units: str) -> str:
     columns = table.columns
     rows = [[_text(row, c, i, units) for i, c in enumerate(columns)] for row in table.rows[:MOST]]
-    body = _grid([column.title for column in columns], [is_numeric(column) for column in columns], rows)
+    heads = [column.title for column in columns]
+    body = _grid(heads if any(heads) else None, [is_numeric(column) for column in columns], rows)
     if (left := len(table.rows) - MOST) > 0:
         body += f"<p>[{left:,} more: to_dataframe and save have them]</p>"
     if table.note:
         body += f"<p><small>{safe(table.note)}</small></p>"
     if len(table.rows) > SHORT:
         return _folded(f"{table.title} ({len(table.rows):,})", body)
-    return f"<p>{safe(table.title)}</p>{body}"
+    return f"<p>{safe(table.title)}</p>{body}" if table.title else body
 
 
 def _text(row: Mapping[str, Any], column: Column, position: int, units: str) -> str:

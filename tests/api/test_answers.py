@@ -17,6 +17,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("params", {}, ""),
     ("params", {"depth": 2, "top": 3}, "--depth 2 --top 3"),
     ("params", {"by": "role"}, "--by role"),
+    ("card", {}, ""),
     ("claims", {}, ""),
     ("flops", {}, ""),
     (

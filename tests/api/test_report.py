@@ -94,15 +94,26 @@ def test_a_file_is_what_the_command_writes(tmp_path: Path, ending: str, form: st
     assert path.read_text() == run("weights", "k25", "--format", form).out
 
 
+def test_assumptions_are_counted_unless_all_are_asked_for(tmp_path: Path) -> None:
+    found = archcalc.train("k25", plan="k2-pretrain")
+    command = ("train", "k25", "--plan", "k2-pretrain", "--format", "markdown")
+    found.save(tmp_path / "few.md")
+    found.save(tmp_path / "all.md", assumptions=True)
+    assert (tmp_path / "few.md").read_text() == run(*command).out
+    assert (tmp_path / "all.md").read_text() == run(*command, "--assumptions").out
+    assert (tmp_path / "few.md").read_text() != (tmp_path / "all.md").read_text()
+
+
 def test_a_file_that_can_not_be_written_is_an_error_and_no_file(tmp_path: Path) -> None:
     found = report()
-    for path, options, says in (
+    cases: list[tuple[Path, dict[str, Any], str]] = [
         (tmp_path / "x.svg", {}, "can't tell the format of x.svg"),
         (tmp_path / "x", {}, "can't tell the format of x"),
         (tmp_path / "none" / "x.md", {}, "No such file"),
         (tmp_path / "x.md", {"units": "kb"}, "unknown units"),
         (tmp_path / "x.json", {"units": "kb"}, "unknown units"),
-    ):
+    ]
+    for path, options, says in cases:
         with pytest.raises(archcalc.InputError, match=says):
             found.save(path, **options)
     assert list(tmp_path.iterdir()) == []
@@ -141,13 +152,13 @@ class Page(HTMLParser):
 
 def test_a_notebook_shows_the_answer_first_then_quantities_then_tables() -> None:
     page = Page(archcalc.serve("k25", gpu="h200", gpus=8)._repr_html_())
-    assert page.texts[0] == "Kimi K2.5 fits on 8 x NVIDIA H200 SXM 141GB: 1 x 262,144 tokens in bf16"
+    assert page.texts[0].startswith("Kimi K2.5 fits on 8 x NVIDIA H200 SXM 141GB: 1 x 262,144 tokens in bf16")
     assert page.texts[1:3] == ["fits", "yes"]
     assert page.tags.count("table") == 4  # quantities, terms, overhead, levers
     assert "memory of one GPU" in page.texts
 
 
-@pytest.mark.parametrize("command", ["params", "claims", "flops", "kv", "weights"])
+@pytest.mark.parametrize("command", ["card", "params", "claims", "flops", "kv", "weights"])
 def test_every_report_is_a_page_that_closes(command: str) -> None:
     found = getattr(archcalc, command)("k25")
     assert Page(found._repr_html_()).texts[0] == found.title
