@@ -19,6 +19,7 @@ from html import escape
 from pathlib import Path
 
 from archcalc.errors import harmless
+from archcalc.files.loader import bundled_names
 from archcalc.render.folded import LIMIT, safe
 from archcalc.render.github import Annotation
 
@@ -47,6 +48,7 @@ class Settings:
         head: a revision.
         limits: as `--fail-on` takes them.
         specs: patterns of paths from the top of the repository.
+        question: flags of `archcalc diff` that say what is compared beside the standard workload.
         fail_on_change: whether any change fails.
         comment: file for the text of a comment.
     """
@@ -55,6 +57,7 @@ class Settings:
     head: str
     limits: tuple[str, ...]
     specs: tuple[str, ...]
+    question: tuple[str, ...]
     fail_on_change: bool
     comment: Path
 
@@ -67,6 +70,7 @@ class Settings:
             head=env.get("ARCHCALC_HEAD", "").strip() or "HEAD",
             limits=lines(env.get("ARCHCALC_LIMITS", "")),
             specs=lines(env.get("ARCHCALC_SPECS", "")) or ("specs/*.yaml",),
+            question=tuple(flags(env)),
             fail_on_change=env.get("ARCHCALC_FAIL_ON_CHANGE", "").strip().lower() == "true",
             comment=Path(env.get("ARCHCALC_COMMENT") or folder / "comment.md"),
         )
@@ -99,6 +103,19 @@ def lines(text: str) -> tuple[str, ...]:
     """Lines with something on them; `#` begins a comment line."""
     found = (line.strip() for line in text.splitlines())
     return tuple(line for line in found if line and not line.startswith("#"))
+
+
+def flags(env: Mapping[str, str]) -> Iterator[str]:
+    """What is compared beside the standard workload. Raises Failure for a plan or GPU that is not bundled: a file of
+    the checkout may be a stranger's link to anywhere."""
+    for flag in ("gpu", "gpus", "plan", "seq", "image", "context"):
+        for value in lines(env.get(f"ARCHCALC_{flag.upper()}", "")):
+            folder = {"gpu": "hardware", "plan": "plans"}.get(flag)
+            if folder is not None and value not in bundled_names(folder):
+                raise Failure(
+                    f"{flag}: no bundled file is named {value}", f"bundled: {', '.join(bundled_names(folder))}"
+                )
+            yield f"--{flag}={value}"
 
 
 def base_of_event(env: Mapping[str, str]) -> str:
@@ -192,7 +209,7 @@ def outcome(change: Change, base: str, head: str, settings: Settings) -> Outcome
     new = NOTHING if change.new is None else f"git:{head}:{change.new}"
     both = NOTHING not in (old, new)
     more = [word for limit in settings.limits for word in ("--fail-on", limit)] if both else []
-    strict = ["--exit-code"] if settings.fail_on_change else []
+    strict = [*settings.question, *(["--exit-code"] if settings.fail_on_change else [])]
     code, section, printed, errors = run(old, new, [*more, *strict])
     if both and code == 2 and run(old, NOTHING, [])[0] == 2:
         code, section, printed, _ = run(NOTHING, new, strict)

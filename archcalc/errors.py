@@ -24,6 +24,7 @@ __all__ = [
     "SpecError",
     "did_you_mean",
     "harmless",
+    "in_its_case",
     "near_miss",
     "show_value",
 ]
@@ -240,14 +241,15 @@ def show_value(value: object, limit: int = 40) -> str:
 
 
 def near_miss(name: str, choices: Iterable[str]) -> str | None:
-    """The choice that `name` is most likely a slip of, or None. Case and -/_ don't count as differences."""
+    """The choice that `name` is most likely a slip of, or None; never the name itself. Case and -/_ don't count as
+    differences. Digits do, and another letter in a short word does: fp4 is no slip of fp8, nor mha of mla."""
     by_folded = {_folded(choice): choice for choice in choices}
     folded = _folded(name)
     if folded in by_folded:
-        return by_folded[folded]
+        return None if by_folded[folded] == name else by_folded[folded]
     from difflib import get_close_matches
 
-    close = get_close_matches(folded, by_folded, n=1, cutoff=0.65)
+    close = get_close_matches(folded, [choice for choice in by_folded if _is_slip(folded, choice)], n=1, cutoff=0.65)
     return by_folded[close[0]] if close else None
 
 
@@ -257,8 +259,28 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str | None:
     return None if choice is None else f"did you mean {choice}?"
 
 
+def in_its_case(name: str, choices: Iterable[str]) -> str:
+    """The choice that `name` is, whatever its case; the name as it is where it is none of them."""
+    known = list(choices)
+    if name in known:
+        return name
+    return next((choice for choice in known if choice.lower() == name.lower()), name)
+
+
 def _folded(name: str) -> str:
     return name.lower().replace("-", "_")
+
+
+def _is_slip(name: str, choice: str) -> bool:
+    """Whether two folded names may stand for the same word: nothing is changed that tells words of their kind apart."""
+    if any(name[:i] + name[i : i + 2][::-1] + name[i + 2 :] == choice for i in range(len(choice) - 1)):
+        return True
+    if [char for char in name if char.isdigit()] != [char for char in choice if char.isdigit()]:
+        return False
+    shorter, longer = sorted(("".join(filter(str.isalpha, each)) for each in (name, choice)), key=len)
+    if len(shorter) > 3 or set(shorter) == set(longer):
+        return True
+    return len(longer) > 3 and any(longer[:i] + longer[i + 1 :] == shorter for i in range(len(longer)))
 
 
 def _headline(source: str | None, line: int | None, column: int | None, severity: str, message: str) -> str:

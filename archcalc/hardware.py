@@ -8,9 +8,8 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from archcalc.errors import FieldError
-from archcalc.files.loader import bundled_names, find, parse
+from archcalc.files.loader import bundled_names, parse, text_of
 from archcalc.files.model import Text
-from archcalc.files.yaml_loader import read
 from archcalc.section import Memory, Section, Size
 
 FOLDER = "hardware"
@@ -127,5 +126,4 @@ def load_hardware(name_or_path: str) -> Hardware:
         InputError: no such file or name (the near miss is the hint), or no YAML of ours.
         SpecError: a readable file that is no valid hardware file.
     """
-    path = find(name_or_path, FOLDER)
-    return parse(read(path), str(path), Hardware)
+    return parse(*text_of(name_or_path, FOLDER), Hardware)

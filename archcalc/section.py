@@ -19,7 +19,7 @@ def _bytes(value: Any) -> Any:
 def _memory(**least: Any) -> Any:
     bound = {"exclusiveMinimum" if name == "gt" else "minimum": n for name, n in least.items()}
     integer = {"type": "integer", **bound, "maximum": 1 << 60}
-    text = r"^\s*[0-9][0-9_]*(\.[0-9]+)?\s*(([kKmMgGtTpP][iI]?)?[bB])?\s*$"
+    text = r"^\s*([0-9]+(_[0-9]+)*|[1-9][0-9]{0,2}(,[0-9]{3})+)(\.[0-9]+)?\s*(([kKmMgGtTpP][iI]?)?[bB])?\s*$"
     return (
         Field(**least, le=1 << 60),
         BeforeValidator(_bytes),

@@ -1,15 +1,15 @@
 """Sizes and counts read from text and printed as text: here and nowhere else.
 
-Reading is exact: digits are scaled as integers, never through a float. Rounding happens only in the
-`format_*` functions, half away from zero.
+Reading is exact: digits are scaled as integers, never through a float. They may stand in groups of three with commas,
+as they are printed. Rounding happens only in the `format_*` functions, half away from zero.
 
 What a suffix means depends on what is read, as the public interface promises:
 
 | what | function | suffixes |
 |---|---|---|
 | memory | `parse_memory` | B, kB MB GB TB PB (powers of 1000), KiB MiB GiB TiB PiB (powers of 1024) |
-| context, sequence and block lengths | `parse_context` | k, M, G (powers of 1024) |
-| counts of parameters or tokens | `parse_count` | K, M, B, T (powers of 1000) or the words |
+| context, sequence and block lengths | `parse_context` | k, M, G (powers of 1024), also as Ki or KiB |
+| counts of parameters or tokens | `parse_count` | K, M, B, T (powers of 1000) or the words; Ki, Mi, Gi, Ti |
 | published numbers | `parse_printed` | as counts, and % |
 """
 
@@ -44,9 +44,14 @@ _LONGEST = 64
 _MEMORY = {"": 1, "b": 1, "byte": 1, "bytes": 1}
 _MEMORY |= {f"{letter}b": 1000**power for power, letter in enumerate("kmgtp", start=1)}
 _MEMORY |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgtp", start=1)}
-_CONTEXT = {"": 1, "k": 1 << 10, "ki": 1 << 10, "m": 1 << 20, "mi": 1 << 20, "g": 1 << 30, "gi": 1 << 30}
+_CONTEXT = {"": 1}
+_CONTEXT |= {f"{letter}{i}": 1024**power for power, letter in enumerate("kmg", start=1) for i in ("", "i", "ib")}
 _COUNT = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _COUNT |= {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_BINARY = {f"{letter}i": 1024**power for power, letter in enumerate("kmgt", start=1)}
+
+LARGE = 10_000
+"""GiB or GB above which a size is printed in TiB or TB."""
 
 IMAGE_FORM, VIDEO_FORM = "HxW, as 1024x768", "FRAMESxHxW, as 16x448x448"
 """How sizes in pixels are written."""
@@ -109,12 +114,13 @@ def parse_context(text: str) -> int:
 
 
 def parse_count(text: str) -> int:
-    """A count, decimal suffixes: "15.5T" is 15 500 000 000 000; "15.5e12" is the same. Raises InputError."""
+    """A count, decimal suffixes: "15.5T" is 15 500 000 000 000; "15.5e12" is the same; "64Mi" is 67 108 864. Raises
+    InputError."""
     mantissa, exponent = text, 0
     if match := re.fullmatch(r"\s*([0-9_.]+)[eE]\+?([0-9]{1,2})\s*", text):
         mantissa, exponent = match[1], int(match[2])
     digits, decimals, unit = _split(mantissa, "a count", _COUNT_HINT, whole_text=text)
-    return _whole(text, digits * 10**exponent, decimals, _COUNT.get(unit), "a count", _COUNT_HINT)
+    return _whole(text, digits * 10**exponent, decimals, (_COUNT | _BINARY).get(unit), "a count", _COUNT_HINT)
 
 
 def parse_range(text: str) -> tuple[int, int]:
@@ -149,8 +155,6 @@ def parse_printed(text: str) -> Printed:
     from fractions import Fraction
 
     bare = text.strip().removeprefix("~").removeprefix("≈").lstrip()
-    if re.match(r"[0-9]{1,3}(,[0-9]{3})+(?![0-9,])", bare):
-        bare = bare.replace(",", "")
     percent = bare.endswith("%")
     number = bare.removesuffix("%") if percent else bare
     digits, decimals, unit = _split(number, "a number", _PRINTED_HINT, whole_text=text)
@@ -192,21 +196,23 @@ def format_flops(n: int) -> str:
 
 
 def format_bytes(n: int, units: str = "gib") -> str:
-    """Bytes in two decimals, "554.27 GiB"; `units` is gib (B to GiB), gb (B to GB) or bytes (all digits).
+    """Bytes in two decimals, "554.27 GiB"; `units` is gib (B to TiB), gb (B to TB) or bytes (all digits).
 
-    Nothing larger than GiB or GB is used, so that sizes in a column compare at a glance. Raises InputError
-    for an unknown `units`.
+    Up to 10,000 GiB or GB nothing larger is used, so that sizes in a column compare at a glance. Raises InputError for
+    an unknown `units`.
     """
     if units not in ("gib", "gb", "bytes"):
         raise InputError(f"unknown units {show_value(units)}", value=units, hint="use gib, gb or bytes")
     base = 1000 if units == "gb" else 1024
     if units == "bytes" or abs(n) < base:
         return f"{n:,} B"
-    names = ("kB", "MB", "GB") if units == "gb" else ("KiB", "MiB", "GiB")
+    names = ("kB", "MB", "GB", "TB") if units == "gb" else ("KiB", "MiB", "GiB", "TiB")
     sign, size = ("-", -n) if n < 0 else ("", n)
     power = 1
-    while power < len(names) and _divide(size * 100, base**power) >= base * 100:
+    while power < 3 and _divide(size * 100, base**power) >= base * 100:
         power += 1
+    if size > LARGE * base**3:
+        power = 4
     hundredths = _divide(size * 100, base**power)
     return f"{sign}{hundredths // 100:,}.{hundredths % 100:02} {names[power - 1]}"
 
@@ -225,10 +231,12 @@ def _split(text: str, what: str, hint: str, whole_text: str | None = None) -> tu
         _refuse(shown, what, hint)
     if re.match(r"[-\u2212]\s*[.0-9]", stripped):
         raise InputError(f"{what} can't be negative: {show_value(shown)}", value=shown, hint=hint)
-    match = re.fullmatch(r"([0-9]+(?:_[0-9]+)*)(?:\.([0-9]+))?\s*([A-Za-z]*)", stripped)
+    match = re.fullmatch(r"([0-9]+(?:_[0-9]+)*|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.([0-9]+))?\s*([A-Za-z]*)", stripped)
     if match is None:
+        if re.match(r"[0-9]+,[0-9]", stripped):
+            hint = "commas stand between groups of three digits, as in 131,072; a decimal point is a dot"
         _refuse(shown, what, hint)
-    whole, part, unit = match[1].replace("_", ""), match[2] or "", match[3]
+    whole, part, unit = match[1].replace("_", "").replace(",", ""), match[2] or "", match[3]
     return int(whole + part), len(part), unit.lower()
 
 

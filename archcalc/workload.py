@@ -14,6 +14,19 @@ Images = Sequence[tuple[int, int]]
 Videos = Sequence[tuple[int, int, int]]
 """(frames, height, width) of each [frames, pixels, pixels]."""
 
+MOST_LENGTHS = 10_000
+"""Sequences whose lengths may be named one by one."""
+
+
+def check_count(lengths: int) -> None:
+    """Raises InputError for more lengths than may be named."""
+    if lengths > MOST_LENGTHS:
+        raise InputError(
+            f"lengths of {MOST_LENGTHS:,} sequences at most may be named, not of {lengths:,}",
+            value=lengths,
+            hint="FLOPs add up over sequences: ask for a part of them",
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
@@ -23,6 +36,7 @@ class Workload:
         phase: `train`, `prefill` or `decode` (one new token a sequence).
         batch: sequences.
         seq: new text tokens a sequence; vision tokens are added.
+        lengths: new text tokens of each of several sequences that run packed into one row; batch and seq are 1 then.
         context: tokens already cached, a sequence.
         attention: `causal` counts half of the new-by-new scores, `full` all of them.
         logits: the head over `all` new tokens, or the `last` of each sequence.
@@ -40,6 +54,7 @@ class Workload:
     phase: Phase = "prefill"
     batch: int = 1
     seq: int = 1
+    lengths: tuple[int, ...] = ()
     context: int = 0
     attention: Literal["causal", "full"] = "causal"
     logits: Literal["all", "last"] = "all"
@@ -57,6 +72,7 @@ class Workload:
         for name, size, least in sizes:
             if size < least:
                 raise InputError(f"{name} must be at least {least}, not {size}", value=size)
+        self._check_lengths()
         if self.phase == "decode" and self.seq != 1:
             raise InputError(
                 f"decode runs one new token a sequence, not seq {self.seq}",
@@ -65,6 +81,40 @@ class Workload:
             )
         if self.phase == "train" and self.context:
             raise InputError("training has no cached context", value=self.context, hint="leave out --context")
+
+    def _check_lengths(self) -> None:
+        """Raises InputError."""
+        if not self.lengths:
+            return
+        if (self.batch, self.seq) != (1, 1):
+            raise AssertionError("lengths beside batch or seq")
+        check_count(len(self.lengths))
+        shortest = min(self.lengths)
+        if shortest < 1:
+            raise InputError(
+                f"a length must be at least 1, not {shortest}", value=shortest, hint="leave out empty sequences"
+            )
+        if self.phase == "decode":
+            raise InputError(
+                "decode runs one new token a sequence: there are no lengths to give",
+                value=self.lengths,
+                hint="give the cached length with --context, or use --phase prefill",
+            )
+
+    @property
+    def sequences(self) -> int:
+        """How many there are."""
+        return len(self.lengths) or self.batch
+
+    @property
+    def text_tokens(self) -> int:
+        """New text tokens of all sequences."""
+        return sum(self.lengths) or self.batch * self.seq
+
+    @property
+    def longest(self) -> int:
+        """New text tokens of the longest sequence."""
+        return max(self.lengths, default=self.seq)
 
     def choice(self, name: str) -> str:
         """What was chosen under a name; `auto` where nothing was."""

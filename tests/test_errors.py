@@ -22,6 +22,7 @@ from archcalc.errors import (
     SpecError,
     did_you_mean,
     harmless,
+    in_its_case,
     near_miss,
     show_value,
 )
@@ -176,6 +177,38 @@ def test_field_errors_hold_paths() -> None:
 )
 def test_near_misses(name: str, meant: str | None) -> None:
     assert near_miss(name, ["hidden_size", "vocab_size", "num_hidden_layers"]) == meant
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("fp4", ["fp8", "bf16"]),  # each is a number format of its own
+        ("fp16", ["bf16", "fp8"]),
+        ("int4", ["int8"]),
+        ("mha", ["mla", "gqa"]),
+        ("mqa", ["mla", "gqa"]),
+        ("edp", ["ep", "etp", "pp"]),
+        ("zb-h3", ["zb-h1", "zb-h2"]),
+        ("h20", ["h200"]),
+        ("hidden_size", ["hidden_size", "hidden_sise"]),  # refused, and it is there: nothing else is meant
+    ],
+)
+def test_another_thing_is_no_near_miss(name: str, choices: list[str]) -> None:
+    assert near_miss(name, choices) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [("k52", "k25"), ("bf61", "bf16"), ("ppp", "pp"), ("jsn", "json"), ("spek", "spec"), ("BF16", "bf16")],
+)
+def test_a_slip_of_a_short_word_is_one(name: str, choice: str) -> None:
+    assert near_miss(name, [choice]) == choice
+
+
+def test_a_choice_is_found_in_any_case_and_nothing_else_is_changed() -> None:
+    assert in_its_case("BF16", ["bf16", "fp8"]) == "bf16"
+    assert in_its_case("K25", ["k25", "K25"]) == "K25"
+    assert in_its_case("b-f16", ["bf16"]) == "b-f16"
 
 
 def test_a_near_miss_makes_a_hint() -> None:

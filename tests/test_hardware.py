@@ -163,8 +163,6 @@ def test_figures_without_a_source_are_listed() -> None:
 @pytest.mark.parametrize(
     ("slip", "meant"),
     [
-        ("H200", "h200"),
-        ("H100", "h100"),
         ("nvidia-h100", "h100"),
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("h100 sxm", "h100"),

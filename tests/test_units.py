@@ -42,6 +42,7 @@ GARBAGE = [
     "1\x00",
     ".5",
 ]
+MISPLACED = ["1,31,072", "13,1072", "131,0722", ",131", "131,", "0,131", "1,,072", "131,072,", "1_0,000"]
 PARSERS = [parse_memory, parse_context, parse_count, parse_printed, parse_range]
 
 
@@ -57,6 +58,9 @@ PARSERS = [parse_memory, parse_context, parse_count, parse_printed, parse_range]
         ("1024", 1024),
         ("1024 B", 1024),
         ("1_024", 1024),
+        ("80,000,000,000", 80_000_000_000),
+        ("1,024 MiB", 2**30),
+        ("1,234.5 kB", 1_234_500),
         ("0GiB", 0),
         (
             "46.80GiB",
@@ -87,7 +91,17 @@ def test_a_fraction_of_a_byte_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "tokens"),
-    [("256k", 262144), ("1M", 1048576), ("4096", 4096), ("4K", 4096), ("0.5k", 512), ("0", 0), ("2Ki", 2048)],
+    [
+        ("256k", 262144),
+        ("1M", 1048576),
+        ("4096", 4096),
+        ("4K", 4096),
+        ("0.5k", 512),
+        ("0", 0),
+        ("2Ki", 2048),
+        ("131,072", 131072),
+        ("128KiB", 131072),
+    ],
 )
 def test_context_lengths_take_binary_suffixes(text: str, tokens: int) -> None:
     assert parse_context(text) == tokens
@@ -102,6 +116,8 @@ def test_context_lengths_take_binary_suffixes(text: str, tokens: int) -> None:
         ("8b", 8_000_000_000),
         ("0.001K", 1),
         ("8192", 8192),
+        ("15,500,000,000", 15_500_000_000),
+        ("64Mi", 2**26),
     ],
 )
 def test_counts_take_decimal_suffixes(text: str, count: int) -> None:
@@ -112,6 +128,14 @@ def test_counts_take_decimal_suffixes(text: str, count: int) -> None:
 def test_what_is_no_whole_number_is_refused(parse) -> None:
     with pytest.raises(InputError, match="not a whole number") as caught:
         parse("0.0003k")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@pytest.mark.parametrize("text", MISPLACED)
+def test_commas_that_make_no_groups_of_three_digits_are_refused(parse, text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(text)
     assert caught.value.hint
 
 
@@ -232,7 +256,13 @@ def test_counts_are_printed_in_four_digits(count: int, text: str) -> None:
         (70_272, "gib", "68.63 KiB"),  # 70272 / 1024 = 68.625, half goes up
         (2**20 - 1, "gib", "1.00 MiB"),  # rounds up into the next unit
         (80 * 2**30, "gib", "80.00 GiB"),
-        (5000 * 2**30, "gib", "5,000.00 GiB"),  # nothing above GiB
+        (5000 * 2**30, "gib", "5,000.00 GiB"),
+        (10_000 * 2**30, "gib", "10,000.00 GiB"),  # TiB above it: 10,000 / 1,024 = 9.765625
+        (10_000 * 2**30 + 1, "gib", "9.77 TiB"),
+        (-11 * 2**40, "gib", "-11.00 TiB"),
+        (10**13, "gb", "10,000.00 GB"),
+        (10**13 + 1, "gb", "10.00 TB"),
+        (10**13 + 1, "bytes", "10,000,000,000,001 B"),
         (80 * 10**9, "gb", "80.00 GB"),
         (999_995, "gb", "1.00 MB"),
         (1_500, "gb", "1.50 kB"),

@@ -7,6 +7,7 @@ weights, blocks of quantized matrices cut short, prediction modules, videos, cac
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -121,6 +122,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "gqa": GQA,
     "gqa-bias": GQA | {"attention_bias": True},
     "gqa-biases": GQA | {"attention_bias": True, "attention_out_bias": True},
+    "gqa-window": GQA | {"sliding_window": 3},
     "gqa-normed": GQA | {"qk_norm": "per_head"},
     "mha-normed": MHA | {"qk_norm": "full"},
     "delta": DELTA,
@@ -291,6 +293,7 @@ VARIED: dict[str, dict[str, Any]] = {
     "two kinds of attention that take turns": content("gqa/dense mla/moe gqa/moe mla/moe gqa/dense mla/softmax"),
     "one prediction module": content("mla/dense 2*mla/moe-two", num_nextn_predict_layers=1),
     "two prediction modules, tied": content("gqa/moe", num_nextn_predict_layers=2, tie_word_embeddings=True),
+    "windows and all tokens that take turns": content("2*gqa-window/dense gqa/moe gqa-window/moe"),
     "states and caches that take turns": content("2*delta/dense gqa/moe 2*kda/moe mla-direct/dense"),
     "states alone": content("delta-split/moe kda-full/dense", num_nextn_predict_layers=1),
     "a tower with odd sizes": content("gqa/dense", vision=ODD_EYES),
@@ -351,6 +354,35 @@ def test_archcalc_and_the_twin_agree(sort: str) -> None:
     assert different(report) == []
     assert {f["kind"] for f in report.findings} >= {"params", "flops", "kv", "weights", "activations"}
     assert our_shapes(spec) == their_shapes(spec)
+
+
+@pytest.mark.twin
+@needs_torch
+@pytest.mark.parametrize("how", [{}, {"context": 6}, {"context": 3, "mla": "absorbed", "logits": "last"}], ids=str)
+@pytest.mark.parametrize("sort", VARIED)
+def test_packed_sequences_cost_what_the_twin_counts_for_each(sort: str, how: dict[str, Any]) -> None:
+    from archcalc.reference.flops import flops
+    from archcalc.reference.model import build
+
+    spec, lengths, trains = spec_of(VARIED[sort]), (4, SEQ, 1, 4), not how
+    plain, images = spec.model_dump(), (IMAGE,) if spec.vision else ()
+    model = build(plain)
+    theirs: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for n in lengths:  # each by itself, so that nothing can cross a boundary
+        for path, counted in flops(plain, seq=n, images=images, backward=trains, model=model, **how).items():
+            theirs[path] = [a + b for a, b in zip(theirs[path], counted, strict=True)]
+    given: dict[str, Any] = {key: x for key, x in how.items() if key != "mla"}
+    given |= {"choices": (("mla", how["mla"]),)} if "mla" in how else {}
+    given |= {"phase": "train" if trains else "prefill", "images": images}
+    tape = spec.trace(Workload(lengths=lengths, attention="full", **given))
+    mine: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for segment in tape.segments:
+        for op in segment.ops if segment.part != "mtp" else ():
+            forward = value(op.flops)
+            for path in unfolded(op.path, segment) if forward else ():
+                mine[path][0] += forward
+                mine[path][1] += trains * op.backward_factor * forward
+    assert mine == theirs
 
 
 @pytest.mark.twin

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from archcalc.documents import sizes
 from archcalc.documents.sweep import words
-from archcalc.errors import InputError, show_value
+from archcalc.errors import InputError, in_its_case, show_value
 from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_count
 
 Length: TypeAlias = "int | str"
@@ -153,9 +153,10 @@ def one_of(*choices: str) -> Reader:
     """Reads one of some words."""
 
     def reader(value: Any) -> str:
-        if not isinstance(value, str) or value not in choices:
+        word = in_its_case(value, choices) if isinstance(value, str) else ""
+        if word not in choices:
             raise _refused(value, f"one of {', '.join(choices)}")
-        return value
+        return word
 
     return reader
 
@@ -214,6 +215,11 @@ def ends(value: Any) -> tuple[int, int]:
     return tokens(value[0]), tokens(value[1])
 
 
+def lengths(value: Any) -> list[int]:
+    """New tokens of each of several sequences."""
+    return sizes.parse_lengths(value) if isinstance(value, str) else several(tokens)(value)
+
+
 def batches(value: Any) -> list[int]:
     """Numbers of sequences: a number, several, or text such as "1,8"."""
     return words.parse_batches(value) if isinstance(value, str) else several(whole(1))(value)
@@ -250,6 +256,7 @@ READERS: dict[str, Reader] = {
     "phase": one_of("train", "prefill", "decode"),
     "batch": whole(1),
     "seq": tokens,
+    "lengths": lengths,
     "context": tokens,
     "attention": one_of("causal", "full"),
     "logits": one_of("all", "last"),

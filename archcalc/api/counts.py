@@ -77,6 +77,7 @@ def flops(
     phase: Literal["train", "prefill", "decode"] = "prefill",
     batch: int = 1,
     seq: Length | None = None,
+    lengths: str | Sequence[Length] | None = None,
     context: Length = 0,
     attention: Literal["causal", "full"] = "causal",
     logits: Literal["all", "last"] = "all",
@@ -92,6 +93,8 @@ def flops(
         phase: what is run.
         batch: sequences.
         seq: new text tokens a sequence [tokens], or text such as "4k"; 4,096 if left out, 1 in decode.
+        lengths: new text tokens of each of several packed sequences [tokens], in place of `seq` and `batch`:
+            [512, 1024], or text such as "4096,1024x3".
         context: tokens already cached [tokens], or text such as "128k".
         attention: `causal` counts half of the new-by-new scores, `full` all of them.
         logits: the head over `all` new tokens, or the `last` of each sequence.

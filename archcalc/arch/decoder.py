@@ -22,7 +22,7 @@ from archcalc.arch.ffn.dense import DenseFFN
 from archcalc.arch.ffn.moe import MoE
 from archcalc.arch.layers import LayerKind, Layers, Place, Placement
 from archcalc.arch.rope import RopeScaling, check_scaling
-from archcalc.arch.rows import new_rows
+from archcalc.arch.rows import new_rows, sequences
 from archcalc.errors import FieldError, did_you_mean
 from archcalc.section import Size
 from archcalc.tape import Dim, Tape, Tensor, Weight
@@ -301,4 +301,4 @@ class Decoder(Block):
 
 def _asked(tape: Tape, x: Tensor) -> Tensor:
     """The rows whose logits the workload asks for: all, or each sequence's last."""
-    return x.view(x.features, (x.rows[0],)) if tape.workload.logits == "last" else x
+    return x.view(x.features, (sequences(tape),)) if tape.workload.logits == "last" else x

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from archcalc.tape import ALL, Dim, Dims, Number, Span, Tape, Term
+from collections import Counter
+
+from archcalc.tape import ALL, Dim, Dims, Number, Span, Tape, Term, value
+
+
+def sequences(tape: Tape) -> Dim:
+    """How many there are."""
+    how = tape.workload
+    return Dim("sequences" if how.lengths else "batch", how.sequences)
 
 
 def new_rows(tape: Tape) -> Dims:
-    """[batch, seq]: the new tokens, text and vision together."""
-    return (Dim("batch", tape.workload.batch), Dim("seq", tape.seq, "seq"))
+    """[batch, seq]: the new tokens, text and vision together; packed sequences stand in one row, [1, tokens]."""
+    how = tape.workload
+    if not how.lengths:
+        return (Dim("batch", how.batch), Dim("seq", how.seq + tape.vision_tokens, "seq"))
+    return (Dim("batch", 1), Dim("tokens", how.text_tokens + how.sequences * tape.vision_tokens, "seq"))
 
 
 def key_rows(tape: Tape) -> Dims:
-    """[batch, keys]: cached tokens and new ones."""
-    batch, seq = new_rows(tape)
-    if not tape.workload.context:
-        return (batch, seq)
-    return (batch, Dim("context", tape.workload.context) + seq)
+    """[batch, keys]: cached tokens and new ones; of packed sequences, each with a cache of its own, [1, keys]."""
+    batch, new = new_rows(tape)
+    how = tape.workload
+    if not how.context:
+        return (batch, new)
+    cached = Dim("sequences·context", how.sequences * how.context) if how.lengths else Dim("context", how.context)
+    return (batch, cached + new)
 
 
 def pairs(tape: Tape, span: Span = ALL) -> Number:
@@ -25,12 +38,24 @@ def pairs(tape: Tape, span: Span = ALL) -> Number:
     their coefficient is 1 instead of 2 and odd lengths stay exact; cached context is never halved. A decoded token
     sees all that there is: nothing is halved. A limit W (a window, the best W) leaves n·min(c+n, W), or, causal,
     k·c + k²/2 + (n-k)·W with k = W-c between 0 and n: the tokens before the limit is reached, then the others. Chunks
-    are so many sequences of their own. One entry for r tokens can be seen once its r tokens are there.
+    are so many sequences of their own. One entry for r tokens can be seen once its r tokens are there. Of packed
+    sequences each is scored on its own.
 
     Raises:
         AssertionError: a state scores no pairs.
     """
-    batch, seq = new_rows(tape)
+    how = tape.workload
+    if not how.lengths:
+        return _of_equal(tape, span, *new_rows(tape))
+    each = (
+        _of_equal(tape, span, Dim("batch", count), Dim("seq", length + tape.vision_tokens))
+        for length, count in Counter(how.lengths).items()
+    )
+    return (Term(1, (Dim("2·pairs", sum(map(value, each))),)),)
+
+
+def _of_equal(tape: Tape, span: Span, batch: Dim, seq: Dim) -> Number:
+    """The same of so many sequences of one length."""
     new, cached = seq.size, tape.workload.context
     halved = tape.workload.attention == "causal" and tape.workload.phase != "decode"
     if span.kind == "sequence":

@@ -73,9 +73,13 @@ def _guarded(arguments: list[str]) -> int:
     except typer.Exit as done:
         return done.exit_code
     except typer.TyperException as error:
+        from archcalc.cli.slips import slip
+
         context = getattr(error, "ctx", None)
-        command = context.command_path if context else "archcalc"
-        print(f"error: {harmless(error.format_message())}\nhint: {command} --help says how", file=sys.stderr)
+        told = error.format_message(), f"{context.command_path if context else 'archcalc'} --help says how"
+        message, hint = slip(error, arguments) or told
+        message = message.replace(": Value error, ", ": ")
+        print(f"error: {harmless(message)}\nhint: {harmless(hint)}", file=sys.stderr)
         return 2
     except (typer.Abort, KeyboardInterrupt):
         return 130
@@ -113,7 +117,7 @@ def _is_spec(word: str) -> bool:
         return False
     from archcalc.files.loader import bundled_names
 
-    return word.startswith("hf:") or os.path.exists(word) or word in bundled_names()
+    return word.startswith("hf:") or os.path.exists(word) or word.lower() in bundled_names()
 
 
 def application(names: list[str]) -> typer.Typer:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from archcalc.cli.options import Format, Output, Units
+from archcalc.cli.options import Assumptions, Format, Gpus, Output, Overrides, Units
 
 if TYPE_CHECKING:
     from archcalc.documents.document import Report
@@ -32,15 +32,55 @@ def command(
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit 1 if a quantity, a path or a field that matters changed.")
     ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", metavar="NAME", help="Compare serving on it too: a bundled GPU or a hardware file."),
+    ] = None,
+    gpus: Gpus = None,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", metavar="PLAN", help="Compare training under it too: a bundled plan or a plan file."),
+    ] = None,
+    override: Overrides = None,
+    seq: Annotated[
+        str | None, typer.Option("--seq", metavar="N", help="Text tokens of the compared prefill. [default: 4k]")
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image",
+            metavar="HxW",
+            help="An image of the compared prefill, in pixels. Repeatable. [default: none, and a tower at 1024x768]",
+        ),
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context", metavar="N", help="Tokens of the compared cache: 256k. [default: 128k; served, the limit]"
+        ),
+    ] = None,
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """What changed between two specs or reports: before, after, delta, percent, by quantity, path and field."""
     from archcalc.documents.diff import changed, diff_report, exceeded
+    from archcalc.documents.sizes import parse_images, serving_flags
+    from archcalc.units import parse_context
 
-    report = diff_report(base, head, limits=fail_on or [])
-    _emit(report, format_name, output, units)
+    report = diff_report(
+        base,
+        head,
+        limits=fail_on or [],
+        plan=plan,
+        set=override or (),
+        gpu=gpu,
+        seq=None if seq is None else parse_context(seq),
+        image=parse_images(image),
+        **serving_flags(gpus=gpus, context=context),
+    )
+    _emit(report, format_name, output, units, assumptions)
     failed = exceeded(report)
     if failed is not None:
         raise failed
@@ -48,7 +88,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, units: str) -> None:
+def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, units: str, assumptions: bool) -> None:
     """Each format gets the form of the diff that suits it; nothing is written unless all of them can be rendered."""
     from archcalc.cli.output import emit, write_file
     from archcalc.render import ENDINGS, renderer
@@ -59,7 +99,7 @@ def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, u
     names = [format_name or ("table" if path == STDOUT else ENDINGS.get(_ending(path))) for path in targets]
     for path, name in zip(targets, names, strict=True):
         if name is None or units not in ("gib", "gb", "bytes"):
-            emit(report, name, [path], units)  # says what is wrong, and writes nothing
+            emit(report, name, [path], units, assumptions)  # says what is wrong, and writes nothing
         else:
             renderer(name)
     for path, name in zip(targets, filter(None, names), strict=True):
@@ -70,7 +110,7 @@ def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, u
             else:
                 write_file(path, text.encode())
         else:
-            emit(form_of(report, name, units), name, [path], units)
+            emit(form_of(report, name, units), name, [path], units, assumptions)
 
 
 def _ending(path: Path) -> str:

@@ -11,20 +11,31 @@ from archcalc.cli.options import Assumptions, Batch, Format, Images, Output, Spe
 
 def command(
     spec: SpecArgument,
-    phase: Annotated[Literal["train", "prefill", "decode"], typer.Option("--phase", help="What is run.")] = "prefill",
+    phase: Annotated[
+        Literal["train", "prefill", "decode"], typer.Option("--phase", case_sensitive=False, help="What is run.")
+    ] = "prefill",
     batch: Batch = 1,
     seq: Annotated[
         str | None,
         typer.Option("--seq", metavar="N", help="New text tokens a sequence: 4096, 4k. [default: 4k; 1 in decode]"),
     ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            "--lengths", metavar="N,...", help="Packed sequences in place of --seq and --batch: 512,1k or 4096,1024x3."
+        ),
+    ] = None,
     context: Annotated[str, typer.Option("--context", metavar="N", help="Tokens already cached: 128k.")] = "0",
     attention: Annotated[
-        Literal["causal", "full"], typer.Option("--attention", help="causal counts half of the new-by-new scores.")
+        Literal["causal", "full"],
+        typer.Option("--attention", case_sensitive=False, help="causal counts half of the new-by-new scores."),
     ] = "causal",
-    logits: Annotated[Literal["all", "last"], typer.Option("--logits", help="Where the head runs.")] = "all",
+    logits: Annotated[
+        Literal["all", "last"], typer.Option("--logits", case_sensitive=False, help="Where the head runs.")
+    ] = "all",
     mla: Annotated[
         Literal["auto", "expanded", "absorbed"],
-        typer.Option("--mla", help="Form of latent attention; auto is absorbed in decode."),
+        typer.Option("--mla", case_sensitive=False, help="Form of latent attention; auto is absorbed in decode."),
     ] = "auto",
     image: Images = None,
     video: Videos = None,
@@ -39,7 +50,7 @@ def command(
     """FLOPs of a training step, a prefill or a decode step, part by part."""
     from archcalc.cli.output import emit
     from archcalc.documents.flops import flops
-    from archcalc.documents.sizes import parse_images, parse_videos
+    from archcalc.documents.sizes import parse_images, parse_lengths, parse_videos
     from archcalc.hf.spec import load_spec
     from archcalc.units import parse_context, parse_count
 
@@ -48,6 +59,7 @@ def command(
         phase=phase,
         batch=batch,
         seq=None if seq is None else parse_context(seq),
+        lengths=() if lengths is None else parse_lengths(lengths),
         context=parse_context(context),
         attention=attention,
         logits=logits,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from archcalc.documents.sizes import WHOLE
+from archcalc.errors import in_its_case, show_value
 
 SpecArgument = Annotated[
     str,
@@ -19,8 +23,40 @@ SpecArguments = Annotated[
         metavar="SPEC...", help="Spec files, bundled names (k25), config.json files, model folders, or hf:ORG/NAME."
     ),
 ]
+
+
+def any_case(*choices: str) -> Any:
+    """A callback that gives an option the choice that its text is in another case."""
+
+    def chosen(text: str | None) -> str | None:
+        return None if text is None else in_its_case(text, choices)
+
+    return chosen
+
+
+def whole(least: int, most: int = 999_999_999) -> Any:
+    """A parser of whole numbers in a range, with or without commas between groups of three digits."""
+
+    def parsed(text: str | int) -> int:
+        if not re.fullmatch(WHOLE, str(text)):
+            raise ValueError(f"{show_value(str(text))} is not a whole number of {least} or more")
+        number = int(str(text).replace(",", "")[:12])
+        if not least <= number <= most:
+            raise ValueError(f"{show_value(str(text))} is not from {least:,} to {most:,}")
+        return number
+
+    return parsed
+
+
+FORMATS = ("table", "json", "csv", "markdown", "github")
 Format = Annotated[
-    str | None, typer.Option("--format", metavar="NAME", help="table, json, csv, markdown or github. [default: table]")
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        callback=any_case(*FORMATS),
+        help="table, json, csv, markdown or github. [default: table]",
+    ),
 ]
 Output = Annotated[
     list[Path] | None,
@@ -29,11 +65,16 @@ Output = Annotated[
 Assumptions = Annotated[
     bool, typer.Option("--assumptions", help="List what no source gives and the numbers rest on, instead of a count.")
 ]
-Units = Annotated[str, typer.Option("--units", metavar="UNITS", help="Bytes as gib, gb or bytes.")]
+Units = Annotated[
+    str,
+    typer.Option(
+        "--units", metavar="UNITS", callback=any_case("gib", "gb", "bytes"), help="Bytes as gib, gb or bytes."
+    ),
+]
 Context = Annotated[
     str | None, typer.Option("--context", metavar="N", help="Tokens a sequence: 256k. [default: the model's limit]")
 ]
-Batch = Annotated[int, typer.Option("--batch", min=1, metavar="B", help="Sequences.")]
+Batch = Annotated[int, typer.Option("--batch", parser=whole(1), metavar="B", help="Sequences.")]
 Images = Annotated[
     list[str] | None, typer.Option("--image", metavar="HxW", help="An image of each sequence, in pixels. Repeatable.")
 ]
@@ -53,7 +94,7 @@ MOST = 1_000_000
 
 
 def _size(name: str, about: str) -> Any:
-    return typer.Option(f"--{name}", min=1, max=MOST, metavar="N", help=about, rich_help_panel=LAYOUT)
+    return typer.Option(f"--{name}", parser=whole(1, MOST), metavar="N", help=about, rich_help_panel=LAYOUT)
 
 
 Tp = Annotated[int | None, _size("tp", "Tensor parallel devices. [default: as many as the other sizes leave, or 1]")]
@@ -82,6 +123,7 @@ VisionTower = Annotated[
     Literal["replicated", "sharded"] | None,
     typer.Option(
         "--vision",
+        case_sensitive=False,
         help="The tower whole on each GPU, or divided by tp. [default: the engine's]",
         rich_help_panel=LAYOUT,
     ),
@@ -107,6 +149,7 @@ SamplerName = Annotated[
     Literal["torch", "flashinfer"] | None,
     typer.Option(
         "--sampler",
+        case_sensitive=False,
         help="Whose kernels sample: torch's sort, or others. [default: the engine's]",
         rich_help_panel=ENGINE,
     ),
@@ -122,7 +165,9 @@ Mtp = Annotated[
 ]
 LoraRank = Annotated[
     int,
-    typer.Option("--lora-rank", min=0, max=1 << 16, metavar="N", help="Room for an adapter.", rich_help_panel=ENGINE),
+    typer.Option(
+        "--lora-rank", parser=whole(0, 1 << 16), metavar="N", help="Room for an adapter.", rich_help_panel=ENGINE
+    ),
 ]
 OffloadExperts = Annotated[
     str | None,

@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Units
+from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Units, whole
 
 
 def command(
     spec: SpecArgument,
     depth: Annotated[
-        int | None, typer.Option("--depth", min=1, metavar="N", help="Levels of the module tree to show.")
+        int | None, typer.Option("--depth", parser=whole(1), metavar="N", help="Levels of the module tree to show.")
     ] = None,
-    top: Annotated[int | None, typer.Option("--top", min=1, metavar="N", help="Only the N largest parts.")] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", parser=whole(1), metavar="N", help="Only the N largest parts.")
+    ] = None,
     by: Annotated[str | None, typer.Option("--by", metavar="GROUP", help="Group by component, role or dtype.")] = None,
     explain: Annotated[
         str | None,

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from archcalc.cli.options import (
+    FORMATS,
     LAYOUT,
     AsName,
     Assumptions,
@@ -35,6 +36,7 @@ from archcalc.cli.options import (
     Units,
     Utilization,
     VisionTower,
+    any_case,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ Numbers = Annotated[
     typer.Option(
         "--format",
         metavar="NAME",
+        callback=any_case(*FORMATS),
         help="The numbers as table, json, csv, markdown or github. [default: a text plot]",
     ),
 ]
@@ -81,9 +84,9 @@ class _Kinds(TyperGroup):
         return found
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        from archcalc.errors import InputError, did_you_mean, show_value
+        from archcalc.errors import InputError, did_you_mean, in_its_case, show_value
 
-        kinds = ", ".join(self.commands)
+        kinds, args = ", ".join(self.commands), [in_its_case(args[0], self.commands), *args[1:]]
         if args[0] not in self.commands:
             hint = did_you_mean(args[0], self.commands) or f"plot one of {kinds}, such as archcalc plot kv k25"
             raise InputError(f"no kind of plot is named {show_value(args[0])}", value=args[0], hint=hint)

@@ -6,13 +6,14 @@ What a page says and what it tells its readers to type are both made from the sa
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 from archcalc.documents.document import Report
-from archcalc.errors import InputError, harmless, show_value
-from archcalc.files.loader import bundled_dir, bundled_names, find
+from archcalc.documents.kept import texts
+from archcalc.errors import InputError, harmless
+from archcalc.files.loader import find, is_bundled, kept_alone, only_kept
 from archcalc.files.model import Spec
 from archcalc.hf.spec import called as called_release
 
@@ -23,11 +24,8 @@ spec and the command's flags by name."""
 FILES = {"plan": "plans", "gpu": "hardware", "engine": "engines", "draft": ""}
 """Flags that name a file, and the folder of the bundled ones."""
 
-AGAIN = tuple(name for name in COMMANDS if name != "train")
-"""Commands that a saved report is asked for again. Not `train`: a saved override could name any file as hardware."""
-
 MOST_VALUES = 1000
-"""Images, videos or files that saved inputs may list."""
+"""Images, videos or files that saved inputs may list; lengths have a limit of their own."""
 
 SWITCHES = {
     "serve": {
@@ -49,11 +47,12 @@ def answer(command: str, spec: Spec, arguments: Mapping[str, Any]) -> Report:
 def line(command: str, spec: str, arguments: Mapping[str, Any]) -> str:
     """A command line about the spec that a reader calls `spec`: one line that prints as it is.
 
-    A list repeats its flag, the sizes of a tuple are joined by x.
+    A list repeats its flag, but for lengths, which stand in one word; the sizes of a tuple are joined by x.
     """
     words = ["archcalc", *command.split(), spec]
     for name, value in arguments.items():
-        for each in value if isinstance(value, list) else [value]:
+        one = ",".join(map(str, value)) if name == "lengths" else value
+        for each in one if isinstance(one, list) else [one]:
             text = called(each, FILES[name]) if name in FILES and each != "all" else each
             text = "x".join(map(str, text)) if isinstance(text, tuple) else str(text)
             words += [f"--{name.rstrip('_').replace('_', '-')}", text]
@@ -67,46 +66,44 @@ def called(argument: str, folder: str = "") -> str:
     release = None if folder else called_release(argument)
     if release is not None:
         return release
+    if kept_alone():
+        return argument
     path = find(argument, folder)
-    inside = path.resolve().parent == (bundled_dir() / folder).resolve()
-    return path.stem if inside else path.name
+    return path.stem if is_bundled(argument, folder) else path.name
 
 
-def again(command: str, spec: Spec, inputs: Mapping[str, Any]) -> Report:
-    """What a spec answers to one of AGAIN under the inputs of a saved report.
+def again(command: str, spec: Spec, inputs: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> Report:
+    """What a spec answers to one of COMMANDS under the inputs of a saved report, and the files that it holds.
 
-    No file is read that such inputs name: they may come from anybody.
+    No file is read that such inputs name, but bundled ones: they may come from anybody.
 
     Raises:
-        InputError: inputs that can't be used again.
+        InputError: inputs that can't be used again; a plan, GPU, engine or draft that is neither bundled nor held.
     """
     unusable = InputError(f"the inputs of the saved {command} report can't be used again", value=command)
     given = {_RENAMED.get(name, name): value for name, value in inputs.items() if name not in ("spec", "choices")}
     choices = inputs.get("choices", {})  # an earlier version's place of `mla`
     if not isinstance(choices, Mapping) or not choices.keys() <= {"mla"}:
         raise unusable
-    if "log" in given or any(isinstance(value, list) and len(value) > MOST_VALUES for value in given.values()):
+    listed = [value for name, value in given.items() if isinstance(value, list) and name != "lengths"]
+    if "log" in given or any(len(value) > MOST_VALUES for value in listed):
         raise unusable
     given |= choices
     if any(name in given and given[name] not in values for name, values in SWITCHES.get(command, {}).items()):
         raise unusable
-    for name, folder in FILES.items():
-        _check_bundled(name, given.get(name), ("all",) if command == "serve" else (), bundled_names(folder))
-        if command == "report" and not isinstance(given.get(name, []), list):
-            raise unusable
+    if any(not _is_named(value, several=command == "report") for name, value in given.items() if name in FILES):
+        raise unusable
     try:
-        return answer(command, spec, given)
+        with only_kept(texts(files or {})):
+            return answer(command, spec, given)
     except InputError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         raise unusable from None
 
 
-def _check_bundled(name: str, value: object, words: Sequence[str], names: Sequence[str]) -> None:
-    for each in value if isinstance(value, list) else [value]:
-        if each not in (None, *words, *names):
-            raise InputError(
-                f"the saved report names a {name} that is not bundled: {show_value(each)}",
-                value=each,
-                hint="save one of the other side too, and compare the two",
-            )
+def _is_named(value: object, *, several: bool) -> bool:
+    """Whether an input names a file, or files where a command takes several."""
+    if several:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return value is None or isinstance(value, str)

@@ -10,6 +10,7 @@ from typing import Any
 
 from archcalc.documents.ask import answer, called, line
 from archcalc.documents.document import Report, Value
+from archcalc.documents.kept import File, held, of_plan
 from archcalc.documents.sweep.figure import Figure
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
@@ -121,6 +122,7 @@ class Book:
         return Report(
             command="report",
             title=f"{self.source.spec.title}: report",
+            spec=self.source.spec,
             inputs={
                 "spec": self.source.spec.name,
                 "plan": [called(plan, "plans") for plan in self.carried["plan"]],
@@ -129,9 +131,16 @@ class Book:
             quantities=self.quantities,
             rows=named["params"].rows,
             findings=named["claims"].findings if "claims" in named else (),
+            extra=self._held,
             assumptions=list(dict.fromkeys(text for report in gathered for text in report.assumptions)),
             conventions=list(dict.fromkeys(text for report in gathered for text in report.conventions)),
         )
+
+    @property
+    def _held(self) -> dict[str, Any]:
+        """The plans and GPUs of one's own, and what the plans name."""
+        plans = (file for plan in self.carried["plan"] for file in of_plan(called(plan, "plans"), plan))
+        return held([*plans, *(File("hardware", called(gpu, "hardware"), gpu) for gpu in self.carried["gpu"])])
 
     def file_of(self, picture: Picture) -> str:
         """The file name of a picture."""

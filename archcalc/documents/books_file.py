@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import Field
 
 from archcalc.errors import InputError, Problem, SpecError, show_value
-from archcalc.files.loader import NOUNS, bundled_names, name_hint, validate
+from archcalc.files.hints import name_hint
+from archcalc.files.loader import NOUNS, bundled_names, validate
 from archcalc.files.model import Text
 from archcalc.files.yaml_loader import Document, load, read
 from archcalc.section import Section

@@ -72,6 +72,7 @@ def claims(spec: Spec) -> Report:
         command="claims",
         title=f"{spec.title}: {len(judged)} published claims, "
         + (", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "none to judge"),
+        spec=spec,
         inputs={"spec": spec.name},
         quantities={},
         findings=findings,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from archcalc.calc.sharding import Padding
 from archcalc.tape import FlopClass, Span, Tape
+from archcalc.workload import Workload
 
 PAIRS = {
     "all": "n new tokens on c cached ones score n(c+n) pairs (full), or n·c + n²/2 (causal: half of the new-by-new"
@@ -54,6 +55,37 @@ def pair_lines(tape: Tape) -> list[str]:
         alone = len(sizes) == 1 and kind == "all"
         lines.append(f"{says}." if alone else f"{who} that see {WHERE[kind].format(n=n)}: {says}.")
     return lines
+
+
+def packing_lines(workload: Workload) -> list[str]:
+    """How sequences of several lengths that run in one row are counted."""
+    if not workload.lengths:
+        return []
+    return [
+        "Packed sequences: products with weights over the tokens of all of them; scores, windows, chunks and states of"
+        " each on its own, none across a boundary, no padding."
+    ]
+
+
+def logits_line(workload: Workload) -> list[str]:
+    """Over which tokens the head runs, where there is a choice."""
+    if workload.phase == "decode":
+        return []
+    if workload.logits == "last":
+        return ["Logits of the last token of each sequence (--logits last), as vLLM and SGLang make them in a prefill."]
+    if workload.phase == "train":
+        return ["Logits of all tokens: each has a loss."]
+    return ["Logits of all tokens (--logits all); vLLM and SGLang make those of a sequence's last one (--logits last)."]
+
+
+def marker_lines(workload: Workload, where: str) -> list[str]:
+    """What stands around pictures in a prompt; `where` names the flag that its tokens may be counted in."""
+    if not workload.images and not workload.videos:
+        return []
+    return [
+        "Marker tokens that a prompt has around each image or video chunk (begin, content, end; timestamps) are text:"
+        f" not among the vision tokens, count them in {where}."
+    ]
 
 
 def cache_lines(tape: Tape, whose: str, *more: str) -> list[str]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from archcalc.documents.compare.causes import moved_by, spec_fields
 from archcalc.documents.compare.change import Number, quantity_rows
-from archcalc.documents.compare.facts import facts
-from archcalc.documents.compare.fields import DESCRIPTIVE, VIEW, Tree, field_rows, findings_tree, spec_tree
+from archcalc.documents.compare.facts import Facts, facts
+from archcalc.documents.compare.fields import VIEW, field_changes, field_rows
+from archcalc.documents.compare.inputs import trees
 from archcalc.documents.compare.limits import LimitsExceeded, check_names, judge, parse_limit
+from archcalc.documents.compare.question import Question
 from archcalc.documents.compare.sides import NOTHING, Side, read_side
 from archcalc.documents.compare.tree import path_rows
-from archcalc.documents.document import Column, Report, Table
+from archcalc.documents.document import Column, Report, Table, Value
 from archcalc.documents.readings import parameters_at
 from archcalc.errors import InputError
-from archcalc.workload import Workload
+from archcalc.workload import Images, Workload
 
 FOUR = (
     Column("before", "before", "number", keep=True),
@@ -27,12 +30,32 @@ PATH_COLUMNS = (Column("path", "path"), Column("change", "change"), *FOUR, Colum
 FIELD_COLUMNS = (Column("field", "field"), Column("line", "line", "int"), *FOUR)
 LIMIT_COLUMNS = (Column("limit", "limit"), *FOUR, Column("verdict", "verdict"))
 
+OTHER_VERSION = (
+    "The spec is the same on both sides, by its digest, and so is what was asked: another version of archcalc counted"
+    " one of them otherwise."
+)
+
 __all__ = ["LimitsExceeded", "changed", "diff_report", "exceeded"]
 
 
-def diff_report(base: str | Side, head: str | Side, *, limits: Sequence[str] = ()) -> Report:
+def diff_report(
+    base: str | Side,
+    head: str | Side,
+    *,
+    limits: Sequence[str] = (),
+    plan: str | None = None,
+    set: Sequence[str] = (),
+    gpu: str | None = None,
+    gpus: int | Literal["auto"] | None = None,
+    seq: int | None = None,
+    image: Images = (),
+    context: int | None = None,
+) -> Report:
     """What changed from `base` to `head`: each a spec, a saved report, `git:REV:path` of either, `/dev/null`, or
     a side that is there already.
+
+    Two specs are compared at the standard workload, and under what else is given: `plan` and `gpu` are files or bundled
+    names, `set` overrides fields of the plan. To a saved report `plan` and `gpu` lend a file that it names and lacks.
 
     `rows` are paths, the tables `quantities` and `fields`; the findings are the limits with their verdicts. `extra`
     holds what did not change, and `changed`: whether anything but descriptions did.
@@ -41,28 +64,28 @@ def diff_report(base: str | Side, head: str | Side, *, limits: Sequence[str] = (
         InputError: a side that can't be read, sides without anything in common, a limit that can't be held.
     """
     asked = [parse_limit(text) for text in limits]
+    question = Question(plan=plan, set=set, gpu=gpu, gpus=gpus, seq=seq, image=image, context=context)
     before, after = (side if isinstance(side, Side) else read_side(side) for side in (base, head))
-    ours, theirs, notes = facts(before, after)
-    old, new = dict(ours.quantities), dict(theirs.quantities)
+    inputs = {"base": before.label, "head": after.label, "limits": list(limits), **question.inputs}
+    ours, theirs, notes = facts(before, after, question)
+    old, new = ({**side.quantities, **side.more} for side in (ours, theirs))
     for limit in asked:
         _add_path(limit.name, before, old)
         _add_path(limit.name, after, new)
     check_names(asked, old, new)
     findings = [judge(limit, old[limit.name], new[limit.name]) for limit in asked]
-    quantities, equal = quantity_rows(old, new)
-    fields = _fields(before, after)
+    shown = {*ours.quantities, *theirs.quantities, *(limit.name for limit in asked)}
+    quantities, equal = quantity_rows(*({name: n for name, n in side.items() if name in shown} for side in (old, new)))
+    fields, said = _fields(before, after, question, {name: n for name, n in old.items() if name in shown}, ours, theirs)
+    if before.spec is not None and after.spec is not None:
+        findings = [{**finding, "moved_by": moved_by(finding, fields)} for finding in findings]
     paths = path_rows(ours.parts, theirs.parts)
+    notes = [*notes, *said, *_versions(ours, theirs, quantities, paths, fields)]
     matters = bool(quantities or paths or any(row["matters"] for row in fields))
     return Report(
         command="diff",
-        title=f"{_heading(before, after)}: {_summary(quantities, paths, fields)}",
-        inputs={
-            "base": before.label,
-            "head": after.label,
-            "base_file": before.file,
-            "head_file": after.file,
-            "limits": list(limits),
-        },
+        title=f"{_heading(before, after)}: {_held(findings)}{_summary(quantities, paths, fields)}",
+        inputs={**inputs, "base_file": before.file, "head_file": after.file},
         quantities={},
         rows=Table("rows", "paths", _path_columns(paths), paths) if paths else None,
         tables=[
@@ -71,7 +94,7 @@ def diff_report(base: str | Side, head: str | Side, *, limits: Sequence[str] = (
         ],
         findings=findings,
         findings_table=Table("findings", "limits", LIMIT_COLUMNS, findings) if findings else None,
-        notes=notes if quantities or paths or fields else (),
+        notes=tuple(note for note in notes if quantities or paths or fields or note != question.convention),
         extra={"changed": matters, "unchanged": equal, "base_title": before.title, "head_title": after.title},
     )
 
@@ -111,20 +134,24 @@ def _add_path(name: str, side: Side, found: dict[str, Number | bool]) -> None:
             raise InputError(f"{side.label}: {error.message}", source="--fail-on", hint=error.hint) from None
 
 
-def _fields(before: Side, after: Side) -> list[dict[str, Any]]:
-    """Changed fields of two specs, or changed inputs and findings of two reports."""
-    if before.spec is not None and after.spec is not None:
-        old, new = spec_tree(before.spec.model_dump()), spec_tree(after.spec.model_dump())
-        return field_rows(old, new, descriptive=DESCRIPTIVE, base=before.document, head=after.document)
-    if before.saved is not None and after.saved is not None:
-        return field_rows(_report_tree(before), _report_tree(after), descriptive=VIEW, base=None, head=None)
-    return []
+def _fields(
+    before: Side, after: Side, question: Question, old: Mapping[str, Value], ours: Facts, theirs: Facts
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Changed fields of two specs; of two reports on one question, what changed of their inputs and findings."""
+    if ours.answer is None or theirs.answer is None:
+        return spec_fields(before, after, question, old)
+    return field_rows(field_changes(*trees(ours.answer, theirs.answer), VIEW), VIEW), []
 
 
-def _report_tree(side: Side) -> Tree:
-    if side.saved is None:
-        return {}
-    return {**side.saved.inputs, "findings": findings_tree(side.saved.findings)}
+def _versions(ours: Facts, theirs: Facts, *rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to know where two reports differ, but neither their spec nor what they were asked."""
+    one, other = ours.answer, theirs.answer
+    if one is None or other is None or not one.sha256 or one.sha256 != other.sha256:
+        return []
+    *numbers, fields = rows
+    found = [row for row in fields if row["matters"] and row["field"].startswith("findings")]
+    asked = [row for row in fields if row["matters"] and row not in found]
+    return [OTHER_VERSION] if (any(numbers) or found) and not asked else []
 
 
 def _path_columns(paths: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
@@ -140,6 +167,14 @@ def _heading(before: Side, after: Side) -> str:
     if after.label == NOTHING:
         return f"{before.name} (removed)"
     return f"{before.name} → {after.name}"
+
+
+def _held(findings: Sequence[Mapping[str, Any]]) -> str:
+    """How many limits are exceeded, where any are set."""
+    if not findings:
+        return ""
+    failed, limits = sum(f["verdict"] == "exceeded" for f in findings), _several(len(findings), "limit", "limits")
+    return f"{failed} of {limits} exceeded; " if failed else f"{limits} kept; "
 
 
 def _summary(quantities: Sequence[Any], paths: Sequence[Mapping[str, Any]], fields: Sequence[Mapping[str, Any]]) -> str:

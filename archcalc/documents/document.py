@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 FORMAT_VERSION = 1
 """Version of the JSON form; a reader refuses a newer one."""
@@ -13,8 +13,11 @@ FORMAT_VERSION = 1
 Value = int | float | bool | Fraction
 """What a quantity may be; a fraction is exact where no whole number is (one cached entry for several tokens)."""
 
-Unit = Literal["text", "prose", "count", "scaled", "bytes", "flops", "share", "int", "number", "bool", "tokens", "own"]
-"""`scaled`: a count as 1.027T. `own`: numbers in the unit that each row names under `unit`."""
+Unit = Literal[
+    "text", "prose", "count", "scaled", "bytes", "flops", "share", "int", "number", "bool", "tokens", "ordinal", "own"
+]
+"""`scaled`: a count as 1.027T. `ordinal`: a number that names one of several, and is no amount. `own`: numbers in the
+unit that each row names under `unit`."""
 
 
 class Amount(NamedTuple):
@@ -51,6 +54,14 @@ class Table(NamedTuple):
     leads: bool = False
 
 
+class Specified(Protocol):
+    """A spec, as far as a report knows it."""
+
+    @property
+    def sha256(self) -> str:
+        """A digest of all of it that can change a number."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What one command found out.
@@ -68,6 +79,7 @@ class Report:
         conventions: how it was counted.
         notes: whatever else a reader should know; warnings first.
         rows_tell: whether people read the quantities in the rows.
+        spec: what it is about, where that is one spec.
     """
 
     command: str
@@ -82,6 +94,7 @@ class Report:
     assumptions: Sequence[str] = ()
     conventions: Sequence[str] = ()
     notes: Sequence[str] = ()
+    spec: Specified | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     rows_tell: bool = False
 

@@ -60,6 +60,7 @@ def explain_report(spec: Spec, path: str) -> Report:
         command="params",
         title=f"{spec.title}: {path}",
         answer=(Amount(total, "count"), " parameters" if total != 1 else " parameter"),
+        spec=spec,
         inputs={"spec": spec.name, "explain": path},
         quantities={f"params[{path}]": total},
         rows=Table("rows", "how the count comes about", COLUMNS, rows),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 from archcalc.calc.flops import flop_rows, totals
 from archcalc.calc.params import count
-from archcalc.documents.conventions import pair_lines
+from archcalc.documents.conventions import logits_line, marker_lines, packing_lines, pair_lines
 from archcalc.documents.document import Amount, Column, Report, Table
 from archcalc.documents.paths import PART_ORDER, where
 from archcalc.errors import InputError
@@ -48,9 +49,12 @@ def flops_quantities(spec: Spec, workload: Workload) -> dict[str, int | float | 
     found: dict[str, int | float | bool] = {
         f"flops.{name}": n for name, n in asdict(sums).items() if name != "mtp" and (n or name not in SOME)
     }
-    whole = workload.batch * (workload.seq + tokens)
+    whole = workload.text_tokens + workload.sequences * tokens
     found["flops.per_token"] = sums.forward // whole if sums.forward % whole == 0 else sums.forward / whole
-    return found | {"vision.tokens": workload.batch * tokens, "vision.patches": workload.batch * patches}
+    return found | {
+        "vision.tokens": workload.sequences * tokens,
+        "vision.patches": workload.sequences * patches,
+    }
 
 
 def vision_load(spec: Spec, workload: Workload) -> tuple[int, int]:
@@ -73,6 +77,7 @@ def flops(
     phase: Phase = "prefill",
     batch: int = 1,
     seq: int | None = None,
+    lengths: Sequence[int] = (),
     context: int = 0,
     attention: Literal["causal", "full"] = "causal",
     logits: Literal["all", "last"] = "all",
@@ -81,11 +86,21 @@ def flops(
     video: Videos = (),
     tokens: int | None = None,
 ) -> Report:
-    """The `flops` command. `seq` is 4,096 where it is left out, in decode 1. Raises InputError."""
+    """The `flops` command. `seq` is 4,096 where it is left out, in decode 1; `lengths` stand in place of `batch` and
+    `seq`. Raises InputError."""
+    if lengths and (seq is not None or batch != 1):
+        raise InputError(
+            "lengths say how long each sequence is, and how many there are",
+            value=seq,
+            hint="leave out --seq and --batch, or --lengths",
+        )
+    if seq is None:
+        seq = 1 if lengths or phase == "decode" else 4096
     workload = Workload(
         phase=phase,
         batch=batch,
-        seq=seq if seq is not None else 1 if phase == "decode" else 4096,
+        seq=seq,
+        lengths=tuple(lengths),
         context=context,
         attention=attention,
         logits=logits,
@@ -131,11 +146,17 @@ def flops_report(spec: Spec, workload: Workload, *, tokens: int | None = None) -
         command="flops",
         title=f"{spec.title}: FLOPs of {_described(spec, workload)}",
         answer=(Amount(found["flops.total"], "flops"),),
+        spec=spec,
         inputs={"spec": spec.name, **_inputs(workload), "tokens": tokens},
         quantities=found,
         rows=Table("rows", "by operation, all layers together", columns, lines),
         assumptions=tuple(tape.assumed),
-        conventions=counting(tape),
+        conventions=(
+            *counting(tape),
+            *packing_lines(workload),
+            *logits_line(workload),
+            *marker_lines(workload, _counted_in(workload)),
+        ),
         notes=notes,
     )
 
@@ -144,23 +165,34 @@ def _run(spec: Spec, workload: Workload, found: dict[str, Any], tokens: int) -> 
     """A whole run: the training step's FLOPs a token times tokens, and 6ND with N the active parameters."""
     if workload.phase != "train":
         raise InputError("a whole run needs --phase train", value=workload.phase, hint="add --phase train")
-    step = workload.batch * workload.seq + int(found.get("vision.tokens", 0))
+    step = workload.text_tokens + int(found.get("vision.tokens", 0))
     total = int(found["flops.total"]) * tokens // step
     rule = 6 * count(spec.trace(Workload())).active * tokens
     return {"flops.run_total": total, "flops.run_6nd": rule, "flops.run_ratio": total / rule}
 
 
+def _counted_in(workload: Workload) -> str:
+    """The flag that text tokens beside pictures are counted in."""
+    if workload.phase == "decode":
+        return "--context"
+    return "--lengths" if workload.lengths else "--seq"
+
+
 def _described(spec: Spec, workload: Workload) -> str:
     tokens, _ = vision_load(spec, workload)
     what = {"train": "a training step", "prefill": "a prefill", "decode": "a decode step"}[workload.phase]
-    text = f"{what}, batch {workload.batch}, {format_int(workload.seq)} text tokens"
+    if workload.lengths:
+        count, text, tokens, on = workload.sequences, workload.text_tokens, workload.sequences * tokens, ", each on"
+        words = f"{what}, {format_int(count)} packed sequence{'s' if count > 1 else ''}, {format_int(text)} text tokens"
+    else:
+        words, on = f"{what}, batch {workload.batch}, {format_int(workload.seq)} text tokens", " on"
     if tokens:
-        text += f" and {format_int(tokens)} vision tokens"
-    return text + (f" on {format_int(workload.context)} cached" if workload.context else "")
+        words += f" and {format_int(tokens)} vision tokens"
+    return words + (f"{on} {format_int(workload.context)} cached" if workload.context else "")
 
 
 def _notes(spec: Spec, workload: Workload, found: dict[str, Any]) -> list[str]:
-    length = workload.context + workload.seq + vision_load(spec, workload)[0]
+    length = workload.context + workload.longest + vision_load(spec, workload)[0]
     notes = [*context_notes(spec, length), *spec.trace(workload).remarks]
     if workload.phase == "decode" and (workload.images or workload.videos):
         notes.insert(0, "warning: decode runs no vision tower: count an image's tokens in --context.")
@@ -189,7 +221,8 @@ def _inputs(workload: Workload) -> dict[str, Any]:
     return {
         "phase": workload.phase,
         "batch": workload.batch,
-        "seq": workload.seq,
+        "seq": None if workload.lengths else workload.seq,
+        "lengths": list(workload.lengths),
         "context": workload.context,
         "attention": workload.attention,
         "logits": workload.logits,

@@ -36,6 +36,7 @@ UNITS = {
     "number": "",
     "bool": "yes or no",
     "tokens": "tokens",
+    "ordinal": "which one",
 }
 
 

@@ -6,6 +6,7 @@ import re
 
 from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import InputError
+from archcalc.files.identity import identity
 from archcalc.files.loader import text_of, validate
 from archcalc.files.model import Spec
 from archcalc.hf.config import show
@@ -22,16 +23,20 @@ def imported(argument: str) -> Imported:
     if document is None:
         text, source = text_of(argument)
         if not is_config(text):
-            hint = "archcalc show prints a spec" if _is_ours(text) else "a model's config is JSON, and has model_type"
+            hint = _other_file(text, source) or "a model's config is JSON, and has model_type"
             raise InputError("this is no config.json of a model", source=source, value=argument, hint=hint)
         document = config_text(text, source)
     validate(document.data, document, Spec)
     return document
 
 
-def _is_ours(text: bytes) -> bool:
-    """Whether a text says that it is one of our files."""
-    return re.search(rb"^\W*kind\W", text, re.MULTILINE) is not None
+def _other_file(text: bytes, source: str) -> str | None:
+    """What takes one of our files; None for a text that does not say that it is one."""
+    kind = re.search(rb"^\W*kind\W+(\w*)", text, re.MULTILINE)
+    if kind is None:
+        return None
+    found = identity({"kind": kind[1].decode("ascii", "replace")}, source)
+    return "archcalc show prints a spec" if found is None or kind[1] == b"spec" else found.hint
 
 
 def receipt(document: Imported) -> Report:

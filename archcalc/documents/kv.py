@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from archcalc.calc.kv_cache import Mesh, cache_rows, sequence_cache
+from archcalc.calc.kv_cache import LAYOUTS, Mesh, cache_rows, sequence_cache
 from archcalc.calc.sharding import check_heads
-from archcalc.documents.conventions import cache_lines, growth_lines, span_words
+from archcalc.documents.conventions import cache_lines, growth_lines, marker_lines, span_words
 from archcalc.documents.document import Amount, Column, Report, Table, Value
 from archcalc.documents.flops import context_notes, pixels, seen, vision_load
 from archcalc.documents.paths import where
-from archcalc.errors import InputError
+from archcalc.errors import InputError, in_its_case
 from archcalc.files.model import Spec
 from archcalc.tape import Tape
 from archcalc.workload import Images, Videos, Workload
@@ -64,6 +64,7 @@ def kv(
     length = spec.backbone.max_position_embeddings if context is None else context
     if length < 1:
         raise InputError(f"--context must be at least 1, not {length}", value=length)
+    kv_dtype = in_its_case(kv_dtype, LAYOUTS)
     workload = Workload(batch=batch, context=length, **seen(image, video))
     mesh = Mesh(tp=tp, dcp=dcp, pp=pp, dp=dp, block_size=block_size)
     return kv_report(spec, workload, kv_dtype=kv_dtype, mesh=mesh, memory=memory)
@@ -98,6 +99,7 @@ def kv_report(
         command="kv",
         title=f"{spec.title}: KV cache in {kv_dtype}, {workload.batch} x {length:,} tokens",
         answer=_answer(found),
+        spec=spec,
         inputs={
             "spec": spec.name,
             "context": workload.context,
@@ -117,6 +119,7 @@ def kv_report(
             "Total: one copy of the cache, in whole pages.",
             *cache_lines(tape, "Per device", "pp", "dp"),
             *growth_lines(tape),
+            *marker_lines(workload, "--context"),
         ),
         notes=notes,
     )

@@ -8,7 +8,7 @@ from typing import Any
 from archcalc.calc.params import Counts, activation_ratio, count, merged_hidden_size
 from archcalc.documents.document import Amount, Column, Report, Table
 from archcalc.documents.paths import PART_ORDER, folded, weight_where
-from archcalc.errors import InputError, did_you_mean, show_value
+from archcalc.errors import InputError, did_you_mean, in_its_case, show_value
 from archcalc.files.model import Spec
 from archcalc.tape import Tape, Weight, product
 from archcalc.tape.indices import ranges
@@ -80,6 +80,7 @@ def params_report(spec: Spec, *, depth: int | None = None, top: int | None = Non
     Raises:
         InputError: an unknown `by`, or `by` together with `depth`.
     """
+    by = None if by is None else in_its_case(by, GROUPS)
     if by is not None and by not in GROUPS:
         hint = did_you_mean(by, GROUPS) or f"one of {', '.join(GROUPS)}"
         raise InputError(f"can't group by {show_value(by)}", value=by, hint=hint)
@@ -105,6 +106,7 @@ def params_report(spec: Spec, *, depth: int | None = None, top: int | None = Non
         command="params",
         title=spec.title,
         answer=(Amount(total, "scaled"), " parameters, ", Amount(found["params.active"], "scaled"), " active"),
+        spec=spec,
         inputs={"spec": spec.name, "depth": depth, "top": top, "by": by},
         quantities=found,
         rows=Table("rows", f"parameters by {by or 'module'}", columns, rows),

@@ -8,11 +8,12 @@ from archcalc.documents.document import Unit
 
 
 class Quantity(NamedTuple):
-    """What a name stands for."""
+    """What a name stands for. `below_zero` is the label of a value below zero, which is printed without its sign."""
 
     unit: Unit
     label: str
     meaning: str
+    below_zero: str = ""
 
 
 QUANTITIES: dict[str, Quantity] = {
@@ -71,7 +72,9 @@ QUANTITIES: dict[str, Quantity] = {
     "flops.run_total": Quantity("flops", "whole run", "A training step's FLOPs a token times the run's tokens."),
     "flops.run_6nd": Quantity("flops", "6ND", "6 · active parameters · tokens, the usual rule of thumb."),
     "flops.run_ratio": Quantity("number", "whole run / 6ND", "How far the rule of thumb is off."),
-    "vision.tokens": Quantity("int", "vision tokens", "Backbone tokens that images and videos make."),
+    "vision.tokens": Quantity(
+        "int", "vision tokens", "Backbone tokens that images and videos make; marker tokens around them are text."
+    ),
     "vision.patches": Quantity("int", "vision patches", "Patches that the vision tower sees."),
     "kv.bytes_per_token": Quantity(
         "bytes",
@@ -123,6 +126,7 @@ QUANTITIES: dict[str, Quantity] = {
         "bytes",
         "left per GPU",
         "What is left of the usable memory when the asked-for sequences are cached; negative where they don't fit.",
+        "missing per GPU",
     ),
     "serve.max_tokens": Quantity(
         "tokens",
@@ -172,7 +176,7 @@ QUANTITIES: dict[str, Quantity] = {
         "peak of iteration 1",
         "The highest peak of the first iteration on any rank: its optimizer makes the moments in its step, at the end.",
     ),
-    "train.worst_rank": Quantity("int", "worst rank", "The pipeline rank with the highest peak."),
+    "train.worst_rank": Quantity("ordinal", "worst rank", "The pipeline rank with the highest peak."),
     "train.params_grads_bytes_unique": Quantity(
         "bytes", "weights + gradients, unique", "Each weight once: what papers divide."
     ),

@@ -11,15 +11,11 @@ from archcalc.documents.ask import called, line
 from archcalc.documents.book import Asked, Book, Section, Source, file_stem
 from archcalc.documents.book_pictures import drawn
 from archcalc.documents.document import Report
+from archcalc.documents.standing import IMAGE, SEQ
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.hardware import load_hardware
 from archcalc.units import format_int
-
-SEQ = 4096
-"""Text tokens of the workloads, and where the curves begin; `archcalc diff` compares specs at the same."""
-
-IMAGE = (1024, 768)
 
 
 def make_book(source: Source, checked: Report, *, plan: Sequence[str] = (), gpu: Sequence[str] = ()) -> Book:

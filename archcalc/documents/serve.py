@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from math import inf
 from typing import Any, Literal, NamedTuple, get_args
 
+from archcalc.calc.kv_cache import LAYOUTS
 from archcalc.documents.conventions import ENGINES_PAD, cache_lines, padding_notes
 from archcalc.documents.document import Amount, Report, Table, Value
 from archcalc.documents.flops import context_notes
+from archcalc.documents.kept import File, held, held_spec
 from archcalc.documents.receipt import parse_within, receipt
 from archcalc.documents.serve_words import (
     ALL_COLUMNS,
@@ -27,8 +30,9 @@ from archcalc.documents.serve_words import (
     unloaded,
 )
 from archcalc.documents.storage_notes import applied, unproven
-from archcalc.documents.weights import storage_named, what_if
-from archcalc.errors import InputError, did_you_mean, show_value
+from archcalc.documents.weights import storage_name, storage_named, what_if
+from archcalc.errors import InputError, did_you_mean, in_its_case, show_value
+from archcalc.files.loader import is_bundled
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware, hardware_names, load_hardware
 from archcalc.hf.spec import load_spec
@@ -103,6 +107,7 @@ def serve(
     """The `serve` command. `gpu`, `engine` and `draft` are files or bundled names, `log` is a file. `overhead` in
     [bytes]. Raises InputError."""
     asked = question_of(**locals())
+    gpu = None if gpu is None else in_its_case(gpu, ("all",))
     if within is not None and log is None:
         raise InputError("--within says how far a log may be off", value=within, hint="add --log FILE")
     if log is not None and gpu == "all":
@@ -111,9 +116,29 @@ def serve(
         raise InputError("no GPU is named", hint=f"add --gpu {', '.join(hardware_names())}, a file, or all")
     _check_prices(asked.prices, gpu)
     if gpu == "all":
-        return serve_all_report(asked, [load_hardware(name) for name in hardware_names()])
-    share = None if within is None else parse_within(within)
-    return serve_report(asked, load_hardware(gpu), None if log is None else load_log(log), share)
+        report = serve_all_report(asked, [load_hardware(name) for name in hardware_names()])
+    else:
+        share = None if within is None else parse_within(within)
+        report = serve_report(asked, load_hardware(gpu), None if log is None else load_log(log), share)
+    return replace(report, extra={**report.extra, **_held(asked, gpu, engine, draft)})
+
+
+def _held(asked: Asked, gpu: str, engine: str, draft: str | None) -> dict[str, Any]:
+    """The files that an answer rests on, those that are not bundled. Raises InputError."""
+    named = [File("engines", asked.question.engine.name, engine)]
+    if gpu != "all":
+        named.append(File("hardware", load_hardware(gpu).name, gpu))
+    found = held(named)
+    proposing = None if asked.question.draft is None else asked.question.draft.model
+    if draft is None or not isinstance(proposing, Spec) or is_bundled(draft):
+        return found
+    return {"files": {**found.get("files", {}), **held_spec(proposing)}}
+
+
+def serve_quantities(spec: Spec, *, gpu: str, **flags: Any) -> dict[str, Value]:
+    """All `serve.*` quantities on one kind of GPU, under `flags` of `serve` and its defaults. Raises InputError."""
+    asked, hardware = question_of(spec, **{**(serve.__kwdefaults__ or {}), **flags}), load_hardware(gpu)
+    return _quantities(asked, asked.question.on(hardware), hardware)
 
 
 def _check_prices(prices: Mapping[str, float], gpu: str) -> None:
@@ -131,9 +156,10 @@ def question_of(spec: Spec, **flags: Any) -> Asked:
     if flags["mtp"] and spec.backbone.mtp_stored is False:
         message = f"the release of {spec.name} does not hold its multi-token-prediction module"
         raise InputError(message, value="--mtp", hint="leave out --mtp")
-    profile, storage = load_engine(flags["engine"]), flags["as_"]
+    profile, storage = load_engine(flags["engine"]), storage_name(flags["as_"])
     limit, offloaded = spec.backbone.max_position_embeddings, flags["offload_experts"]
-    dtypes = ("bf16", "fp8") if flags["kv_dtype"] == "auto" else (flags["kv_dtype"],)
+    cached = in_its_case(flags["kv_dtype"], ("auto", *LAYOUTS))
+    dtypes = ("bf16", "fp8") if cached == "auto" else (cached,)
     load = Load(
         context=limit if flags["context"] is None else flags["context"],
         batch=flags["batch"],
@@ -167,8 +193,17 @@ def question_of(spec: Spec, **flags: Any) -> Asked:
         spec,
         storage,
         Question(served=served, engine=profile, spread=spread, load=load, draft=draft),
-        flags["price"] or {},
+        _prices(flags["price"] or {}),
     )
+
+
+def _prices(given: Mapping[str, float]) -> dict[str, float]:
+    """Prices by the names of bundled GPUs, whatever their case. Raises InputError for two of one GPU."""
+    names = hardware_names()
+    prices = {in_its_case(name, names): price for name, price in given.items()}
+    if len(prices) < len(given):
+        raise InputError("two prices are of one GPU", value=", ".join(given), hint="give one price of each GPU")
+    return prices
 
 
 def _check_words(flags: Mapping[str, Any]) -> None:
@@ -204,6 +239,7 @@ def serve_report(
         command="serve",
         title=_title(asked, found, hardware),
         answer=_answer(best),
+        spec=asked.spec,
         inputs={**inputs_of(asked), "gpu": hardware.name, **chosen},
         quantities=_quantities(asked, found, hardware),
         rows=Table("rows", f"each of {where.devices}, {called(where)}", TERMS, term_rows(best)),
@@ -223,7 +259,11 @@ def serve_report(
             *_refusals(found),
             *([f"Searched: {found.searched}."] if found.searched else []),
         ],
-        extra={"verdict": best.word, **({"beyond": beyond} if within is not None else {})},
+        extra={
+            "verdict": best.word,
+            "layout": {"engine": question.engine.name, "gpu": hardware.name, **chosen, "vision": _tower(asked)},
+            **({"beyond": beyond} if within is not None else {}),
+        },
     )
 
 
@@ -313,6 +353,7 @@ def serve_all_report(asked: Asked, gpus: list[Hardware]) -> Report:
     return Report(
         command="serve",
         title=f"{asked.spec.title} {_where(rows)}: {_sequences(question.load)}",
+        spec=asked.spec,
         inputs={**inputs_of(asked), "gpu": "all"},
         quantities={
             "serve.fits": any(s.fits for _, s in best),
@@ -354,6 +395,12 @@ def _host_quantities(found: Found, hardware: Hardware) -> dict[str, Value]:
     return read
 
 
+def _tower(asked: Asked) -> Vision | None:
+    """How the tower is spread, None where none is loaded."""
+    question = asked.question
+    return None if question.load.language_only or asked.spec.vision is None else question.spread.vision
+
+
 def inputs_of(asked: Asked) -> dict[str, Any]:
     """What was asked, as a document records it."""
     question, load, spread, engine = asked.question, asked.question.load, asked.question.spread, asked.question.engine
@@ -367,7 +414,7 @@ def inputs_of(asked: Asked) -> dict[str, Any]:
         "dp": spread.dp,
         "ep": spread.ep,
         "dcp": spread.dcp,
-        "vision": None if load.language_only or asked.spec.vision is None else spread.vision,
+        "vision": _tower(asked),
         "language_only": load.language_only,
         "kv_dtype": load.kv_dtype if len(spread.kv_dtypes) == 1 else "auto",
         "context": load.context,

@@ -138,6 +138,7 @@ def term_rows(s: Serving) -> list[dict[str, Any]]:
 def _term(
     path: str, label: str, nbytes: int, s: Serving, *, whole: int | None = None, depth: int = 0
 ) -> dict[str, Any]:
+    """A row of what the visible memory goes to; its label says of a negative one what it is."""
     return {
         "path": path,
         "label": label,
@@ -147,6 +148,7 @@ def _term(
         "share": nbytes / s.visible,
         "whole": whole,
         "depth": depth,
+        **({"below_zero": True} if nbytes < 0 else {}),
     }
 
 
@@ -284,7 +286,7 @@ def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> lis
     if s.word == "tight":
         margins = s.margins
         said.append(
-            f"Tight: between {format_bytes(margins.low)} and {format_bytes(margins.high)} are left, by what is assumed"
+            f"Tight: {_spare(margins.low)} to {_spare(margins.high)}, by what is assumed"
             f" of {question.engine.name}'s overhead. A log of yours narrows it: --log FILE."
         )
     said += padding_notes(s.padded, ENGINES_PAD)
@@ -309,6 +311,10 @@ def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> lis
     if load.lora_rank and question.served.has_experts:
         said.append("Buffers for adapters of routed experts are not counted: vLLM has them from 0.12 on.")
     return [*said, *unloaded(spec, load)]
+
+
+def _spare(nbytes: int) -> str:
+    return f"{format_bytes(abs(nbytes))} {'to spare' if nbytes >= 0 else 'missing'}"
 
 
 def _beyond(s: Serving) -> list[str]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from archcalc.errors import InputError, show_value
 from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_memory, parse_sides
+from archcalc.workload import check_count
+
+WHOLE = r"[0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+"
+"""A whole number, with or without commas between groups of three digits."""
 
 
 def parse_images(texts: list[str] | None) -> list[tuple[int, int]]:
@@ -18,23 +23,50 @@ def parse_videos(texts: list[str] | None) -> list[tuple[int, int, int]]:
     return [(f, h, w) for f, h, w in (parse_sides(text, 3, VIDEO_FORM) for text in texts or [])]
 
 
+LENGTHS_HINT = "write lengths with commas between them, as 512,1k,2048, and several equal ones as 1024x3"
+
+
+def parse_lengths(text: str) -> list[int]:
+    """New tokens of each of several sequences: `4096,1024x3`. Raises InputError."""
+    runs = [_run(piece.strip(), text) for piece in text.split(",")]
+    check_count(sum(count for _, count in runs))
+    return [length for length, count in runs for _ in range(count)]
+
+
+def _run(piece: str, text: str) -> tuple[int, int]:
+    """A length, and how many sequences have it."""
+    length, times, count = piece.lower().partition("x")
+    if not length or (times and not (count.isascii() and count.isdecimal() and int(count[:9]))):
+        raise InputError(f"{show_value(text)} is no list of lengths", value=text, hint=LENGTHS_HINT)
+    if len(length) > 1 and length[0] == "0" and length.isdecimal():  # 4,096
+        hint = "a comma stands between two sequences: leave it out of a number"
+        raise InputError(f"{show_value(piece)} is no length", value=text, hint=hint)
+    try:
+        tokens = parse_context(length)
+    except InputError as error:
+        raise InputError(error.message, value=text, hint=LENGTHS_HINT) from None
+    return tokens, int(count[:9] if times else 1)
+
+
 def parse_device_memory(text: str) -> int:
-    """Memory of a device [bytes]: less than 1 MiB is taken for a forgotten unit. Raises InputError."""
+    """Memory of a device [bytes]: less than 1 MiB without a unit is taken for a forgotten one. Raises InputError."""
     size = parse_memory(text)
-    if 0 < size < 1 << 20:
+    if 0 < size < 1 << 20 and not any(map(str.isalpha, text)):
         raise InputError(f"{show_value(text)} is only {size:,} bytes", value=text, hint="say which unit: 80GiB or 80GB")
     return size
 
 
 def parse_number(text: str, option: str, word: str) -> int | None:
     """A whole number, or None for the one word that stands in its place. Raises InputError."""
-    if text == word:
+    if text.lower() == word:
         return None
-    if text.isascii() and text.isdecimal() and len(text) >= 10:
+    if not re.fullmatch(WHOLE, text):
+        hint = f"write {option} 8, or {option} {word}"
+        raise InputError(f"{option} {show_value(text)} is neither a whole number nor {word}", value=text, hint=hint)
+    digits = text.replace(",", "")
+    if len(digits) >= 10:
         raise InputError(f"{option} {show_value(text)} is out of range", value=text, hint="at most 999,999,999")
-    if not (text.isascii() and text.isdecimal()):
-        raise InputError(f"{option} {show_value(text)} is neither a whole number nor {word}", value=text)
-    return int(text)
+    return int(digits)
 
 
 _WORDS = {"gpus": "auto", "ep": "all", "offload_experts": "host"}

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from archcalc.documents.document import Report, Table
+from archcalc.documents.kept import held, of_plan
 from archcalc.documents.parts import parts_assumed, parts_table
 from archcalc.documents.train_explain import checked_term, explained
 from archcalc.documents.train_notes import answer_of, assumed, notes_of, set_notes, title_of, unlisted
@@ -25,7 +27,7 @@ from archcalc.documents.train_tables import (
 from archcalc.documents.train_vision import phases, tower_of, vision_assumed, vision_conventions
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
-from archcalc.hardware import load_hardware
+from archcalc.hardware import Hardware, load_hardware
 from archcalc.tape import Tape
 from archcalc.training.checkpoint import checkpoint_bytes, checkpoints
 from archcalc.training.images import sight
@@ -63,10 +65,12 @@ def train(
 ) -> Report:
     """The `train` command: `plan` is a file or a bundled name, `set` overrides its fields. Raises InputError."""
     overrides = tuple(set)
+    read = load_plan(plan, overrides)
     try:
-        return train_report(spec, load_plan(plan, overrides), rank=rank, overrides=overrides, explain=explain)
+        report = train_report(spec, read, rank=rank, overrides=overrides, explain=explain)
     except Misfit as error:
         raise placed(error, plan, overrides) from None
+    return replace(report, spec=spec, extra={**report.extra, **held(of_plan(read.name, plan, read))})
 
 
 def train_report(
@@ -92,10 +96,11 @@ def train_report(
     hardware = load_hardware(plan.hardware)
     inputs = {"spec": spec.name, "plan": plan.name, "set": list(overrides), "rank": rank}
     rows = [{**rank_row(r), "checkpoint_bytes": written} for r, written in zip(ranks, checkpoints(run), strict=True)]
-    found = train_quantities(run, ranks) | {"train.fits": top.peak <= hardware.memory_visible_bytes}
+    found = train_quantities(run, ranks) | {"train.fits": fits(ranks, hardware)}
     title, answer = title_of(spec, plan, top, hardware), answer_of(plan, top, hardware)
     if term is not None:
-        return replace(explained(title, run, shown, term, found, inputs), answer=answer)
+        unfolded = explained(title, run, shown, term, found, inputs)
+        return replace(unfolded, answer=answer, extra={"layout": laid_out(plan, run)})
     packed = any(w.packed is not None for w in run.tape.weights())
     at = f"rank {shown.rank} at its worst moment: {shown.moment}"
     tables = [
@@ -150,7 +155,42 @@ def train_report(
             *vision_conventions(plan),
         ),
         notes=[*set_notes(overrides), *notes_of(spec, plan, run, ranks)],
+        spec=spec,
+        extra={"layout": laid_out(plan, run)},
     )
+
+
+def laid_out(plan: Plan, run: Run) -> dict[str, Any]:
+    """How a compiled plan lays the model out; `stages`: the backbone's layers of each chunk, rank by rank."""
+    p, body = plan.parallel, {n for n, s in enumerate(run.tape.segments) if s.part == "backbone" and s.indices}
+    sizes = {name: getattr(p, name) for name in ("world", "pp", "vpp", "tp", "sp", "cp", "ep", "etp", "zero")}
+    return {
+        "gpu": plan.hardware,
+        **sizes,
+        "dp": p.dense_dp,
+        "expert_dp": p.expert_dp,
+        "schedule": plan.schedule.kind,
+        "micro_batches": plan.micro_batches,
+        "stages": [[sum(count for n, count in chunk if n in body) for chunk in rank.chunks] for rank in run.ranks],
+    }
+
+
+def plan_quantities(spec: Spec, *, plan: str, set: Sequence[str] = ()) -> dict[str, int | float | bool]:
+    """All `train.*` quantities under a plan, a file or a bundled name, with its fields overridden. Raises
+    InputError."""
+    overrides = tuple(set)
+    read = load_plan(plan, overrides)
+    try:
+        run = run_of(spec, read)
+        ranks = training_memory(run)
+        return train_quantities(run, ranks) | {"train.fits": fits(ranks, load_hardware(read.hardware))}
+    except Misfit as error:
+        raise placed(error, plan, overrides) from None
+
+
+def fits(ranks: Sequence[RankMemory], hardware: Hardware) -> bool:
+    """Whether the peak of the worst rank is within the memory that a program sees."""
+    return worst(ranks).peak <= hardware.memory_visible_bytes
 
 
 def train_quantities(run: Run, ranks: list[RankMemory]) -> dict[str, int | float | bool]:

@@ -8,7 +8,7 @@ from typing import Any
 from archcalc.calc.sharding import Shards, local_rows, local_size
 from archcalc.documents.document import Column, Report, Table, Value
 from archcalc.documents.paths import folded
-from archcalc.errors import InputError, did_you_mean
+from archcalc.errors import InputError, did_you_mean, in_its_case
 from archcalc.tape import Segment, Storage, product
 from archcalc.training.memory import RankMemory
 from archcalc.training.run import Run
@@ -51,6 +51,7 @@ WHAT = {
 
 def checked_term(term: str) -> str:
     """A term that unfolds. Raises InputError."""
+    term = in_its_case(term, TERMS)
     if term not in TERMS:
         raise InputError(
             f"{term} does not unfold", value=term, hint=did_you_mean(term, TERMS) or f"{' and '.join(TERMS)} do"

@@ -41,7 +41,7 @@ def answer_of(plan: Plan, top: RankMemory, hardware: Hardware) -> list[str | Amo
         Amount(room, "bytes"),
         ", ",
         Amount(abs(spare), "bytes"),
-        f" {'to spare' if spare >= 0 else 'too much'}; {layout(plan)}",
+        f" {'to spare' if spare >= 0 else 'missing'}; {layout(plan)}",
     ]
 
 

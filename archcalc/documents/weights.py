@@ -9,7 +9,7 @@ from archcalc.calc.weights import StoredRow, stored_rows
 from archcalc.documents.document import Amount, Column, Report, Table
 from archcalc.documents.paths import weight_where
 from archcalc.documents.storage_notes import applied, unproven
-from archcalc.errors import InputError, did_you_mean
+from archcalc.errors import InputError, did_you_mean, in_its_case
 from archcalc.files.loader import bundled_names, load_spec
 from archcalc.files.model import Spec
 from archcalc.files.storage import (
@@ -24,7 +24,7 @@ from archcalc.files.storage import (
     second_copies,
 )
 from archcalc.tape import Tape, Weight
-from archcalc.training.optimizer import optimizer
+from archcalc.training.optimizer import OPTIMIZERS, optimizer
 from archcalc.units import format_int
 from archcalc.workload import Workload
 
@@ -48,6 +48,11 @@ QUANTIZED_ROLES: tuple[StorageKey, ...] = ("attention", "dense_ffn", "routed_exp
 def what_if(spec: Spec, name: str) -> Release:
     """The scheme of every weight under a storage name. Raises InputError."""
     return release(storage_named(spec, name))
+
+
+def storage_name(name: str) -> str:
+    """A name of `storage_named` in its own case; the name as it is where there is none such."""
+    return in_its_case(name, ("released", "bf16", "fp8", *bundled_names()))
 
 
 def storage_named(spec: Spec, name: str) -> Storage:
@@ -86,7 +91,8 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
 
     Raises InputError.
     """
-    tape = spec.trace(Workload())
+    tape, as_ = spec.trace(Workload()), storage_name(as_)
+    optimizer = None if optimizer is None else in_its_case(optimizer, OPTIMIZERS)
     storage = storage_named(spec, as_)
     stored = spec.backbone.mtp_stored
     copies = [] if stored is False else second_copies(storage, tape)
@@ -121,6 +127,7 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
         command="weights",
         title=f"{spec.title}: weights as {as_}",
         answer=(Amount(total, "bytes"), ", ", Amount(8 * total / elements, "number"), " bits per element"),
+        spec=spec,
         inputs={"spec": spec.name, "as": as_, "optimizer": optimizer},
         quantities=found,
         rows=Table("rows", "by path", PATH_COLUMNS, by_path),

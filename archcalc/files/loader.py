@@ -6,15 +6,17 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from archcalc.errors import InputError, RetiredKey, SpecError, did_you_mean, show_value
-from archcalc.files.gpu_names import FILE_HINT, same_gpu
+from archcalc.errors import InputError, RetiredKey, SpecError, in_its_case, show_value
+from archcalc.files.identity import identity
 from archcalc.files.model import Spec
 from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, problems_from_pydantic, read
 
@@ -25,6 +27,12 @@ KINDS = ("spec", "plan", "hardware", "engine", "stack", "books")
 
 NOUNS = {"": "spec", "plans": "plan", "hardware": "GPU", "engines": "engine", "stacks": "stack"}
 """What people call a bundled file, by the folder that it stands in."""
+
+KEPT_HINTS = {
+    "plans": "if the file is still there, name it with --plan; else save the report again",
+    "hardware": "if the file is still there, name it with --gpu; else save the report again",
+}
+"""What may help where a saved report names a file that it does not hold."""
 
 _ON_THE_HUB = r"(?i)(https?://(?:huggingface\.co|hf\.co)/)?([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(/.*)?"
 """What somebody may write who means a model of the Hugging Face hub."""
@@ -44,50 +52,48 @@ def bundled_names(kind: str = "") -> list[str]:
 
 
 def find(argument: str, kind: str = "") -> Path:
-    """The file that an argument names; a folder of a bundled name does not hide it.
+    """The file that an argument names; a folder of a bundled name does not hide it. Bundled names are found without
+    regard to case, where nothing of the name as it is written lies there.
 
     Raises:
         InputError: no such file and no such name; the near miss is the hint.
     """
     if argument.endswith((".yaml", ".yml")) or "/" in argument or os.sep in argument or os.path.isfile(argument):
-        if kind == "":
-            _refuse_hub_name(argument)
+        if not os.path.lexists(argument):
+            _refuse_missing(argument, kind)
         return Path(argument)
     names = bundled_names(kind)
     if argument in names:
         return bundled_dir() / kind / f"{argument}.yaml"
     if argument and os.path.exists(argument):  # a folder says so when it is read; a pipe can be read
         return Path(argument)
+    name = in_its_case(argument, names)
+    if name in names:
+        return bundled_dir() / kind / f"{name}.yaml"
+    from archcalc.files.hints import name_hint
+
     shown = show_value(argument, limit=80)
     message = f"no file and no bundled {NOUNS[kind]} is named {shown}"
     raise InputError(message, value=argument, hint=name_hint(argument, kind, "a path"))
 
 
-def _refuse_hub_name(argument: str) -> None:
-    """Raises InputError for an address of the hub, and for ORG/NAME where neither a file nor a folder ORG is there."""
+def _refuse_missing(argument: str, kind: str) -> None:
+    """Raises InputError for a path where nothing is, if it can be told what was meant: the file with its ending, a
+    bundled file, or a model of the hub by its address, or as ORG/NAME where neither a file nor a folder ORG is."""
+    name = argument.removesuffix(".yaml")
+    if os.path.isfile(f"{argument}.yaml"):
+        raise InputError("no such file", source=argument, value=argument, hint=f"did you mean {argument}.yaml?")
+    if name != argument and name.lower() in bundled_names(kind):
+        hint = f"did you mean {name.lower()}, which is bundled?"
+        raise InputError("no such file", source=argument, value=argument, hint=hint)
     found = re.fullmatch(_ON_THE_HUB, argument, re.ASCII)
-    if found is None or os.path.lexists(argument) or argument.endswith((".yaml", ".yml", ".json")):
+    if kind or found is None or argument.endswith((".yaml", ".yml", ".json")):
         return
     address, model, rest = found.groups()
     if address or not (rest or os.path.isdir(os.path.dirname(argument))):
-        raise InputError("no such file", source=argument, value=argument, hint=f"did you mean hf:{model}?")
+        from archcalc.files.hints import hub_hint
 
-
-def name_hint(argument: str, kind: str, path: str) -> str:
-    """What an unknown name of a bundled file probably means, or else what there is and that `path` will do."""
-    names = bundled_names(kind)
-    if kind != "hardware":
-        return did_you_mean(argument, names) or f"bundled: {', '.join(names)}; or give {path}"
-    meant = same_gpu(argument, {name: _title(bundled_dir() / kind / f"{name}.yaml") for name in names})
-    if meant is not None:
-        return f"did you mean {meant}?"
-    return f"bundled: {', '.join(names)}; or give {path} to a file: {FILE_HINT}"
-
-
-def _title(path: Path) -> str:
-    """The title of a bundled file, which stands on a line of its own."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return next((line.removeprefix("title:").strip() for line in lines if line.startswith("title:")), "")
+        raise InputError("no such file", source=argument, value=argument, hint=hub_hint(model))
 
 
 def load_spec(argument: str) -> Spec:
@@ -106,11 +112,57 @@ def load_located(argument: str) -> tuple[Spec, Document]:
     return validate(document.data, document, Spec), document
 
 
-def text_of(argument: str) -> tuple[bytes, str]:
-    """The text of a spec's file, a bundled one or stdin, and what it is called. Raises InputError."""
-    if argument == "-":
+def text_of(argument: str, kind: str = "") -> tuple[bytes, str]:
+    """The text of a file, a bundled one or a spec on stdin, and what it is called. Raises InputError."""
+    kept = _KEPT.get()
+    if kept is not None:
+        return _kept_text(kept, argument, kind)
+    if argument == "-" and kind == "":
         return sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>"
-    path = find(argument)
+    path = find(argument, kind)
+    return read(path), str(path)
+
+
+# -- files that a saved report holds ----------------------------------------------------------------------------------
+
+Kept = Mapping[tuple[str, str], bytes]
+"""Texts of files by folder of the bundled ones (`plans`, ...; none for specs) and name."""
+
+_KEPT: ContextVar[Kept | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def only_kept(files: Kept) -> Iterator[None]:
+    """Inside it, what names a file names one of these, or a bundled one where there is none of that name; no other file
+    is read. For what comes from anybody, such as the inputs of a saved report."""
+    token = _KEPT.set(files)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def kept_alone() -> bool:
+    """Whether this runs inside `only_kept`."""
+    return _KEPT.get() is not None
+
+
+def is_bundled(argument: str, kind: str = "") -> bool:
+    """Whether an argument names a bundled file, however it is found. Raises InputError where it names none at all."""
+    kept = _KEPT.get()
+    if kept is not None:
+        return (kind, argument) not in kept
+    return find(argument, kind).resolve().parent == (bundled_dir() / kind).resolve()
+
+
+def _kept_text(kept: Kept, argument: str, kind: str) -> tuple[bytes, str]:
+    shown, noun = show_value(argument, limit=80), NOUNS[kind]
+    if (kind, argument) in kept:
+        return kept[kind, argument], f"the saved report's {noun} {shown}"
+    if argument not in bundled_names(kind):
+        message = f"the saved report names a {noun} that is neither bundled nor kept in it: {shown}"
+        raise InputError(message, value=argument, hint=KEPT_HINTS.get(kind, "save the report again"))
+    path = bundled_dir() / kind / f"{argument}.yaml"
     return read(path), str(path)
 
 
@@ -159,9 +211,16 @@ def _check_kind(data: Any, document: Document, model: type[BaseModel]) -> None:
     """A file of another kind is one problem, not one for each of its keys."""
     field = model.model_fields.get("kind")
     wanted, given = get_args(field.annotation) if field else (), data.get("kind")
-    if wanted and given in KINDS and given not in wanted:
-        message = f"this file is of kind {given}; a {wanted[0]} is wanted here"
-        raise SpecError.from_problems([document.problem(message, ("kind",), value=given)])
+    if not wanted or given in wanted:
+        return
+    found = identity(data, document.source)
+    hint = None if found is None else found.hint
+    if given in KINDS:
+        message = f"this file is of kind {given}; one of kind {wanted[0]} is wanted here"
+        raise SpecError.from_problems([document.problem(message, ("kind",), value=given, hint=hint)])
+    if found is not None:
+        message = f"this is {found.what}; a file of kind {wanted[0]} is wanted here"
+        raise SpecError.from_problems([document.problem(message, hint=hint)])
 
 
 # -- which keys a section may have ------------------------------------------------------------------------------------

@@ -40,6 +40,10 @@ class Claim(Section):
         return value
 
 
+DESCRIPTIVE = ("kind", "name", "title", "sources", "claims")
+"""Sections that say something about the model and change nothing of it."""
+
+
 class Spec(Section):
     """An architecture: what it is, how its release stores it, and what has been claimed about it.
 
@@ -103,6 +107,16 @@ class Spec(Section):
         around, tape.body = (path.removesuffix(".model"), "model") if path.endswith(".model") else ("", path)
         with tape.scope(around):
             self.backbone.forward(tape)
+
+    @property
+    def sha256(self) -> str:
+        """A digest of what can change a number: all but DESCRIPTIVE, as JSON with sorted keys and without defaults, so
+        that comments, order of keys, form and a new name leave it as it is."""
+        from hashlib import sha256
+        from json import dumps
+
+        content = self.model_dump(mode="json", exclude_defaults=True, exclude=set(DESCRIPTIVE))
+        return sha256(dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def trace(self, workload: Workload) -> Tape:
         """The tape of one forward pass; cached by workload."""

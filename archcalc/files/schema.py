@@ -8,11 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from archcalc.errors import InputError, did_you_mean
+from archcalc.errors import InputError, did_you_mean, in_its_case
 
 
 def schema_text(kind: str, known: Mapping[str, type[BaseModel]]) -> str:
     """The schema of a kind as JSON text; `known` has the type of each kind. Raises InputError for another one."""
+    kind = in_its_case(kind, known)
     if kind not in known:
         raise InputError(
             f"no file kind is named {kind}", value=kind, hint=did_you_mean(kind, known) or f"one of {', '.join(known)}"

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from archcalc.errors import FieldError, InputError, Problem, SpecError, did_you_mean, near_miss, show_value
 from archcalc.files.document import MAX_PROBLEMS, Document, Loc, cut, place_of
+from archcalc.files.synonyms import synonym
 from archcalc.files.yaml_scalars import MAX_NUMBER
 
 KnownKeys: TypeAlias = Callable[[Loc], Iterable[str]]
@@ -161,11 +162,11 @@ def _wrong_value(error: Mapping[str, Any], document: Document) -> Problem:
             subject, value = _discriminator(error), context.get("tag")
             loc = (*document.resolve(loc), subject)
         choices = str(context.get("expected_tags") or context.get("expected", ""))
-        listed = choices.replace(" or ", ", ").split(", ")
+        listed = [choice.strip("'") for choice in choices.replace(" or ", ", ").split(", ")]
         message = f"{subject} must be {_any_of(listed)}, not {show_value(value)}"
         if is_key:
             message = f"unknown key `{cut(str(value))}`"
-        hint = did_you_mean(value, [choice.strip("'") for choice in listed]) if isinstance(value, str) else None
+        hint = (synonym(value, listed) or did_you_mean(value, listed)) if isinstance(value, str) else None
     elif isinstance(cause := context.get("error"), FieldError):
         return _disagreement(cause, loc, document)
     elif isinstance(cause, InputError):
@@ -199,5 +200,5 @@ def _subject(loc: Loc) -> str:
 
 
 def _any_of(choices: list[str]) -> str:
-    quoted = [f"`{choice.strip(chr(39))}`" for choice in choices]
+    quoted = [f"`{choice}`" for choice in choices]
     return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " or " + quoted[-1]

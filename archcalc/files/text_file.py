@@ -19,8 +19,18 @@ NOBODY = 3.0
 def read(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a YAML file, at most 1 MiB of UTF-8. Raises InputError that says what is in the way."""
     raw = contents(path, MAX_BYTES + 1)
+    _refuse_weights(raw, os.fsdecode(path))
     decode(raw, os.fsdecode(path))
     return raw
+
+
+def _refuse_weights(raw: bytes, source: str) -> None:
+    """Raises InputError for a file of tensors, whatever its size."""
+    length = int.from_bytes(raw[:8], "little")
+    form = "GGUF" if raw[:4] == b"GGUF" else "safetensors" if raw[8:9] == b"{" and 1 < length < 1 << 27 else None
+    if form is not None:
+        hint = "the sizes of a model are in the config.json beside it: name that, or the folder"
+        raise InputError(f"this file holds weights ({form})", source=source, value=source, hint=hint)
 
 
 def contents(path: str | os.PathLike[str], most: int, wanted: str = "a YAML file") -> bytes:

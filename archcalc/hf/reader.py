@@ -8,6 +8,7 @@ from typing import Any
 
 from archcalc.errors import InputError, SpecError, did_you_mean
 from archcalc.files.document import Document, Loc
+from archcalc.files.identity import identity
 from archcalc.files.loader import validate
 from archcalc.files.model import Spec
 from archcalc.hf import prediction
@@ -45,9 +46,9 @@ def read(source: Source) -> Imported:
 def dialect_of(document: Document) -> Dialect | Multimodal:
     """The row of a config's `model_type`. Raises SpecError naming the type and what is missing for it."""
     model_type = document.data.get("model_type")
-    if model_type is None and document.data.get("tool") == "archcalc":
-        hint = "archcalc diff compares saved reports"
-        raise _error(document, "this is a saved report of archcalc: model_type is missing", (), hint)
+    found = identity(document.data, document.source) if model_type is None else None
+    if found is not None:
+        raise _error(document, f"this is {found.what}: model_type is missing", (), found.hint)
     if not isinstance(model_type, str):
         what = "is missing" if model_type is None else f"must be text, not {show(model_type)}"
         hint = "a config.json of a Hugging Face model has one, such as llama"
@@ -69,7 +70,8 @@ def _unread(model_type: str) -> tuple[str, Loc, str | None]:
         return f"model_type {show(model_type)} is an encoder: archcalc reads decoders", ("model_type",), None
     if model_type in MISSING:
         return f"model_type {show(model_type)} is not read: {MISSING[model_type]}", ("model_type",), None
-    hint = did_you_mean(model_type, (*TEXT, *MULTIMODAL)) or f"read are {', '.join(sorted((*TEXT, *MULTIMODAL)))}"
+    alike = (name for name in (*TEXT, *MULTIMODAL) if name.count("_") == model_type.count("_"))
+    hint = did_you_mean(model_type, alike) or f"read are {', '.join(sorted((*TEXT, *MULTIMODAL)))}"
     return f"model_type {show(model_type)} is not read: no dialect of archcalc knows its keys", ("model_type",), hint
 
 

@@ -127,6 +127,17 @@ def _name(folder: str) -> str:
     return path.name or "model"
 
 
+def _with_bundled(error: InputError, model: str) -> InputError:
+    """The same error, with the bundled spec of that release in its hint."""
+    from archcalc.files.hints import bundled_as
+
+    known = bundled_as(model)
+    if known is None:
+        return error
+    hint = "; ".join(filter(None, (error.hint, f"{known.name} is bundled: {known.title}")))
+    return InputError.from_problems([error.problems[0]._replace(hint=hint)])
+
+
 def _of_the_hub(argument: str) -> Source:
     """The release of a repository, as it is now or at a revision."""
     from archcalc.hf.hub import fetch
@@ -139,7 +150,10 @@ def _of_the_hub(argument: str) -> Source:
             hint="write hf:ORG/NAME, or hf:ORG/NAME@REVISION",
         )
     model, revision = written.groups()
-    paths, commit = fetch(argument, model, revision, FILES)
+    try:
+        paths, commit = fetch(argument, model, revision, FILES)
+    except InputError as error:
+        raise _with_bundled(error, model) from None
     found = {name: _read(path, name, f"{argument}/{name}") for name, path in paths.items() if path}
     return Source(
         config=found[CONFIG],

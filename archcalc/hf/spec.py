@@ -67,6 +67,8 @@ def import_config(argument: str) -> Imported | None:
 
 
 def _may_name_release(argument: str) -> bool:
+    if loader.kept_alone():
+        return False
     return argument.startswith("hf:") or argument.lower().endswith(".json") or os.path.isdir(argument)
 
 

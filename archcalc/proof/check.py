@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from archcalc.documents.document import Column, Report, Table
-from archcalc.errors import InputError, did_you_mean, show_value
+from archcalc.errors import InputError, did_you_mean, in_its_case, show_value
 from archcalc.files.model import Spec
 from archcalc.proof.ours import OURS, SEQ
 from archcalc.proof.sides import Finding, Sides, joined
@@ -70,7 +70,8 @@ def crosscheck(
         InputError: unknown kind or opponent, a missing extra, an architecture without a public class.
         TwinError: torch can't vouch for its own count.
     """
-    kinds = _kinds(against, tuple(only))
+    against = in_its_case(against, OPPONENTS)
+    kinds = _kinds(against, tuple(in_its_case(name, KINDS) for name in only))
     need_torch(against)
     progress(f"loading {'torch' if against == 'twin' else 'transformers'}")
     try:
@@ -159,6 +160,7 @@ def _report(spec: Spec, against: str, kinds: tuple[str, ...], findings: list[Fin
     return Report(
         command="crosscheck",
         title=f"{spec.title}: archcalc against {OPPONENTS[against]}, {verdict}",
+        spec=spec,
         inputs={"spec": spec.name, "against": against, "only": list(kinds)},
         quantities={},
         rows=Table("rows", "compared, integer for integer", COLUMNS, summary(findings)),

@@ -104,6 +104,7 @@ def summary_report(spec: Spec, kept: Record | None) -> Report:
     return Report(
         command="crosscheck",
         title=f"{spec.title}: archcalc against the torch twin",
+        spec=spec,
         inputs={"spec": spec.name, "against": "twin", "only": list(KINDS)},
         quantities={},
         rows=Table("rows", "compared, integer for integer", COLUMNS, rows) if rows else None,

@@ -56,9 +56,11 @@ def counted(report: Report, name: str) -> Report:
 def text_of(report: Report, name: str, units: str, assumptions: bool = False) -> str:
     """What a command whose report it is prints in a format, off a terminal. Raises InputError for an unknown one."""
     render = renderer(name)
-    if report.command != "diff":
-        return render(report if assumptions else counted(report, name), units)
-    from archcalc.render.changes import form_of
-    from archcalc.render.folded import render as folded
+    if report.command == "diff":
+        from archcalc.render.changes import form_of
+        from archcalc.render.folded import render as folded
 
-    return (folded if name == "markdown" else render)(form_of(report, name, units), units)
+        report = form_of(report, name, units)
+        if name == "markdown":
+            return folded(report, units)
+    return render(report if assumptions else counted(report, name), units)

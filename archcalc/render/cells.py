@@ -36,8 +36,11 @@ def cell(value: Any, unit: Unit, units: str) -> str:
 
 
 def cell_of(row: Mapping[str, Any], column: Column, units: str) -> str:
-    """A row's value in a column, in the column's unit or the row's own."""
-    return cell(row.get(column.key), row["unit"] if column.unit == "own" else column.unit, units)
+    """A row's value in a column, in the column's unit or its own; without its sign where the row's label has it."""
+    value = row.get(column.key)
+    if row.get("below_zero") and isinstance(value, int | float):
+        value = -value
+    return cell(value, row["unit"] if column.unit == "own" else column.unit, units)
 
 
 def first_line(report: Report, units: str) -> str:
@@ -51,6 +54,9 @@ def quantity_lines(report: Report, units: str) -> list[tuple[str, str, str]]:
     lines = []
     for name, value in report.quantities.items():
         about = quantity(name)
+        label = about.label or name
+        if about.below_zero and value < 0:
+            label, value = about.below_zero, -value
         text = cell(value, about.unit, units)
         exact = ""
         if about.unit == "count" and isinstance(value, int) and abs(value) >= 10_000:
@@ -59,5 +65,5 @@ def quantity_lines(report: Report, units: str) -> list[tuple[str, str, str]]:
             exact = f"{value:,} B" if isinstance(value, int) else str(value)
         elif about.unit == "flops":
             exact = format_int(int(value))
-        lines.append((harmless(about.label or name), text, exact))
+        lines.append((harmless(label), text, exact))
     return lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,27 @@ FLAT_COLUMNS = tuple(
 )
 
 
+BY_ITSELF = Column("by_itself", "by itself")
+
+FIRST = (
+    "params.total",
+    "params.active",
+    "flops.per_token",
+    "flops.vision",
+    "kv.bytes_per_token",
+    "weights.bytes",
+    "serve.fits",
+    "serve.margin_bytes",
+    "train.fits",
+    "train.peak_bytes",
+)
+"""Quantities that a reviewer asks for first."""
+
+
+MOST_NAMED = 3
+"""Fields from which on those that go together are counted."""
+
+
 def readable(report: Report, units: str) -> Report:
     """A diff whose tables hold text instead of raw values: for tables, Markdown and GitHub.
 
@@ -36,11 +57,13 @@ def readable(report: Report, units: str) -> Report:
     """
     named = {table.name: table for table in report.tables}
     quantities, fields = named["quantities"], named["fields"]
+    tried = any(row.get("alone") is not None for row in fields.rows)
+    columns = (*fields.columns, BY_ITSELF) if tried else fields.columns
     described = fields._replace(name="descriptions", title="descriptions, which change no number")
     tables = [
         quantities._replace(rows=[_texts(row, row["unit"], units) for row in quantities.rows]),
-        fields._replace(rows=[_field(row) for row in fields.rows if row["matters"]]),
-        described._replace(rows=[_field(row) for row in fields.rows if not row["matters"]]),
+        fields._replace(rows=[_field(row, units) for row in fields.rows if row["matters"]], columns=columns),
+        described._replace(rows=[_field(row, units) for row in fields.rows if not row["matters"]]),
     ]
     if report.rows is not None:
         rows = [_texts(row, unit_of(row["measure"]), units) for row in report.rows.rows]
@@ -90,7 +113,7 @@ def _texts(row: Mapping[str, Any], unit: Unit, units: str) -> dict[str, Any]:
         "before": cell(before, unit, units) or "none",
         "after": cell(after, unit, units) or "none",
         "delta": _signed(delta, unit, units),
-        "percent": percent_text(before, after, row["percent"]),
+        "percent": "" if delta is None else percent_text(before, after, row["percent"]),
     }
 
 
@@ -105,7 +128,7 @@ def _signed(delta: int | float | None, unit: Unit, units: str) -> str:
     return f"+{text}" if delta > 0 else f"-{text}"
 
 
-def _field(row: Mapping[str, Any]) -> dict[str, Any]:
+def _field(row: Mapping[str, Any], units: str) -> dict[str, Any]:
     delta = row["delta"]
     return {
         **row,
@@ -113,7 +136,30 @@ def _field(row: Mapping[str, Any]) -> dict[str, Any]:
         "after": _value(row["after"], absent=row["change"] == "removed"),
         "delta": "" if delta is None else f"{delta:+,}" if isinstance(delta, int) else f"{delta:+,.6g}",
         "percent": "" if delta is None else percent_text(row["before"], row["after"], row["percent"]),
+        "by_itself": effect_text(row, units),
     }
+
+
+def effect_text(row: Mapping[str, Any], units: str) -> str:
+    """What a changed field does by itself, in the quantities that people ask for first."""
+    told = row.get("alone")
+    if told is None:
+        return ""
+    found = ", ".join(moved_text(_texts(each, each["unit"], units)) for each in headline(told)) or "no quantity"
+    others = row["with"]
+    together = ", ".join(others) if len(others) < MOST_NAMED else f"{len(others)} other fields"
+    return f"with {together}: {found}" if others else found
+
+
+def headline(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The quantities that a reviewer asks for first, else the first ones."""
+    return [row for row in rows if row["quantity"] in FIRST] or list(rows[:3])
+
+
+def moved_text(row: Mapping[str, Any]) -> str:
+    """A changed quantity in words: by how much, in percent, or what it is where it is new or gone, yes or no."""
+    known = {"new": row["after"], "gone": row["before"], "": row["after"]}.get(row["percent"])
+    return f"{row['quantity']} {known or ''} {row['percent']}".replace("  ", " ").strip()
 
 
 def _value(value: Any, *, absent: bool) -> str:

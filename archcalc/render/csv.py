@@ -9,7 +9,7 @@ from typing import Any
 from archcalc.documents.document import Report
 from archcalc.errors import harmless
 
-UNSEEN = ("label", "template", "experts")
+UNSEEN = ("label", "template", "experts", "below_zero")
 """What says of a row only what its path says."""
 
 
@@ -34,7 +34,9 @@ def render(report: Report, units: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Text that no spreadsheet takes for a formula and no terminal for a control sequence."""
+    """Yes and no as in JSON; text that no spreadsheet takes for a formula and no terminal for a control sequence."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if not isinstance(value, str):
         return value
     text = harmless(value)

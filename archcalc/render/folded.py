@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from archcalc.documents.document import Column, Report, Table
@@ -73,7 +74,7 @@ def _blocks(report: Report, units: str, most: int) -> Iterator[str]:
 
 def safe_long(sentence: str) -> str:
     """A sentence of our own, which may be longer than a text from a file."""
-    return " ".join(safe(sentence[n : n + LONGEST]) for n in range(0, min(len(sentence), 8 * LONGEST), LONGEST))
+    return " ".join(map(safe, wrap(sentence, LONGEST)[:8]))
 
 
 def _table(table: Table, units: str, most: int, *, folded: bool) -> str:

@@ -14,13 +14,16 @@ from typing import Any, Literal, NamedTuple
 from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless
 from archcalc.render.cells import quantity_lines
-from archcalc.render.changes import readable
+from archcalc.render.changes import headline, moved_text, percent_text, readable
 from archcalc.render.folded import render as folded
 
 Level = Literal["error", "warning", "notice"]
 
 MOST = 10
 """Annotations of a level that GitHub shows for one step."""
+
+MOST_MOVERS = 3
+"""Lines that a limit is noted on."""
 
 _BAD: dict[str, Level] = {"refuted": "warning", "differs": "error", "exceeded": "error"}
 """Verdicts of findings that are worth an annotation."""
@@ -89,26 +92,53 @@ def remarks(report: Report, units: str) -> Iterator[Annotation]:
 
 
 def _of_diff(report: Report, units: str) -> Iterator[Annotation]:
-    """Limits on the line of the first changed field, then each changed field on its own line."""
+    """Limits on the lines of the fields that moved their quantity, then each changed field on its own line."""
     file = _from_top(report.inputs["head_file"])
     shown = readable(report, units)
     tables = {
         table.name: table.rows for table in (*shown.tables, *([shown.findings_table] if shown.findings_table else []))
     }
     fields = [row for row in tables.get("fields", ()) if row["matters"]]
-    changes = [f"{row['field']} {row['before']} → {row['after']}" for row in fields]
+    changes = {row["field"]: f"{row['field']} {row['before']} → {row['after']}" for row in fields}
     first = next((row["line"] for row in fields if row["line"]), 1)
     for row in tables.get("findings", ()):
         if row["verdict"] == "exceeded":
-            message = f"{row['quantity']}: {row['before']} → {row['after']} ({row['delta']}, {row['percent']})"
-            if changes:
-                message += "\nchanged: " + "; ".join(changes[:5]) + ("; ..." if len(changes) > 5 else "")
-            yield Annotation("error", f"limit {row['limit']} exceeded", message, file, first)
-    effect = ", ".join(_effect(row) for row in _headline(tables.get("quantities", ())))
-    for row, text in zip(fields, changes, strict=True):
-        yield Annotation("notice", text, effect or "changes no quantity that is compared", file, row["line"])
+            yield from _exceeded(row, changes, file, first)
+    joint = ", ".join(map(moved_text, headline(tables.get("quantities", ()))))
+    for row in fields:
+        yield Annotation("notice", changes[row["field"]], _effect(row, joint), file, row["line"])
     if not fields and report.extra["changed"]:
-        yield Annotation("notice", report.title, effect or "paths changed", file, 1 if file else None)
+        yield Annotation("notice", report.title, joint or "paths changed", file, 1 if file else None)
+
+
+def _exceeded(row: Mapping[str, Any], changes: Mapping[str, str], file: str | None, first: int) -> Iterator[Annotation]:
+    """A limit on the line of each field that moves its quantity that way; on the first changed one where none does by
+    itself."""
+    title = f"limit {row['limit']} exceeded"
+    message = f"{row['quantity']}: {row['before']} → {row['after']} ({row['delta']}, {row['percent']})"
+    movers = row.get("moved_by", ())
+    for n, moved in enumerate(movers[:MOST_MOVERS]):
+        together = [changes[name] for name in (moved["field"], *moved["with"]) if name in changes]
+        text = f"{message}\nchanged: {'; '.join(together)}"
+        if len(movers) > 1:
+            share = percent_text(0, 1, moved["percent"])
+            text += f"\nby itself {share}, {n + 1} of {len(movers)} changes that move it this way"
+        yield Annotation("error", title, text, file, moved["line"] or first)
+    if not movers:
+        listed = list(changes.values())
+        text = f"changed: {'; '.join(listed[:5])}{'; ...' if len(listed) > 5 else ''}"
+        told = f"\nno field moves it by itself; {text}" if listed else ""
+        yield Annotation("error", title, f"{message}{told}", file, first)
+
+
+def _effect(row: Mapping[str, Any], joint: str) -> str:
+    """What a field of a spec does by itself; where that was not tried, what all changes do together. Of one of a
+    report, by how much it changed."""
+    if "alone" not in row:
+        return " ".join(filter(None, (row["delta"], row["percent"]))) or "changed"
+    if row.get("alone") is None:
+        return f"not tried by itself; all changes together: {joint or 'no quantity that is compared'}"
+    return row["by_itself"] if row["alone"] else "changes no quantity that is compared"
 
 
 def _from_top(file: str | None) -> str | None:
@@ -118,17 +148,6 @@ def _from_top(file: str | None) -> str | None:
         return file
     inside = os.path.relpath(file, top)
     return file if inside.startswith("..") else inside
-
-
-def _headline(rows: Any) -> list[Mapping[str, Any]]:
-    """The quantities that a reviewer asks for first, else the first ones."""
-    wanted = ("params.total", "params.active", "flops.per_token", "kv.bytes_per_token", "weights.bytes")
-    return [row for row in rows if row["quantity"] in wanted] or list(rows[:3])
-
-
-def _effect(row: Mapping[str, Any]) -> str:
-    known = {"new": row["after"], "gone": row["before"]}.get(row["percent"])
-    return f"{row['quantity']} {known or ''} {row['percent']}".replace("  ", " ")
 
 
 def _first(finding: Mapping[str, Any], *keys: str) -> str:

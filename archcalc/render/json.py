@@ -18,6 +18,7 @@ def document(report: Report) -> dict[str, Any]:
         "tool": "archcalc",
         "command": report.command,
         "title": first_line(report, "gib"),
+        **({} if report.spec is None else {"spec_sha256": report.spec.sha256}),
         "inputs": dict(report.inputs),
         "quantities": dict(report.quantities),
         "exact": {

@@ -7,9 +7,8 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
 
 from archcalc.errors import FieldError, InputError
-from archcalc.files.loader import find, parse
+from archcalc.files.loader import parse, text_of
 from archcalc.files.model import Text
-from archcalc.files.yaml_loader import read
 from archcalc.hardware import Hardware
 from archcalc.section import Amount, Memory, Section, Size
 from archcalc.serving.deployment import Vision
@@ -323,5 +322,4 @@ def load_engine(name_or_path: str = "vllm") -> Engine:
         InputError: no such file or name, or no YAML of ours.
         SpecError: a readable file that is no valid profile.
     """
-    path = find(name_or_path, FOLDER)
-    return parse(read(path), str(path), Engine)
+    return parse(*text_of(name_or_path, FOLDER), Engine)

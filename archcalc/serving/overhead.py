@@ -111,7 +111,9 @@ class Load:
                 raise InputError(f"{name.replace('_', ' ')} must be at least 1, not {size}", value=size)
         if self.utilization is not None and not 0 < self.utilization <= 1:
             raise InputError(
-                f"utilization must be above 0 and at most 1, not {self.utilization}", value=self.utilization
+                f"utilization must be above 0 and at most 1, not {self.utilization}",
+                value=self.utilization,
+                hint="it is a share of the memory, such as 0.9",
             )
         for name in ("overhead", "lora_rank", "offloaded"):
             size = getattr(self, name)

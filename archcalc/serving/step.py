@@ -277,4 +277,4 @@ def _image_tokens(model: Traced) -> int:
     """Backbone tokens of the largest image; 0 without a tower."""
     if not any(w.part == "vision" for w in model.trace(Workload()).weights()):
         return 0
-    return _vision_tape(model, 1).seq - 1
+    return _vision_tape(model, 1).vision_tokens

@@ -18,7 +18,7 @@ class Recorder:
 
     Attributes:
         workload: how the model is run; blocks read phase, sequence and images from it.
-        seq: new backbone tokens a sequence: the workload's text tokens, plus vision tokens once a tower has run.
+        vision_tokens: new backbone tokens of each sequence beside the workload's text, once a tower has run.
         segments: the recorded segments, in forward order.
         abouts: what a module is for, by its path and the indices that it runs over.
         body: the module that holds the decoder's embedding, layers and last norm, below what is open around it.
@@ -42,7 +42,7 @@ class Recorder:
         self.remarks: dict[str, None] = {}
         self.assumed: dict[str, None] = {}
         self.dtype = "bfloat16"
-        self.seq = workload.seq
+        self.vision_tokens = 0
         self._names: list[str] = []
         self._purposes: list[Mapping[str, str]] = []
         self._segment: Segment | None = None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from yaml import safe_dump
 
-from archcalc.errors import InputError, SpecError, did_you_mean
-from archcalc.files.loader import find, validate
-from archcalc.files.yaml_loader import load, read
+from archcalc.errors import InputError, SpecError
+from archcalc.files.loader import text_of, validate
+from archcalc.files.yaml_loader import load
 from archcalc.training.misfit import Misfit
+from archcalc.training.overrides import override
 from archcalc.training.plan import Plan
 from archcalc.training.precision import Fsdp
 
@@ -21,16 +20,15 @@ def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
         InputError: a file that can't be read, or an override that names no field.
         SpecError: an invalid plan.
     """
-    path = find(argument, "plans")
-    document = load(read(path), str(path))
+    document = load(*text_of(argument, "plans"))
     if not overrides:
         return validate(document.data, document, Plan)
     plain = validate(document.data, document, Plan)
     data, all_fields = plain.model_dump(exclude_unset=True), plain.model_dump()
     all_fields["fsdp"] = (plain.fsdp or Fsdp()).model_dump()
-    for override in overrides:
-        _override(data, override, all_fields)
-    given = {override.partition("=")[0].strip() for override in overrides}
+    for text in overrides:
+        override(data, text, all_fields)
+    given = {text.partition("=")[0].strip() for text in overrides}
     if "assumed" in data and "assumed" not in given:
         data["assumed"] = [path for path in data["assumed"] if path not in given]
     source = f"--set {', '.join(overrides)}"
@@ -49,37 +47,6 @@ def placed(error: Misfit, argument: str, overrides: tuple[str, ...]) -> InputErr
     given = [text for key, text in set_here if key.startswith(name) or name.startswith(key)]
     if given:
         return error.at(source=f"--set {given[-1]}")
-    path = find(argument, "plans")
-    document = load(read(path), str(path))
+    document = load(*text_of(argument, "plans"))
     line, column = document.position(error.keys, key=True)
     return error.at(source=document.source, line=line, column=column, snippet=document.line(line))
-
-
-def _override(data: dict[str, Any], text: str, fields: Any) -> None:
-    """Set one field of a plan's data; `fields` has every field that there is, defaults too."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--set {text} has no value", value=text, hint="write --set parallel.pp=8")
-    parsed = load(f"value: {value}", f"--set {key}").data["value"]
-    node: Any = data
-    pieces = key.strip().split(".")
-    for i, piece in enumerate(pieces):
-        if not isinstance(fields, dict) or piece not in fields:
-            known = list(fields) if isinstance(fields, dict) else []
-            raise InputError(
-                f"--set names no field of a plan: {key}",
-                value=key,
-                hint=did_you_mean(piece, known) or _what_there_is(pieces[:i], known),
-            )
-        if i == len(pieces) - 1:
-            node[piece] = parsed
-        else:
-            node[piece] = {} if node.get(piece) is None else node[piece]
-            node, fields = node[piece], fields[piece]
-
-
-def _what_there_is(above: list[str], known: list[str]) -> str:
-    where = ".".join(above) or "a plan"
-    if not known:
-        return f"{where} is not one mapping in this plan: write --set '{where}={{...}}' with all of it"
-    return f"{where} has {', '.join(known)}"

@@ -3,7 +3,7 @@ allocator last."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -186,6 +186,6 @@ def one_layer_extra(run: Run, factor: float) -> int:
     return max(more)
 
 
-def worst(ranks: list[RankMemory]) -> RankMemory:
+def worst(ranks: Sequence[RankMemory]) -> RankMemory:
     """The rank with the highest peak, the first of equals."""
     return max(ranks, key=lambda r: (r.peak, -r.rank))

@@ -7,9 +7,8 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from archcalc.errors import FieldError, InputError
-from archcalc.files.loader import find, parse
+from archcalc.files.loader import parse, text_of
 from archcalc.files.model import Text
-from archcalc.files.yaml_loader import read
 from archcalc.hardware import Architecture, Hardware
 from archcalc.section import Memory, Section, Size
 from archcalc.training.misfit import misfit
@@ -107,8 +106,7 @@ def load_stack(name_or_path: str) -> Stack:
         InputError: no such file or name, or no YAML of ours.
         SpecError: a readable file that is no valid stack.
     """
-    path = find(name_or_path, FOLDER)
-    return parse(read(path), str(path), Stack)
+    return parse(*text_of(name_or_path, FOLDER), Stack)
 
 
 def _stack_of(name_or_path: str) -> Stack:

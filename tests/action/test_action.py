@@ -168,6 +168,28 @@ def test_an_exceeded_limit_fails_the_step(repository: Repository) -> None:
     assert repository.act(base="HEAD~1", limits="params.total:+50%\n").code == 0
 
 
+def test_serving_and_training_are_compared_if_that_is_asked_for(repository: Repository) -> None:
+    repository.commit({"specs/k25.yaml": MORE_EXPERTS})
+    asked = {"gpu": "h200", "gpus": "8", "plan": "k2-pretrain", "context": "8k", "seq": "1k"}
+    asked |= {"image": "448x448\n224x224\n"}
+    done = repository.act(base="HEAD~1", limits="serve.margin_bytes:-1GiB\ntrain.peak_bytes:+1%\n", **asked)
+    assert done.code == 1
+    errors = [line for line in done.annotations if line.startswith("::error ")]
+    assert [line.split(",")[1] for line in errors] == [f"line={LINE}"] * 2
+    assert "limit serve.margin_bytes" in errors[0]
+    assert "8 x h200" in done.comment
+    assert "images of 448 x 448, 224 x 224" in done.comment
+
+
+@pytest.mark.parametrize("asked", [{"plan": "specs/plans/a.yaml"}, {"gpu": "./h200.yaml"}, {"gpu": "--output=pwned"}])
+def test_no_plan_or_gpu_of_the_checkout_is_read(repository: Repository, asked: dict[str, str]) -> None:
+    repository.commit({"specs/k25.yaml": MORE_EXPERTS})
+    done = repository.act(base="HEAD~1", **asked)
+    assert done.code == 2
+    assert "no bundled file is named" in done.annotations[0]
+    assert not (repository.folder / "pwned").exists()
+
+
 def test_any_change_fails_if_that_is_asked_for(repository: Repository) -> None:
     repository.commit({"specs/k25.yaml": K25.replace("title: Kimi K2.5", "title: Kimi")})
     assert repository.act(base="HEAD~1", **{"fail-on-change": "true"}).code == 0  # a title changes nothing

@@ -31,6 +31,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         {"attention": "full", "logits": "last", "mla": "absorbed"},
         "--attention full --logits last --mla absorbed",
     ),
+    ("flops", {"lengths": [512, "1k", 1024]}, "--lengths 512,1024x2"),
+    ("flops", {"lengths": "4096,1024x3", "phase": "train"}, "--lengths 4096,1024x3 --phase train"),
     ("kv", {"context": 262144}, "--context 256k"),
     (
         "kv",
@@ -133,6 +135,22 @@ def test_a_diff_is_that_of_its_command(tmp_path: Path) -> None:
         assert (tmp_path / f"d.{ending}").read_text() == run(
             "diff", "k25", "kimi-k2", "--fail-on", "params.total:+1%", "--format", form
         ).out
+
+
+def test_a_diff_may_be_asked_about_serving_and_training() -> None:
+    report = archcalc.diff(
+        "k25",
+        "kimi-k2",
+        gpu="h200",
+        gpus=8,
+        plan="k2-pretrain",
+        set={"parallel.vpp": 1},
+        seq="8k",
+        image=(1024, 768),
+        context=65536,
+    )
+    flags = "--gpu h200 --gpus 8 --plan k2-pretrain --set parallel.vpp=1 --seq 8k --image 1024x768 --context 64k"
+    assert report.to_json() == run("diff", "k25", "kimi-k2", *flags.split(), "--format", "json").out
 
 
 def test_a_limit_that_is_exceeded_is_a_finding_and_no_error() -> None:

@@ -81,6 +81,14 @@ def test_a_prefill_in_parts_scores_what_one_prefill_scores(parts: list[int], w: 
         assert pieces == twice(span, sum(parts), 0)
 
 
+@pytest.mark.parametrize("attention", ["causal", "full"])
+@given(lengths=st.lists(new, min_size=1, max_size=6), c=cached, w=limit)
+def test_packed_sequences_score_each_on_its_own(attention: str, lengths: list[int], c: int, w: int) -> None:
+    for span in (ALL, *(Span(kind, w, "w") for kind in ("window", "top", "chunk", "stride"))):  # type: ignore[arg-type]
+        packed = Tape(Workload(lengths=tuple(lengths), context=c, attention=attention))  # type: ignore[arg-type]
+        assert value(pairs(packed, span)) == sum(twice(span, n, c, attention=attention) for n in lengths)
+
+
 def test_a_state_scores_no_pairs() -> None:
     with pytest.raises(AssertionError, match="no pairs"):
         twice(SEQUENCE, 4, 0)

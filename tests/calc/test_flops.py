@@ -19,7 +19,7 @@ from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec
 from archcalc.tape import value
 from archcalc.workload import Workload
-from tests.support import run, spec_of, tiny
+from tests.support import data, run, spec_of, tiny
 
 K2_GEMMS = 31_686_066_176
 """Weights that one token of K2 multiplies with, from the config: attention 6,168,569,856 less its 61 x (1536 + 512)
@@ -118,6 +118,35 @@ def test_a_picture_costs_its_patches_pairs_and_tokens(
     assert (found["vision.patches"], found["vision.tokens"]) == (patches, tokens)
     assert found["flops.vision"] == 2 * patches * TOWER_GEMMS + 27 * 2 * pairs * 2 * 1152
     assert found["flops.projector"] == 2 * tokens * PROJECTOR_GEMMS
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "tokens"),
+    [
+        # 1500 x 500 px: 54 x 18 windows of 28 px (unslothai/llama.cpp#70)
+        ("kimi-k3", {"images": ((500, 1500),)}, 972),
+        # four frames of 1024 x 576 px: a grid of 2 x 36 x 64 patches, four of them a token (waybarrios/vllm-mlx#149)
+        ("qwen3-vl-235b", {"videos": ((4, 576, 1024),)}, 1152),
+    ],
+)
+def test_a_picture_makes_the_tokens_that_public_threads_report(name: str, seen: dict[str, Any], tokens: int) -> None:
+    assert flops_quantities(spec(name), Workload(**seen))["vision.tokens"] == tokens
+
+
+@pytest.mark.parametrize(
+    ("batch", "seq", "printed"),
+    [(4, 256, "41.00620025856"), (12, 2048, "1053.4")],  # AI-Hypercomputer/maxtext#1304 and #644 [TFLOP]
+)
+def test_a_training_step_of_llama_2_7b_is_what_maxtext_counts_with_full_scores(
+    batch: int, seq: int, printed: str
+) -> None:
+    content = data("llama-3.1-8b")
+    content["backbone"]["vocab_size"] = 32_000
+    content["backbone"]["attention"]["full"]["num_key_value_heads"] = 32
+    content["backbone"]["ffn"]["dense"]["intermediate_size"] = 11_008
+    step = of(spec_of(content), phase="train", batch=batch, seq=seq, attention="full").total
+    decimals = len(printed.partition(".")[2])
+    assert f"{step / 10**12:.{decimals}f}" == printed
 
 
 def test_published_vision_figures() -> None:

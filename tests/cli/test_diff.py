@@ -90,6 +90,21 @@ def test_what_can_not_be_answered_exits_2_and_prints_nothing(diff, arguments: li
     assert message in ran.err
 
 
+def test_a_comparison_may_ask_for_serving_training_and_images(diff, more_experts: str) -> None:
+    flags = ["--gpu", "h200", "--gpus", "8", "--plan", "k2-pretrain", "--set", "parallel.zero=3", "--seq", "1k"]
+    ran = diff("k25", more_experts, *flags, "--image", "448x448", "--context", "8k", "--format", "json")
+    assert ran.code == 0
+    data = json.loads(ran.out)
+    names = {row["quantity"] for row in data["tables"]["quantities"]} | data["unchanged"].keys()
+    assert {"serve.fits", "serve.margin_bytes", "serve.max_tokens", "train.peak_bytes", "train.fits"} <= names
+    assert {"flops.vision", "flops.projector", "vision.tokens"} <= names
+    assert data["inputs"]["seq"] == 1024
+    assert data["inputs"]["set"] == ["parallel.zero=3"]
+    limited = diff("k25", more_experts, *flags, "--fail-on", "serve.margin_bytes:-1GiB")
+    assert limited.code == 1
+    assert "serve.margin_bytes" in limited.err
+
+
 def test_a_report_of_a_newer_version_exits_2(diff, tmp_path: Path) -> None:
     path = tmp_path / "new.json"
     path.write_text('{"tool": "archcalc", "format_version": 99}')

@@ -40,7 +40,7 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["param", "k25"], "Did you mean 'params'?"),
+        (["param", "k25"], "did you mean params?"),
         (["zzz"], "No such command 'zzz'"),
         ([""], "No such command"),
         (["params"], "Missing argument 'SPEC'"),

@@ -109,7 +109,7 @@ def test_a_field_of_two_forms_is_one_error(bad: str) -> None:
 
 
 MISFITS = {
-    "stack: megatron-2024": ("stack", "did you mean megatron-2025?"),
+    "stack: megtaron-2025": ("stack", "did you mean megatron-2025?"),
     "train: {mtp: frozen}": ("mtp", "the model has no multi-token prediction"),
 }
 
@@ -182,7 +182,7 @@ def test_the_title_has_verdict_and_layout() -> None:
     assert " of 79.19 GiB, " in title
     assert " GiB to spare; pp 16" in title
     short = document(*BASE, "--set", "activations.offload=none")["title"]
-    assert " GiB too much; pp 16" in short
+    assert " GiB missing; pp 16" in short
     unfit = document(*BASE, "--set", "activations.offload=none", "--set", "parallel.tp=2", "--set", "parallel.sp=true")
     assert "tp 2 with sp" in unfit["title"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from archcalc.documents.ask import AGAIN, COMMANDS, again, answer, called, line
+from archcalc.documents.ask import again, answer, called, line
 from archcalc.errors import InputError
 from archcalc.files.loader import load_spec
 from archcalc.render.json import render
@@ -22,6 +22,7 @@ ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
     ("flops", {"phase": "train", "batch": 2, "seq": 8192, "image": [(448, 448)], "tokens": 10**12}),
     ("flops", {"phase": "decode", "context": 4095, "mla": "expanded"}),
     ("flops", {"video": [(16, 448, 448), (4, 224, 224)], "attention": "full", "logits": "last"}),
+    ("flops", {"lengths": [512, 1024, 512], "context": 100, "image": [(224, 224), (40, 57)]}),
     ("kv", {"context": 1000, "kv_dtype": "fp8", "tp": 8, "dcp": 2, "block_size": 64}),
     ("kv", {"batch": 5, "pp": 2, "dp": 3, "memory": 80 << 30, "image": [(448, 448)]}),
     ("weights", {"as_": "bf16", "optimizer": "muon"}),
@@ -43,9 +44,7 @@ def test_the_line_of_arguments_answers_what_the_arguments_answer(command: str, a
     assert answered(*shlex.split(line(command, "k25", arguments))[1:]) == json.loads(render(report, "gib"))
 
 
-@pytest.mark.parametrize(
-    ("command", "arguments"), [each for each in ARGUMENTS if each[0] in AGAIN], ids=lambda value: str(value)[:40]
-)
+@pytest.mark.parametrize(("command", "arguments"), ARGUMENTS, ids=lambda value: str(value)[:40])
 def test_the_inputs_of_a_saved_report_ask_for_it_again(command: str, arguments: dict[str, Any]) -> None:
     spec = load_spec("k25")
     report = answer(command, spec, arguments)
@@ -69,18 +68,27 @@ def test_inputs_that_earlier_versions_saved_mean_the_same() -> None:
     ("command", "inputs"),
     [
         ("serve", {"gpu": "/etc/passwd"}),
+        ("serve", {"gpu": "./gpu.yaml"}),
         ("serve", {"gpu": "h200", "engine": "./engine.yaml"}),
-        ("report", {"plan": ["k2-pretrain", "../plan.yaml"]}),
-        ("report", {"gpu": [["h200"]]}),
-        ("report", {"gpu": ["all"]}),
+        ("serve", {"gpu": "h200", "draft": "./draft.yaml"}),
+        ("serve", {"gpu": "h200", "draft": "hf:somebody/something"}),
+        ("report", {"plan": ["./plan.yaml"]}),
+        ("report", {"gpu": ["./gpu.yaml"]}),
+        ("train", {"plan": "./plan.yaml"}),
+        ("train", {"plan": "k2-pretrain", "set": ["hardware=./gpu.yaml"]}),
+        ("train", {"plan": "k2-pretrain", "set": ["stack=./stack.yaml"]}),
     ],
 )
 def test_no_file_that_a_saved_report_names_is_read(
     command: str, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    for path, like in (("plan", "plans/k2-pretrain"), ("gpu", "hardware/h200"), ("engine", "engines/vllm")):
+        (tmp_path / f"{path}.yaml").write_text((ROOT / "specs" / f"{like}.yaml").read_text())
+    (tmp_path / "stack.yaml").write_text((ROOT / "specs" / "stacks" / "megatron-2025.yaml").read_text())
+    (tmp_path / "draft.yaml").write_text((ROOT / "specs" / "llama-3.1-8b.yaml").read_text())
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="that is not bundled") as caught:
-        again(command, spec_of(tiny()), inputs)
+    with pytest.raises(InputError, match="neither bundled nor kept in it") as caught:
+        again(command, load_spec("k25"), inputs)
     assert caught.value.hint
 
 
@@ -92,7 +100,10 @@ def test_no_file_that_a_saved_report_names_is_read(
         ("flops", {"choices": {"mla": "absorbed", "seq": 1}}),
         ("flops", {"choices": ["mla"]}),
         ("report", {"plan": "k2-pretrain"}),  # text is no list of names
+        ("report", {"gpu": [["h200"]]}),
+        ("report", {"gpu": ["all"]}),
         ("flops", {"image": [[14, 14]] * 1001}),
+        ("flops", {"lengths": ["4k"]}),
         ("serve", {"gpu": "h200", "eager": "no"}),
     ],
 )
@@ -115,10 +126,6 @@ def test_a_saved_word_or_price_that_no_flag_takes_is_refused(inputs: dict[str, A
         again("serve", load_spec("k25"), {"gpu": "h200", "gpus": 8, **inputs})
 
 
-def test_a_saved_plan_is_not_asked_again_because_its_overrides_could_name_any_file() -> None:
-    assert set(COMMANDS) - set(AGAIN) == {"train"}
-
-
 @pytest.mark.parametrize(
     "inputs", [{"context": "8k"}, {"colour": 1}, {"image": [[1]]}, {"image": 7}, {"choices": 3}, {"batch": None}]
 )
@@ -139,3 +146,11 @@ def test_a_line_is_one_line_that_a_shell_reads_back() -> None:
     found = line("train", "a b\n\x1b.yaml", {"plan": "k2-pretrain", "set": ["x=[1, 2]"]})
     assert found.isprintable()
     assert found.endswith("--plan k2-pretrain --set 'x=[1, 2]'")
+
+
+def test_a_saved_report_on_many_packed_sequences_is_asked_again() -> None:
+    spec = spec_of(tiny())
+    first = answer("flops", spec, {"lengths": [*range(1, 2001)], "phase": "train"})
+    assert again("flops", spec, first.inputs).quantities == first.quantities
+    with pytest.raises(InputError, match="10,000 sequences at most"):
+        again("flops", spec, {"lengths": [1] * 10_001})

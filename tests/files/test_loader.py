@@ -81,7 +81,8 @@ def test_a_spec_is_frozen() -> None:
 
 def test_a_file_of_another_kind_is_one_problem_and_not_one_for_each_key() -> None:
     (problem,) = problems("kind: hardware\nname: h100\nmemory: 80GB\n")
-    assert problem.message == "this file is of kind hardware; a spec is wanted here"
+    assert problem.message == "this file is of kind hardware; one of kind spec is wanted here"
+    assert problem.hint == "archcalc serve SPEC --gpu s.yaml takes it"
     assert (problem.line, problem.column) == (1, 7)
 
 

@@ -105,8 +105,8 @@ def test_csv_holds_what_people_see_and_then_everything_else() -> None:
     lines = list(csv.reader(io.StringIO(renderer("csv")(report(), "gib"))))
     assert lines == [
         ["path", "n", "b", "ok", "why", "depth"],
-        ["a", "10000000", "2147483648", "True", "because", "0"],
-        ["a.b", "", "0", "False", "", "1"],
+        ["a", "10000000", "2147483648", "true", "because", "0"],
+        ["a.b", "", "0", "false", "", "1"],
     ]
 
 

@@ -86,6 +86,63 @@ def test_an_exceeded_limit_is_an_error_on_the_line_that_did_it(head: Path) -> No
     assert error[2].splitlines()[1] == "changed: backbone.ffn.moe.n_routed_experts 384 → 512"
 
 
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """A deeper tower, a smaller latent, and a layer more, which is two fields."""
+    path = tmp_path / "several.yaml"
+    text = K25.replace("vt_num_hidden_layers: 27", "vt_num_hidden_layers: 30").replace("{count: 60,", "{count: 61,")
+    path.write_text(
+        text.replace("  num_hidden_layers: 61", "  num_hidden_layers: 62").replace("rank: 512", "rank: 480")
+    )
+    return path
+
+
+def line_of(path: Path, text: str) -> str:
+    return str(next(n for n, line in enumerate(path.read_text().splitlines(), 1) if text in line))
+
+
+def test_each_line_is_noted_with_the_effect_of_its_field_alone(several: Path) -> None:
+    told = commands(github.render(diff_report("k25", str(several)), "gib"))
+    found = {where["title"]: message for _, where, message in told}
+    tower = found["vision.vt_num_hidden_layers 27 → 30"]
+    assert "flops.vision +11.10 %" in tower
+    assert "kv." not in tower
+    latent = found["backbone.attention.mla.kv_lora_rank 512 → 480"]
+    assert "kv.bytes_per_token -5.56 %" in latent  # 32 of 512 + 64 elements
+    assert "flops.vision" not in latent
+    layer = found["backbone.num_hidden_layers 61 → 62"]
+    assert layer.startswith("with backbone.layers[1].count: ")
+    assert "kv.bytes_per_token +1.64 %" in layer  # one of 61
+
+
+def test_a_limit_is_noted_on_the_line_of_the_field_that_moves_its_quantity(several: Path) -> None:
+    limits = ["params.vision:+1%", "kv.bytes_per_token:±0", "params.total:+0.001%"]
+    found = commands(github.render(diff_report("k25", str(several), limits=limits), "gib"))
+    errors = [
+        (where["title"].split()[1], where["line"], message) for level, where, message in found if level == "error"
+    ]
+    tower, latent, depth = (line_of(several, key) for key in ("vt_num_hidden", "kv_lora_rank", "  num_hidden_layers"))
+    assert [(limit, line) for limit, line, _ in errors] == [
+        ("params.vision:+1%", tower),
+        ("kv.bytes_per_token:±0", latent),
+        ("params.total:+0.001%", depth),
+        ("params.total:+0.001%", tower),
+    ]
+    assert errors[0][2].splitlines()[1] == "changed: vision.vt_num_hidden_layers 27 → 30"
+    told = errors[2][2].splitlines()
+    assert told[1] == "changed: backbone.num_hidden_layers 61 → 62; backbone.layers[1].count 60 → 61"
+    assert told[2].endswith("1 of 2 changes that move it this way")
+
+
+def test_what_no_field_does_by_itself_is_said_on_the_first_line(several: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archcalc.documents.compare.effects.MOST_FIELDS", 0)
+    report = diff_report("k25", str(several), limits=["params.vision:+1%"])
+    error, *notices = commands(github.render(report, "gib"))
+    assert error[1]["line"] == line_of(several, "  num_hidden_layers")
+    assert "no field moves it by itself; changed: " in error[2]
+    assert all(message.startswith("not tried by itself; all changes together: ") for _, _, message in notices)
+
+
 def test_a_file_of_the_workspace_is_named_from_its_top(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_WORKSPACE", str(head.parent))
     ((_, where, _),) = commands(github.render(diff_report("k25", str(head)), "gib"))

@@ -11,7 +11,7 @@ from archcalc.arch.attention.gqa import GQA
 from archcalc.arch.attention.mla import MLA
 from archcalc.arch.block import Block, Dtype
 from archcalc.arch.decoder import Decoder
-from archcalc.arch.rows import key_rows, new_rows, pairs
+from archcalc.arch.rows import key_rows, pairs, sequences
 from archcalc.arch.vision.moonvit3d import MoonViT3D
 from archcalc.arch.vision.tower import Features, Group, Tower
 from archcalc.files.model import Spec
@@ -120,14 +120,14 @@ class ToyTower(Tower):
     def forward(self, tape: Tape) -> Features:
         """Pixels in; rows [batch, vision_tokens], features [window, width] out."""
         groups = self.groups(tape.workload)
-        batch, _ = new_rows(tape)
+        batch = sequences(tape)
         rows = (batch, Dim("patches", len(groups)))
         kernel = (Dim("patch", self.patch), Dim("patch", self.patch))
         with tape.segment("vision_tower", "vision", dtype=self.dtype):
             x = tape.conv_patch(rows, "proj", Dim("3", 3), kernel, self.output_dim, role="vision")
             merged = (batch, Dim("vision_tokens", self.tokens(groups)))
             x = tape.copy((x,), "merge", (self.dim("window"), self.output_dim), site="vision_merge", rows=merged)
-        tape.seq += self.tokens(groups)
+        tape.vision_tokens += self.tokens(groups)
         return Features(x)
 
 

@@ -105,15 +105,60 @@ def test_an_impossible_plan_says_why(override: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("override", "hint"),
     [
-        ("parallel.zer=1", "did you mean zero?"),
-        ("paralel.ep=8", "did you mean parallel?"),
+        ("parallel.zer=1", "did you mean parallel.zero?"),
+        ("paralel.ep=8", "did you mean parallel.ep?"),
+        ("parallel.ppp=8", "did you mean parallel.pp?"),
+        ("pp=8", "did you mean parallel.pp?"),
+        ("PARALLEL.PP=8", "did you mean parallel.pp?"),
+        ("parallel.seq=8k", "did you mean batch.seq?"),  # a field of another section
+        ("micro_batch=2", "did you mean batch.micro_batch or vision.micro_batch?"),
+        ("hardwar=h200", "did you mean hardware?"),
+        ("parallel.foo=1", "parallel has world, pp, vpp, layout, ep, etp, tp, sp, cp, cp_comm, zero"),
+        ("parallel.dp=8", "data parallel is what world leaves: it follows from parallel.world"),
+        (
+            "batch.images.size=1x1",
+            "batch.images is not one mapping in this plan: write --set 'batch.images={...}'",
+        ),
+        ("schedule=1f1b", "it has kind, extra_warmup, ep_overlap, group: set one of them, as schedule.kind=..."),
         ("parallel.pp", "write --set parallel.pp=8"),
     ],
 )
 def test_an_override_of_no_field_gets_the_near_miss(override: str, hint: str) -> None:
     with pytest.raises(InputError) as error:
         k2_plan(override)
-    assert error.value.hint == hint
+    assert (error.value.hint or "").startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("batch.seq=8k", 8192),  # a length: as --seq 8k
+        ("batch.seq=8,192", 8192),
+        ("batch.seq=8KiB", 8192),
+        ("batch.global_tokens=134,217,728", 1 << 27),
+        ("batch.global_tokens=128Mi", 1 << 27),
+        ("parallel.world=1,024", 1024),
+        ("schedule.extra_warmup=2", 2),
+    ],
+)
+def test_a_number_is_set_as_flags_have_it(override: str, value: int) -> None:
+    section, name = override.partition("=")[0].split(".")
+    assert getattr(getattr(k2_plan(override), section), name) == value
+
+
+def test_a_count_is_decimal_and_a_length_binary() -> None:
+    # 262,144,000 = 32,000 sequences of 8,192, of which 16 data-parallel devices have 2,000 each
+    plan = k2_plan("batch.seq=8k", "batch.global_tokens=262,144K")
+    assert plan.batch.global_tokens == 262_144_000
+    assert plan.micro_batches == 2000
+
+
+@pytest.mark.parametrize("value", ["81,92", "8,1,92", "8kk", "8.5.1k", "0.0001k"])
+def test_a_number_that_is_none_is_refused_where_it_is_set(value: str) -> None:
+    with pytest.raises(InputError) as error:
+        k2_plan(f"batch.seq={value}")
+    assert error.value.source == f"--set batch.seq={value}"
+    assert error.value.hint
 
 
 @pytest.mark.parametrize(

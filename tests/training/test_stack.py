@@ -49,8 +49,8 @@ def test_every_fact_needs_a_source() -> None:
 
 
 def test_an_unknown_stack_is_refused_with_the_near_miss() -> None:
-    with pytest.raises(InputError, match="megatron-2024") as found:
-        settled(k2_plan("stack=megatron-2024"))
+    with pytest.raises(InputError, match="megatron-2205") as found:
+        settled(k2_plan("stack=megatron-2205"))
     assert found.value.hint == "did you mean megatron-2025?"
 
 

@@ -201,7 +201,7 @@ def test_a_video_runs_in_chunks_of_four_frames() -> None:
     chunk = 4 * PATCHES * (ENDS + 27 * BLOCK) + PATCHES * PROJECTOR
     assert backward.activation == chunk + 64 * 4 * OUTPUT
     tape = training_tape(spec("k25"), k2_plan(video))
-    assert tape.seq == 4096, "a sequence that is nothing but a video"
+    assert tape.vision_tokens == 4096, "a sequence that is nothing but a video"
     assert tape.workload.seq == 0
 
 
@@ -341,7 +341,7 @@ def test_more_images_never_take_less(images: int, side: int, process: str, offlo
 def test_the_backbones_rows_are_the_whole_sequence() -> None:
     tape = training_tape(spec("k25"), k2_plan(IMAGE))
     entry = next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None)
-    assert (tape.seq, product(entry.rows), tape.workload.seq) == (4096, 4096, 3072)
+    assert (tape.vision_tokens, product(entry.rows), tape.workload.seq) == (1024, 4096, 3072)
 
 
 @pytest.mark.parametrize("kind", sorted(SCHEDULES))

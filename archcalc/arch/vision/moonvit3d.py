@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from archcalc.arch.block import Depth, Dtype, Real
+from archcalc.arch.rows import sequences
 from archcalc.arch.vision.tower import Features, Group, Tower
 from archcalc.arch.vision.transformer import BlockNames, BlockShape, transformer_block
 from archcalc.errors import FieldError
@@ -166,7 +167,7 @@ class MoonViT3D(Tower):
     def forward(self, tape: Tape) -> Features:
         """Pixels in; patches grouped, not yet mixed."""
         chunks = self.groups(tape.workload)
-        batch = Dim("batch", tape.workload.batch)
+        batch = sequences(tape)
         rows = (batch, Dim("patches", sum(c.patches for c in chunks)))
         tokens = self.tokens(chunks)
         hidden = self.dim("vt_hidden_size")
@@ -183,7 +184,7 @@ class MoonViT3D(Tower):
                 window = Dim("merge_kernel_size²", self.merge_kernel_size[0] * self.merge_kernel_size[1])
                 merged = (batch, Dim("vision_tokens", tokens))
                 pooled = tape.copy((x,), "vision_tower.sd2_tpool", (window, hidden), site="vision_merge", rows=merged)
-        tape.seq += tokens
+        tape.vision_tokens += tokens
         return Features(pooled)
 
     def _embed(self, tape: Tape, rows: Dims, hidden: Dim) -> Tensor:

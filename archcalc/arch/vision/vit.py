@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from archcalc.arch.block import Activation, Depth, Dtype, Real
 from archcalc.arch.layers import Name
+from archcalc.arch.rows import sequences
 from archcalc.arch.vision.names import NAMES
 from archcalc.arch.vision.processor import FixedSize, Processor
 from archcalc.arch.vision.tower import Features, Group, Tower
@@ -197,7 +198,7 @@ class ViT(Tower):
     def forward(self, tape: Tape) -> Features:
         """Pixels in; patches grouped by merge window, not yet mixed."""
         groups = self.groups(tape.workload)
-        batch = Dim("batch", tape.workload.batch)
+        batch = sequences(tape)
         patches, tokens = sum(group.patches for group in groups), self.tokens(groups)
         merged = (batch, Dim("vision_tokens", tokens))
         rows = (batch, Dim("patches", patches))
@@ -209,7 +210,7 @@ class ViT(Tower):
                 features = [self._last(tape, features[0], rows)]
         window = (Dim("spatial_merge_size²", self.spatial_merge_size**2), self.output_dim)
         last, *earlier = (each.view(window, merged) for each in features)
-        tape.seq += tokens
+        tape.vision_tokens += tokens
         return Features(last, tuple(earlier), shuffled=self.window_size is not None)
 
     def _sentences(self) -> dict[str, str]:

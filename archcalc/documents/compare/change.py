@@ -13,7 +13,8 @@ Number = int | float | Fraction
 
 
 class Change(NamedTuple):
-    """A number on both sides; None where a side has no such number. `percent` is None where it is undefined."""
+    """A number on both sides; None where a side has no such number. `percent` is None where it is undefined, and so are
+    both `percent` and `delta` of what is no amount."""
 
     before: Number | None
     after: Number | None
@@ -55,5 +56,7 @@ def quantity_rows(
             equal[name] = new
             continue
         kind = "added" if old is None else "removed" if new is None else "changed"
-        rows.append({"quantity": name, "unit": unit_of(name), "change": kind, **change(old, new)._asdict()})
+        unit = unit_of(name)
+        number = Change(old, new, None, None) if unit == "ordinal" else change(old, new)
+        rows.append({"quantity": name, "unit": unit, "change": kind, **number._asdict()})
     return rows, equal

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from archcalc.documents.ask import AGAIN, again
-from archcalc.documents.compare.change import Number
+from archcalc.documents.ask import COMMANDS, again
+from archcalc.documents.compare.causes import has_tower
+from archcalc.documents.compare.inputs import shared
 from archcalc.documents.compare.parts import Part, part
+from archcalc.documents.compare.question import Question
 from archcalc.documents.compare.saved import Saved, is_number, of
 from archcalc.documents.compare.sides import Side
-from archcalc.documents.flops import SOME, flops_quantities
-from archcalc.documents.kv import LENGTHS, kv_quantities
+from archcalc.documents.document import Value
 from archcalc.documents.params import params
-from archcalc.documents.weights import weights
+from archcalc.documents.readings import parameters_at
+from archcalc.documents.standing import standing
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.workload import Workload
 
-PREFILL = Workload(phase="prefill", seq=4096, attention="causal")
-"""The workload at which two specs' FLOPs are compared."""
-
-CONTEXT = LENGTHS["128k"]
-"""The length of a sequence at which the growth of two specs' caches is compared [tokens]."""
-
-FLOPS = ("flops.forward", "flops.per_token", "flops.linear", "flops.attention_core", *(f"flops.{s}" for s in SOME))
-"""The FLOPs compared between specs: the others are 0 or equal to one of these in a prefill without images."""
-
-CONVENTION = (
-    "Compared at a fixed workload: FLOPs of a prefill of 4,096 text tokens, batch 1, causal; KV cache of a sequence in"
-    " bf16, its growth and what is fixed at 131,072 tokens; weights as released."
-)
-
 OLDER = (
     "A report of an earlier version does not say which layers its rows stand for: paths are compared as printed, and"
     " layers are not split."
-)
-
-UNSAID = (
-    "A report of an earlier version does not say which plans and GPUs it is about: what only one side says is not"
-    " compared."
 )
 
 ANYWHERE = ("params.", "moe.", "projector.")
@@ -63,20 +48,28 @@ _WORDS = frozenset({"path", "label", "kind", "formula", "template", "indices"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What one side says."""
+    """What one side says.
 
-    quantities: Mapping[str, Number | bool]
+    Attributes:
+        quantities: compared and shown.
+        parts: compared and shown, by path.
+        more: quantities that say nothing beside the others; a limit may name them.
+        answer: the side as a report, where it is compared as one.
+    """
+
+    quantities: Mapping[str, Value]
     parts: list[Part]
+    more: Mapping[str, Value] = field(default_factory=dict)
+    answer: Saved | None = None
 
 
 NONE = Facts(quantities={}, parts=[])
 
 
-def facts(base: Side, head: Side) -> tuple[Facts, Facts, list[str]]:
+def facts(base: Side, head: Side, question: Question) -> tuple[Facts, Facts, list[str]]:
     """What the two sides say about the same questions, and notes on what could not be compared.
 
-    Two specs answer at the workload of CONVENTION. A spec beside a saved report answers what that report answers,
-    under its inputs.
+    Two specs answer the question. A spec beside a saved report answers what that report answers, under its inputs.
 
     Raises:
         InputError: nothing to compare, or inputs of a report that can't be used again.
@@ -84,42 +77,69 @@ def facts(base: Side, head: Side) -> tuple[Facts, Facts, list[str]]:
     if base.saved is None and head.saved is None:
         if base.spec is None and head.spec is None:
             raise InputError("both sides are nothing", value=base.label, hint="name a spec or a saved report")
-        return _spec(base.spec), _spec(head.spec), [CONVENTION]
-    ours, theirs = _answers(base, head.saved), _answers(head, base.saved)
-    if ours is None or theirs is None or ours.command == theirs.command:
-        sides = [saved for saved in (ours, theirs) if saved is not None]
-        placed = not any(map(_older, sides))
-        first, second, notes = _saved(ours, placed), _saved(theirs, placed), [] if placed else [OLDER]
-        if {saved.command for saved in sides} == {"report"} and len({"plan" in saved.inputs for saved in sides}) == 2:
-            notes.append(UNSAID)
-            first, second = _shared(first, second), _shared(second, first)
-        return first, second, notes
-    return _common(ours, theirs)
+        first, second = (_spec(side, question, vision=has_tower(base, head)) for side in (base, head))
+        return first, second, [question.convention]
+    recomputed = next((side.saved for side, other in ((base, head), (head, base)) if other.spec is not None), None)
+    lent = question.lent(recomputed)
+    ours, theirs = _answers(base, head.saved, lent), _answers(head, base.saved, lent)
+    if ours is not None and theirs is not None and ours.command != theirs.command:
+        return _common(ours, theirs)
+    placed = not any(_older(saved) for saved in (ours, theirs) if saved is not None)
+    first, second = _saved(ours, placed), _saved(theirs, placed)
+    notes = [] if placed else [OLDER]
+    if ours is not None and theirs is not None:
+        compared, more = shared(first.answer or ours, second.answer or theirs)
+        first, second, notes = _those(first, compared), _those(second, compared), [*notes, *more]
+    return first, second, notes
 
 
-def _shared(one: Facts, other: Facts) -> Facts:
-    """One of two sides without the quantities that the other has not."""
-    return replace(one, quantities={name: n for name, n in one.quantities.items() if name in other.quantities})
+def _those(side: Facts, compared: Callable[[str], bool]) -> Facts:
+    return replace(side, quantities={name: n for name, n in side.quantities.items() if compared(name)})
 
 
-def _spec(spec: Spec | None) -> Facts:
-    if spec is None:
+def _spec(side: Side, question: Question, *, vision: bool) -> Facts:
+    if side.spec is None:
         return NONE
-    flops, counted = flops_quantities(spec, PREFILL), of(params(spec))
-    found: dict[str, Number | bool] = {
-        **counted.quantities,
-        **{name: flops[name] for name in FLOPS if name in flops},
-        **kv_quantities(spec.trace(Workload()), "bf16", CONTEXT),
-        **weights(spec).quantities,
-    }
-    return Facts(quantities=found, parts=list(_weights(counted)))
+    found = question.of(side.spec, side.label, vision=vision)
+    return Facts(
+        quantities={name: n for name, n in found.items() if name not in question.twice},
+        parts=list(_weights(of(params(side.spec)))),
+        more={name: n for name, n in found.items() if name in question.twice},
+    )
 
 
-def _answers(side: Side, other: Saved | None) -> Saved | None:
+def _answers(side: Side, other: Saved | None, lent: Mapping[str, Any]) -> Saved | None:
     """A side as a report: the saved one, or a spec's answer to what the other side's report answers."""
     if side.spec is None or other is None:
         return side.saved
-    return of(again(other.command, side.spec, other.inputs) if other.command in AGAIN else params(side.spec))
+    if other.command not in COMMANDS:
+        return of(params(side.spec))
+    files = {folder: {**lent.get(folder, {}), **other.files.get(folder, {})} for folder in {*lent, *other.files}}
+    answer = of(again(other.command, side.spec, other.inputs, files))
+    if other.command != "claims":
+        return answer
+    return replace(answer, quantities={**_implied(side.spec, other), **_claimed(answer)})
+
+
+def _claimed(saved: Saved) -> dict[str, Value]:
+    """What the findings of a claims report say that its quantities come to."""
+    found: dict[str, Value] = {}
+    for finding in saved.findings:
+        name, computed = finding.get("quantity"), finding.get("computed")
+        if isinstance(name, str) and isinstance(computed, int | float) and is_number(computed):
+            found[name] = computed
+    return found
+
+
+def _implied(spec: Spec, saved: Saved) -> dict[str, Value]:
+    """What the quantities of a claims report come to in a spec, whatever is claimed of it."""
+    tape, known = spec.trace(Workload()), standing(spec)
+    found = {name: known[name] for name in _claimed(saved) if name in known}
+    for name in _claimed(saved):
+        if name.startswith("params[") and name.endswith("]"):
+            with suppress(InputError):  # the part is gone
+                found[name] = parameters_at(tape, name[7:-1])
+    return found
 
 
 def _common(ours: Saved, theirs: Saved) -> tuple[Facts, Facts, list[str]]:
@@ -153,7 +173,9 @@ def _saved(saved: Saved | None, placed: bool) -> Facts:
     if not placed:
         saved = replace(saved, rows=[{key: row[key] for key in row if key != "template"} for row in saved.rows])
     parts = _weights(saved) if whole else _rows(saved)
-    return Facts(quantities=saved.quantities, parts=list(parts))
+    if saved.command == "claims":
+        saved = replace(saved, quantities={**_claimed(saved), **saved.quantities})
+    return Facts(quantities=saved.quantities, parts=list(parts), answer=saved)
 
 
 def _weights(saved: Saved) -> Iterator[Part]:

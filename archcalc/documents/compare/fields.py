@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from archcalc.documents.compare.change import change
 from archcalc.errors import show_value
 from archcalc.files.yaml_loader import Document, Loc
-
-DESCRIPTIVE = ("kind", "name", "title", "sources", "claims")
-"""Sections that say something about the model and change nothing of it."""
 
 VIEW = ("spec", "depth", "top", "by", "base", "head")
 """Inputs of a saved report that name it or choose what is shown."""
 
 Tree = Mapping[str, Any]
 MISSING = object()
+
+
+class FieldChange(NamedTuple):
+    """A field that differs: where it is, what it was, what it is; MISSING on a side that has none."""
+
+    loc: Loc
+    before: Any
+    after: Any
 
 
 def spec_tree(dump: Mapping[str, Any]) -> Tree:
@@ -41,16 +46,34 @@ def findings_tree(findings: Sequence[Mapping[str, Any]]) -> Tree:
     return named
 
 
+def field_changes(before: Tree, after: Tree, descriptive: Sequence[str]) -> list[FieldChange]:
+    """Every field that differs, in the files' order, those that only describe last.
+
+    A section that came or went as a whole is one.
+    """
+    found = [FieldChange(*each) for each in _walk(before, after, ())]
+    return sorted(found, key=lambda change: not matters(change, descriptive))
+
+
+def matters(change: FieldChange, descriptive: Sequence[str]) -> bool:
+    """Whether a changed field does more than describe."""
+    return not change.loc or change.loc[0] not in descriptive
+
+
 def field_rows(
-    before: Tree, after: Tree, *, descriptive: Sequence[str], base: Document | None, head: Document | None
+    changes: Sequence[FieldChange],
+    descriptive: Sequence[str],
+    base: Document | None = None,
+    head: Document | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for each field that differs, in the files' order, those that only describe last.
+    """A row for each field that differs.
 
     `line` is the field's line in the head's file (of a field that went: the line of the section it stood in),
-    `base_line` that in the base's. A section that came or went as a whole is one row.
+    `base_line` that in the base's.
     """
     rows = []
-    for loc, old, new in _walk(before, after, ()):
+    for each in changes:
+        loc, old, new = each
         kind = "added" if old is MISSING else "removed" if new is MISSING else "changed"
         old, new = (None if value is MISSING else value for value in (old, new))
         number = change(old, new) if _numeric(old) and _numeric(new) else change(None, None)._replace(delta=None)
@@ -58,7 +81,7 @@ def field_rows(
             {
                 "field": field_name(loc),
                 "change": kind,
-                "matters": not loc or loc[0] not in descriptive,
+                "matters": matters(each, descriptive),
                 "line": _line(head, loc),
                 "base_line": _line(base, loc),
                 "before": _plain(old),
@@ -67,7 +90,7 @@ def field_rows(
                 "percent": number.percent,
             }
         )
-    return sorted(rows, key=lambda row: not row["matters"])
+    return rows
 
 
 def field_name(loc: Loc) -> str:

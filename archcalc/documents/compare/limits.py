@@ -16,6 +16,10 @@ from archcalc.units import parse_count, parse_memory
 HINT = "write NAME:+1%, NAME:-1% or NAME:±1%, or a size such as params.total:+1B or weights.bytes:+2GiB"
 
 
+ASKED = {"serve.": "add --gpu NAME", "train.": "add --plan PLAN"}
+"""What makes a comparison of two specs have quantities, by how they begin."""
+
+
 class Limit(NamedTuple):
     """How far a quantity may go up (`+`), down (`-`), or either way (`±`).
 
@@ -82,7 +86,8 @@ def check_names(limits: Iterable[Limit], before: Mapping[str, Any], after: Mappi
                 f"{limit.name} is not among the quantities compared here",
                 source="--fail-on",
                 value=limit.text,
-                hint=f"compared are {', '.join(both)}",
+                hint=next((hint for start, hint in ASKED.items() if limit.name.startswith(start)), None)
+                or f"compared are {', '.join(both)}",
             )
         raise InputError(
             f"no quantity is named {limit.name}",
@@ -115,9 +120,12 @@ def judge(limit: Limit, before: Number, after: Number) -> dict[str, Any]:
 
 def _room(limit: Limit, before: Number) -> Fraction:
     """How far the quantity may move, in its own unit."""
+    unit = unit_of(limit.name)
+    if unit == "ordinal":
+        message = f"{limit.name} says which one, and is no amount"
+        raise InputError(message, source="--fail-on", value=limit.text, hint="leave this limit out")
     if limit.percent:
         return abs(Fraction(before)) * Fraction(limit.amount) / 100
-    unit = unit_of(limit.name)
     try:
         return _size(limit.amount, unit)
     except InputError as error:

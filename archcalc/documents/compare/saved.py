@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from math import isfinite
@@ -22,7 +22,13 @@ MOST_COPIES = 10**9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """What a report says, saved or just computed."""
+    """What a report says, saved or just computed.
+
+    Attributes:
+        layout: how it lays the model out over devices, where it does.
+        files: what it rests on and is not bundled, by folder and name.
+        sha256: of the spec; nothing where an earlier version saved the report.
+    """
 
     command: str
     title: str
@@ -31,6 +37,9 @@ class Saved:
     rows: Sequence[Mapping[str, Any]]
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
     findings: Sequence[Mapping[str, Any]]
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sha256: str = ""
 
 
 def of(report: Report) -> Saved:
@@ -43,6 +52,9 @@ def of(report: Report) -> Saved:
         rows=report.rows.rows if report.rows else (),
         tables={table.name: table.rows for table in report.tables},
         findings=report.findings,
+        layout=report.extra.get("layout", {}),
+        files=report.extra.get("files", {}),
+        sha256="" if report.spec is None else report.spec.sha256,
     )
 
 
@@ -63,7 +75,7 @@ def parse(text: bytes, source: str) -> Saved:
             hint="save one with: archcalc params SPEC --format json",
         )
     _check_version(data.get("format_version"), source)
-    tables = _mapping(data, "tables", source)
+    tables, files = _mapping(data, "tables", source), _mapping(data, "files", source)
     return Saved(
         command=_text(data, "command", source),
         title=_text(data, "title", source),
@@ -72,6 +84,9 @@ def parse(text: bytes, source: str) -> Saved:
         rows=_rows(data, "rows", source),
         tables={name: _rows(tables, name, source) for name in tables},
         findings=_rows(data, "findings", source),
+        layout=_mapping(data, "layout", source),
+        files={folder: _mapping(files, folder, source) for folder in files},
+        sha256=_text(data, "spec_sha256", source),
     )
 
 

@@ -80,7 +80,7 @@ def read_side(argument: str) -> Side:
         file = None if argument.startswith("hf:") else os.path.join(argument, CONFIG)
         return _specified(load_located(argument), argument, file)
     found = find(argument)
-    bundled = bundled_dir() in found.parents and argument == found.stem
+    bundled = bundled_dir() in found.parents and argument.lower() == found.stem
     text = _bytes(found) if found.suffix not in (".yaml", ".yml") else read(found)
     file = None if bundled else str(found)
     if _kind(text, file) == "config":

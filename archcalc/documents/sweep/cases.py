@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from archcalc.calc.kv_cache import LAYOUTS
 from archcalc.documents.document import Column
 from archcalc.documents.flops import context_notes
-from archcalc.errors import InputError
+from archcalc.errors import InputError, in_its_case
 from archcalc.files.model import Spec
 from archcalc.hf.spec import load_spec
 from archcalc.units import format_int
@@ -174,7 +175,7 @@ class Case(NamedTuple):
 
 def cases(several: Sequence[Model], kv_dtypes: Sequence[str], batches: Sequence[int]) -> list[Case]:
     """Every combination, in the order of the arguments."""
-    return [Case(*parts) for parts in product(several, kv_dtypes, batches)]
+    return [Case(*parts) for parts in product(several, [in_its_case(name, LAYOUTS) for name in kv_dtypes], batches)]
 
 
 def row_of(case: Compared, place: object) -> dict[str, Any]:
