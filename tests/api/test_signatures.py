@@ -28,7 +28,7 @@ NO_FUNCTION = {
 }
 """Commands without a function, and what there is instead."""
 
-OUTPUT = {"format", "output", "units", "assumptions"}
+OUTPUT = {"format", "output", "units", "assumptions", "force"}
 """Where a command's answer goes, and how much of it is shown: what Report.save and str() are for."""
 
 VERDICTS = {
