@@ -72,6 +72,8 @@ def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
         ("cli/broken.py", "from matplotlib.figure import Figure", "Only render/plot.py"),
         ("render/broken.py", "import typer", "Only the command line"),
         ("files/broken.py", "from archcalc.hf import source", "Imports point one way"),
+        ("documents/broken.py", "from archcalc.api import report", "Imports point one way"),
+        ("api/broken.py", "from archcalc import cli", "Imports point one way"),
         ("hf/source.py", "def f():\n    import huggingface_hub", "Only hf/hub.py"),
     ],
 )
@@ -91,10 +93,10 @@ def test_an_import_against_the_order_breaks_its_contract(tmp_path: Path, module:
 
 
 def test_no_room_has_the_name_of_a_command() -> None:
-    """`archcalc.report` and its like are to be functions: a package of that name would stand in their place."""
+    """`archcalc.params` and its like are functions: a package of that name would stand in their place."""
     rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
     assert {"tape", "units"} <= rooms
-    assert rooms.isdisjoint(COMMANDS)
+    assert rooms.isdisjoint([*COMMANDS, *archcalc.__all__])
 
 
 def test_the_import_contracts_hold() -> None:

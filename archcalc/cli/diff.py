@@ -65,8 +65,8 @@ def command(
     assumptions: Assumptions = False,
 ) -> None:
     """What changed between two specs or reports: before, after, delta, percent, by quantity, path and field."""
-    from archcalc.cli.sizes import parse_images, serving_flags
     from archcalc.documents.diff import changed, diff_report, exceeded
+    from archcalc.documents.sizes import parse_images, serving_flags
     from archcalc.units import parse_context
 
     report = diff_report(
@@ -92,7 +92,7 @@ def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, u
     """Each format gets the form of the diff that suits it; nothing is written unless all of them can be rendered."""
     from archcalc.cli.output import emit, write_file
     from archcalc.render import ENDINGS, renderer
-    from archcalc.render.changes import flat, readable
+    from archcalc.render.changes import form_of
     from archcalc.render.folded import render as folded
     from archcalc.units import UNITS
 
@@ -103,16 +103,15 @@ def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, u
             emit(report, name, [path], units, assumptions)  # says what is wrong, and writes nothing
         else:
             renderer(name)
-    for path, name in zip(targets, names, strict=True):
+    for path, name in zip(targets, filter(None, names), strict=True):
         if name == "markdown":
-            text = folded(readable(report, units), units)
+            text = folded(form_of(report, name, units), units)
             if path == STDOUT:
                 sys.stdout.write(text)
             else:
                 write_file(path, text.encode())
         else:
-            form = flat(report) if name == "csv" else readable(report, units) if name == "table" else report
-            emit(form, name, [path], units, assumptions)
+            emit(form_of(report, name, units), name, [path], units, assumptions)
 
 
 def _ending(path: Path) -> str:

@@ -49,8 +49,8 @@ def command(
 ) -> None:
     """FLOPs of a training step, a prefill or a decode step, part by part."""
     from archcalc.cli.output import emit
-    from archcalc.cli.sizes import parse_images, parse_lengths, parse_videos
     from archcalc.documents.flops import flops
+    from archcalc.documents.sizes import parse_images, parse_lengths, parse_videos
     from archcalc.hf.spec import load_spec
     from archcalc.units import parse_context, parse_count
 

@@ -48,8 +48,8 @@ def command(
 ) -> None:
     """KV cache: bytes a token, in total, on each device; or how many tokens fit."""
     from archcalc.cli.output import emit
-    from archcalc.cli.sizes import parse_device_memory, parse_images, parse_videos
     from archcalc.documents.kv import kv
+    from archcalc.documents.sizes import parse_device_memory, parse_images, parse_videos
     from archcalc.hf.spec import load_spec
     from archcalc.units import parse_context
 

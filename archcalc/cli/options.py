@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from archcalc.cli.sizes import WHOLE
+from archcalc.documents.sizes import WHOLE
 from archcalc.errors import in_its_case, show_value
 
 SpecArgument = Annotated[

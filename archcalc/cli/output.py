@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from errno import ENOENT
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless
-from archcalc.render import ENDINGS, renderer
+from archcalc.render import PICTURES as PICTURES
+from archcalc.render import counted, renderer
 from archcalc.units import UNITS
 
 if TYPE_CHECKING:
     from archcalc.documents.sweep.figure import Figure
 
-PICTURES: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
-"""File ending to the picture's format; every other ending is one of the report's."""
-
 _STDOUT = Path("-")
-
-
-FOLDED = ("table", "markdown")
-"""Formats for people who may not want every assumption."""
 
 
 def emit(
@@ -45,10 +38,9 @@ def emit(
     if format_name == "":
         raise InputError("--format is empty", value="", hint="leave it out for a table")
     names = [format_name or ("table" if path == _STDOUT else _from_ending(path)) for path in targets]
-    counted = report if assumptions else _counted(report)
     texts = []
     for path, name in zip(targets, names, strict=True):
-        shown = counted if name in FOLDED else report
+        shown = report if assumptions else counted(report, name)
         texts.append(_on_screen(shown, name, units) if path == _STDOUT else renderer(name)(shown, units))
     for path, text in zip(targets, texts, strict=True):
         if path == _STDOUT:
@@ -58,20 +50,16 @@ def emit(
             write_file(path, text.encode())
 
 
-def _counted(report: Report) -> Report:
-    """The report with a count in place of its assumptions; a single one says as much in as little room."""
-    n = len(report.assumptions)
-    return report if n < 2 else replace(report, assumptions=[f"{n} values that no source gives (--assumptions)"])
-
-
 def emit_figure(
     figure: Figure, format_name: str | None, outputs: list[Path] | None, units: str, assumptions: bool = False
 ) -> None:
     """Pictures into files by their endings, the numbers as any report; without either a text plot on stdout."""
+    from archcalc.render.save import drawn_as
+
     outputs = outputs or []
     pictures = [path for path in outputs if path.suffix.lower() in PICTURES]
     others = [path for path in outputs if path not in pictures]
-    drawn = [(path, _picture(figure, PICTURES[path.suffix.lower()], units)) for path in pictures]
+    drawn = [(path, drawn_as(figure, PICTURES[path.suffix.lower()], units)) for path in pictures]
     texts = [path for path in others if path == _STDOUT and format_name is None]
     files = [path for path in others if path not in texts]
     if files or format_name is not None:
@@ -86,36 +74,17 @@ def emit_figure(
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write to a temporary file beside `path`, then rename: never half a file. Raises InputError where it can't.
+    """Write a file whole or not at all, and say so. Raises InputError where it can't."""
+    from archcalc.render.save import write
 
-    A link stays a link, and what is no regular file (/dev/null, a pipe) is written as it is.
-    """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp") if target.name else target
-    try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(data)
-        else:
-            temporary.write_bytes(data)
-            if target.exists():
-                os.chmod(temporary, target.stat().st_mode & 0o7777)
-            os.replace(temporary, target)
-    except OSError as error:
-        if temporary.parent.is_dir() and temporary.is_file():
-            temporary.unlink()
-        raise InputError(f"can't write {path}: {error.strerror}", value=str(path)) from None
+    write(path, data)
     print(f"wrote {harmless(str(path))}", file=sys.stderr)
 
 
 def _from_ending(path: Path) -> str:
-    ending = path.suffix.removeprefix(".").lower()
-    if ending not in ENDINGS:
-        raise InputError(
-            f"can't tell the format of {path.name or path} from its ending",
-            value=str(path),
-            hint=f"end it in {', '.join('.' + e for e in ENDINGS)}, or name one with --format",
-        )
-    return ENDINGS[ending]
+    from archcalc.render.save import from_ending
+
+    return from_ending(path)
 
 
 def _on_screen(report: Report, name: str, units: str) -> str:
@@ -152,13 +121,3 @@ def _print(figure: Figure, units: str) -> None:
         text = text.translate(ASCII)
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _picture(figure: Figure, form: Literal["svg", "png"], units: str) -> bytes:
-    try:
-        from archcalc.render.plot import picture
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("archcalc"):
-            raise
-        raise InputError("a picture needs matplotlib: pip install 'archcalc[plot]'") from None
-    return picture(figure, form, units)

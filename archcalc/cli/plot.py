@@ -40,8 +40,7 @@ from archcalc.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from archcalc.documents.sweep.cases import Case, Model, Range
-    from archcalc.documents.sweep.figure import Figure
+    from archcalc.documents.sweep.cases import Model
 
 Lengths = Annotated[
     str | None,
@@ -151,50 +150,44 @@ def memory(
 ) -> None:
     """Serving memory of each device against context; with --plan, training memory against sequence length."""
     from archcalc.cli.output import emit_figure
-    from archcalc.cli.sizes import serving_flags
-    from archcalc.errors import InputError
+    from archcalc.documents.sizes import serving_flags
+    from archcalc.documents.sweep import ask
 
     given = [p for p in ctx.command.params if p.name and _is_given(ctx, p.name)]
-    extra = ", ".join(param.opts[0] for param in given if param.name not in _TRAINED)
-    if plan and extra:
-        hint = f"leave out --plan, or {extra}"
-        raise InputError(f"plot memory --plan draws training memory, and does not look at {extra}", hint=hint)
-    if override and not plan:
-        raise InputError("--set overrides a field of a plan", hint="add --plan k2-pretrain, or a plan file")
-    several = _models(specs, units)
     if plan:
-        figure = _trained(several, plan, override, context)
-    else:
-        from archcalc.documents.sweep.memory import memory_figure
-
-        figure = memory_figure(
-            _cases(several, batch, kv_dtype),
-            _range(context, *_default(several)),
-            gpu or [],
-            tp=tp,
-            pp=pp,
-            dp=dp,
-            dcp=dcp,
-            as_=as_name,
-            language_only=language_only,
-            vision=vision,
-            utilization=utilization,
-            sampler=sampler,
-            eager=eager,
-            engine=engine,
-            draft=draft,
-            mtp=mtp,
-            lora_rank=lora_rank,
-            **serving_flags(
-                gpus=gpus,
-                ep=ep,
-                overhead=overhead,
-                batched_tokens=batched_tokens,
-                max_num_seqs=max_num_seqs,
-                block_size=block_size,
-                offload_experts=offload_experts,
-            ),
-        )
+        ask.check_trained([param.opts[0] for param in given if param.name not in _TRAINED])
+    elif override:
+        ask.check_trained(["--set"], planned=False)
+    figure = ask.memory(
+        _models(specs, units),
+        **_swept(context, batch, kv_dtype),
+        gpu=gpu or (),
+        plan=plan or (),
+        set=override or (),
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        dcp=dcp,
+        as_=as_name,
+        language_only=language_only,
+        vision=vision,
+        utilization=utilization,
+        sampler=sampler,
+        eager=eager,
+        engine=engine,
+        draft=draft,
+        mtp=mtp,
+        lora_rank=lora_rank,
+        **serving_flags(
+            gpus=gpus,
+            ep=ep,
+            overhead=overhead,
+            batched_tokens=batched_tokens,
+            max_num_seqs=max_num_seqs,
+            block_size=block_size,
+            offload_experts=offload_experts,
+        ),
+    )
     emit_figure(figure, format_name, output, units, assumptions)
 
 
@@ -215,14 +208,13 @@ def kv(
     assumptions: Assumptions = False,
 ) -> None:
     """KV cache against context."""
-    from archcalc.calc.kv_cache import Mesh
     from archcalc.cli.output import emit_figure
-    from archcalc.documents.sweep.kv import kv_figure
+    from archcalc.documents.sweep import ask
     from archcalc.units import parse_context
 
     several, page = _models(specs, units), 1 if block_size is None else parse_context(block_size)
-    mesh = Mesh(tp=tp or 1, pp=pp or 1, dp=dp or 1, dcp=dcp or 1, block_size=page)
-    figure = kv_figure(_cases(several, batch, kv_dtype), _range(context, *_default(several)), mesh)
+    mesh: dict[str, Any] = {"tp": tp or 1, "pp": pp or 1, "dp": dp or 1, "dcp": dcp or 1, "block_size": page}
+    figure = ask.kv(several, **_swept(context, batch, kv_dtype), **mesh)
     emit_figure(figure, format_name, output, units, assumptions)
 
 
@@ -238,11 +230,9 @@ def flops(
 ) -> None:
     """FLOPs of a prefill against its length."""
     from archcalc.cli.output import emit_figure
-    from archcalc.documents.sweep.flops import flops_figure
+    from archcalc.documents.sweep import ask
 
-    several = _models(specs, units)
-    figure = flops_figure(_cases(several, batch, ""), _range(context, *_default(several)))
-    emit_figure(figure, format_name, output, units, assumptions)
+    emit_figure(ask.flops(_models(specs, units), **_swept(context, batch)), format_name, output, units, assumptions)
 
 
 @command.command()
@@ -257,9 +247,9 @@ def train(
 ) -> None:
     """Training memory of every pipeline rank under a plan."""
     from archcalc.cli.output import emit_figure
-    from archcalc.documents.sweep.training import train_figure, trainings
+    from archcalc.documents.sweep import ask
 
-    figure = train_figure(trainings(_models(specs, units), plan, tuple(override or ())))
+    figure = ask.train(_models(specs, units), plan=plan, set=override or ())
     emit_figure(figure, format_name, output, units, assumptions)
 
 
@@ -282,52 +272,9 @@ def _models(specs: list[str], units: str) -> list[Model]:
     return models(specs)
 
 
-def _cases(several: list[Model], batch: str | None, kv_dtype: str | None) -> list[Case]:
-    from archcalc.documents.sweep.cases import cases
+def _swept(context: str | None, batch: str | None, kv_dtype: str | None = None) -> dict[str, Any]:
+    """What is drawn over, and for which sequences and caches, where it is given."""
+    from archcalc.documents.sweep.words import parse_batches, parse_ends, parse_names
 
-    dtypes = _names("bf16" if kv_dtype is None else kv_dtype)
-    return cases(several, dtypes, _numbers("1" if batch is None else batch))
-
-
-def _trained(several: list[Model], plans: list[str], override: list[str] | None, context: str | None) -> Figure:
-    """Training memory from a quarter of the plans' sequence to eight times it, unless a range is given."""
-    from archcalc.documents.sweep.training import training_memory_figure, trainings
-
-    found = trainings(several, plans, tuple(override or ()))
-    seqs = [training.plan.batch.seq for training in found]
-    return training_memory_figure(found, _range(context, max(1, min(seqs) // 4), 8 * max(seqs)))
-
-
-def _default(several: list[Model]) -> tuple[int, int]:
-    """From 4k, or less for a short model, to the longest model's limit."""
-    limit = max(model.spec.backbone.max_position_embeddings for model in several)
-    return min(4096, max(1, limit // 16)), limit
-
-
-def _range(text: str | None, low: int, high: int) -> Range:
-    from archcalc.documents.sweep.cases import span
-    from archcalc.errors import InputError, show_value
-    from archcalc.units import parse_range
-
-    if text is not None and ".." not in text:
-        raise InputError(
-            f"--context {show_value(text)} is no range", value=text, hint="write two lengths, such as 4k..256k"
-        )
-    return span(*(parse_range(text) if text is not None else (low, high)))
-
-
-def _numbers(text: str) -> list[int]:
-    """Whole positive numbers with commas between them, each once. Raises InputError."""
-    from archcalc.errors import InputError, show_value
-
-    words = _names(text)
-    for word in words:
-        if not (word.isascii() and word.isdecimal() and len(word) < 10 and int(word)):
-            raise InputError(
-                f"--batch {show_value(word)} is no number of sequences", value=text, hint="write --batch 1,8"
-            )
-    return list(dict.fromkeys(map(int, words)))
-
-
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(word.strip() for word in text.split(",")))
+    given = (("context", context, parse_ends), ("batch", batch, parse_batches), ("kv_dtype", kv_dtype, parse_names))
+    return {name: parse(text) for name, text, parse in given if text is not None}

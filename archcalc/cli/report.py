@@ -87,7 +87,7 @@ def command(
 
 def _flags(*, image: list[str] | None, **texts: Any) -> dict[str, Any]:
     """The flags that were given, as `make_book` takes them. Raises InputError."""
-    from archcalc.cli.sizes import parse_images, serving_flags
+    from archcalc.documents.sizes import parse_images, serving_flags
 
     files = {name: texts.pop(name) for name in ("plan", "gpu")}
     found = {**files, **serving_flags(**texts), "image": parse_images(image)}

@@ -94,8 +94,8 @@ def command(
 ) -> None:
     """Serving memory on each GPU: whether it fits, what is left for requests, and what would make it fit."""
     from archcalc.cli.output import emit
-    from archcalc.cli.sizes import parse_prices, serving_flags
     from archcalc.documents.serve import serve
+    from archcalc.documents.sizes import parse_prices, serving_flags
     from archcalc.errors import CheckFailed
     from archcalc.hf.spec import load_spec
 

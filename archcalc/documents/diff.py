@@ -39,8 +39,8 @@ __all__ = ["LimitsExceeded", "changed", "diff_report", "exceeded"]
 
 
 def diff_report(
-    base: str,
-    head: str,
+    base: str | Side,
+    head: str | Side,
     *,
     limits: Sequence[str] = (),
     plan: str | None = None,
@@ -51,7 +51,8 @@ def diff_report(
     image: Images = (),
     context: int | None = None,
 ) -> Report:
-    """What changed from `base` to `head`: each a spec, a saved report, `git:REV:path` of either, or `/dev/null`.
+    """What changed from `base` to `head`: each a spec, a saved report, `git:REV:path` of either, `/dev/null`, or
+    a side that is there already.
 
     Two specs are compared at the standard workload, and under what else is given: `plan` and `gpu` are files or bundled
     names, `set` overrides fields of the plan. To a saved report `plan` and `gpu` lend a file that it names and lacks.
@@ -64,8 +65,8 @@ def diff_report(
     """
     asked = [parse_limit(text) for text in limits]
     question = Question(plan=plan, set=set, gpu=gpu, gpus=gpus, seq=seq, image=image, context=context)
-    inputs = {"base": base, "head": head, "limits": list(limits), **question.inputs}
-    before, after = read_side(base), read_side(head)
+    before, after = (side if isinstance(side, Side) else read_side(side) for side in (base, head))
+    inputs = {"base": before.label, "head": after.label, "limits": list(limits), **question.inputs}
     ours, theirs, notes = facts(before, after, question)
     old, new = ({**side.quantities, **side.more} for side in (ours, theirs))
     for limit in asked:

@@ -51,11 +51,12 @@ class Document:
     def resolve(self, loc: Loc) -> Loc:
         """The part of a path that exists: union tags, missing keys and the like drop out."""
         path: list[str | int] = []
-        spots: Spots | None = self._places()
+        here: Any = self.data
         for part in loc:
-            if spots and part in spots:
+            inside = part in here if isinstance(here, dict) else isinstance(here, list) and part in range(len(here))
+            if inside:
                 path.append(part)
-                spots = spots[part][2]
+                here = here[part]
         return tuple(path)
 
     def position(self, loc: Loc, *, key: bool = False) -> Mark:

@@ -65,16 +65,6 @@ class Imported(Document):
     def line(self, number: int) -> str | None:
         return self.config.line(number)
 
-    def resolve(self, loc: Loc) -> Loc:
-        path: list[str | int] = []
-        here: Any = self.data
-        for part in loc:
-            inside = part in here if isinstance(here, dict) else isinstance(here, list) and part in range(len(here))
-            if inside:
-                path.append(part)
-                here = here[part]
-        return tuple(path)
-
     def position(self, loc: Loc, *, key: bool = False) -> Mark:
         return self.config.position(self._place(loc), key=key)
 

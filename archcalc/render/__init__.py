@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
+from typing import Literal
 
 from archcalc.documents.document import Report
 from archcalc.errors import InputError, did_you_mean
@@ -19,6 +21,9 @@ FORMATS: dict[str, str] = {
 }
 """Format name to the module that renders it (imported when used)."""
 
+PICTURES: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
+"""File ending of a picture to its format; every other ending is one of a report's."""
+
 ENDINGS = {"json": "json", "csv": "csv", "md": "markdown", "txt": "table"}
 """File ending to format."""
 
@@ -33,3 +38,29 @@ def renderer(name: str) -> Renderer:
         )
     render: Renderer = import_module(FORMATS[name]).render
     return render
+
+
+FOLDED = ("table", "markdown")
+"""Formats for people who may not want every assumption."""
+
+
+def counted(report: Report, name: str) -> Report:
+    """In a format of FOLDED the report with a count in place of its assumptions; a single one says as much in as little
+    room."""
+    n = len(report.assumptions)
+    if name not in FOLDED or n < 2:
+        return report
+    return replace(report, assumptions=[f"{n} values that no source gives (--assumptions)"])
+
+
+def text_of(report: Report, name: str, units: str, assumptions: bool = False) -> str:
+    """What a command whose report it is prints in a format, off a terminal. Raises InputError for an unknown one."""
+    render = renderer(name)
+    if report.command == "diff":
+        from archcalc.render.changes import form_of
+        from archcalc.render.folded import render as folded
+
+        report = form_of(report, name, units)
+        if name == "markdown":
+            return folded(report, units)
+    return render(report if assumptions else counted(report, name), units)

@@ -170,3 +170,8 @@ def _value(value: Any, *, absent: bool) -> str:
     if isinstance(value, str) and value.startswith("a section of "):
         return value
     return show_value(value)
+
+
+def form_of(report: Report, name: str, units: str) -> Report:
+    """The form of a diff that suits a format: raw where programs read it."""
+    return flat(report) if name == "csv" else readable(report, units) if name in ("table", "markdown") else report
