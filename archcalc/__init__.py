@@ -16,6 +16,7 @@ __all__ = [
     "Spec",
     "SpecError",
     "card",
+    "check",
     "claims",
     "crosscheck",
     "diff",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from archcalc.api.checks import crosscheck, diff
+    from archcalc.api.checks import check, crosscheck, diff
     from archcalc.api.counts import card, claims, flops, kv, params, weights
     from archcalc.api.memory import serve, train
     from archcalc.api.pictures import Plot, plot
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from archcalc.errors import ArchcalcError, InputError, SpecError
 else:
     _HOMES = {
-        "archcalc.api.checks": ("crosscheck", "diff"),
+        "archcalc.api.checks": ("check", "crosscheck", "diff"),
         "archcalc.api.counts": ("card", "claims", "flops", "kv", "params", "weights"),
         "archcalc.api.memory": ("serve", "train"),
         "archcalc.api.pictures": ("Plot", "plot"),

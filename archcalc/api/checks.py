@@ -75,6 +75,24 @@ def _side(given: SideLike, name: str) -> Side | str:
     return argument
 
 
+def check(path: File, *, base: str | None = None) -> Report:
+    """Hold specs against a file of budgets: what quantities may come to, and by how much they may grow.
+
+    `findings` are the budgets, each with a `verdict`: a budget that is exceeded is an answer, not an error.
+
+    Args:
+        path: a file with the key `budgets`, or `"git:REV:path"` of one.
+        base: the git revision that growth (`max_increase`) is measured from.
+
+    Raises:
+        InputError: a file or spec that can't be read, or growth without `base`.
+        SpecError: a file that is no valid file of budgets, or a spec that is not valid.
+    """
+    from archcalc.documents.budgets import check
+
+    return Report(check(read_one("path", file, path), base=base))
+
+
 def crosscheck(spec: SpecLike, *, against: str = "twin", only: str | Sequence[str] | None = None) -> Report:
     """Compare every number with a torch model on the meta device.
 

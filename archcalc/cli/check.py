@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from archcalc.cli.options import Format, Output, Units
+from archcalc.cli.options import Assumptions, Format, Output, Units
 
 
 def command(
@@ -20,13 +20,14 @@ def command(
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
+    assumptions: Assumptions = False,
 ) -> None:
     """Hold specs against budgets: exit 1 past one, 2 if something can't be read."""
     from archcalc.cli.output import emit
     from archcalc.documents.budgets import check, exceeded
 
     report = check(path, base=base)
-    emit(report, format_name, output, units)
+    emit(report, format_name, output, units, assumptions)
     failed = exceeded(report)
     if failed is not None:
         raise failed
