@@ -31,12 +31,14 @@ class NoPlugins(ModuleType):
         return getattr(import_module(PLUGINS), name)
 
 
-def script() -> NoReturn:
-    """Run the command line of this process, and end it.
-
-    Imports make many objects that stay, so that the collector finds nothing in its first 100 rounds; and when all is
-    written, the system takes a process down faster than Python does, object by object.
-    """
+def spare() -> None:
+    """Keep this process from looking for plugins, and for garbage: imports make many objects, and nearly all stay."""
     gc.set_threshold(100_000)
     sys.modules.setdefault(PLUGINS, NoPlugins(PLUGINS))
+
+
+def script() -> NoReturn:
+    """Run the command line of this process, and end it. All is written by then, and the system takes a process down
+    faster than Python, which does so object by object."""
+    spare()
     os._exit(main())

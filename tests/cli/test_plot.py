@@ -295,7 +295,7 @@ def test_the_help_lists_the_kinds_and_of_each_the_options_that_it_takes() -> Non
     assert [line.split()[0] for line in listed.splitlines() if line.strip()] == ["memory", "kv", "flops", "train"]
     always = {"--output", "--format", "--units", "--assumptions", "--help"}
     described = run("serve", "--help").out.partition("Options:")[2]
-    serving = set(re.findall(r"^  (--[a-z-]+)", described, re.MULTILINE)) - always
+    serving = set(re.findall(r"^  (?:-[oh], )?(--[a-z-]+)", described, re.MULTILINE)) - always
     taken = {
         "memory": {"--context", "--plan", "--set", *(serving - {"--price", "--check", "--log", "--within"})},
         "kv": {"--context", "--batch", "--kv-dtype", "--tp", "--pp", "--dp", "--dcp", "--block-size"},
@@ -304,7 +304,7 @@ def test_the_help_lists_the_kinds_and_of_each_the_options_that_it_takes() -> Non
     }
     for kind, options in taken.items():
         described = run("plot", kind, "--help").out.partition("Options:")[2]
-        assert set(re.findall(r"^  (?:-o, )?(--[a-z-]+)", described, re.MULTILINE)) == options | always
+        assert set(re.findall(r"^  (?:-[oh], )?(--[a-z-]+)", described, re.MULTILINE)) == options | always
 
 
 REFUSED = {
