@@ -158,19 +158,19 @@ def _measured(measures: Measures, claim: Claim, n: int) -> Value:
         files = {key: _bundled(key, getattr(claim, key), folder) for key, folder in FOLDERS.items()}
         return measures.value(claim.quantity, claim.model_copy(update=files))
     except Unmeasured as error:
-        made = Misclaimed(f"a claim is about {_about(claim, error)}", value=error.value, hint=error.hint)
+        made = Misclaimed(_told(claim, error), value=error.value, hint=error.hint)
         made.loc = ("claims", n, error.key)
         raise made from None
 
 
-def _about(claim: Claim, error: Unmeasured) -> str:
-    """The rest of the sentence."""
+def _told(claim: Claim, error: Unmeasured) -> str:
+    """The message, beginning with the quantity unless that says the same as the part it names."""
     name = claim.quantity
-    return (
-        f"{name}, which {error.message.removeprefix(name).lstrip()}"
-        if error.message.startswith(f"{name} ")
-        else (f"{name}: {error.message}")
-    )
+    if name.startswith("params[") and error.key == "quantity":
+        return error.message
+    if error.message.startswith(f"{name} "):
+        return f"a claim is about {name}, which {error.message.removeprefix(name).lstrip()}"
+    return f"a claim is about {name}: {error.message}"
 
 
 def _bundled(key: str, name: str | None, folder: str) -> str | None:
