@@ -66,7 +66,7 @@ def shared(ours: Saved, theirs: Saved) -> tuple[Callable[[str], bool], list[str]
     apart, notes = [], []
     for name, about in _BOOK.items():
         one, other = (_listed(side, name) for side in (ours, theirs))
-        if [content for _, content in one[:1]] != [content for _, content in other[:1]]:
+        if not _same(one[:1], other[:1]):
             apart.append(about.beginning)
             told = " and ".join(", ".join(show_value(word) for word, _ in side) or "none" for side in (one, other))
             notes.append(f"The reports are about other {about.noun}, {told}: {about.word} is not compared.")
@@ -107,7 +107,15 @@ def _listed(saved: Saved, name: str) -> list[tuple[str, Any]]:
     """The files that a report of everything is about: name, and content where it is known."""
     words = saved.inputs.get(name)
     found = [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
-    return [(word, _content(saved, name, word) or word) for word in found]
+    return [(word, _content(saved, name, word)) for word in found]
+
+
+def _same(one: list[tuple[str, Any]], other: list[tuple[str, Any]]) -> bool:
+    """Whether files are the same: by what is in them; by name where that is not at hand."""
+    if len(one) != len(other):
+        return False
+    files = zip(one, other, strict=True)
+    return all(a == b if None not in (a, b) else name == named for (name, a), (named, b) in files)
 
 
 def _content(saved: Saved, name: str, word: object) -> dict[str, Any] | None:
