@@ -267,14 +267,21 @@ def serve_report(
     )
 
 
-def _where(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The first GPU on which a model fits, of rows in order; the first that is not tight, where one is."""
+def fewest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Of rows in order the first GPU on which a model fits, not tight where there is one; None where there is none."""
     fitting = [row for row in rows if row["fits"]]
-    if not fitting:
+    return next((row for row in fitting if row["verdict"] == "fits"), fitting[0] if fitting else None)
+
+
+def _where(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The verdict on all GPUs: where it fits first, and on how many others."""
+    best = fewest(rows)
+    if best is None:
         return "fits on no GPU"
-    row = next((row for row in fitting if row["verdict"] == "fits"), fitting[0])
-    tight = "" if row["verdict"] == "fits" else "just "
-    return f"{tight}fits on {row['gpus']} x {row['title']}, and on {len(fitting) - 1} more of {len(rows)} GPUs"
+    verdict = "fits on" if best["verdict"] == "fits" else "just fits on"
+    more = sum(row["fits"] for row in rows) - 1
+    others = f"on {more} more" if more else "on none of the others"
+    return f"{verdict} {best['gpus']} x {best['title']}, and {others} of {len(rows)} kinds of GPUs"
 
 
 def _title(asked: Asked, found: Found, hardware: Hardware) -> str:
