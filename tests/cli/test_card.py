@@ -139,3 +139,19 @@ def test_what_is_assumed_is_one_line_with_a_count_until_it_is_asked_for(command:
 def test_markdown_folds_what_is_assumed_too() -> None:
     n = len(answered("train", "k25", "--plan", "k2-pretrain")["assumptions"])
     assert f"{n} values" in run("train", "k25", "--plan", "k2-pretrain", "--format", "markdown").out
+
+
+PLOTTED = {
+    "plot memory k25 --gpu h200": "fits up to",
+    "plot memory k25 --gpu h200 --gpus 8 --batch 1,64": "64 sequences: fits up to",
+    "plot train k25 --plan k2-pretrain": "worst rank 1 fits: 73.76 GiB",
+    "plot kv k25": "17.16 GiB at 256k",
+    "plot kv k25 gemma-3-27b --context 4k..128k": "8.58 GiB to 10.41 GiB at 128k",
+    "plot memory k25 --context 4k..8k": " at 8k",
+}
+"""The verdict of plots: what fits, or how high the curves get (8.58 GiB: 70,272 B x 131,072)."""
+
+
+@pytest.mark.parametrize("command", PLOTTED)
+def test_the_numbers_of_a_plot_begin_with_its_verdict(command: str) -> None:
+    assert PLOTTED[command] in run(*command.split(), "--format", "table").out.splitlines()[0]

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from archcalc.documents.document import Column, Report, Table
+from archcalc.documents.document import Amount, Column, Report, Table
 from archcalc.documents.sweep.cases import COLUMNS, Compared, Range, limit_notes, models_of, row_of, shared, varying
 from archcalc.documents.sweep.curves import Curve, Line, lines
+from archcalc.units import format_context
 
 Shape = Literal["areas", "bars", "lines"]
 Rows = Mapping[int, Mapping[str, Any]]
@@ -216,6 +217,7 @@ class Figure:
         return Report(
             command="plot",
             title=", ".join(filter(None, [self.title, self.subtitle])),
+            answer=self._answer(),
             inputs={"kind": self.kind, **asked, **({"context": list(over)} if over else {}), **self.inputs},
             quantities={},
             rows=self._rows(),
@@ -224,6 +226,18 @@ class Figure:
             conventions=self.conventions,
             notes=[*(limit_notes(models_of(self.cases), over.high) if over else ()), *self.notes],
         )
+
+    def _answer(self) -> list[str | Amount]:
+        """The verdict of each panel; where there is nothing to pass, how high it gets at the end of the range."""
+        stacks = [] if self.shape == "lines" else self.panels
+        told = [(p.title, p.verdict or ", ".join(mark.text for mark in p.marks if mark.text)) for p in stacks]
+        said = [": ".join(filter(None, words)) for words in told if words[1]]
+        if said or not self.over:
+            return ["; ".join(said)]
+        curves = (curve.values for panel in self.panels for curve in panel.curves)
+        ends = [values[-1] for values in (curves if self.shape == "lines" else (p.totals() for p in self.panels))]
+        low, high = Amount(min(ends), self.y_unit), Amount(max(ends), self.y_unit)
+        return [low, *((" to ", high) if high > low else ()), f" at {format_context(self.panels[0].xs[-1])}"]
 
     def _rows(self) -> Table:
         rows = [
