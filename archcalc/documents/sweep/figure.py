@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from archcalc.documents.document import Amount, Column, Report, Table
+from archcalc.documents.document import Amount, Column, Report, Table, Unit
 from archcalc.documents.sweep.cases import COLUMNS, Compared, Range, limit_notes, models_of, row_of, shared, varying
 from archcalc.documents.sweep.curves import Curve, Line, lines
 from archcalc.units import format_context
@@ -229,11 +229,12 @@ class Figure:
 
     def _answer(self) -> list[str | Amount]:
         """The verdict of each panel; where there is nothing to pass, how high it gets at the end of the range."""
-        stacks = [] if self.shape == "lines" else self.panels
-        told = [(p.title, p.verdict or ", ".join(mark.text for mark in p.marks if mark.text)) for p in stacks]
-        said = [": ".join(filter(None, words)) for words in told if words[1]]
+        said: list[str | Amount] = []
+        for panel in () if self.shape == "lines" else self.panels:
+            if words := _verdict(panel, self.y_unit):
+                said += [*(["; "] if said else []), *([f"{panel.title}: "] if panel.title else []), *words]
         if said or not self.over:
-            return ["; ".join(said)]
+            return said
         curves = (curve.values for panel in self.panels for curve in panel.curves)
         ends = [values[-1] for values in (curves if self.shape == "lines" else (p.totals() for p in self.panels))]
         low, high = Amount(min(ends), self.y_unit), Amount(max(ends), self.y_unit)
@@ -258,6 +259,14 @@ class Figure:
     def _table(self, name: str, title: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> Table:
         shown = (*(COLUMNS[key] for key in self.cases[0].cells), *columns)
         return Table(name, title, tuple(column for column in shown if any(column.key in row for row in rows)), rows)
+
+
+def _verdict(panel: Panel, unit: Unit) -> list[str | Amount]:
+    """What a panel says of its limit, or of the place that is marked."""
+    mark = next((mark for mark in panel.marks if mark.text), None)
+    if panel.verdict or mark is None:
+        return [panel.verdict] if panel.verdict else []
+    return [f"{mark.text} ", Amount(mark.y, unit)] if mark.valued else [mark.text]
 
 
 _PLURAL = {"spec": "specs", "plan": "plans"}
