@@ -34,7 +34,10 @@ def test_a_file_with_retired_keys_is_answered_as_if_it_had_none(tmp_path: Path) 
     path = tmp_path / "old.yaml"
     path.write_text(OLD)
     code, out, err = serve(str(path))
-    assert (code, out) == serve("vllm")[:2]
+    bundled = serve("vllm")
+    own = json.loads(out)
+    own.pop("files")  # a report holds the files that it rests on, but for bundled ones
+    assert (code, own) == (bundled[0], json.loads(bundled[1]))
     assert err.splitlines() == [
         f"warning: {path}:{place(OLD, key)}: `{key}` is no longer read; delete it"
         for key in ("kv_cache_dtypes", "replicated", "measured")
