@@ -38,6 +38,7 @@ __all__ = [
     "parse_range",
     "parse_sides",
     "printed_kind",
+    "whole_number",
 ]
 
 UNITS = ("gib", "gb", "bytes")
@@ -148,14 +149,22 @@ def parse_range(text: str) -> tuple[int, int]:
     return low, high
 
 
+def whole_number(text: str) -> int | None:
+    """A whole number with or without commas between groups of three digits; None for any other text. Of one with more
+    digits than any number has, the first of them."""
+    plain = re.fullmatch(r"[0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+", text)
+    return None if plain is None else _number(text.replace(",", ""))
+
+
 def parse_sides(text: str, count: int, form: str) -> tuple[int, ...]:
     """`count` whole positive numbers joined by x, as 1024x768; `form` says how to write them. Raises InputError."""
     pieces = text.lower().split("x")
     if len(pieces) != count or not all(p.isascii() and p.isdecimal() for p in pieces):
         raise InputError(f"{show_value(text)} is no size", value=text, hint=f"write {form}")
-    if not all(0 < int(p[:9]) < 10**7 for p in pieces):
+    sides = tuple(map(_number, pieces))
+    if not all(0 < side < 10**7 for side in sides):
         raise InputError(f"{show_value(text)} is out of range", value=text, hint="each from 1 to 9,999,999")
-    return tuple(int(piece) for piece in pieces)
+    return sides
 
 
 def printed_kind(quantity: str) -> Literal["count", "bytes", "flops", "bool"]:
@@ -255,6 +264,11 @@ def format_share(share: int | float | Fraction) -> str:
     """A share of a whole in percent, one decimal: 0.5 is "50.0 %"; a part too small to show is "<0.1 %"."""
     percent = float(share) * 100
     return "<0.1 %" if 0 < percent < 0.05 else f"{percent:.1f} %"
+
+
+def _number(digits: str) -> int:
+    """Digits as a number, of very many the first; zeros before them say nothing."""
+    return int(digits.lstrip("0")[:_LONGEST] or "0")
 
 
 def _split(text: str, what: str, hint: str, whole_text: str | None = None) -> tuple[int, int, str]:

@@ -23,6 +23,8 @@ from archcalc.units import (
     parse_memory,
     parse_printed,
     parse_range,
+    parse_sides,
+    whole_number,
 )
 
 GARBAGE = [
@@ -317,3 +319,21 @@ def test_a_printed_count_reads_back_to_within_its_precision(count: int) -> None:
 @pytest.mark.parametrize(("n", "text"), [(4096, "4k"), (3 << 20, "3M"), (1 << 30, "1G"), (5000, "5,000"), (0, "0")])
 def test_a_length_is_written_as_on_the_command_line(n: int, text: str) -> None:
     assert format_context(n) == text
+
+
+@given(st.integers(0, 10**30), st.integers(0, 20))
+def test_zeros_before_a_whole_number_say_nothing(n: int, zeros: int) -> None:
+    assert whole_number("0" * zeros + str(n)) == n
+    assert whole_number(f"{n:,}") == n
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.5", "-1", "1,5", "01,000", "1_000", "٣", " 1"])
+def test_what_is_no_whole_number_is_none(text: str) -> None:
+    assert whole_number(text) is None
+
+
+def test_the_sides_of_a_picture_have_seven_digits_at_most_and_zeros_before_them_say_nothing() -> None:
+    assert parse_sides("00000000001024x768", 2, "HxW") == (1024, 768)
+    for text in ("10000000x4", "00000000999999999999x4", "0x4", "9" * 5000 + "x4"):
+        with pytest.raises(InputError, match="out of range"):
+            parse_sides(text, 2, "HxW")
