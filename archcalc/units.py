@@ -85,10 +85,8 @@ class Printed(NamedTuple):
     """The number; percentages are shares (2.1 % is 21/1000)."""
     ulp: Fraction
     """One unit of the last significant printed digit, in the same unit as `value`."""
-    unit_word: str
-    """K, M, B, T, thousand, million, billion, trillion, % or nothing."""
     scale: Fraction
-    """What the unit word multiplies by."""
+    """What its unit, power of ten or percent sign multiplies by."""
     text: str
     """As printed."""
 
@@ -192,7 +190,7 @@ def parse_printed(text: str, kind: Literal["count", "bytes", "flops", "bool"] = 
     if kind == "bool":
         if text.strip().lower() not in _YES_NO:
             raise InputError(f"{show_value(text)} is neither yes nor no", value=text, hint="write yes or no")
-        return Printed(Fraction(_YES_NO[text.strip().lower()]), Fraction(1, 10), "", Fraction(1), text.strip())
+        return Printed(Fraction(_YES_NO[text.strip().lower()]), Fraction(1, 10), Fraction(1), text.strip())
     bare = text.strip().removeprefix("~").removeprefix("≈").lstrip()
     percent = bare.endswith("%")
     number = bare.removesuffix("%") if percent else bare
@@ -208,8 +206,7 @@ def parse_printed(text: str, kind: Literal["count", "bytes", "flops", "bool"] = 
     while unit and table[unit] > 1 and not decimals and digits and digits % 10 ** (zeros + 1) == 0:
         zeros += 1
     ulp = scale * 10**zeros / 10**decimals
-    word = "%" if percent else unit.upper() if len(unit) == 1 else unit
-    return Printed(Fraction(digits, 10**decimals) * scale, ulp, word, scale, text.strip())
+    return Printed(Fraction(digits, 10**decimals) * scale, ulp, scale, text.strip())
 
 
 def format_int(n: int) -> str:

@@ -176,26 +176,26 @@ def test_a_range_that_is_reversed_or_has_an_end_missing_is_refused(text: str) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "value", "ulp", "word"),
+    ("text", "value", "ulp"),
     [
-        ("~104B", 104 * 10**9, 10**9, "B"),
-        ("1.04 million", 1_040_000, 10_000, "million"),
-        ("1.04T", 1040 * 10**9, 10 * 10**9, "T"),
-        ("32.6B", 326 * 10**8, 10**8, "B"),
-        ("2.1 %", Fraction(21, 1000), Fraction(1, 1000), "%"),
-        ("50%", Fraction(1, 2), Fraction(1, 100), "%"),
-        ("9216", 9216, 1, ""),
-        ("9,216", 9216, 1, ""),
-        ("7000", 7000, 1, ""),  # bare whole numbers are exact
-        ("46.80", Fraction(468, 10), Fraction(1, 100), ""),  # printed zeros of a fraction count
-        ("400M", 4 * 10**8, 10**8, "M"),  # zeros before a unit are rounding
-        ("1000 billion", 10**12, 10**12, "billion"),
-        ("425m", 425 * 10**6, 10**6, "M"),
+        ("~104B", 104 * 10**9, 10**9),
+        ("1.04 million", 1_040_000, 10_000),
+        ("1.04T", 1040 * 10**9, 10 * 10**9),
+        ("32.6B", 326 * 10**8, 10**8),
+        ("2.1 %", Fraction(21, 1000), Fraction(1, 1000)),
+        ("50%", Fraction(1, 2), Fraction(1, 100)),
+        ("9216", 9216, 1),
+        ("9,216", 9216, 1),
+        ("7000", 7000, 1),  # bare whole numbers are exact
+        ("46.80", Fraction(468, 10), Fraction(1, 100)),  # printed zeros of a fraction count
+        ("400M", 4 * 10**8, 10**8),  # zeros before a unit are rounding
+        ("1000 billion", 10**12, 10**12),
+        ("425m", 425 * 10**6, 10**6),
     ],
 )
-def test_a_printed_number_has_a_value_and_a_precision(text: str, value: Fraction, ulp: Fraction, word: str) -> None:
+def test_a_printed_number_has_a_value_and_a_precision(text: str, value: Fraction, ulp: Fraction) -> None:
     printed = parse_printed(text)
-    assert (printed.value, printed.ulp, printed.unit_word, printed.text) == (value, ulp, word, text)
+    assert (printed.value, printed.ulp, printed.text) == (value, ulp, text)
 
 
 @pytest.mark.parametrize("text", ["1,04T", "1.04T%", "104 BT", "12,34", "1,0000", "%", "~"])
