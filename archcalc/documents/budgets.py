@@ -254,13 +254,12 @@ def _room(budget: Budget, before: Value) -> Fraction:
 def _finding(placed: Placed, held: Held, base: str | None) -> dict[str, Any]:
     budget, quantity = held.budget, held.budget.quantity
     key = "max_increase" if held.grown and not held.over else "max"
-    flags = budget.flags | ({"image": list(map(list, budget.image))} if budget.image else {})
     grew = None if held.base is None else held.increase
     percent = None if not grew or not held.base else float(100 * grew / abs(Fraction(held.base)))
     return {
         "spec": budget.spec,
         "quantity": quantity,
-        "under": flags,
+        "under": budget.recorded,
         "unit": unit_of(quantity),
         "value": _plain(held.value),
         "max": _plain(held.most),

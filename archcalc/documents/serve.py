@@ -14,6 +14,7 @@ from archcalc.documents.document import Amount, Report, Table, Value
 from archcalc.documents.flops import context_notes
 from archcalc.documents.kept import File, held, held_spec
 from archcalc.documents.receipt import parse_within, receipt
+from archcalc.documents.said import spare
 from archcalc.documents.serve_words import (
     ALL_COLUMNS,
     COUNTING,
@@ -290,15 +291,11 @@ def _title(asked: Asked, found: Found, hardware: Hardware) -> str:
 
 def _answer(best: Serving) -> list[str | Amount]:
     """What is held, and what each GPU has left; where the ends of what is assumed disagree, both."""
-    said: list[str | Amount] = [f"{_sequences(best.load)}, ", *_spare(best.margin), " on each GPU"]
+    said: list[str | Amount] = [f"{_sequences(best.load)}, ", *spare(best.margin), " on each GPU"]
     if best.word == "tight":
         low, high = best.margins
-        said += [" (", *_spare(low), " to ", *_spare(high), ")"]
+        said += [" (", *spare(low), " to ", *spare(high), ")"]
     return said
-
-
-def _spare(margin: int) -> list[str | Amount]:
-    return [Amount(abs(margin), "bytes"), " to spare" if margin >= 0 else " missing"]
 
 
 def _quantities(asked: Asked, found: Found, hardware: Hardware) -> dict[str, Value]:

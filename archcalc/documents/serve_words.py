@@ -8,6 +8,7 @@ from typing import Any
 from archcalc.documents.conventions import ENGINES_PAD, padding_notes
 from archcalc.documents.document import Column, Table
 from archcalc.documents.flops import context_notes
+from archcalc.documents.said import spare
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware
 from archcalc.serving.engine import Engine
@@ -314,7 +315,7 @@ def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> lis
 
 
 def _spare(nbytes: int) -> str:
-    return f"{format_bytes(abs(nbytes))} {'to spare' if nbytes >= 0 else 'missing'}"
+    return f"{format_bytes(abs(nbytes))}{spare(nbytes)[1]}"
 
 
 def _beyond(s: Serving) -> list[str]:
