@@ -135,7 +135,7 @@ def test_a_file_of_another_kind_than_asked_for_is_an_error(here: Path) -> None:
     (here / "mine.yaml").write_text(FILES["plan"])
     ran = run("validate", "mine.yaml", "--kind", "hardware")
     assert (ran.code, ran.err.count("error: ")) == (1, 1)
-    assert "this file is of kind plan; a hardware is wanted here" in ran.err
+    assert "this file is of kind plan; one of kind hardware is wanted here" in ran.err
     assert run("show", "k25", "--kind", "plan").code == 2
     assert 'no file kind is named "plant"' in run("show", "k25", "--kind", "plant").err
 
