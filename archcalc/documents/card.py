@@ -14,6 +14,7 @@ from archcalc.documents.flops import flops
 from archcalc.documents.kv import kv_quantities
 from archcalc.documents.params import params_quantities
 from archcalc.documents.serve import serve
+from archcalc.documents.serve_words import best_of
 from archcalc.documents.weights import weights
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
@@ -140,9 +141,7 @@ def _smallest(spec: Spec) -> Mapping[str, Any] | str:
         report = serve(spec, gpu="all")
     except InputError as error:
         return error.message
-    rows = report.rows.rows if report.rows else ()
-    fitting = [row for row in rows if row["fits"]]
-    return next((row for row in fitting if row["verdict"] == "fits"), fitting[0] if fitting else "none holds it")
+    return best_of(report.rows.rows if report.rows else ()) or "none holds it"
 
 
 def _served(spec: Spec, best: Mapping[str, Any] | str) -> Iterator[Row]:

@@ -21,6 +21,7 @@ from archcalc.documents.serve_words import (
     COUNTS,
     TERMS,
     assumptions,
+    best_of,
     count_row,
     host_table,
     host_ways,
@@ -269,13 +270,12 @@ def serve_report(
 
 
 def _where(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The first GPU on which a model fits, of rows in order; the first that is not tight, where one is."""
-    fitting = [row for row in rows if row["fits"]]
-    if not fitting:
+    """The GPU to name first, and on how many others a model fits."""
+    row, others = best_of(rows), sum(row["fits"] for row in rows) - 1
+    if row is None:
         return "fits on no GPU"
-    row = next((row for row in fitting if row["verdict"] == "fits"), fitting[0])
     tight = "" if row["verdict"] == "fits" else "just "
-    return f"{tight}fits on {row['gpus']} x {row['title']}, and on {len(fitting) - 1} more of {len(rows)} GPUs"
+    return f"{tight}fits on {row['gpus']} x {row['title']}, and on {others} more of {len(rows)} GPUs"
 
 
 def _title(asked: Asked, found: Found, hardware: Hardware) -> str:

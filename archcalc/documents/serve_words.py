@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from archcalc.documents.conventions import ENGINES_PAD, padding_notes
@@ -105,6 +105,13 @@ def count_row(s: Serving, hardware: Hardware) -> dict[str, Any]:
 def verdict(s: Serving) -> str:
     """In a word, and how a tight one was decided."""
     return s.word if s.word != "tight" else f"tight ({'fits' if s.fits else 'does not fit'})"
+
+
+def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first row whose GPUs hold the model with room for what is assumed, of rows in order; else the first whose
+    GPUs just hold it; None where none do."""
+    fitting = [row for row in rows if row["fits"]]
+    return next((row for row in fitting if row["verdict"] == "fits"), fitting[0] if fitting else None)
 
 
 def term_rows(s: Serving) -> list[dict[str, Any]]:
