@@ -16,6 +16,7 @@ from typing import ClassVar, NamedTuple, Self
 __all__ = [
     "ArchcalcError",
     "CheckFailed",
+    "Exceeded",
     "FieldError",
     "InputError",
     "Problem",
@@ -91,6 +92,18 @@ class CheckFailed(ArchcalcError):
     """A check that was asked for did not pass: a claim refuted, a budget exceeded, a report stale."""
 
     exit_code: ClassVar[int] = 1
+
+
+class Exceeded(CheckFailed):
+    """Limits that were passed: a verdict, and a line for each."""
+
+    def __init__(self, verdict: str, lines: Sequence[str]) -> None:
+        super().__init__(f"{verdict}: {'; '.join(lines)}")
+        self.verdict, self.lines = verdict, tuple(lines)
+
+    def render(self, width: int = RENDER_WIDTH) -> str:
+        """The verdict, and each line below it."""
+        return "\n".join([f"error: {self.verdict}", *(f"  {harmless(line)}" for line in self.lines)])
 
 
 class InputError(ArchcalcError, ValueError):

@@ -12,6 +12,9 @@ from archcalc.units import IMAGE_FORM, parse_context, parse_memory, parse_sides
 
 Size = Annotated[int, Field(gt=0, le=1 << 60)]
 
+_NUMBER = r"([0-9]+(_[0-9]+)*|[1-9][0-9]{0,2}(,[0-9]{3})+)(\.[0-9]+)?"
+"""A number of a text with a unit, as `units` reads it."""
+
 
 def _bytes(value: Any) -> Any:
     """Text with a unit as bytes; anything else as it is."""
@@ -21,7 +24,7 @@ def _bytes(value: Any) -> Any:
 def _memory(**least: Any) -> Any:
     bound = {"exclusiveMinimum" if name == "gt" else "minimum": n for name, n in least.items()}
     integer = {"type": "integer", **bound, "maximum": 1 << 60}
-    text = r"^\s*([0-9]+(_[0-9]+)*|[1-9][0-9]{0,2}(,[0-9]{3})+)(\.[0-9]+)?\s*(([kKmMgGtTpP][iI]?)?[bB])?\s*$"
+    text = rf"^\s*{_NUMBER}\s*(([kKmMgGtTpP][iI]?)?[bB])?\s*$"
     return (
         Field(**least, le=1 << 60),
         BeforeValidator(_bytes),
@@ -49,7 +52,7 @@ def _sides(value: Any) -> Any:
 _TOKENS = {
     "anyOf": [
         {"type": "integer", "exclusiveMinimum": 0, "maximum": 1 << 60},
-        {"type": "string", "pattern": r"^\s*[0-9][0-9_]*(\.[0-9]+)?\s*([kKmMgG][iI]?)?\s*$"},
+        {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*([kKmMgG]([iI][bB]?)?)?\s*$"},
     ]
 }
 Tokens = Annotated[int, Field(gt=0, le=1 << 60), BeforeValidator(_tokens), WithJsonSchema(_TOKENS)]

@@ -38,6 +38,7 @@ __all__ = [
     "parse_range",
     "parse_sides",
     "printed_kind",
+    "whole_number",
 ]
 
 UNITS = ("gib", "gb", "bytes")
@@ -84,10 +85,8 @@ class Printed(NamedTuple):
     """The number; percentages are shares (2.1 % is 21/1000)."""
     ulp: Fraction
     """One unit of the last significant printed digit, in the same unit as `value`."""
-    unit_word: str
-    """K, M, B, T, thousand, million, billion, trillion, % or nothing."""
     scale: Fraction
-    """What the unit word multiplies by."""
+    """What its unit, power of ten or percent sign multiplies by."""
     text: str
     """As printed."""
 
@@ -148,14 +147,22 @@ def parse_range(text: str) -> tuple[int, int]:
     return low, high
 
 
+def whole_number(text: str) -> int | None:
+    """A whole number with or without commas between groups of three digits; None for any other text. Of one with more
+    digits than any number has, the first of them."""
+    plain = re.fullmatch(r"[0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+", text)
+    return None if plain is None else _number(text.replace(",", ""))
+
+
 def parse_sides(text: str, count: int, form: str) -> tuple[int, ...]:
     """`count` whole positive numbers joined by x, as 1024x768; `form` says how to write them. Raises InputError."""
     pieces = text.lower().split("x")
     if len(pieces) != count or not all(p.isascii() and p.isdecimal() for p in pieces):
         raise InputError(f"{show_value(text)} is no size", value=text, hint=f"write {form}")
-    if not all(0 < int(p[:9]) < 10**7 for p in pieces):
+    sides = tuple(map(_number, pieces))
+    if not all(0 < side < 10**7 for side in sides):
         raise InputError(f"{show_value(text)} is out of range", value=text, hint="each from 1 to 9,999,999")
-    return tuple(int(piece) for piece in pieces)
+    return sides
 
 
 def printed_kind(quantity: str) -> Literal["count", "bytes", "flops", "bool"]:
@@ -183,7 +190,7 @@ def parse_printed(text: str, kind: Literal["count", "bytes", "flops", "bool"] = 
     if kind == "bool":
         if text.strip().lower() not in _YES_NO:
             raise InputError(f"{show_value(text)} is neither yes nor no", value=text, hint="write yes or no")
-        return Printed(Fraction(_YES_NO[text.strip().lower()]), Fraction(1, 10), "", Fraction(1), text.strip())
+        return Printed(Fraction(_YES_NO[text.strip().lower()]), Fraction(1, 10), Fraction(1), text.strip())
     bare = text.strip().removeprefix("~").removeprefix("≈").lstrip()
     percent = bare.endswith("%")
     number = bare.removesuffix("%") if percent else bare
@@ -199,8 +206,7 @@ def parse_printed(text: str, kind: Literal["count", "bytes", "flops", "bool"] = 
     while unit and table[unit] > 1 and not decimals and digits and digits % 10 ** (zeros + 1) == 0:
         zeros += 1
     ulp = scale * 10**zeros / 10**decimals
-    word = "%" if percent else unit.upper() if len(unit) == 1 else unit
-    return Printed(Fraction(digits, 10**decimals) * scale, ulp, word, scale, text.strip())
+    return Printed(Fraction(digits, 10**decimals) * scale, ulp, scale, text.strip())
 
 
 def format_int(n: int) -> str:
@@ -255,6 +261,11 @@ def format_share(share: int | float | Fraction) -> str:
     """A share of a whole in percent, one decimal: 0.5 is "50.0 %"; a part too small to show is "<0.1 %"."""
     percent = float(share) * 100
     return "<0.1 %" if 0 < percent < 0.05 else f"{percent:.1f} %"
+
+
+def _number(digits: str) -> int:
+    """Digits as a number, of very many the first; zeros before them say nothing."""
+    return int(digits.lstrip("0")[:_LONGEST] or "0")
 
 
 def _split(text: str, what: str, hint: str, whole_text: str | None = None) -> tuple[int, int, str]:

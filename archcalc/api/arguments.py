@@ -34,7 +34,6 @@ Prices: TypeAlias = "Mapping[str, float] | Sequence[str] | str"
 Reader: TypeAlias = Callable[[Any], Any]
 MOST_DEVICES = 1_000_000
 MOST_RANK = 1 << 16
-MOST_NUMBER = 10**9 - 1
 LONGEST = 10**64
 """Bounds of the command line's options, and of every number that it reads."""
 
@@ -168,7 +167,7 @@ def number_or(name: str, word: str, least: int) -> Reader:
         if isinstance(value, str):
             found = sizes.parse_number(value, name, word)
             return word if found is None else found
-        bounded: int = whole(least, MOST_NUMBER)(value)
+        bounded: int = whole(least, sizes.MOST_NUMBER)(value)
         return bounded
 
     return reader

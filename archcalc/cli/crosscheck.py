@@ -25,11 +25,12 @@ def command(
 ) -> None:
     """Compare every number with a torch model on the meta device; exit 1 on any difference."""
     from archcalc.cli.output import emit
+    from archcalc.documents.sweep.words import parse_names
     from archcalc.errors import CheckFailed
     from archcalc.hf.spec import load_with_config
     from archcalc.proof import crosscheck
 
-    kinds = [] if only is None else [kind.strip() for kind in only.split(",")]
+    kinds = [] if only is None else parse_names(only)
     loaded, config = load_with_config(spec)
     report = crosscheck(loaded, against=against, only=kinds, progress=_tell, config=config)
     emit(report, format_name, output, units, assumptions)

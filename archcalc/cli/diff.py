@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from archcalc.cli.options import Assumptions, Format, Gpus, Output, Overrides, Units
 
-if TYPE_CHECKING:
-    from archcalc.documents.document import Report
-
-STDOUT = Path("-")
 SIDE = "a spec in each form that a SPEC may have, a saved JSON report, or git:REV:path of a file; /dev/null is nothing."
 
 
@@ -65,9 +59,9 @@ def command(
     assumptions: Assumptions = False,
 ) -> None:
     """What changed between two specs or reports: before, after, delta, percent, by quantity, path and field."""
+    from archcalc.cli.output import emit
     from archcalc.documents.diff import changed, diff_report, exceeded
     from archcalc.documents.sizes import parse_images, serving_flags
-    from archcalc.units import parse_context
 
     report = diff_report(
         base,
@@ -76,43 +70,12 @@ def command(
         plan=plan,
         set=override or (),
         gpu=gpu,
-        seq=None if seq is None else parse_context(seq),
         image=parse_images(image),
-        **serving_flags(gpus=gpus, context=context),
+        **serving_flags(gpus=gpus, seq=seq, context=context),
     )
-    _emit(report, format_name, output, units, assumptions)
+    emit(report, format_name, output, units, assumptions)
     failed = exceeded(report)
     if failed is not None:
         raise failed
     if exit_code and changed(report):
         raise typer.Exit(1)
-
-
-def _emit(report: Report, format_name: str | None, outputs: list[Path] | None, units: str, assumptions: bool) -> None:
-    """Each format gets the form of the diff that suits it; nothing is written unless all of them can be rendered."""
-    from archcalc.cli.output import emit, write_file
-    from archcalc.render import ENDINGS, renderer
-    from archcalc.render.changes import form_of
-    from archcalc.render.folded import render as folded
-    from archcalc.units import UNITS
-
-    targets = outputs or [STDOUT]
-    names = [format_name or ("table" if path == STDOUT else ENDINGS.get(_ending(path))) for path in targets]
-    for path, name in zip(targets, names, strict=True):
-        if name is None or units not in UNITS:
-            emit(report, name, [path], units, assumptions)  # says what is wrong, and writes nothing
-        else:
-            renderer(name)
-    for path, name in zip(targets, filter(None, names), strict=True):
-        if name == "markdown":
-            text = folded(form_of(report, name, units), units)
-            if path == STDOUT:
-                sys.stdout.write(text)
-            else:
-                write_file(path, text.encode())
-        else:
-            emit(form_of(report, name, units), name, [path], units, assumptions)
-
-
-def _ending(path: Path) -> str:
-    return path.suffix.removeprefix(".").lower()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from archcalc.documents.sizes import WHOLE
+from archcalc.documents.sizes import MOST_NUMBER
 from archcalc.errors import in_its_case, show_value
+from archcalc.units import UNITS, whole_number
 
 SpecArgument = Annotated[
     str,
@@ -34,13 +34,13 @@ def any_case(*choices: str) -> Any:
     return chosen
 
 
-def whole(least: int, most: int = 999_999_999) -> Any:
+def whole(least: int, most: int = MOST_NUMBER) -> Any:
     """A parser of whole numbers in a range, with or without commas between groups of three digits."""
 
     def parsed(text: str | int) -> int:
-        if not re.fullmatch(WHOLE, str(text)):
+        number = whole_number(str(text))
+        if number is None:
             raise ValueError(f"{show_value(str(text))} is not a whole number of {least} or more")
-        number = int(str(text).replace(",", "")[:12])
         if not least <= number <= most:
             raise ValueError(f"{show_value(str(text))} is not from {least:,} to {most:,}")
         return number
@@ -67,9 +67,7 @@ Assumptions = Annotated[
 ]
 Units = Annotated[
     str,
-    typer.Option(
-        "--units", metavar="UNITS", callback=any_case("gib", "gb", "bytes"), help="Bytes as gib, gb or bytes."
-    ),
+    typer.Option("--units", metavar="UNITS", callback=any_case(*UNITS), help="Bytes as gib, gb or bytes."),
 ]
 Context = Annotated[
     str | None, typer.Option("--context", metavar="N", help="Tokens a sequence: 256k. [default: the model's limit]")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless
 from archcalc.render import PICTURES as PICTURES
-from archcalc.render import counted, renderer
+from archcalc.render import suited, text_of
 from archcalc.units import UNITS
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ def emit(
     if format_name == "":
         raise InputError("--format is empty", value="", hint="leave it out for a table")
     names = [format_name or ("table" if path == _STDOUT else _from_ending(path)) for path in targets]
-    texts = []
-    for path, name in zip(targets, names, strict=True):
-        shown = report if assumptions else counted(report, name)
-        texts.append(_on_screen(shown, name, units) if path == _STDOUT else renderer(name)(shown, units))
+    texts = [
+        (_on_screen if path == _STDOUT else text_of)(report, name, units, assumptions)
+        for path, name in zip(targets, names, strict=True)
+    ]
     for path, text in zip(targets, texts, strict=True):
         if path == _STDOUT:
             sys.stdout.write(text)
@@ -87,16 +87,17 @@ def _from_ending(path: Path) -> str:
     return from_ending(path)
 
 
-def _on_screen(report: Report, name: str, units: str) -> str:
+def _on_screen(report: Report, name: str, units: str, assumptions: bool) -> str:
     terminal = sys.stdout.isatty()
     color = colored(terminal)
     if name != "table" or not (terminal or color):
-        return renderer(name)(report, units)
+        return text_of(report, name, units, assumptions)
     from shutil import get_terminal_size
 
     from archcalc.render.terminal import render
 
-    return render(report, units, width=get_terminal_size().columns if terminal else None, color=color)
+    shown, width = suited(report, name, units, assumptions), get_terminal_size().columns if terminal else None
+    return render(shown, units, width=width, color=color)
 
 
 def colored(terminal: bool) -> bool:

@@ -142,6 +142,8 @@ def _fresh_record(source: Source, directory: Path) -> Record | None:
 
 
 def _pictures(book: Book) -> dict[str, bytes]:
+    from archcalc.render.book import UNITS
+
     try:
         from archcalc.render.plot import picture
     except ModuleNotFoundError as error:
@@ -149,7 +151,7 @@ def _pictures(book: Book) -> dict[str, bytes]:
             raise
         _tell(f"{book.source.spec.name}: pictures left out, they need matplotlib: {PLOT}")
         return {}
-    return {book.file_of(each): picture(each.figure(), "svg", "gib") for each in book.pictures}
+    return {book.file_of(each): picture(each.figure(), "svg", UNITS) for each in book.pictures}
 
 
 def _remove(path: Path) -> None:

@@ -27,11 +27,7 @@ FILES = {"plan": "plans", "gpu": "hardware", "engine": "engines", "draft": ""}
 MOST_VALUES = 1000
 """Images, videos or files that saved inputs may list; lengths have a limit of their own."""
 
-SWITCHES = {
-    "serve": {
-        **dict.fromkeys(("eager", "language_only", "mtp"), (False, True)),
-    }
-}
+SWITCHES = {"serve": dict.fromkeys(("eager", "language_only", "mtp"), (False, True))}
 """What inputs of a command can be that a command line lets nobody mistype."""
 
 _RENAMED = {"as": "as_", "images": "image", "videos": "video"}

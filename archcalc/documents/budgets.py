@@ -14,7 +14,7 @@ from archcalc.documents.compare.sides import read_side
 from archcalc.documents.document import Column, Report, Table, Unit, Value
 from archcalc.documents.measured import Measures, Unmeasured
 from archcalc.documents.said import number_text, shown
-from archcalc.errors import CheckFailed, InputError, Problem, SpecError, harmless, show_value
+from archcalc.errors import Exceeded, InputError, Problem, SpecError, show_value
 
 COLUMNS = (
     Column("verdict", "verdict", keep=True),
@@ -28,18 +28,6 @@ COLUMNS = (
     Column("line", "line", "int"),
     Column("message", "message", "prose"),
 )
-
-
-class BudgetsExceeded(CheckFailed):
-    """Budgets that are exceeded; each on a line of its own."""
-
-    def __init__(self, verdict: str, lines: Sequence[str]) -> None:
-        super().__init__(f"{verdict}: {'; '.join(lines)}")
-        self.verdict, self.lines = verdict, tuple(lines)
-
-    def render(self, width: int = 100) -> str:
-        """The verdict and a line for each budget, with its place."""
-        return "\n".join([f"error: {self.verdict}", *(f"  {harmless(line)}" for line in self.lines)])
 
 
 class Held(NamedTuple):
@@ -117,14 +105,14 @@ def check(path: str, *, base: str | None = None) -> Report:
     )
 
 
-def exceeded(report: Report) -> BudgetsExceeded | None:
+def exceeded(report: Report) -> Exceeded | None:
     """The failed check of a report whose budgets are exceeded, or None. Its lines hold exact numbers."""
     lines = [
         f"{finding['file']}:{finding['line']}: {finding['explanation']}"
         for finding in report.findings
         if finding["verdict"] == "exceeded"
     ]
-    return BudgetsExceeded(report.title, lines) if lines else None
+    return Exceeded(report.title, lines) if lines else None
 
 
 def _columns(findings: Sequence[dict[str, Any]]) -> tuple[Column, ...]:
@@ -254,13 +242,12 @@ def _room(budget: Budget, before: Value) -> Fraction:
 def _finding(placed: Placed, held: Held, base: str | None) -> dict[str, Any]:
     budget, quantity = held.budget, held.budget.quantity
     key = "max_increase" if held.grown and not held.over else "max"
-    flags = budget.flags | ({"image": list(map(list, budget.image))} if budget.image else {})
     grew = None if held.base is None else held.increase
     percent = None if not grew or not held.base else float(100 * grew / abs(Fraction(held.base)))
     return {
         "spec": budget.spec,
         "quantity": quantity,
-        "under": flags,
+        "under": budget.recorded,
         "unit": unit_of(quantity),
         "value": _plain(held.value),
         "max": _plain(held.most),

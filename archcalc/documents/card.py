@@ -13,7 +13,8 @@ from archcalc.documents.document import Amount, Column, Report, Table, Value
 from archcalc.documents.flops import flops
 from archcalc.documents.kv import kv_quantities
 from archcalc.documents.params import params_quantities
-from archcalc.documents.serve import fewest, serve
+from archcalc.documents.serve import serve
+from archcalc.documents.serve_words import best_of
 from archcalc.documents.weights import weights
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
@@ -48,10 +49,11 @@ def card(spec: Spec, *, word: str | None = None) -> Report:
     counted = params_quantities(tape)
     found: dict[str, Value] = {name: counted[name] for name in QUANTITIES}
     found |= kv_quantities(tape, "bf16", LENGTHS[-1])
-    found["weights.bytes"] = weights(spec).quantities["weights.bytes"]
+    stored = weights(spec).quantities
+    found["weights.bytes"] = stored["weights.bytes"]
     found["flops.per_token"] = flops(spec, seq=PREFILL).quantities["flops.per_token"]
     served = _smallest(spec)
-    rows = [*_counts(found), *_layers(spec, tape), *_sizes(spec, tape, found), *_served(spec, served)]
+    rows = [*_counts(found), *_layers(spec, tape), *_sizes(spec, tape, {**found, **stored}), *_served(spec, served)]
     best = served if isinstance(served, Mapping) else None
     if best is not None:
         found["serve.gpus"] = best["gpus"]
@@ -127,8 +129,8 @@ def _sizes(spec: Spec, tape: Tape, found: Mapping[str, Value]) -> Iterator[Row]:
         past = f", past its {limit:,}" if tokens > limit else ""
         about = f"at {format_context(tokens)}{past}"
         yield _row("" if n else "cache of a sequence", cache.at(tokens), "bytes", about if n else f"{about}, in bf16")
-    bits = 8 * int(found["weights.bytes"]) / weights(spec).quantities["weights.elements"]
-    yield _row("released weights", found["weights.bytes"], "bytes", f"{bits:.4g} bits an element")
+    bits = found["weights.bits_per_parameter"]
+    yield _row("released weights", found["weights.bytes"], "bytes", f"{float(bits):.4g} bits an element")
     yield _row("FLOPs a token", found["flops.per_token"], "flops", f"forward, in a prefill of {PREFILL:,} tokens")
 
 
@@ -139,7 +141,7 @@ def _smallest(spec: Spec) -> Mapping[str, Any] | str:
         report = serve(spec, gpu="all")
     except InputError as error:
         return error.message
-    return fewest(report.rows.rows if report.rows else ()) or "none holds it"
+    return best_of(report.rows.rows if report.rows else ()) or "none holds it"
 
 
 def _served(spec: Spec, best: Mapping[str, Any] | str) -> Iterator[Row]:

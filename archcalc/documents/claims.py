@@ -231,7 +231,7 @@ def _finding(item: Judged) -> dict[str, Any]:
         "claim": item.claim.claim,
         "source": item.claim.source,
         "quantity": item.claim.quantity,
-        "under": {**item.claim.flags, **({"image": list(map(list, item.claim.image))} if item.claim.image else {})},
+        "under": item.claim.recorded,
         "printed": item.claim.value,
         "claimed": claimed,
         "computed": computed,

@@ -14,6 +14,7 @@ from archcalc.calc.weights import StoredRow
 from archcalc.documents.document import Value
 from archcalc.documents.kv import kv_quantities
 from archcalc.documents.readings import Reading, weights_at
+from archcalc.documents.said import number_text
 from archcalc.documents.standing import CONTEXT
 from archcalc.documents.weights import released_rows, weights
 from archcalc.errors import InputError
@@ -76,7 +77,7 @@ def convention_readings(
     told = [way for way in known if printed.matches(way.value)]
     for way in told or _pairs(known, computed):
         if printed.matches(way.value):
-            text = f"{way.text} it is {_text(way.value)}, which prints as {printed.text}"
+            text = f"{way.text} it is {number_text(way.value, claim.quantity)}, which prints as {printed.text}"
             yield Reading(way.cause, text, way.value, "convention")
 
 
@@ -192,7 +193,3 @@ def _with_shared(tape: Tape) -> Iterator[Way]:
         ratio = ((active.size if active else 0) + extra) / (product(routed[0].stack) + extra)
         text = "with the shared experts on both sides"
         yield Way("shared-experts-included", text, ratio, frozenset({"shared"}))
-
-
-def _text(value: Value) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{float(value) * 100:.3f} %"

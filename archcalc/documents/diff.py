@@ -10,13 +10,13 @@ from archcalc.documents.compare.change import Number, quantity_rows
 from archcalc.documents.compare.facts import Facts, facts
 from archcalc.documents.compare.fields import VIEW, field_changes, field_rows
 from archcalc.documents.compare.inputs import trees
-from archcalc.documents.compare.limits import LimitsExceeded, check_names, judge, parse_limit
+from archcalc.documents.compare.limits import check_names, judge, parse_limit
 from archcalc.documents.compare.question import Question
 from archcalc.documents.compare.sides import NOTHING, Side, read_side
 from archcalc.documents.compare.tree import path_rows
 from archcalc.documents.document import Column, Report, Table, Value
 from archcalc.documents.readings import parameters_at
-from archcalc.errors import InputError
+from archcalc.errors import Exceeded, InputError
 from archcalc.workload import Images, Workload
 
 FOUR = (
@@ -35,7 +35,7 @@ OTHER_VERSION = (
     " one of them otherwise."
 )
 
-__all__ = ["LimitsExceeded", "changed", "diff_report", "exceeded"]
+__all__ = ["changed", "diff_report", "exceeded"]
 
 
 def diff_report(
@@ -104,12 +104,13 @@ def changed(report: Report) -> bool:
     return bool(report.extra["changed"])
 
 
-def exceeded(report: Report) -> LimitsExceeded | None:
+def exceeded(report: Report) -> Exceeded | None:
     """The failed check of a diff whose limits are exceeded, or None. Its lines hold exact numbers."""
     failed = [finding for finding in report.findings if finding["verdict"] == "exceeded"]
     if not failed:
         return None
-    return LimitsExceeded([limit_line(finding) for finding in failed], len(report.findings))
+    verdict = f"{len(failed)} of {_several(len(report.findings), 'limit', 'limits')} exceeded"
+    return Exceeded(verdict, [limit_line(finding) for finding in failed])
 
 
 def limit_line(finding: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from archcalc.documents.book import Asked, Section
 from archcalc.documents.document import Column, Report, Table, Value
 from archcalc.documents.quantities import quantity
-from archcalc.documents.serve import fewest
+from archcalc.documents.serve_words import best_of
 from archcalc.hardware import load_hardware
 from archcalc.training.load import load_plan
 from archcalc.units import format_bytes, format_int
@@ -53,14 +53,14 @@ def _trained(sections: Sequence[Section], plans: Mapping[str, str]) -> Iterator[
 
 
 def _fits(asked: Mapping[str, Asked]) -> Iterator[dict[str, Any]]:
-    """On which GPUs a sequence fits: the fewest of all, or what came nearest, then each kind that was asked about."""
+    """On which GPUs a sequence fits: the best of all, then each that was asked about."""
     for name, each in asked.items():
         report = each.report
         if name == "serve" and report.rows:
             rows, length = report.rows.rows, format_int(report.inputs["context"])
-            best = fewest(rows) or rows[0]
             few = "the fewest GPUs" if report.inputs["gpus"] == "auto" else "GPUs"
             question = f"{few} that serve a sequence of {length} tokens"
+            best = best_of(rows) or rows[0]
             yield _fit(name, question, best["path"], best["gpus"], best["verdict"], best["fits"], best["margin_bytes"])
         elif name.startswith("serve-"):
             q, gpu = report.quantities, report.inputs["gpu"]

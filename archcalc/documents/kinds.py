@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from archcalc.errors import InputError, SpecError, did_you_mean, show_value
 from archcalc.files import loader
 from archcalc.files.document import Document
+from archcalc.files.identity import FOLDERS
 from archcalc.files.yaml_loader import load, read
 from archcalc.section import Section
 
@@ -73,11 +74,11 @@ def _at(error: InputError, loc: tuple[str, ...], document: Document) -> SpecErro
 
 
 KINDS: dict[str, Kind] = {
-    "spec": Kind("archcalc.files.model:Spec", "", _spec),
-    "plan": Kind("archcalc.training.plan:Plan", "plans", _plan),
-    "hardware": Kind("archcalc.hardware:Hardware", "hardware"),
-    "engine": Kind("archcalc.serving.engine:Engine", "engines"),
-    "stack": Kind("archcalc.training.stack:Stack", "stacks"),
+    "spec": Kind("archcalc.files.model:Spec", FOLDERS["spec"], _spec),
+    "plan": Kind("archcalc.training.plan:Plan", FOLDERS["plan"], _plan),
+    "hardware": Kind("archcalc.hardware:Hardware", FOLDERS["hardware"]),
+    "engine": Kind("archcalc.serving.engine:Engine", FOLDERS["engine"]),
+    "stack": Kind("archcalc.training.stack:Stack", FOLDERS["stack"]),
     "books": Kind("archcalc.documents.books_file:Books", None, _books),
     "budgets": Kind("archcalc.documents.budgets_file:Budgets"),
 }
@@ -136,9 +137,8 @@ def checked(file: Given) -> str:
 
 
 def _is_path(argument: str) -> bool:
-    """Whether an argument is no name: what `loader.find` takes for a path, or a release."""
-    looks = argument.endswith((".yaml", ".yml")) or "/" in argument or os.sep in argument or argument.startswith("hf:")
-    return looks or argument in ("", "-") or os.path.isfile(argument)
+    """Whether an argument is no name: a path, stdin or a release."""
+    return loader.is_path(argument) or argument.startswith("hf:") or argument in ("", "-")
 
 
 def _bundled(name: str, kind: str | None) -> str | None:

@@ -1,8 +1,8 @@
-"""A number of a quantity in a sentence: all its digits, and rounded where that is easier to read."""
+"""Numbers in a sentence: those of a quantity with all digits, and rounded where that is easier to read."""
 
 from __future__ import annotations
 
-from archcalc.documents.document import Value
+from archcalc.documents.document import Amount, Value
 from archcalc.documents.quantities import quantity as quantity_of
 from archcalc.units import format_bytes, format_count, format_flops, printed_kind
 
@@ -24,3 +24,8 @@ def number_text(value: Value, quantity: str) -> str:
         return f"{value:,}"
     unit = quantity_of(quantity).unit
     return f"{float(value) * 100:.3f} %" if unit == "share" else f"{float(value):,.10g}"
+
+
+def spare(nbytes: int) -> tuple[Amount, str]:
+    """What is left of a memory, or lacks where it is below zero, as an answer has it."""
+    return Amount(abs(nbytes), "bytes"), " to spare" if nbytes >= 0 else " missing"

@@ -14,12 +14,14 @@ from archcalc.documents.document import Amount, Report, Table, Value
 from archcalc.documents.flops import context_notes
 from archcalc.documents.kept import File, held, held_spec
 from archcalc.documents.receipt import parse_within, receipt
+from archcalc.documents.said import spare
 from archcalc.documents.serve_words import (
     ALL_COLUMNS,
     COUNTING,
     COUNTS,
     TERMS,
     assumptions,
+    best_of,
     count_row,
     host_table,
     host_ways,
@@ -267,15 +269,9 @@ def serve_report(
     )
 
 
-def fewest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Of rows in order the first GPU on which a model fits, not tight where there is one; None where there is none."""
-    fitting = [row for row in rows if row["fits"]]
-    return next((row for row in fitting if row["verdict"] == "fits"), fitting[0] if fitting else None)
-
-
 def _where(rows: Sequence[Mapping[str, Any]]) -> str:
     """The verdict on all GPUs: where it fits first, and on how many others."""
-    best = fewest(rows)
+    best = best_of(rows)
     if best is None:
         return "fits on no GPU"
     verdict = "fits on" if best["verdict"] == "fits" else "just fits on"
@@ -297,15 +293,11 @@ def _title(asked: Asked, found: Found, hardware: Hardware) -> str:
 
 def _answer(best: Serving) -> list[str | Amount]:
     """What is held, and what each GPU has left; where the ends of what is assumed disagree, both."""
-    said: list[str | Amount] = [f"{_sequences(best.load)}, ", *_spare(best.margin), " on each GPU"]
+    said: list[str | Amount] = [f"{_sequences(best.load)}, ", *spare(best.margin), " on each GPU"]
     if best.word == "tight":
         low, high = best.margins
-        said += [" (", *_spare(low), " to ", *_spare(high), ")"]
+        said += [" (", *spare(low), " to ", *spare(high), ")"]
     return said
-
-
-def _spare(margin: int) -> list[str | Amount]:
-    return [Amount(abs(margin), "bytes"), " to spare" if margin >= 0 else " missing"]
 
 
 def _quantities(asked: Asked, found: Found, hardware: Hardware) -> dict[str, Value]:

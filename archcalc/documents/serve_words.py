@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from archcalc.documents.conventions import ENGINES_PAD, padding_notes
 from archcalc.documents.document import Column, Table
 from archcalc.documents.flops import context_notes
+from archcalc.documents.said import spare
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware
 from archcalc.serving.engine import Engine
@@ -104,6 +105,13 @@ def count_row(s: Serving, hardware: Hardware) -> dict[str, Any]:
 def verdict(s: Serving) -> str:
     """In a word, and how a tight one was decided."""
     return s.word if s.word != "tight" else f"tight ({'fits' if s.fits else 'does not fit'})"
+
+
+def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first row whose GPUs hold the model with room for what is assumed, of rows in order; else the first whose
+    GPUs just hold it; None where none do."""
+    fitting = [row for row in rows if row["fits"]]
+    return next((row for row in fitting if row["verdict"] == "fits"), fitting[0] if fitting else None)
 
 
 def term_rows(s: Serving) -> list[dict[str, Any]]:
@@ -314,7 +322,7 @@ def notes(spec: Spec, question: Question, hardware: Hardware, s: Serving) -> lis
 
 
 def _spare(nbytes: int) -> str:
-    return f"{format_bytes(abs(nbytes))} {'to spare' if nbytes >= 0 else 'missing'}"
+    return f"{format_bytes(abs(nbytes))}{spare(nbytes)[1]}"
 
 
 def _beyond(s: Serving) -> list[str]:

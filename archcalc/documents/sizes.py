@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from archcalc.errors import InputError, show_value
-from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_memory, parse_sides
+from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_memory, parse_sides, whole_number
 from archcalc.workload import check_count
 
-WHOLE = r"[0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+"
-"""A whole number, with or without commas between groups of three digits."""
+MOST_NUMBER = 999_999_999
+"""What no number of devices, sequences or layers passes."""
 
 
 def parse_images(texts: list[str] | None) -> list[tuple[int, int]]:
@@ -35,8 +34,9 @@ def parse_lengths(text: str) -> list[int]:
 
 def _run(piece: str, text: str) -> tuple[int, int]:
     """A length, and how many sequences have it."""
-    length, times, count = piece.lower().partition("x")
-    if not length or (times and not (count.isascii() and count.isdecimal() and int(count[:9]))):
+    length, times, copies = piece.lower().partition("x")
+    count = whole_number(copies) if times else 1
+    if not length or not count:
         raise InputError(f"{show_value(text)} is no list of lengths", value=text, hint=LENGTHS_HINT)
     if len(length) > 1 and length[0] == "0" and length.isdecimal():  # 4,096
         hint = "a comma stands between two sequences: leave it out of a number"
@@ -45,7 +45,7 @@ def _run(piece: str, text: str) -> tuple[int, int]:
         tokens = parse_context(length)
     except InputError as error:
         raise InputError(error.message, value=text, hint=LENGTHS_HINT) from None
-    return tokens, int(count[:9] if times else 1)
+    return tokens, count
 
 
 def parse_device_memory(text: str) -> int:
@@ -60,13 +60,13 @@ def parse_number(text: str, option: str, word: str) -> int | None:
     """A whole number, or None for the one word that stands in its place. Raises InputError."""
     if text.lower() == word:
         return None
-    if not re.fullmatch(WHOLE, text):
+    number = whole_number(text)
+    if number is None:
         hint = f"write {option} 8, or {option} {word}"
         raise InputError(f"{option} {show_value(text)} is neither a whole number nor {word}", value=text, hint=hint)
-    digits = text.replace(",", "")
-    if len(digits) >= 10:
+    if number > MOST_NUMBER:
         raise InputError(f"{option} {show_value(text)} is out of range", value=text, hint="at most 999,999,999")
-    return int(digits)
+    return number
 
 
 _WORDS = {"gpus": "auto", "ep": "all", "offload_experts": "host"}

@@ -11,6 +11,7 @@ from archcalc.documents.conventions import MEGATRON_PADS, padding_notes
 from archcalc.documents.document import Amount
 from archcalc.documents.flops import SOME, context_notes
 from archcalc.documents.parts import parts_notes
+from archcalc.documents.said import spare
 from archcalc.documents.train_vision import vision_notes
 from archcalc.files.model import Spec
 from archcalc.hardware import Hardware
@@ -33,15 +34,14 @@ def title_of(spec: Spec, plan: Plan, top: RankMemory, hardware: Hardware) -> str
 def answer_of(plan: Plan, top: RankMemory, hardware: Hardware) -> list[str | Amount]:
     """What the worst rank takes and has, and the layout."""
     room = hardware.memory_visible_bytes
-    spare = room - top.peak
     return [
         f"rank {top.rank} takes ",
         Amount(top.peak, "bytes"),
         " of ",
         Amount(room, "bytes"),
         ", ",
-        Amount(abs(spare), "bytes"),
-        f" {'to spare' if spare >= 0 else 'missing'}; {layout(plan)}",
+        *spare(room - top.peak),
+        f"; {layout(plan)}",
     ]
 
 

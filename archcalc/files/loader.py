@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from archcalc.errors import InputError, RetiredKey, SpecError, in_its_case, show_value
 from archcalc.files.bundled import bundled_dir, bundled_names
-from archcalc.files.identity import identity
+from archcalc.files.identity import FOLDERS, identity
 from archcalc.files.model import Spec
 from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, read
 
@@ -27,6 +27,7 @@ __all__ = [
     "bundled_dir",
     "bundled_names",
     "find",
+    "is_path",
     "load_located",
     "load_spec",
     "parse",
@@ -36,7 +37,7 @@ __all__ = [
 
 Model = TypeVar("Model", bound=BaseModel)
 
-KINDS = ("spec", "plan", "hardware", "engine", "stack", "books", "budgets")
+KINDS = (*FOLDERS, "books", "budgets")
 """What a file of ours can say that it is."""
 
 NOUNS = {"": "spec", "plans": "plan", "hardware": "GPU", "engines": "engine", "stacks": "stack"}
@@ -57,6 +58,12 @@ def bundled_file(name: str, kind: str = "") -> str:
     return str(bundled_dir() / kind / f"{name}.yaml")
 
 
+def is_path(argument: str) -> bool:
+    """Whether an argument can be no bundled name: it looks like a path, or a file of that name is there."""
+    looks = argument.endswith((".yaml", ".yml")) or "/" in argument or os.sep in argument
+    return looks or os.path.isfile(argument)
+
+
 def find(argument: str, kind: str = "") -> Path:
     """The file that an argument names; a folder of a bundled name does not hide it. Bundled names are found without
     regard to case, where nothing of the name as it is written lies there.
@@ -64,7 +71,7 @@ def find(argument: str, kind: str = "") -> Path:
     Raises:
         InputError: no such file and no such name; the near miss is the hint.
     """
-    if argument.endswith((".yaml", ".yml")) or "/" in argument or os.sep in argument or os.path.isfile(argument):
+    if is_path(argument):
         if not os.path.lexists(argument):
             _refuse_missing(argument, kind)
         return Path(argument)

@@ -46,3 +46,8 @@ class Under(Sizes):
         """The arguments of `standing` that are given."""
         own = {name: value for name in ("plan", "gpu", "gpus") if (value := getattr(self, name)) is not None}
         return own | self.sizes
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The same as a document has them: the sides of images in lists."""
+        return self.flags | ({"image": [list(sides) for sides in self.image]} if self.image else {})

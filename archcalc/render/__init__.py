@@ -53,14 +53,18 @@ def counted(report: Report, name: str) -> Report:
     return replace(report, assumptions=[f"{n} values that no source gives (--assumptions)"])
 
 
+def suited(report: Report, name: str, units: str, assumptions: bool) -> Report:
+    """The report in the form that suits a format; `assumptions` lists all of them in every one."""
+    if report.command == "diff":
+        from archcalc.render.changes import form_of
+
+        report = form_of(report, name, units)
+    return report if assumptions else counted(report, name)
+
+
 def text_of(report: Report, name: str, units: str, assumptions: bool = False) -> str:
     """What a command whose report it is prints in a format, off a terminal. Raises InputError for an unknown one."""
     render = renderer(name)
-    if report.command == "diff":
-        from archcalc.render.changes import form_of
-        from archcalc.render.folded import render as folded
-
-        report = form_of(report, name, units)
-        if name == "markdown":
-            return folded(report, units)
-    return render(report if assumptions else counted(report, name), units)
+    if report.command == "diff" and name == "markdown":
+        from archcalc.render.folded import render
+    return render(suited(report, name, units, assumptions), units)

@@ -8,9 +8,9 @@ from typing import Any
 from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import harmless
 from archcalc.render.cells import cell_of, first_line, quantity_lines
+from archcalc.render.table import is_numeric
 
 _ESCAPES = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
-_NUMERIC = ("count", "scaled", "bytes", "flops", "share", "int", "number", "tokens", "own")
 
 
 def render(report: Report, units: str) -> str:
@@ -41,7 +41,7 @@ def bullets(title: str, lines: Iterable[str]) -> str:
 
 def render_table(table: Table, units: str) -> list[str]:
     """Heading, pipe table and note of one table."""
-    marks = ["---:" if c.unit in _NUMERIC else "---" for c in table.columns]
+    marks = ["---:" if is_numeric(c) else "---" for c in table.columns]
     body = [[_indented(row, c, i, units) for i, c in enumerate(table.columns)] for row in table.rows]
     heading = [f"### {escape(table.title)}"] if table.title else []
     blocks = [*heading, pipes([escape(c.title) for c in table.columns], marks, body)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -59,6 +60,13 @@ def test_fewer_gpus_of_no_kind_serve_what_the_card_says_the_fewest_serve(spec: s
     smallest = min(row["visible_bytes"] for row in fitting if row["gpus"] == served)
     name = str(rows_of(spec)["served by"]).split(" x ")[1]
     assert next(row["visible_bytes"] for row in fitting if row["path"] == name) == smallest
+
+
+@pytest.mark.parametrize("spec", ["k25", "llama-3.1-70b"])
+def test_a_card_and_the_report_name_the_same_gpus(spec: str) -> None:
+    # k25 just fits on 4 x b200, which stands first in the table of all: both name the first with room to spare
+    headline = json.loads((ROOT / "reports" / f"{spec}.json").read_text())["tables"]["headline"]
+    assert next(row["value"] for row in headline if row["path"] == "serve") == rows_of(spec)["served by"]
 
 
 @pytest.mark.parametrize("spec", ["k25", "kimi-linear-48b"])

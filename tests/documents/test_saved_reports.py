@@ -234,14 +234,23 @@ def test_limits_may_name_what_a_saved_report_was_asked(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    [{"seq": 100}, {"image": [(448, 448)]}, {"context": 100}, {"plan": "k2-pretrain"}, {"gpu": "h200"}],
-    ids=lambda flags: next(iter(flags)),
+    [{"seq": 100}, {"image": [(448, 448)]}, {"context": 100}, {"context": 0}, {"plan": "k2-pretrain"}, {"gpu": "h200"}],
+    ids=lambda flags: "-".join(map(str, *flags.items())),
 )
 def test_a_flag_that_a_saved_report_has_no_use_for_is_refused(flags: dict[str, Any], folder: Path) -> None:
     path = saved("saved.json", "kv")
     for sides in ((path, "models/kimi.yaml"), (path, path)):
         with pytest.raises(InputError, match="under its own inputs"):
             diff_report(*sides, **flags)
+
+
+@pytest.mark.parametrize("batch", [10**400, -(10**400), 1e300, 1e-320], ids=["huge", "below", "float", "tiny"])
+def test_a_number_that_no_model_has_is_compared_without_a_percentage(batch: float, folder: Path) -> None:
+    path = saved("saved.json", "kv", batch=2)
+    data = json.loads(Path(path).read_text())
+    data["inputs"]["batch"] = batch
+    report = diff_report(write("other.json", json.dumps(data)), path)
+    assert rows(report, "fields")["batch"]["percent"] is None
 
 
 def test_a_file_that_a_held_plan_names_is_not_read(folder: Path) -> None:

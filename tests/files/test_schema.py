@@ -8,11 +8,14 @@ from typing import Any
 import jsonschema
 import pytest
 
+from archcalc.documents.budgets_file import Budgets
 from archcalc.documents.kinds import KINDS
 from archcalc.errors import InputError
+from archcalc.files.loader import parse
 from archcalc.files.model import Spec
 from archcalc.files.schema import schema_text
 from archcalc.files.yaml_loader import load
+from archcalc.units import parse_context
 from tests.support import BUNDLED, ROOT, data, run, text
 
 COMMITTED = ROOT / "schema" / "spec.schema.json"
@@ -103,3 +106,11 @@ def test_an_unknown_kind_is_an_error_with_the_near_miss() -> None:
     with pytest.raises(InputError) as caught:
         schema_text("spce", {"spec": Spec})
     assert caught.value.hint == "did you mean spec?"
+
+
+@pytest.mark.parametrize("words", ["131072", "131,072", "131_072", "128k", "0.5k", "128 Ki", "128KiB", "1M"])
+def test_a_length_may_be_written_under_the_schema_as_it_is_read(words: str) -> None:
+    schema = json.loads((ROOT / "schema" / "budgets.schema.json").read_text())
+    budgets = {"budgets": [{"spec": "k25", "quantity": "kv.sequence_bytes", "max": "1TiB", "context": words}]}
+    assert parse(json.dumps(budgets), "budgets.yaml", Budgets).budgets[0].context == parse_context(words)
+    jsonschema.Draft7Validator(schema).validate(budgets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from sys import float_info
 from typing import Any, NamedTuple
 
 from archcalc.documents.document import Unit
@@ -23,7 +24,8 @@ class Change(NamedTuple):
 
 
 def change(before: Number | None, after: Number | None) -> Change:
-    """The change of a number. What is missing on one side counts as 0 in `delta`; from 0 there is no percentage.
+    """The change of a number. What is missing on one side counts as 0 in `delta`; from 0, or from next to
+    nothing, there is no percentage.
 
     Yes and no (bool) have neither delta nor percentage.
     """
@@ -31,7 +33,7 @@ def change(before: Number | None, after: Number | None) -> Change:
         return Change(before, after, None, None)
     delta = (after or 0) - (before or 0)
     exact = None if not before else 100 * (Fraction(after or 0) - Fraction(before)) / abs(Fraction(before))
-    return Change(before, after, delta, None if exact is None else float(exact))
+    return Change(before, after, delta, None if exact is None or abs(exact) > float_info.max else float(exact))
 
 
 def unit_of(name: str) -> Unit:

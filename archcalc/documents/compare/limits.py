@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 from archcalc.documents.compare.change import Number, change, unit_of
 from archcalc.documents.document import Unit
 from archcalc.documents.quantities import QUANTITIES
-from archcalc.errors import CheckFailed, InputError, did_you_mean, harmless, show_value
+from archcalc.errors import InputError, did_you_mean, show_value
 from archcalc.units import parse_count, parse_memory
 
 HINT = "write NAME:+1%, NAME:-1% or NAME:±1%, or a size such as params.total:+1B or weights.bytes:+2GiB"
@@ -31,19 +31,6 @@ class Limit(NamedTuple):
     way: Literal["+", "-", "±"]
     amount: str
     percent: bool
-
-
-class LimitsExceeded(CheckFailed):
-    """Limits that a diff goes beyond; each on a line of its own."""
-
-    def __init__(self, lines: Sequence[str], of: int) -> None:
-        self.verdict = f"{len(lines)} of {of} limit{'' if of == 1 else 's'} exceeded"
-        super().__init__(f"{self.verdict}: " + "; ".join(lines))
-        self.lines = tuple(lines)
-
-    def render(self, width: int = 100) -> str:
-        """The verdict and a line for each limit."""
-        return "\n".join([f"error: {self.verdict}", *(f"  {harmless(line)}" for line in self.lines)])
 
 
 def parse_limit(text: str) -> Limit:

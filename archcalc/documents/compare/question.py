@@ -110,7 +110,7 @@ class Question:
             InputError: a flag that a saved report, which has inputs of its own, has no use for.
         """
         for name in ("set", "gpus", "seq", "image", "context"):
-            if getattr(self, name):
+            if getattr(self, name) not in (None, (), []):
                 raise InputError(
                     f"--{name} is for two specs: a saved report is compared under its own inputs",
                     value=f"--{name}",

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
-from math import isfinite
 from typing import Any, NoReturn
 
 from archcalc.documents.document import FORMAT_VERSION, Report, Value
 from archcalc.errors import InputError, show_value
 
 MOST_BITS = 256
-"""No count or size has more; a longer integer is a mistake or an attack."""
+"""No count or size has more; a larger number is a mistake or an attack."""
 
 MOST_COPIES = 10**9
 """No model has so many layers or experts."""
@@ -154,9 +153,5 @@ def _is_place(template: object, indices: object, experts: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a number that can be compared: no bool, nothing infinite, no integer past 256 bits."""
-    if isinstance(value, bool):
-        return False
-    if isinstance(value, int):
-        return value.bit_length() <= MOST_BITS
-    return isinstance(value, Fraction) or (isinstance(value, float) and isfinite(value))
+    """Whether a value is a number that can be compared: no bool, nothing infinite, nothing past 256 bits."""
+    return isinstance(value, int | float | Fraction) and not isinstance(value, bool) and abs(value) < 2**MOST_BITS
