@@ -13,7 +13,7 @@ from archcalc.documents.document import Amount, Column, Report, Table, Value
 from archcalc.documents.flops import flops
 from archcalc.documents.kv import kv_quantities
 from archcalc.documents.params import params_quantities
-from archcalc.documents.serve import serve
+from archcalc.documents.serve import first_fit, serve
 from archcalc.documents.weights import weights
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
@@ -140,10 +140,8 @@ def _smallest(spec: Spec) -> tuple[Mapping[str, Any] | str, Sequence[str]]:
         report = serve(spec, gpu="all")
     except InputError as error:
         return error.message, ()
-    rows = report.rows.rows if report.rows else ()
-    fitting = [row for row in rows if row["fits"]]
-    best = next((row for row in fitting if row["verdict"] == "fits"), fitting[0] if fitting else "none holds it")
-    return best, report.assumptions
+    best = first_fit(report.rows.rows if report.rows else ())
+    return best or "none holds it", report.assumptions
 
 
 def _served(spec: Spec, best: Mapping[str, Any] | str) -> Iterator[Row]:

@@ -8,6 +8,7 @@ from typing import Any
 from archcalc.documents.book import Asked, Section
 from archcalc.documents.document import Column, Report, Table, Value
 from archcalc.documents.quantities import quantity
+from archcalc.documents.serve import first_fit
 from archcalc.hardware import load_hardware
 from archcalc.training.load import load_plan
 from archcalc.units import format_bytes, format_int
@@ -52,11 +53,12 @@ def _trained(sections: Sequence[Section], plans: Mapping[str, str]) -> Iterator[
 
 
 def _fits(asked: Mapping[str, Asked]) -> Iterator[dict[str, Any]]:
-    """On which GPUs a sequence fits: the first row of the table of all, then each that was asked about."""
+    """On which GPUs a sequence fits: what the table of all begins with, then each that was asked about."""
     for name, each in asked.items():
         report = each.report
         if name == "serve" and report.rows:
-            best, length = report.rows.rows[0], format_int(report.inputs["context"])
+            best = first_fit(report.rows.rows) or report.rows.rows[0]
+            length = format_int(report.inputs["context"])
             few = "the fewest GPUs" if report.inputs["gpus"] == "auto" else "GPUs"
             question = f"{few} that serve a sequence of {length} tokens"
             yield _fit(name, question, best["path"], best["gpus"], best["verdict"], best["fits"], best["margin_bytes"])

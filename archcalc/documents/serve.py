@@ -268,13 +268,18 @@ def serve_report(
 
 
 def _where(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The first GPU on which a model fits, of rows in order; the first that is not tight, where one is."""
-    fitting = [row for row in rows if row["fits"]]
-    if not fitting:
+    """On which GPU a model fits first, of rows in order, and on how many more."""
+    row, fitting = first_fit(rows), sum(row["fits"] for row in rows)
+    if row is None:
         return "fits on no GPU"
-    row = next((row for row in fitting if row["verdict"] == "fits"), fitting[0])
     tight = "" if row["verdict"] == "fits" else "just "
-    return f"{tight}fits on {row['gpus']} x {row['title']}, and on {len(fitting) - 1} more of {len(rows)} GPUs"
+    return f"{tight}fits on {row['gpus']} x {row['title']}, and on {fitting - 1} more of {len(rows)} GPUs"
+
+
+def first_fit(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first of the rows of `--gpu all` that fits and is not tight; a tight one only where no other fits."""
+    fitting = [row for row in rows if row["fits"]]
+    return next((row for row in fitting if row["verdict"] == "fits"), next(iter(fitting), None))
 
 
 def _title(asked: Asked, found: Found, hardware: Hardware) -> str:
