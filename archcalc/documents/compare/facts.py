@@ -80,8 +80,9 @@ def facts(base: Side, head: Side, question: Question) -> tuple[Facts, Facts, lis
     if base.saved is None and head.saved is None:
         if base.spec is None and head.spec is None:
             raise InputError("both sides are nothing", value=base.label, hint="name a spec or a saved report")
-        first, second = (_spec(side, question, vision=has_tower(base, head)) for side in (base, head))
-        return first, second, [question.convention]
+        vision = has_tower(base, head)
+        first, second = (_spec(side, question, vision=vision) for side in (base, head))
+        return first, second, [question.convention(vision=vision)]
     recomputed = next((side.saved for side, other in ((base, head), (head, base)) if other.spec is not None), None)
     lent = question.lent(recomputed)
     ours, theirs = _answers(base, head.saved, lent), _answers(head, base.saved, lent)
