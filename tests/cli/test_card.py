@@ -120,6 +120,7 @@ def test_a_model_that_no_bundled_gpu_can_hold_says_why(tmp_path: Path) -> None:
 FIRST = {
     "params k25": lambda q: format_count(q["params.total"]),
     "flops k25": lambda q: format_flops(q["flops.total"]),
+    "flops k25 --phase decode": lambda q: "batch 1, 1 text token:",
     "kv k25": lambda q: format_bytes(q["kv.total_bytes"]),
     "kv k25 --memory 40GiB": lambda q: f"{q['kv.max_tokens']:,} tokens fit",
     "weights k25": lambda q: format_bytes(q["weights.bytes"]),
