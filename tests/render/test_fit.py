@@ -69,7 +69,10 @@ def test_a_column_that_wraps_gives_way_before_another_is_left_out() -> None:
 
 def test_the_widest_column_gives_way_first_and_no_word_is_cut() -> None:
     """Of 80 columns 80 - 3 x 2 - 12 - 13 = 49 are left for two texts of 57 and 46: 24 and 25, neither of them short."""
-    texts = ["context over the tp group + fewer sequences a step, at most", "--dcp 8 --max-num-seqs 64 --utilization 0.95"]
+    texts = [
+        "context over the tp group + fewer sequences a step, at most",
+        "--dcp 8 --max-num-seqs 64 --utilization 0.95",
+    ]
     cells = [[*texts, "551.35 MiB  ", "cached tokens"]]
     shown, sizes = fitted(cells, (True, True, False, False), 80)
     assert (shown, sizes) == ([0, 1, 2, 3], [24, 25, 12, 13])
