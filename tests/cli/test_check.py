@@ -296,7 +296,7 @@ def test_no_file_of_the_working_directory_hides_a_bundled_one(repository: Path, 
         ({"quantity": "vision.tokens", "image": ["8x8"], "max": 1}, "Tiny has no vision tower", ""),
         ({"quantity": "params.total", "max": 1, "massage": "x"}, "unknown key `massage`", "did you mean message?"),
         ({"spec": "none.yaml", "quantity": "params.total", "max": 1}, "there is no such file from here", ""),
-        ({"spec": "k26", "quantity": "params.total", "max": 1}, 'no bundled spec is named "k26"', "did you mean k25?"),
+        ({"spec": "kk25", "quantity": "params.total", "max": 1}, 'no bundled spec is named "kk25"', "did you mean k25"),
         ({"spec": "", "quantity": "params.total", "max": 1}, "spec", ""),
     ],
 )
@@ -329,7 +329,7 @@ def test_an_invalid_spec_is_told_at_its_own_line(tmp_path: Path) -> None:
     [
         ("budgets: []\n", "budgets"),
         ("{}\n", "missing key `budgets`"),
-        ("kind: spec\nbudgets: []\n", "this file is of kind spec; a budgets is wanted here"),
+        ("kind: spec\nbudgets: []\n", "this file is of kind spec; one of kind budgets is wanted here"),
         ("budgets: [\n", "budgets.yaml:"),
         ("budgets:\n  - {spec: s.yaml}\n", "missing key `quantity`"),
     ],
