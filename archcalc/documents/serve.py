@@ -304,12 +304,12 @@ def _answer(best: Serving) -> list[str | Amount]:
 
 def _other_layout(best: Serving, changes: Sequence[Lever]) -> Iterator[str]:
     """The flags under which the same load fits on as many of the same GPUs, where it does not as asked."""
-    for change in changes:
+    asked = (best.load, best.where.devices, best.visible)
+    for change in changes if not best.fits else ():
         got = change.serving
-        if not best.fits and got is not None and got.word == "fits" and got.load == best.load:
-            if got.where.devices == best.where.devices and got.visible == best.visible:
-                yield f"; fits with {change.flags}"
-                return
+        if got is not None and got.word == "fits" and (got.load, got.where.devices, got.visible) == asked:
+            yield f"; fits with {change.flags}"
+            return
 
 
 def _spare(margin: int) -> list[str | Amount]:
