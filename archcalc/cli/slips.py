@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from itertools import pairwise
@@ -68,13 +69,19 @@ def _command(arguments: list[str]) -> tuple[str, str]:
     elif called is not None:
         rest = [word for word in arguments if word not in (called, "archcalc")]
         hint = f"the command stands first: {shlex.join(['archcalc', called, *rest])}"
-    elif name.lower() in bundled_names():
-        hint = f"{name} is a model; name a command first: archcalc params {name}"
+    elif name.lower() in bundled_names() or os.path.exists(name):
+        own = {opt for _, p in _parameters("card") for opt in p.opts}
+        asked = (
+            ["params", name] if any(word[:1] == "-" and word not in own for word in others) else ["card", *arguments]
+        )
+        hint = f"name a command first: {shlex.join(['archcalc', *asked])}"
     else:
         model = name_hint(name, "", "a path") if len(arguments) == 1 else ""
         hint = (
             model if model.startswith("did you mean") else f"commands are {', '.join(COMMANDS)}; or name a spec alone"
         )
+        if hint != model and (os.sep in name or name.endswith((".yaml", ".yml", ".json"))):
+            return f"No such command, and no such file: '{name}'.", hint
     return f"No such command '{name}'.", hint
 
 

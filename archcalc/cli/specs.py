@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from archcalc.cli.file_options import KindName
+from typing import Annotated
+
+import typer
+
 from archcalc.cli.options import Assumptions, Format, Output, Units
 
 
 def command(
-    kind: KindName = None,
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="KIND", help="spec, plan, hardware, engine or stack.")
+    ] = "spec",
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
@@ -17,4 +22,4 @@ def command(
     from archcalc.cli.output import emit
     from archcalc.documents.specs import specs_report
 
-    emit(specs_report(kind or "spec"), format_name, output, units, assumptions)
+    emit(specs_report(kind), format_name, output, units, assumptions)

@@ -24,7 +24,7 @@ COLUMNS = (
     Column("max", "at most", "own", keep=True),
     Column("base", "was", "own"),
     Column("increase", "increase", "own"),
-    Column("most_increase", "at most", "own"),
+    Column("most_increase", "by at most", "own"),
     Column("line", "line", "int"),
     Column("message", "message", "prose"),
 )

@@ -52,7 +52,7 @@ def card(spec: Spec, *, word: str | None = None) -> Report:
     stored = weights(spec).quantities
     found["weights.bytes"] = stored["weights.bytes"]
     found["flops.per_token"] = flops(spec, seq=PREFILL).quantities["flops.per_token"]
-    served = _smallest(spec)
+    served, assumed = _smallest(spec)
     rows = [*_counts(found), *_layers(spec, tape), *_sizes(spec, tape, {**found, **stored}), *_served(spec, served)]
     best = served if isinstance(served, Mapping) else None
     if best is not None:
@@ -72,6 +72,7 @@ def card(spec: Spec, *, word: str | None = None) -> Report:
         rows=Table("rows", "", COLUMNS, rows),
         rows_tell=True,
         tables=[Table("next", "what to ask next", NEXT, [{"path": text} for text in _next(spec, called, best)])],
+        assumptions=assumed,
     )
 
 
@@ -134,14 +135,15 @@ def _sizes(spec: Spec, tape: Tape, found: Mapping[str, Value]) -> Iterator[Row]:
     yield _row("FLOPs a token", found["flops.per_token"], "flops", f"forward, in a prefill of {PREFILL:,} tokens")
 
 
-def _smallest(spec: Spec) -> Mapping[str, Any] | str:
+def _smallest(spec: Spec) -> tuple[Mapping[str, Any] | str, Sequence[str]]:
     """The fewest bundled GPUs that serve a sequence of full length, the least memory among them, with room for what is
-    assumed; or why none does."""
+    assumed; or why none does. Beside it what that rests on."""
     try:
         report = serve(spec, gpu="all")
     except InputError as error:
-        return error.message
-    return best_of(report.rows.rows if report.rows else ()) or "none holds it"
+        return error.message, ()
+    best = best_of(report.rows.rows if report.rows else ())
+    return best or "none holds it", report.assumptions
 
 
 def _served(spec: Spec, best: Mapping[str, Any] | str) -> Iterator[Row]:
@@ -156,7 +158,13 @@ def _served(spec: Spec, best: Mapping[str, Any] | str) -> Iterator[Row]:
 def _next(spec: Spec, called: str, best: Mapping[str, Any] | None) -> Iterator[str]:
     """Three commands that go on from here."""
     limit = spec.backbone.max_position_embeddings
-    where = {} if best is None else {"gpu": best["path"], "gpus": best["gpus"]}
-    yield line("serve", called, {**(where or {"gpu": "all"}), "context": format_context(limit)})
-    yield line("plot memory", called, where and {"gpu": best["path"]}) if best else line("kv", called, {})
+    where = {"gpu": "all"} if best is None else {"gpu": best["path"], **_spread(best)}
+    yield line("serve", called, {**where, "context": format_context(limit)})
+    yield line("plot memory", called, {"gpu": best["path"]}) if best else line("kv", called, {})
     yield line("claims" if spec.claims else "params", called, {})
+
+
+def _spread(best: Mapping[str, Any]) -> dict[str, int]:
+    """The flags that ask for a layout again: a number of GPUs is tensor parallel alone, any other names its sizes."""
+    sizes = {name: best[name] for name in ("tp", "pp", "dp", "ep", "dcp") if best[name] > 1}
+    return {"gpus": best["gpus"]} if best["tp"] == best["gpus"] and sizes.keys() <= {"tp"} else sizes

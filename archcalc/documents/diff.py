@@ -11,7 +11,7 @@ from archcalc.documents.compare.facts import Facts, facts
 from archcalc.documents.compare.fields import VIEW, field_changes, field_rows
 from archcalc.documents.compare.inputs import trees
 from archcalc.documents.compare.limits import check_names, judge, parse_limit
-from archcalc.documents.compare.question import Question
+from archcalc.documents.compare.question import COMPARED, Question
 from archcalc.documents.compare.sides import NOTHING, Side, read_side
 from archcalc.documents.compare.tree import path_rows
 from archcalc.documents.document import Column, Report, Table, Value
@@ -94,7 +94,7 @@ def diff_report(
         ],
         findings=findings,
         findings_table=Table("findings", "limits", LIMIT_COLUMNS, findings) if findings else None,
-        notes=tuple(note for note in notes if quantities or paths or fields or note != question.convention),
+        notes=tuple(note for note in notes if quantities or paths or fields or not note.startswith(COMPARED)),
         extra={"changed": matters, "unchanged": equal, "base_title": before.title, "head_title": after.title},
     )
 
@@ -179,7 +179,7 @@ def _held(findings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _summary(quantities: Sequence[Any], paths: Sequence[Mapping[str, Any]], fields: Sequence[Mapping[str, Any]]) -> str:
-    said = []
+    said = [f"{r['quantity']} {_yes(r['before'])} → {_yes(r['after'])}" for r in quantities if _turned(r)]
     if quantities:
         said.append(_several(len(quantities), "quantity changed", "quantities changed"))
     for kind in ("changed", "added", "removed", "moved", "renamed"):
@@ -190,6 +190,15 @@ def _summary(quantities: Sequence[Any], paths: Sequence[Mapping[str, Any]], fiel
     if not said:
         return "only descriptions changed" if fields else "nothing changed"
     return ", ".join(said)
+
+
+def _turned(row: Mapping[str, Any]) -> bool:
+    """Whether a verdict is another one: whether something fits."""
+    return isinstance(row["before"], bool) and isinstance(row["after"], bool)
+
+
+def _yes(verdict: bool) -> str:
+    return "yes" if verdict else "no"
 
 
 def _several(n: int, one: str, more: str) -> str:

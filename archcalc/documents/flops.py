@@ -183,12 +183,16 @@ def _described(spec: Spec, workload: Workload) -> str:
     what = {"train": "a training step", "prefill": "a prefill", "decode": "a decode step"}[workload.phase]
     if workload.lengths:
         count, text, tokens, on = workload.sequences, workload.text_tokens, workload.sequences * tokens, ", each on"
-        words = f"{what}, {format_int(count)} packed sequence{'s' if count > 1 else ''}, {format_int(text)} text tokens"
+        words = f"{what}, {format_int(count)} packed sequence{'s' if count > 1 else ''}, {_text(text)}"
     else:
-        words, on = f"{what}, batch {workload.batch}, {format_int(workload.seq)} text tokens", " on"
+        words, on = f"{what}, batch {workload.batch}, {_text(workload.seq)}", " on"
     if tokens:
         words += f" and {format_int(tokens)} vision tokens"
     return words + (f"{on} {format_int(workload.context)} cached" if workload.context else "")
+
+
+def _text(tokens: int) -> str:
+    return f"{format_int(tokens)} text token{'' if tokens == 1 else 's'}"
 
 
 def _notes(spec: Spec, workload: Workload, found: dict[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import inf
@@ -40,7 +40,7 @@ from archcalc.hardware import Hardware, hardware_names, load_hardware
 from archcalc.hf.spec import load_spec
 from archcalc.serving.deployment import Vision
 from archcalc.serving.engine import Sampler, load_engine
-from archcalc.serving.levers import levers
+from archcalc.serving.levers import Lever, levers
 from archcalc.serving.log import Logged, load_log
 from archcalc.serving.memory import Serving
 from archcalc.serving.overhead import Load, Served
@@ -240,7 +240,7 @@ def serve_report(
     return Report(
         command="serve",
         title=_title(asked, found, hardware),
-        answer=_answer(best),
+        answer=[*_answer(best), *_other_layout(best, changes)],
         spec=asked.spec,
         inputs={**inputs_of(asked), "gpu": hardware.name, **chosen},
         quantities=_quantities(asked, found, hardware),
@@ -298,6 +298,16 @@ def _answer(best: Serving) -> list[str | Amount]:
         low, high = best.margins
         said += [" (", *spare(low), " to ", *spare(high), ")"]
     return said
+
+
+def _other_layout(best: Serving, changes: Sequence[Lever]) -> Iterator[str]:
+    """The flags under which the same load fits on as many of the same GPUs, where it does not as asked."""
+    asked = (best.load, best.where.devices, best.visible)
+    for change in changes if not best.fits else ():
+        got = change.serving
+        if got is not None and got.word == "fits" and (got.load, got.where.devices, got.visible) == asked:
+            yield f"; fits with {change.flags}"
+            return
 
 
 def _quantities(asked: Asked, found: Found, hardware: Hardware) -> dict[str, Value]:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from archcalc.errors import FieldError, InputError, Problem, SpecError, did_you_mean, near_miss, show_value
 from archcalc.files.document import MAX_PROBLEMS, Document, Loc, cut, place_of
+from archcalc.files.identity import FOLDERS
 from archcalc.files.synonyms import synonym
 from archcalc.files.yaml_scalars import MAX_NUMBER
 
@@ -102,7 +103,17 @@ def _unknown_key(
 def _missing_keys(section: Loc, keys: list[str], document: Document) -> Problem:
     names = ", ".join(f"`{key}`" for key in keys)
     where = f" in `{document.name(section)}`" if section else ""
-    return document.problem(f"missing key{'s' if len(keys) > 1 else ''} {names}{where}", section, key=True)
+    hint = None if section or len(keys) == 1 else _beginning(document.data.get("kind"))
+    return document.problem(f"missing key{'s' if len(keys) > 1 else ''} {names}{where}", section, key=True, hint=hint)
+
+
+def _beginning(kind: object) -> str | None:
+    """For a file that is hardly begun: where there are others of its kind, and what explains their keys."""
+    if not isinstance(kind, str) or kind not in FOLDERS:
+        return None
+    return (
+        f"archcalc specs --kind {kind} lists some to start from; archcalc schema {kind} --format markdown has every key"
+    )
 
 
 def _no_tag(error: Mapping[str, Any], document: Document) -> Problem:

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 GAP = 2
 """Columns between two cells."""
 
+HANG = 2
+"""How much further in the later lines of a cell stand."""
+
 NARROW = 16
-"""A text column of at most this width is never wrapped."""
+"""A text column of at most this width is never wrapped, and none is made narrower for others to stay."""
 
 READABLE = 30
 """No wrapped column is made narrower than this, unless all its words are shorter."""
@@ -71,14 +74,15 @@ def fitted(
 ) -> tuple[list[int], list[int]]:
     """Which columns are shown, by index, and how wide each of them is.
 
-    Columns that wrap give way first, down to their longest word or READABLE; then columns are left out, the last one
-    first, those to keep only when no other is left; at least two stay: a name without its number says nothing.
+    Columns that wrap give way first, the widest before the others, down to their longest word or READABLE; then columns
+    are left out, the last one first, those to keep only when no other is left; at least two stay: a name without its
+    number says nothing.
     """
     natural = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
     if width is None:
         return list(range(len(natural))), natural
     least = [
-        min(READABLE, max(map(_longest_word, column))) if may and size > NARROW else size
+        min(size, READABLE, max(NARROW, *map(_longest_word, column))) if may else size
         for column, may, size in zip(zip(*cells, strict=True), wraps, natural, strict=True)
     ]
     shown = list(range(len(natural)))
@@ -89,12 +93,11 @@ def fitted(
         shown.remove(others[-1] if others else shown[-1])
     sizes = [natural[i] for i in shown]
     while (over := sum(sizes) + GAP * (len(shown) - 1) - width) > 0:
-        slack = [size - least[i] for size, i in zip(sizes, shown, strict=True)]
-        widest = max(range(len(shown)), key=slack.__getitem__)
-        if slack[widest] <= 0:
+        slack = [n for n, i in enumerate(shown) if sizes[n] > least[i]]
+        if not slack:
             sizes[0] = max(8, sizes[0] - over)
             break
-        sizes[widest] -= min(over, slack[widest])
+        sizes[max(slack, key=sizes.__getitem__)] -= 1
     return shown, sizes
 
 
@@ -103,5 +106,6 @@ def _sum(sizes: Sequence[int], shown: Sequence[int]) -> int:
 
 
 def _longest_word(text: str) -> int:
+    """Columns that the longest word takes where it stands: a later one hangs."""
     indent = len(text) - len(text.lstrip(" "))
-    return indent + max((width_of(word) for word in text.split()), default=0)
+    return indent + max((width_of(word) + (HANG if n else 0) for n, word in enumerate(text.split())), default=0)

@@ -8,7 +8,7 @@ from typing import Any
 from archcalc.documents.document import Column, Report, Table
 from archcalc.errors import harmless
 from archcalc.render.cells import cell_of, first_line, quantity_lines
-from archcalc.render.fit import GAP, fitted, padded, width_of, wrapped
+from archcalc.render.fit import GAP, HANG, fitted, padded, width_of, wrapped
 
 Paint = Callable[[str, str], str]
 """(text, style) to the text as it is printed; a style is bold, dim, a verdict, or empty."""
@@ -76,7 +76,7 @@ def _table(table: Table, units: str, width: int | None, paint: Paint) -> Iterato
     numeric = [is_numeric(columns[i]) for i in shown]
 
     def line_up(cells: Sequence[str], styles: Sequence[str]) -> Iterator[str]:
-        split = [wrapped(cells[i], size, 2) for i, size in zip(shown, sizes, strict=True)]
+        split = [wrapped(cells[i], size, HANG) for i, size in zip(shown, sizes, strict=True)]
         for n in range(max(map(len, split))):
             texts = [part[n] if n < len(part) else "" for part in split]
             yield (" " * GAP).join(

@@ -164,14 +164,17 @@ def _shorter(asked: Question, hardware: Hardware, serving: Serving) -> list[Leve
 
 
 def _more(question: Question, hardware: Hardware, serving: Serving) -> list[Lever]:
-    """The fewest more of the same devices that fit."""
+    """The fewest more of the same devices that fit; behind the flags that were given, its flags overrule them."""
     spread = replace(question.spread, gpus=None, tp=None, pp=None, dp=None, ep=None, dcp=None)
     try:
         best = replace(question, spread=spread).on(hardware).best
     except InputError as error:
         return [Lever(name="more devices", flags="--gpus auto", serving=None, hardware=hardware, refused=error.message)]
     where = best.where
-    flags = " ".join(f"--{n} {getattr(where, n)}" for n in ("tp", "pp", "dp", "ep", "dcp") if getattr(where, n) > 1)
+    given = ["gpus"] if question.spread.gpus is not None else []
+    sizes = {"gpus": where.devices, **{n: getattr(where, n) for n in ("tp", "pp", "dp", "ep", "dcp")}}
+    given += [n for n in sizes if n != "gpus" and (sizes[n] > 1 or getattr(question.spread, n) is not None)]
+    flags = " ".join(f"--{n} {sizes[n]}" for n in given)
     name = "more devices" if where.devices > serving.where.devices else "another layout"
     return [Lever(name=name, flags=flags or "--gpus 1", serving=best, hardware=hardware)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,14 +70,38 @@ def test_a_card_and_the_report_name_the_same_gpus(spec: str) -> None:
     assert next(row["value"] for row in headline if row["path"] == "serve") == rows_of(spec)["served by"]
 
 
+def next_of(card: dict[str, Any]) -> list[list[str]]:
+    """The words of each command that a card ends with, `archcalc` left out."""
+    commands = [shlex.split(row["path"]) for row in card["tables"]["next"]]
+    assert all(program == "archcalc" for program, *_ in commands)
+    return [words for _, *words in commands]
+
+
 @pytest.mark.parametrize("spec", ["k25", "kimi-linear-48b"])
 def test_a_card_ends_with_three_commands_that_answer(spec: str) -> None:
-    asked = [row["path"] for row in answered("card", spec)["tables"]["next"]]
+    asked = next_of(answered("card", spec))
     assert len(asked) == 3
-    for command in asked:
-        program, *words = shlex.split(command)
-        assert program == "archcalc"
-        assert run(*words).code == 0, command
+    for words in asked:
+        assert run(*words).code == 0, words
+
+
+@pytest.mark.parametrize("spec", ["k25", "kimi-k2", "kimi-k3", "llama-3.1-8b"])
+def test_the_serving_that_a_card_tells_to_ask_for_is_the_one_that_it_says_fits(spec: str) -> None:
+    """Of tp alone, of tp with dcp, and of tp with dp and dcp: a number of GPUs alone would be tp alone."""
+    card = answered("card", spec)
+    served = answered(*next_of(card)[0])
+    gpus, gpu = str(rows_of(spec)["served by"]).split(" x ")
+    (best,) = (row for row in answered("serve", spec, "--gpu", "all")["rows"] if row["path"] == gpu)
+    assert served["verdict"] == best["verdict"] == "fits"
+    assert served["quantities"]["serve.gpus"] == card["quantities"]["serve.gpus"] == int(gpus)
+    assert served["layout"]["gpu"] == gpu
+    assert {name: served["layout"][name] for name in ("tp", "pp", "dp", "ep", "dcp")}.items() <= best.items()
+    assert served["quantities"]["serve.margin_bytes"] == best["margin_bytes"]
+
+
+def test_a_card_says_what_its_verdict_on_serving_rests_on() -> None:
+    assert answered("card", "k25")["assumptions"] == answered("serve", "k25", "--gpu", "all")["assumptions"]
+    assert "values that no source gives" in run("k25").out
 
 
 def test_a_spec_alone_on_the_line_asks_for_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +128,7 @@ def test_a_model_that_no_bundled_gpu_can_hold_says_why(tmp_path: Path) -> None:
 FIRST = {
     "params k25": lambda q: format_count(q["params.total"]),
     "flops k25": lambda q: format_flops(q["flops.total"]),
+    "flops k25 --phase decode": lambda q: "batch 1, 1 text token:",
     "kv k25": lambda q: format_bytes(q["kv.total_bytes"]),
     "kv k25 --memory 40GiB": lambda q: f"{q['kv.max_tokens']:,} tokens fit",
     "weights k25": lambda q: format_bytes(q["weights.bytes"]),

@@ -88,6 +88,21 @@ def test_a_plan_has_the_errors_that_train_gives(here: Path) -> None:
     assert run("validate", "mine.yaml").err == run("train", "k25", "--plan", "mine.yaml").err
 
 
+@pytest.mark.parametrize("kind", ["spec", "plan", "engine"])
+def test_a_file_that_is_hardly_begun_is_told_where_others_are(here: Path, kind: str) -> None:
+    (here / "mine.yaml").write_text(f"kind: {kind}\nname: mine\n")
+    (hint,) = (line for line in run("validate", "mine.yaml").err.splitlines() if line.startswith("hint: "))
+    for command in hint.removeprefix("hint: ").replace(" lists some to start from", "").split("; "):
+        assert run(*command.removesuffix(" has every key").split()[1:]).code == 0, command
+    whole = yaml.safe_load(FILES[kind])
+    whole.pop("name")
+    (here / "mine.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+    assert "hint: " not in run("validate", "mine.yaml").err, "one key that is missing says it all"
+    for odd in ("kind: [a]\n", "kind: {}\n"):
+        (here / "mine.yaml").write_text(odd)
+        assert run("train", "k25", "--plan", "mine.yaml").code == 2
+
+
 def test_a_file_without_a_kind_is_one_error_that_says_what_it_looks_like(here: Path) -> None:
     for kind in FILES:
         (here / "mine.yaml").write_text(FILES[kind].replace(f"kind: {kind}\n", "", 1))

@@ -559,7 +559,10 @@ def test_the_headline_says_on_which_gpus_it_fits_and_what_training_peaks_at(k25:
     assert rows["serve-h200"]["value"] == f"{served['serve.gpus']} x h200"
     assert rows["serve-h200"]["margin_bytes"] == served["serve.margin_bytes"]
     assert rows["serve-h200"]["fits"] is served["serve.fits"] is True
-    first = answered("serve", "k25", "--gpu", "all")["rows"][0]
+    everywhere = answered("serve", "k25", "--gpu", "all")
+    first = next(row for row in everywhere["rows"] if row["verdict"] == "fits")
+    assert f"fits on {first['gpus']} x {first['title']}" in everywhere["title"]
+    assert f"fits on {first['gpus']} x {first['title']}" in answered("card", "k25")["title"]
     assert rows["serve"]["value"] == f"{first['gpus']} x {first['path']}"
     assert rows["serve"]["margin_bytes"] == first["margin_bytes"]
     trained = answered("train", "k25", "--plan", "k2-pretrain")["quantities"]

@@ -314,16 +314,31 @@ def test_what_would_make_it_fit_is_a_table_of_flags_that_do(capsys: Capture) -> 
     for flags, row in levers.items():
         if row["fits"] is None or row["gpu"] != "h200":
             continue
-        typed = [*asked, *flags.split()]
-        if "--tp" in flags:
-            typed = [word for n, word in enumerate(typed) if word != "--gpus" and typed[n - 1] != "--gpus"]
-        for option in ("--context", "--batch"):
-            if option in flags.split():
-                n = typed.index(option)
-                del typed[n : n + 2]
-        again = report(capsys, *typed)["quantities"]
+        again = report(capsys, *asked, *flags.split())["quantities"]
         assert again["serve.fits"] is row["fits"], flags
         assert again["serve.margin_bytes"] == row["margin_bytes"], flags
+
+
+def test_a_layout_of_as_many_gpus_that_fits_is_in_the_first_line(capsys: Capture) -> None:
+    """70,272 B x 262,144 tokens are 17.2 GiB on each of 8, and over eight of them 2.1: 8 H20 have room for 10."""
+    asked = ("serve", "k25", "--gpu", "h20", "--gpus", "8")
+    found = report(capsys, *asked)
+    assert found["quantities"]["serve.fits"] is False
+    assert found["title"].endswith(" missing on each GPU; fits with --dcp 8")
+    assert report(capsys, *asked, "--dcp", "8")["verdict"] == "fits"
+    assert report(capsys, "serve", "k25", "--gpu", "h20")["quantities"]["serve.gpus"] == 8
+    # no layout of 8 H100, and none is needed on 8 H200
+    for gpu in ("h100", "h200"):
+        assert "; fits with" not in report(capsys, "serve", "k25", "--gpu", gpu, "--gpus", "8")["title"]
+
+
+@pytest.mark.parametrize("given", ["--gpus 8", "--gpus 8 --tp 4 --pp 2", "--tp 4 --dp 2 --ep all"])
+def test_flags_of_more_devices_go_behind_those_that_were_given(given: str, capsys: Capture) -> None:
+    asked = ("serve", "k25", "--gpu", "h100", "--context", "128k", *given.split())
+    (more,) = (row for row in report(capsys, *asked)["tables"]["levers"] if row["path"] == "more devices")
+    again = report(capsys, *asked, *more["flags"].split())["quantities"]
+    assert again["serve.fits"] is more["fits"] is True
+    assert (again["serve.gpus"], again["serve.margin_bytes"]) == (more["gpus"], more["margin_bytes"])
 
 
 def test_where_it_fits_levers_say_what_each_would_buy(capsys: Capture) -> None:

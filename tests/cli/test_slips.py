@@ -7,7 +7,7 @@ import re
 import pytest
 
 from archcalc.cli.app import COMMANDS
-from tests.support import answered, quantities, run
+from tests.support import ROOT, answered, quantities, run
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,9 @@ from tests.support import answered, quantities, run
         ("k25 kv --context 8k", "No such command 'k25'", "the command stands first: archcalc kv k25 --context 8k"),
         ("archcalc params k25", "No such command 'archcalc'", "the command stands first: archcalc params k25"),
         ("k25 --depth 1", "No such command 'k25'", "name a command first: archcalc params k25"),
+        ("k25 --format json", "No such command 'k25'", "name a command first: archcalc card k25 --format json"),
+        (f"{ROOT}/specs/k25.yaml -o x.md", "No such command", f"first: archcalc card {ROOT}/specs/k25.yaml -o x.md"),
+        ("nosuch/config.json", "No such command, and no such file: 'nosuch/config.json'", "or name a spec alone"),
         ("serv k25", "No such command 'serv'", "did you mean serve?"),
         ("Params k25", "No such command 'Params'", "did you mean params?"),
         ("zzz", "No such command 'zzz'", "commands are card, params, claims,"),

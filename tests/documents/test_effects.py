@@ -178,6 +178,16 @@ def test_a_limit_on_whether_it_fits_is_exceeded_where_it_no_longer_does(edited: 
     failed = exceeded(report)
     assert failed is not None
     assert "serve.fits:-0: 1 → 0" in failed.lines[0]
+    assert ": 1 of 2 limits exceeded; serve.fits yes → no, " in report.title
+
+
+def test_the_workload_names_a_tower_only_where_a_side_has_one() -> None:
+    assert "a vision tower that is shown an image" in diff_report("kimi-k2", "k25").notes[0]
+    for image in ([], [(448, 448)]):
+        (note,) = diff_report("kimi-k2", "deepseek-v3", image=image).notes
+        assert note.startswith(
+            "Compared at a fixed workload: FLOPs of a prefill of 4,096 text tokens, batch 1, causal; "
+        )
 
 
 def test_images_are_seen_by_the_side_that_has_a_tower() -> None:

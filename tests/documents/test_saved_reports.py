@@ -97,6 +97,17 @@ def test_the_bundled_report_equals_a_copy_of_its_spec_in_another_repository(fold
     assert report.title.endswith("nothing changed")
 
 
+def test_a_weight_that_changes_shape_changes_as_a_weight_and_as_no_buffer(folder: Path) -> None:
+    report = diff_report(str(ROOT / "reports" / "k25.json"), "fewer.yaml")
+    rows = report.rows.rows if report.rows else ()
+    router = "language_model.model.layers.1-60.mlp.gate"
+    assert {row["path"]: row["note"] for row in rows if row["delta"] and row["note"].startswith("shape")} == {
+        f"{router}.weight": "shape [384, 7168] → [256, 7168]",
+        f"{router}.e_score_correction_bias": "shape [384] → [256]",
+    }
+    assert all(row["delta"] for row in rows), "of nothing on either side nothing changed"
+
+
 def test_a_copy_under_another_name_is_the_same_spec(folder: Path) -> None:
     write("ours.yaml", LLAMA.replace("name: llama-3.1-8b", "name: ours").replace("title: Llama", "title: Our Llama"))
     path = saved("report.json", "report", "llama.yaml", plan=["llama-3-8b-fsdp2"], gpu=["h200"])

@@ -67,6 +67,21 @@ def test_a_column_that_wraps_gives_way_before_another_is_left_out() -> None:
     assert fitted(cells, (True, False), 25) == ([0, 1], [18, 5])  # 25 - 5 - 2
 
 
+def test_the_widest_column_gives_way_first_and_no_word_is_cut() -> None:
+    """Of 80 columns 80 - 3 x 2 - 12 - 13 = 49 are left for two texts of 57 and 46: 24 and 25, neither of them short."""
+    texts = [
+        "context over the tp group + fewer sequences a step, at most",
+        "--dcp 8 --max-num-seqs 64 --utilization 0.95",
+    ]
+    cells = [[*texts, "551.35 MiB  ", "cached tokens"]]
+    shown, sizes = fitted(cells, (True, True, False, False), 80)
+    assert (shown, sizes) == ([0, 1, 2, 3], [24, 25, 12, 13])
+    for width in range(48, 80):
+        shown, sizes = fitted(cells, (True, True, False, False), width)
+        lines = [line for text, size in zip(texts, sizes, strict=False) for line in wrapped(text, size, 2)]
+        assert all(word in {*texts[0].split(), *texts[1].split()} for line in lines for word in line.split()), width
+
+
 @given(
     st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=5),
     st.tuples(st.booleans(), st.booleans(), st.booleans()),

@@ -37,6 +37,9 @@ ADDITIVE = {
 }
 """Numbers of a report's rows that may be added up, by command; the others are shown row by row."""
 
+COUNTED = ("parameters", "buffers")
+"""What a weight is counted among: a place with none of one says nothing about it."""
+
 MOST_ROWS = 20_000
 MOST_LAYERS = 1_000_000
 """Layers that all rows of a report stand for."""
@@ -77,8 +80,9 @@ def facts(base: Side, head: Side, question: Question) -> tuple[Facts, Facts, lis
     if base.saved is None and head.saved is None:
         if base.spec is None and head.spec is None:
             raise InputError("both sides are nothing", value=base.label, hint="name a spec or a saved report")
-        first, second = (_spec(side, question, vision=has_tower(base, head)) for side in (base, head))
-        return first, second, [question.convention]
+        vision = has_tower(base, head)
+        first, second = (_spec(side, question, vision=vision) for side in (base, head))
+        return first, second, [question.convention(vision=vision)]
     recomputed = next((side.saved for side, other in ((base, head), (head, base)) if other.spec is not None), None)
     lent = question.lent(recomputed)
     ours, theirs = _answers(base, head.saved, lent), _answers(head, base.saved, lent)
@@ -185,7 +189,7 @@ def _weights(saved: Saved) -> Iterator[Part]:
     for row in saved.rows:
         if row.get("leaf"):
             traits = [(key, str(row[key])) for key in ("shape", "dtype", "role", "part") if key in row]
-            for measure in ("parameters", "buffers"):
+            for measure in COUNTED:
                 value = row.get(measure)
                 if isinstance(value, int) and is_number(value) and value:
                     yield part(row, measure, path=str(row.get("path")), traits=traits, split=True)
@@ -198,7 +202,8 @@ def _rows(saved: Saved) -> Iterator[Part]:
         words = {key: row[key] for key in sorted(row) if isinstance(row[key], str)}
         path = words.get("path") or next(iter(words.values()), f"row {n + 1}")
         traits = [(key, str(row[key])) for key in sorted(row) if isinstance(row[key], str | list) and key not in _WORDS]
-        for key in sorted(key for key, value in row.items() if is_number(value) and key not in _VIEW):
+        numbers = {key: value for key, value in row.items() if is_number(value) and key not in _VIEW}
+        for key in sorted(key for key, value in numbers.items() if value or key not in COUNTED):
             kind, additive = name or words.get("kind", ""), key in ADDITIVE.get(saved.command, ())
             yield part(row, key, path=path, kind=kind, traits=traits, additive=additive)
             traits = []  # said once a row

@@ -17,6 +17,9 @@ from archcalc.files.loader import bundled_names
 from archcalc.files.model import Spec
 from archcalc.workload import Images
 
+COMPARED = "Compared at a fixed workload: "
+"""How the note on what two specs are asked begins."""
+
 LENT = {"plan": "plans", "gpu": "hardware"}
 """Flags that lend a saved report a file which it names and does not hold, and the folder of the bundled ones."""
 
@@ -66,15 +69,15 @@ class Question:
         standard_length = ("kv.total_bytes",) if self.context is None else ()
         return frozenset(("flops.backward", "flops.total", "kv.bytes_per_device", *text_alone, *standard_length))
 
-    @property
-    def convention(self) -> str:
-        """The workload in words."""
+    def convention(self, *, vision: bool) -> str:
+        """The workload in words, with or without a vision tower on either side."""
         shown = self.image or (IMAGE,)
         sizes = ", ".join(f"{height:,} x {width:,}" for height, width in shown)
         of_image = f"an image of {sizes}" if len(shown) == 1 else f"images of {sizes}"
-        seen = f"and {of_image}" if self.image else f"and of a vision tower that is shown {of_image} pixels"
+        tower = f" and {of_image}" if self.image else f" and of a vision tower that is shown {of_image} pixels"
+        seen = tower if vision else ""
         said = [
-            f"FLOPs of a prefill of {self.seq or SEQ:,} text tokens {seen}, batch 1, causal",
+            f"FLOPs of a prefill of {self.seq or SEQ:,} text tokens{seen}, batch 1, causal",
             "KV cache of a sequence in bf16, its growth and what is fixed at"
             f" {CONTEXT if self.context is None else self.context:,} tokens",
             "weights as released",
@@ -86,7 +89,7 @@ class Question:
         if self.plan is not None:
             over = f" with {', '.join(self.set)}" if self.set else ""
             said.append(f"training under {called(self.plan, LENT['plan'])}{over}")
-        return f"Compared at a fixed workload: {'; '.join(said)}."
+        return f"{COMPARED}{'; '.join(said)}."
 
     @property
     def inputs(self) -> dict[str, Any]:
