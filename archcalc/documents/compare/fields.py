@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from archcalc.documents.compare.change import change
+from archcalc.documents.compare.saved import is_number
 from archcalc.errors import show_value
 from archcalc.files.yaml_loader import Document, Loc
 
@@ -76,7 +77,7 @@ def field_rows(
         loc, old, new = each
         kind = "added" if old is MISSING else "removed" if new is MISSING else "changed"
         old, new = (None if value is MISSING else value for value in (old, new))
-        number = change(old, new) if _numeric(old) and _numeric(new) else change(None, None)._replace(delta=None)
+        number = change(old, new) if is_number(old) and is_number(new) else change(None, None)._replace(delta=None)
         rows.append(
             {
                 "field": field_name(loc),
@@ -136,12 +137,6 @@ def _leaves(value: Any) -> int:
 
 def _sections(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
-
-
-def _numeric(value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) != float("inf")
-    )
 
 
 def _line(document: Document | None, loc: Loc) -> int | None:
