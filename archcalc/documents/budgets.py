@@ -39,7 +39,7 @@ class BudgetsExceeded(CheckFailed):
 
     def render(self, width: int = 100) -> str:
         """The verdict and a line for each budget, with its place."""
-        return "\n".join([f"error: {self.verdict}", *(f"  {harmless(line)}" for line in self.lines)])
+        return "\n".join([f"error: {harmless(self.verdict)}", *(f"  {harmless(line)}" for line in self.lines)])
 
 
 class Held(NamedTuple):
@@ -212,6 +212,11 @@ class _Reader:
 def _held(placed: Placed, base: str | None) -> list[Held]:
     """Every budget beside its numbers. Raises SpecError with all that is wrong, and InputError for no such base."""
     if base is not None:
+        if not base or ":" in base:
+            message = f"{show_value(base)} is no revision"
+            raise InputError(
+                message, source="--base", value=base, hint="name a branch, a tag or a commit, such as main"
+            )
         try:
             exists(f"{PREFIX}{base}:{placed.file}")
         except InputError as error:
