@@ -16,6 +16,7 @@ from archcalc.documents.params import params_quantities
 from archcalc.documents.serve import serve
 from archcalc.documents.weights import weights
 from archcalc.errors import InputError
+from archcalc.files.loader import bundled_file
 from archcalc.files.model import Spec
 from archcalc.tape import Segment, Tape, product
 from archcalc.units import format_context, format_count
@@ -136,7 +137,7 @@ def _smallest(spec: Spec) -> Mapping[str, Any] | str:
     """The fewest bundled GPUs that serve a sequence of full length, the least memory among them, with room for what is
     assumed; or why none does."""
     try:
-        report = serve(spec, gpu="all")
+        report = serve(spec, gpu="all", engine=bundled_file("vllm", "engines"))
     except InputError as error:
         return error.message
     rows = report.rows.rows if report.rows else ()

@@ -139,3 +139,15 @@ def test_what_is_assumed_is_one_line_with_a_count_until_it_is_asked_for(command:
 def test_markdown_folds_what_is_assumed_too() -> None:
     n = len(answered("train", "k25", "--plan", "k2-pretrain")["assumptions"])
     assert f"{n} values" in run("train", "k25", "--plan", "k2-pretrain", "--format", "markdown").out
+
+
+def test_no_file_of_the_working_directory_hides_what_a_card_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, table = run("card", "llama-3.1-8b"), run("serve", "llama-3.1-8b", "--gpu", "all")
+    monkeypatch.chdir(tmp_path)
+    for name in ("h200", "a100-40gb", "vllm"):
+        (tmp_path / name).write_text("no: GPU: and no engine")
+    assert run("card", "llama-3.1-8b") == card
+    (tmp_path / "vllm").unlink()
+    assert run("serve", "llama-3.1-8b", "--gpu", "all") == table
