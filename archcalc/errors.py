@@ -103,7 +103,7 @@ class Exceeded(CheckFailed):
 
     def render(self, width: int = RENDER_WIDTH) -> str:
         """The verdict, and each line below it."""
-        return "\n".join([f"error: {self.verdict}", *(f"  {harmless(line)}" for line in self.lines)])
+        return "\n".join([f"error: {harmless(self.verdict)}", *(f"  {harmless(line)}" for line in self.lines)])
 
 
 class InputError(ArchcalcError, ValueError):

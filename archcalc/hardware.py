@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from archcalc.errors import FieldError
-from archcalc.files.loader import bundled_names, parse, text_of
+from archcalc.files.loader import bundled_file, bundled_names, parse, text_of
 from archcalc.files.model import Text
+from archcalc.files.yaml_loader import read
 from archcalc.section import About, Memory, Section, Size
 
 FOLDER = "hardware"
@@ -142,6 +144,13 @@ class Hardware(Section):
 def hardware_names() -> list[str]:
     """Names of the bundled hardware files."""
     return bundled_names(FOLDER)
+
+
+def bundled_hardware() -> Iterator[Hardware]:
+    """Every bundled device; no file of the working directory hides one."""
+    for name in hardware_names():
+        path = Path(bundled_file(name, FOLDER))
+        yield parse(read(path), str(path), Hardware)
 
 
 def load_hardware(name_or_path: str) -> Hardware:

@@ -80,9 +80,13 @@ def whole(least: int | None = None, most: int | None = None) -> Reader:
 
 def _integer(value: Any, what: str, hint: str | None = None) -> int:
     """An integer of any kind but bool, a NumPy one too."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, bool):
         raise _refused(value, what, hint)
-    if abs(number := index(value)) >= LONGEST:
+    try:
+        number = index(value)
+    except TypeError:
+        raise _refused(value, what, hint) from None
+    if abs(number) >= LONGEST:
         raise _refused(number, "in range: no size has more than 64 digits")
     return number
 
@@ -121,6 +125,8 @@ def memory(value: Any) -> int:
 
 def number(value: Any) -> float:
     """A finite number."""
+    if isinstance(value, int) and abs(value) >= LONGEST:
+        raise _refused(value, "in range: no number has more than 64 digits")
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise _refused(value, "a number")
     return value
@@ -182,10 +188,22 @@ def several(reader: Reader, split: Callable[[str], Sequence[str]] | None = None)
     def read_all(value: Any) -> list[Any]:
         if isinstance(value, str):
             return [reader(word) for word in (split(value) if split else [value])]
-        many = isinstance(value, Sequence) or (hasattr(value, "__iter__") and not isinstance(value, Mapping))
+        many = hasattr(value, "__iter__") and not isinstance(value, Mapping | bytes | bytearray | memoryview)
         return [reader(each) for each in (value if many else [value])]
 
     return read_all
+
+
+def some(reader: Reader) -> Reader:
+    """Reads a list that holds something."""
+
+    def read_some(value: Any) -> list[Any]:
+        found: list[Any] = reader(value)
+        if not found:
+            raise _refused(value, "of use: it is empty", "leave the parameter out")
+        return found
+
+    return read_some
 
 
 def pictures(sides: int, form: str, parse: Callable[[list[str]], Sequence[tuple[int, ...]]]) -> Reader:
@@ -243,9 +261,9 @@ def _as_yaml(value: Any) -> str:
     """A value in YAML's flow style, as JSON is; a word that YAML reads as itself stands without quotes."""
     if isinstance(value, str) and value.isidentifier() and value.lower() not in ("true", "false", "null"):
         return value
-    if not isinstance(value, bool) and hasattr(value, "__index__"):
-        return str(index(value))
     try:
+        if not isinstance(value, bool) and hasattr(value, "__index__"):
+            return str(index(value))
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         raise _refused(value, "a value of a plan", "write a number, text, or lists and mappings of these") from None
@@ -299,8 +317,8 @@ READERS: dict[str, Reader] = {
 
 SWEPT: dict[str, Reader] = READERS | {
     "context": ends,
-    "batch": batches,
-    "kv_dtype": several(text, words.parse_names),
+    "batch": some(batches),
+    "kv_dtype": some(several(text, words.parse_names)),
     "gpu": several(file),
     "plan": several(file),
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from archcalc.cli.options import Context, Gpus, SpecArguments
-from archcalc.cli.stale import PLOT, StaleReports, record_file, stale_files, strays, without_matplotlib
+from archcalc.cli.stale import PLOT, StaleReports, read_report, record_file, stale_files, strays, without_matplotlib
 from archcalc.errors import ArchcalcError, harmless
 
 if TYPE_CHECKING:
@@ -213,10 +213,8 @@ def _saved_record(source: Source, directory: Path) -> Record | None:
     from archcalc.proof.record import from_json
 
     path = record_file(source, directory)
-    try:
-        return from_json(path.read_bytes(), str(path))
-    except OSError:
-        return None
+    saved = read_report(path)
+    return None if saved is None else from_json(saved, str(path))
 
 
 def _tell(what: str) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PICTURES = r"(flops|kv|memory(-.+)?|train-.+)\.svg"
 """What follows the name of a report in the names of its pictures."""
 
+MOST_BYTES = 64 << 20
+"""No file of a report comes near."""
+
 PLOT = "pip install 'archcalc[plot]'"
 
 
@@ -87,7 +90,7 @@ def _pictures(book: Book, directory: Path) -> Iterator[tuple[Path, str]]:
 
     for picture in book.pictures:
         path = directory / book.file_of(picture)
-        found = _read(path)
+        found = read_report(path)
         problem = "missing" if found is None else fault(found, drawn_from(picture.figure(), UNITS))
         if problem:
             yield path, problem
@@ -95,7 +98,7 @@ def _pictures(book: Book, directory: Path) -> Iterator[tuple[Path, str]]:
 
 def _text_problem(path: Path, wanted: bytes) -> str:
     """Why a file is stale, or nothing. Line ends don't count: git may have changed them."""
-    found = _read(path)
+    found = read_report(path)
     if found is None:
         return "missing"
     found = found.replace(b"\r\n", b"\n")
@@ -111,7 +114,7 @@ def _record_problem(path: Path, record: Record | None, source: Source, directory
 
     if record is not None:
         return _text_problem(path, to_json(record, source.spec.name).encode())
-    if _read(path) is not None:
+    if read_report(path) is not None:
         return "no record of a cross-check"
     return "missing" if _had_record(directory / f"{source.stem}.json") else ""
 
@@ -119,17 +122,21 @@ def _record_problem(path: Path, record: Record | None, source: Source, directory
 def _had_record(path: Path) -> bool:
     """Whether the document of a report was written with the record of a cross-check."""
     try:
-        document = json.loads(_read(path) or b"")
+        document = json.loads(read_report(path) or b"")
         return bool(document["sections"]["crosscheck"]["asked"][0]["report"]["rows"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
 
-def _read(path: Path) -> bytes | None:
-    """The bytes of a file, None where there is none. Raises InputError."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
+def read_report(path: Path) -> bytes | None:
+    """The bytes of a file of a report, None where there is none. Raises InputError for a folder, a device or what else
+    is no report of ours: such a link may come from a stranger."""
+    from archcalc.files.text_file import contents, refuse_larger
+
+    if not path.exists():
         return None
-    except OSError as error:
-        raise InputError(f"can't read this report: {error.strerror}", source=str(path)) from None
+    if path.is_dir():
+        raise InputError("a folder stands where a file of the report belongs", source=str(path), hint="move it away")
+    found = contents(path, MOST_BYTES + 1)
+    refuse_larger(len(found), MOST_BYTES, str(path), "archcalc writes no report so large: delete it")
+    return found

@@ -200,6 +200,11 @@ class _Reader:
 def _held(placed: Placed, base: str | None) -> list[Held]:
     """Every budget beside its numbers. Raises SpecError with all that is wrong, and InputError for no such base."""
     if base is not None:
+        if not base or ":" in base:
+            message = f"{show_value(base)} is no revision"
+            raise InputError(
+                message, source="--base", value=base, hint="name a branch, a tag or a commit, such as main"
+            )
         try:
             exists(f"{PREFIX}{base}:{placed.file}")
         except InputError as error:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from archcalc.documents.compare.git import PREFIX, blob, split
+from archcalc.documents.compare.git import PREFIX, blob, committed, from_top, split
 from archcalc.errors import FieldError, InputError, show_value
 from archcalc.files.hints import name_hint
 from archcalc.files.loader import NOUNS, bundled_file, bundled_names, validate
@@ -76,7 +76,7 @@ class Placed(NamedTuple):
     @property
     def file(self) -> str:
         """Where people find it."""
-        return split(self.argument)[1].removeprefix("./") if self.in_git else self.argument
+        return split(self.argument)[1] if self.in_git else self.argument
 
     def spec(self, word: str) -> str:
         """A spec as commands take it. Raises InputError where there is none, or outside the repository."""
@@ -96,14 +96,15 @@ class Placed(NamedTuple):
         return f"{PREFIX}{revision}:{found}"
 
     def before(self, word: str, base: str) -> str:
-        """The same spec at a revision, as commands take it. Raises InputError for one that no revision has."""
-        if word in bundled_names() or word.startswith("hf:"):
+        """The same spec at a revision, as commands take it. Raises InputError for one that no revision can have."""
+        found = None
+        if word not in bundled_names() and not word.startswith("hf:"):
+            spec = self.spec(word)
+            found = f"{PREFIX}{base}:{split(spec)[1]}" if self.in_git else committed(spec, base)
+        if found is None:
             message = f"{word} is no file of this repository: it has no earlier revision"
             raise InputError(message, value=word, hint="name a file, or leave max_increase out")
-        spec = self.spec(word)
-        path = split(spec)[1] if self.in_git else os.path.relpath(spec)
-        here = "" if self.in_git or path.startswith("../") else "./"
-        return f"{PREFIX}{base}:{here}{path}"
+        return found
 
     def named(self, word: str | None, folder: str) -> str | None:
         """A plan or GPU as commands take it: a bundled name, or a path from the folder of the file. Raises InputError
@@ -126,6 +127,7 @@ def _missing(word: str, folder: str, where: str) -> InputError:
 
 def load_budgets(argument: str) -> Placed:
     """A file of budgets: a path, or `git:REV:path`. Raises InputError or SpecError, with line and column."""
-    text = blob(argument) if argument.startswith(PREFIX) else read(Path(argument))
-    document = load(text, argument)
-    return Placed(argument, document, validate(document.data, document, Budgets).budgets)
+    in_git = argument.startswith(PREFIX)
+    document = load(blob(argument) if in_git else read(Path(argument)), argument)
+    budgets = validate(document.data, document, Budgets).budgets
+    return Placed(from_top(argument) if in_git else argument, document, budgets)

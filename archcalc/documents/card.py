@@ -17,6 +17,7 @@ from archcalc.documents.serve import serve
 from archcalc.documents.serve_words import best_of
 from archcalc.documents.weights import weights
 from archcalc.errors import InputError
+from archcalc.files.loader import bundled_file
 from archcalc.files.model import Spec
 from archcalc.tape import Segment, Tape, product
 from archcalc.units import format_context, format_count
@@ -139,7 +140,7 @@ def _smallest(spec: Spec) -> tuple[Mapping[str, Any] | str, Sequence[str]]:
     """The fewest bundled GPUs that serve a sequence of full length, the least memory among them, with room for what is
     assumed; or why none does. Beside it what that rests on."""
     try:
-        report = serve(spec, gpu="all")
+        report = serve(spec, gpu="all", engine=bundled_file("vllm", "engines"))
     except InputError as error:
         return error.message, ()
     best = best_of(report.rows.rows if report.rows else ())

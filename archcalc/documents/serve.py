@@ -36,7 +36,7 @@ from archcalc.documents.weights import storage_name, storage_named, what_if
 from archcalc.errors import InputError, did_you_mean, in_its_case, show_value
 from archcalc.files.loader import is_bundled
 from archcalc.files.model import Spec
-from archcalc.hardware import Hardware, hardware_names, load_hardware
+from archcalc.hardware import Hardware, bundled_hardware, hardware_names, load_hardware
 from archcalc.hf.spec import load_spec
 from archcalc.serving.deployment import Vision
 from archcalc.serving.engine import Sampler, load_engine
@@ -118,7 +118,7 @@ def serve(
         raise InputError("no GPU is named", hint=f"add --gpu {', '.join(hardware_names())}, a file, or all")
     _check_prices(asked.prices, gpu)
     if gpu == "all":
-        report = serve_all_report(asked, [load_hardware(name) for name in hardware_names()])
+        report = serve_all_report(asked, list(bundled_hardware()))
     else:
         share = None if within is None else parse_within(within)
         report = serve_report(asked, load_hardware(gpu), None if log is None else load_log(log), share)
@@ -232,7 +232,7 @@ def serve_report(
     question = asked.question
     found = question.on(hardware)
     best, where = found.best, found.best.where
-    changes = levers(question, hardware, best, map(load_hardware, hardware_names()))
+    changes = levers(question, hardware, best, bundled_hardware())
     beside, said, beyond = ([], [], []) if logged is None else _beside(best, logged, within)
     laid = {name: getattr(where, name) for name in ("tp", "pp", "dp", "ep", "dcp")}
     chosen = {"gpus": where.devices, **laid, "kv_dtype": best.load.kv_dtype, "block_size": best.block_size}

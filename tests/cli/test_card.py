@@ -189,3 +189,15 @@ PLOTTED = {
 @pytest.mark.parametrize("command", PLOTTED)
 def test_the_numbers_of_a_plot_begin_with_its_verdict(command: str) -> None:
     assert PLOTTED[command] in run(*command.split(), "--format", "table").out.splitlines()[0]
+
+
+def test_no_file_of_the_working_directory_hides_what_a_card_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, table = run("card", "llama-3.1-8b"), run("serve", "llama-3.1-8b", "--gpu", "all")
+    monkeypatch.chdir(tmp_path)
+    for name in ("h200", "a100-40gb", "vllm"):
+        (tmp_path / name).write_text("no: GPU: and no engine")
+    assert run("card", "llama-3.1-8b") == card
+    (tmp_path / "vllm").unlink()
+    assert run("serve", "llama-3.1-8b", "--gpu", "all") == table

@@ -198,6 +198,38 @@ def test_growth_is_seen_from_every_folder(repository: Path, monkeypatch: pytest.
         assert ran.code == (2 if folder == ROOT else 1), ran.err  # another repository has no such revision
 
 
+def test_growth_of_a_spec_behind_a_linked_folder_is_seen(repository: Path) -> None:
+    (repository.parent / "link").symlink_to(repository, target_is_directory=True)
+    path = budgets(repository, {"spec": "../link/s.yaml", "quantity": "params.total", "max_increase": "1%"})
+    assert run("check", path, "--base", "then").code == 1
+
+
+def test_a_spec_outside_the_repository_is_not_taken_for_a_new_one(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = written(tmp_path_factory.mktemp("outside"), tiny())
+    path = budgets(repository, {"spec": str(outside), "quantity": "params.total", "max_increase": "1%"})
+    ran = run("check", path, "--base", "then")
+    assert (ran.code, ran.out) == (2, "")
+    assert "is no file of this repository: it has no earlier revision" in ran.err
+
+
+def test_a_file_of_a_revision_may_be_named_from_here(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repository.parent / "s.yaml").write_text(dumped(tiny(vocab_size=52)))  # of the same name, at the top
+    budgets(repository, {"quantity": "params.total", "max": "1T", "max_increase": "1%"})
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "-m", "now")
+    (repository / "deep").mkdir()
+    for folder, argument in (
+        (repository, "git:HEAD:./budgets.yaml"),
+        (repository / "deep", "git:HEAD:../budgets.yaml"),
+    ):
+        monkeypatch.chdir(folder)
+        ran = run("check", argument, "--base", "then", "--format", "json")
+        (row,) = found(ran)
+        assert (ran.code, row["file"], row["value"], row["base"]) == (1, "sub/budgets.yaml", TOTAL + 160, TOTAL)
+
+
 def test_growth_without_a_revision_is_refused_so_that_nothing_passes_unchecked(repository: Path) -> None:
     entry = {"quantity": "params.total", "max_increase": "99%", "max": "1T"}
     budgets(repository, {"quantity": "params.total", "max": "1T"}, entry)
@@ -346,6 +378,23 @@ def test_a_revision_that_is_not_there_exits_2(repository: Path) -> None:
     ran = run("check", "sub/budgets.yaml", "--base", "nope")
     assert (ran.code, ran.out) == (2, "")
     assert "--base: error: git knows no revision nope" in ran.err
+
+
+@pytest.mark.parametrize("base", ["", "then:", "then:sub/s.yaml", ":/then"])
+def test_what_is_no_revision_does_not_make_every_spec_new(repository: Path, base: str) -> None:
+    budgets(repository, {"quantity": "params.total", "max_increase": "1%"})
+    ran = run("check", "sub/budgets.yaml", "--base", base)
+    assert (ran.code, ran.out) == (2, "")
+    assert f'--base: error: "{base}" is no revision' in ran.err
+    assert "hint: name a branch, a tag or a commit" in ran.err
+
+
+def test_a_name_can_not_begin_a_line_of_the_verdict(repository: Path) -> None:
+    budgets(repository, {"quantity": "params.total", "max": 1})
+    (repository / "budgets.yaml").rename(repository / "a\n::error::b.yaml")
+    ran = run("check", "sub/a\n::error::b.yaml")
+    assert ran.code == 1
+    assert ran.err.splitlines()[0] == r"error: 1 of 1 budget exceeded: sub/a\n::error::b.yaml"
 
 
 def test_a_bundled_spec_has_no_earlier_revision(repository: Path) -> None:

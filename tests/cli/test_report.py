@@ -539,6 +539,24 @@ def test_a_report_that_is_about_fewer_plans_loses_their_pictures(copied: Path) -
     assert stale(copied, "k25", "--gpu", "h200") == []
 
 
+@pytest.mark.parametrize(
+    ("name", "target", "says"),
+    [
+        ("k25.md", ".", "a folder stands where"),
+        ("k25-kv.svg", "/dev/zero", "the file is larger than"),
+        ("k25.crosscheck.json", "/dev/zero", "the file is larger than"),
+    ],
+)
+def test_a_link_to_something_endless_in_the_place_of_a_report_exits_2(
+    copied: Path, name: str, target: str, says: str
+) -> None:
+    (copied / name).unlink()
+    (copied / name).symlink_to(target)
+    ran = run("report", "k25", "--dir", str(copied), "--check")
+    assert ran.code == 2
+    assert f"{copied / name}: error: {says}" in ran.err
+
+
 def test_a_record_that_is_none_is_stale(copied: Path) -> None:
     (copied / "k25.crosscheck.json").write_text("{}")
     assert "k25.crosscheck.json: no record of a cross-check" in stale(copied)

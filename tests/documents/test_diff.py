@@ -448,6 +448,10 @@ def test_a_report_of_tables_alone_is_compared_by_them(saved: Callable[..., str])
         ({"tool": "other"}, "no report of archcalc"),
         ({"quantities": {"params.total": "many"}}, "params.total is"),
         ({"quantities": {"params.total": 2**300}}, "params.total is"),
+        ({"quantities": {"params.total": 1e300}}, "params.total is"),  # less -1e300 it would be infinite
+        ({"quantities": {"params.total": 5e-324}}, "params.total is"),  # and of this, 1 is infinitely many percent
+        ({"rows": [{"path": "a", "parameters": 5e-324}]}, "parameters is"),
+        ({"rows": [{"path": "a", "parameters": 2**300}]}, "parameters is"),
         ({"quantities": []}, "quantities is"),
         ({"rows": {"path": 1}}, "rows is no list"),
         ({"rows": [1]}, "rows is no list"),
@@ -517,14 +521,37 @@ def test_a_row_whose_keys_contradict_each_other_is_compared_all_the_same(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "7", '{"quantities": NaN}', "[" * 100_000, '{"a": ' + "9" * 5000 + "}", "\x00\xff"],
-    ids=["empty", "open", "list", "number", "nan", "deep", "long", "binary"],
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        '{"quantities": NaN}',
+        '{"tool": "archcalc", "format_version": 1, "inputs": {"seq": 1e999}}',
+        "[" * 100_000,
+        '{"a": ' + "9" * 5000 + "}",
+        "\x00\xff",
+    ],
+    ids=["empty", "open", "list", "number", "nan", "infinite", "deep", "long", "binary"],
 )
 def test_what_is_no_report_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(InputError):
         diff_report(str(path), "k25")
+
+
+def test_inputs_of_any_size_are_compared_without_a_percentage(saved: Callable[..., str]) -> None:
+    base, head = (saved(SAVED["flops"]("k25"), name, inputs={"seq": n}) for name, n in (("a", 5e-324), ("b", 1e308)))
+    row = table(diff_report(base, head), "fields")["seq"]
+    assert (row["before"], row["after"], row["percent"]) == (5e-324, 1e308, None)
+
+
+def test_yes_is_not_the_number_one(saved: Callable[..., str]) -> None:
+    base, head = (saved(SAVED["kv"]("k25"), name, quantities={"x": n}) for name, n in (("a", True), ("b", 1)))
+    assert changed(diff_report(base, head))
+    with pytest.raises(InputError, match="x is yes or no on one side and a number on the other"):
+        diff_report(base, head, limits=["x:+1%"])
 
 
 def test_a_missing_file_and_an_invalid_spec_are_said_so(tmp_path: Path, edited: Callable[..., str]) -> None:

@@ -54,7 +54,7 @@ def quantity_rows(
     rows, equal = [], {}
     for name in dict.fromkeys((*after, *before)):
         old, new = before.get(name), after.get(name)
-        if old is not None and old == new:
+        if old is not None and old == new and isinstance(old, bool) == isinstance(new, bool):
             equal[name] = new
             continue
         kind = "added" if old is None else "removed" if new is None else "changed"

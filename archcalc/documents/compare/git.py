@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import subprocess
-from os import environ
 
 from archcalc.errors import InputError
 from archcalc.files.text_file import refuse_larger
@@ -34,6 +34,23 @@ def split(argument: str) -> tuple[str, str]:
             hint="for example git:HEAD:specs/k25.yaml",
         )
     return revision, path
+
+
+def from_top(argument: str) -> str:
+    """`git:REV:path` with a path from the top of the repository, where it counts from here (./ or ../). Raises
+    InputError outside a repository."""
+    revision, path = split(argument)
+    if not path.startswith(("./", "../")):
+        return argument
+    here = _asked("--show-prefix", argument)
+    return f"{PREFIX}{revision}:{posixpath.normpath(posixpath.join(here, path))}"
+
+
+def committed(file: str, revision: str) -> str | None:
+    """A file of the working tree as `git:REV:path`, links on the way to it followed; None for one outside the
+    repository. Raises InputError outside a repository."""
+    path = os.path.relpath(os.path.realpath(file), os.path.realpath(_asked("--show-toplevel", file)))
+    return None if path.startswith("..") else f"{PREFIX}{revision}:{path}"
 
 
 def blob(argument: str, *, most: int = MOST_BYTES) -> bytes:
@@ -87,6 +104,12 @@ def _name(argument: str) -> str:
     return f"{tree.decode().strip()}:{path}"
 
 
+def _asked(flag: str, argument: str) -> str:
+    """What `git rev-parse` says about where this is."""
+    answer = _git("rev-parse", flag, failed="this is not inside a git repository", argument=argument)
+    return os.fsdecode(answer).removesuffix("\n")
+
+
 def _git(*arguments: str, failed: str, argument: str, hint: str | None = None) -> bytes:
     """What a git command prints. Raises InputError with git's own first line as the reason."""
     try:
@@ -94,7 +117,7 @@ def _git(*arguments: str, failed: str, argument: str, hint: str | None = None) -
             ["git", "--no-pager", "--literal-pathspecs", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env=environ | _QUIET,
+            env=os.environ | _QUIET,
             timeout=60,
             check=False,
         )

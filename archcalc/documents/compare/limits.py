@@ -90,8 +90,11 @@ def judge(limit: Limit, before: Number, after: Number) -> dict[str, Any]:
     A percentage is of the size before. From 0 every rise is more than any percentage.
 
     Raises:
-        InputError: a size that does not fit the quantity's unit.
+        InputError: a size that does not fit the quantity's unit, or a yes or no beside a number.
     """
+    if isinstance(before, bool) != isinstance(after, bool):
+        message = f"{limit.name} is yes or no on one side and a number on the other"
+        raise InputError(message, source="--fail-on", value=limit.text, hint="leave this limit out")
     room = _room(limit, before)
     moved = Fraction(after) - Fraction(before)
     exceeded = (limit.way in "+±" and moved > room) or (limit.way in "-±" and -moved > room)

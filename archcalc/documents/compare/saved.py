@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
+from math import isfinite
 from typing import Any, NoReturn
 
 from archcalc.documents.document import FORMAT_VERSION, Report, Value
 from archcalc.errors import InputError, show_value
 
-MOST_BITS = 256
-"""No count or size has more; a larger number is a mistake or an attack."""
+LARGEST = 1 << 256
+"""No count or size is larger, and no share of anything smaller than the inverse: such a number is a mistake or an
+attack. Differences and percentages of all others are finite."""
 
 MOST_COPIES = 10**9
 """No model has so many layers or experts."""
@@ -60,7 +62,7 @@ def of(report: Report) -> Saved:
 def parse(text: bytes, source: str) -> Saved:
     """A saved report. Raises InputError for what is none, or was written by a newer version."""
     try:
-        data = json.loads(text, parse_constant=_no_constant)
+        data = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise InputError(
             f"this is not valid JSON: {error.msg}", source=source, line=error.lineno, column=error.colno
@@ -93,6 +95,11 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of a report")
 
 
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if isfinite(number) else _no_constant(digits)
+
+
 def _check_version(version: object, source: str) -> None:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise InputError(f"format_version is {show_value(version)}, not a whole number", source=source, value=version)
@@ -122,9 +129,15 @@ def _mapping(data: Mapping[str, Any], key: str, source: str) -> Mapping[str, Any
 def _quantities(data: Mapping[str, Any], source: str) -> Mapping[str, int | float | bool]:
     found = _mapping(data, "quantities", source)
     for name, value in found.items():
-        if not is_number(value) and not isinstance(value, bool):
-            raise InputError(f"{name} is {show_value(value)}, not a usable number", source=source, value=value)
+        if not isinstance(value, bool):
+            _check_number(name, value, source)
     return found
+
+
+def _check_number(name: str, value: object, source: str) -> None:
+    """Raises InputError for what can't be compared as a number."""
+    if not is_number(value):
+        raise InputError(f"{name} is {show_value(value)}, not a usable number", source=source, value=value)
 
 
 def _rows(data: Mapping[str, Any], key: str, source: str) -> Sequence[Mapping[str, Any]]:
@@ -135,6 +148,9 @@ def _rows(data: Mapping[str, Any], key: str, source: str) -> Sequence[Mapping[st
         if "template" in row and not _is_place(row["template"], row.get("indices"), row.get("experts")):
             path = show_value(row.get("path"))
             raise InputError(f"{key}: template, indices and experts of {path} name no place", source=source)
+        for name, value in row.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                _check_number(name, value, source)
     return rows
 
 
@@ -153,5 +169,7 @@ def _is_place(template: object, indices: object, experts: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a number that can be compared: no bool, nothing infinite, nothing past 256 bits."""
-    return isinstance(value, int | float | Fraction) and not isinstance(value, bool) and abs(value) < 2**MOST_BITS
+    """Whether a value is a number that can be compared: no bool, nothing past LARGEST, nothing below its inverse."""
+    if isinstance(value, int | float | Fraction) and not isinstance(value, bool):
+        return value == 0 or 1 / LARGEST <= abs(value) < LARGEST
+    return False

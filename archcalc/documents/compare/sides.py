@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from archcalc.documents.compare.git import MOST_BYTES, PREFIX, beside, blob, split
+from archcalc.documents.compare.git import MOST_BYTES, PREFIX, beside, blob, from_top, split
 from archcalc.documents.compare.saved import Saved, parse
 from archcalc.files.loader import bundled_dir, find, validate
 from archcalc.files.model import Spec
@@ -73,8 +73,7 @@ def read_side(argument: str) -> Side:
     if argument == NOTHING:
         return Side(label=argument)
     if argument.startswith(PREFIX):
-        path = split(argument)[1].removeprefix("./")
-        return _of_git(blob(argument), argument, path)
+        return _of_git(blob(argument), argument, split(from_top(argument))[1])
     release = called(argument)
     if release is not None and not argument.lower().endswith(".json"):
         file = None if argument.startswith("hf:") else os.path.join(argument, CONFIG)
