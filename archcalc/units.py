@@ -26,7 +26,9 @@ if TYPE_CHECKING:  # fractions pulls in decimal: only parse_printed pays for it
 __all__ = [
     "UNITS",
     "Printed",
+    "check_units",
     "format_bytes",
+    "format_context",
     "format_count",
     "format_flops",
     "format_int",
@@ -235,14 +237,19 @@ def format_flops(n: int) -> str:
     return _four_digits(n, prefixes) + "FLOP"
 
 
+def check_units(units: str) -> None:
+    """Raises InputError for units that bytes are not printed in."""
+    if units not in UNITS:
+        raise InputError(f"unknown units {show_value(units)}", value=units, hint="use gib, gb or bytes")
+
+
 def format_bytes(n: int, units: str = "gib") -> str:
     """Bytes in two decimals, "554.27 GiB"; `units` is gib (B to TiB), gb (B to TB) or bytes (all digits).
 
     Up to 10,000 GiB or GB nothing larger is used, so that sizes in a column compare at a glance. Raises InputError for
     an unknown `units`.
     """
-    if units not in UNITS:
-        raise InputError(f"unknown units {show_value(units)}", value=units, hint="use gib, gb or bytes")
+    check_units(units)
     base = 1000 if units == "gb" else 1024
     if units == "bytes" or abs(n) < base:
         return f"{n:,} B"

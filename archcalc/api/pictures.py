@@ -50,13 +50,13 @@ class Plot(Report):
         """
         from archcalc.render import PICTURES
         from archcalc.render.save import drawn_as, write
-        from archcalc.units import format_bytes
+        from archcalc.units import check_units
 
         form = PICTURES.get(Path(path).suffix.lower())
         if form is None:
             super().save(path, units=units, assumptions=assumptions)
         else:
-            format_bytes(0, units)
+            check_units(units)
             write(Path(path), drawn_as(self.figure, form, units))
 
     def _repr_svg_(self) -> str | None:

@@ -157,9 +157,9 @@ class Report:
 
     def _text(self, form: str, units: str, assumptions: bool = False) -> str:
         from archcalc.render import text_of
+        from archcalc.units import check_units
 
-        if units not in ("gib", "gb", "bytes"):
-            raise InputError(f"unknown units {show_value(units)}", value=units, hint="use gib, gb or bytes")
+        check_units(units)
         return text_of(self.document, form, units, assumptions)
 
     def _table(self, name: str) -> list[dict[str, Any]]:

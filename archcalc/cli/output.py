@@ -12,7 +12,7 @@ from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless
 from archcalc.render import PICTURES as PICTURES
 from archcalc.render import suited, text_of
-from archcalc.units import UNITS
+from archcalc.units import check_units
 
 if TYPE_CHECKING:
     from archcalc.documents.sweep.figure import Figure
@@ -29,8 +29,7 @@ def emit(
     Raises:
         InputError: unknown format, units or file ending, or a file that can't be written.
     """
-    if units not in UNITS:
-        raise InputError(f"unknown units {units}", value=units, hint="use gib, gb or bytes")
+    check_units(units)
     targets = outputs or [_STDOUT]
     for path in targets:
         if path != _STDOUT and not path.resolve().parent.is_dir():

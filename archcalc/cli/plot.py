@@ -266,9 +266,9 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 def _models(specs: list[str], units: str) -> list[Model]:
     """The specs; unknown units are refused before anything is computed."""
     from archcalc.documents.sweep.cases import models
-    from archcalc.units import format_bytes
+    from archcalc.units import check_units
 
-    format_bytes(0, units)
+    check_units(units)
     return models(specs)
 
 

@@ -102,7 +102,7 @@ def test_what_is_no_regular_file_is_written_not_replaced(tmp_path: Path) -> None
 
 def test_unknown_units_are_an_error() -> None:
     ran = run("params", "k25", "--units", "gi")
-    assert (ran.code, ran.err) == (2, "error: unknown units gi\nhint: use gib, gb or bytes\n")
+    assert (ran.code, ran.err) == (2, 'error: unknown units "gi"\nhint: use gib, gb or bytes\n')
 
 
 @pytest.mark.parametrize("command", ["params k25", "claims k25", "show k25", "schema", "specs"])

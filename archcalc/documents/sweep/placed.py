@@ -8,7 +8,8 @@ from functools import cached_property
 from inspect import signature
 from typing import Any, NamedTuple
 
-from archcalc.documents.serve import inputs_of, question_of, serve
+from archcalc.documents.serve import serve
+from archcalc.documents.serve_question import inputs_of, question_of
 from archcalc.documents.serve_words import assumptions
 from archcalc.documents.sweep.cases import Case, Model, check_count, models_of, of_each, told_apart
 from archcalc.errors import InputError
