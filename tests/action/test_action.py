@@ -266,7 +266,9 @@ def test_added_removed_and_renamed_specs_are_told_apart(repository: Repository) 
     assert done.code == 0, done.out
     assert json.loads(done.outputs["specs"]) == ["specs/kimi.yaml", "specs/llama.yaml", "specs/new.yaml"]
     heads = [line for line in done.comment.splitlines() if line.startswith("## ")]
-    assert re.match(r"## specs/k25\.yaml at \w{12} → specs/kimi\.yaml at \w{12}: 14 quantities changed", heads[0])
+    assert re.match(
+        r"## specs/k25\.yaml at \w{12} → specs/kimi\.yaml at \w{12}: 1 limit kept; 14 quantities changed", heads[0]
+    )
     assert re.match(r"## specs/llama\.yaml at \w{12} \(removed\): ", heads[1])
     assert re.match(r"## specs/new\.yaml at \w{12} \(new\): ", heads[2])
 
