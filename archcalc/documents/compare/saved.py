@@ -170,6 +170,6 @@ def _is_place(template: object, indices: object, experts: object) -> bool:
 
 def is_number(value: object) -> bool:
     """Whether a value is a number that can be compared: no bool, nothing past LARGEST, nothing below its inverse."""
-    if isinstance(value, bool) or not isinstance(value, int | float | Fraction):
-        return False
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return isinstance(value, Fraction)
     return value == 0 or 1 / LARGEST <= abs(value) < LARGEST
