@@ -153,7 +153,7 @@ def parse_sides(text: str, count: int, form: str) -> tuple[int, ...]:
     pieces = text.lower().split("x")
     if len(pieces) != count or not all(p.isascii() and p.isdecimal() for p in pieces):
         raise InputError(f"{show_value(text)} is no size", value=text, hint=f"write {form}")
-    if not all(0 < int(p[:9]) < 10**7 for p in pieces):
+    if not all(len(p) <= _LONGEST and 0 < int(p) < 10**7 for p in pieces):
         raise InputError(f"{show_value(text)} is out of range", value=text, hint="each from 1 to 9,999,999")
     return tuple(int(piece) for piece in pieces)
 

@@ -36,7 +36,7 @@ def parse_lengths(text: str) -> list[int]:
 def _run(piece: str, text: str) -> tuple[int, int]:
     """A length, and how many sequences have it."""
     length, times, count = piece.lower().partition("x")
-    if not length or (times and not (count.isascii() and count.isdecimal() and int(count[:9]))):
+    if not length or (times and not (re.fullmatch(r"[0-9]{1,64}", count) and int(count))):
         raise InputError(f"{show_value(text)} is no list of lengths", value=text, hint=LENGTHS_HINT)
     if len(length) > 1 and length[0] == "0" and length.isdecimal():  # 4,096
         hint = "a comma stands between two sequences: leave it out of a number"
@@ -45,7 +45,7 @@ def _run(piece: str, text: str) -> tuple[int, int]:
         tokens = parse_context(length)
     except InputError as error:
         raise InputError(error.message, value=text, hint=LENGTHS_HINT) from None
-    return tokens, int(count[:9] if times else 1)
+    return tokens, int(count) if times else 1
 
 
 def parse_device_memory(text: str) -> int:
