@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archcalc.documents.sizes import parse_lengths
 from archcalc.errors import InputError
 from archcalc.units import (
+    IMAGE_FORM,
     format_bytes,
     format_context,
     format_count,
@@ -337,3 +339,20 @@ def test_the_sides_of_a_picture_have_seven_digits_at_most_and_zeros_before_them_
     for text in ("10000000x4", "00000000999999999999x4", "0x4", "9" * 5000 + "x4"):
         with pytest.raises(InputError, match="out of range"):
             parse_sides(text, 2, "HxW")
+
+
+@pytest.mark.parametrize("zeros", [0, 3, 8])
+def test_zeros_before_a_size_in_pixels_say_nothing_and_hide_nothing(zeros: int) -> None:
+    assert parse_sides(f"{'0' * zeros}1024x768", 2, IMAGE_FORM) == (1024, 768)
+    for digits in (8, 500, 5000):  # Python makes no integer of more than 4,300
+        with pytest.raises(InputError, match="is out of range"):
+            parse_sides(f"{'0' * zeros}{'9' * digits}x768", 2, IMAGE_FORM)
+
+
+def test_zeros_before_a_number_of_sequences_say_nothing_and_hide_nothing() -> None:
+    assert parse_lengths("8x0000000015") == [8] * 15
+    for count in ("000000000", "9" * 65, "0" * 9 + "9" * 5000):
+        with pytest.raises(InputError, match=r"is no list of lengths|at most may be named"):
+            parse_lengths(f"8x{count}")
+    with pytest.raises(InputError, match="not of 1,000,000,000"):
+        parse_lengths("8x1000000000")

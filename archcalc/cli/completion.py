@@ -7,6 +7,7 @@ metavar that they stand for, so that no command declares them and none pays for 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ from archcalc.files.bundled import bundled_names
 
 FILES = (".yaml", ".yml", ".json")
 """Endings of the files that may stand where a bundled name may."""
+
+PLAIN = r"\w[\w.,@%+=-]*"
+"""A file's name that no shell reads otherwise, and that is not hidden."""
 
 
 class Word(NamedTuple):
@@ -109,6 +113,9 @@ def _words(name: str, _: Any, incomplete: str) -> list[Word]:
 
 
 def _files() -> Iterator[str]:
-    """Files in this folder that may be one of ours."""
+    """Files in this folder that may be one of ours. Only names that mean themselves to every shell: zsh expands what it
+    is offered, and a name may hold a command."""
     with os.scandir() as entries:
-        yield from (entry.name for entry in entries if entry.name.endswith(FILES) and not entry.name.startswith("."))
+        for entry in entries:
+            if entry.name.endswith(FILES) and re.fullmatch(PLAIN, entry.name):
+                yield entry.name

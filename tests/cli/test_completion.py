@@ -78,6 +78,19 @@ def test_files_that_may_be_specs_are_offered_beside_the_bundled_ones(tmp_path: P
     assert offered("params", "k2", cwd=tmp_path) == ["k25"]
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_file_whose_name_holds_a_command_is_not_offered(shell: str, tmp_path: Path) -> None:
+    # Of typer's answer to zsh a shell makes words twice; "\\$(...)" in double quotes is a backslash and a command.
+    for name in (r"zz\$(touch made).yaml", "zz`touch made`.yaml", "zz'; touch made; '.yaml", "zz\n.yaml", "zz.yaml"):
+        (tmp_path / name).touch()
+    words = {"COMP_WORDS": "archcalc params zz", "COMP_CWORD": "2", "_TYPER_COMPLETE_ARGS": "archcalc params zz"}
+    shown = asked(
+        {"_ARCHCALC_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args", **words}, tmp_path
+    )
+    assert "touch" not in shown.stdout
+    assert shown.stdout.count("zz") == 1
+
+
 def test_zsh_and_fish_are_offered_the_same() -> None:
     line = {"_TYPER_COMPLETE_ARGS": "archcalc serve k25 --gpu h20"}
     assert '"h200"' in asked({"_ARCHCALC_COMPLETE": "complete_zsh", **line}).stdout
