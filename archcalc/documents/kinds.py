@@ -68,6 +68,20 @@ def _books(books: Any, document: Document) -> None:
         raise SpecError.from_problems(problems)
 
 
+def _budgets(budgets: Any, document: Document) -> None:
+    from archcalc.documents.measured import Unmeasured, check_keys
+
+    problems = []
+    for n, budget in enumerate(budgets.budgets):
+        try:
+            check_keys(budget.quantity, budget)
+        except Unmeasured as error:
+            place = ("budgets", n, error.key)
+            problems.append(document.problem(error.message, place, value=error.value, hint=error.hint))
+    if problems:
+        raise SpecError.from_problems(problems)
+
+
 def _at(error: InputError, loc: tuple[str, ...], document: Document) -> SpecError:
     """An error about what stands at a path of a file."""
     return SpecError.from_problems([document.problem(error.message, loc, value=error.value, hint=error.hint)])
@@ -80,7 +94,7 @@ KINDS: dict[str, Kind] = {
     "engine": Kind("archcalc.serving.engine:Engine", FOLDERS["engine"]),
     "stack": Kind("archcalc.training.stack:Stack", FOLDERS["stack"]),
     "books": Kind("archcalc.documents.books_file:Books", None, _books),
-    "budgets": Kind("archcalc.documents.budgets_file:Budgets"),
+    "budgets": Kind("archcalc.documents.budgets_file:Budgets", None, _budgets),
 }
 """By the word that stands under `kind` in a file."""
 

@@ -65,12 +65,8 @@ class Measures:
         found = self._plain(tape) if _group(quantity) in PLAIN else self._under(quantity, under)
         if quantity in found:
             return found[quantity]
-        if quantity in QUANTITIES:
-            message = f"{quantity} is no quantity of {self.spec.title} that a claim or a budget can be about"
-            hint = f"of this kind: {', '.join(sorted(name for name in found if _group(name) == _group(quantity)))}"
-        else:
-            message = f"{quantity} is no quantity of this spec"
-            hint = did_you_mean(quantity, QUANTITIES) or f"one of {', '.join(QUANTITIES)}, or params[PATH]"
+        message = f"{quantity} is no quantity of {self.spec.title} that a claim or a budget can be about"
+        hint = f"of this kind: {', '.join(sorted(name for name in found if _group(name) == _group(quantity)))}"
         raise _at("quantity", message, quantity, hint)
 
     def _plain(self, tape: Tape) -> Mapping[str, Value]:
@@ -90,14 +86,17 @@ class Measures:
 
 
 def check_keys(quantity: str, under: Under) -> None:
-    """Raises Unmeasured for a key that says nothing about a quantity, or one that it lacks."""
+    """Raises Unmeasured for a name of no quantity, a key that says nothing about it, or one that it lacks."""
+    if quantity not in QUANTITIES and not quantity.startswith("params["):
+        hint = did_you_mean(quantity, QUANTITIES) or f"one of {', '.join(QUANTITIES)}, or params[PATH]"
+        raise _at("quantity", f"{quantity} is no quantity of this spec", quantity, hint)
     takes = TAKES.get(_group(quantity), ())
     for key in under.flags:
         if key not in takes:
             hint = f"it takes {', '.join(takes)}" if takes else "it follows from the spec alone"
             raise _at(key, f"{key} says nothing about {quantity}", getattr(under, key), hint)
     needed, example = NEEDS.get(_group(quantity), ("", ""))
-    if needed and quantity in QUANTITIES and getattr(under, needed) is None:
+    if needed and getattr(under, needed) is None:
         raise _at("quantity", f"{quantity} needs a {needed}", quantity, f"add {needed}: {example}")
 
 

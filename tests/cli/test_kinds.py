@@ -204,3 +204,19 @@ def test_books_are_looked_for_beside_their_file(here: Path) -> None:
 
 def test_json_of_specs_says_its_kind() -> None:
     assert json.loads(run("specs", "--kind", "stack", "--format", "json").out)["inputs"] == {"kind": "stack"}
+
+
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        ("quantity: params.nonsense, max: 1", "2:27: error: params.nonsense is no quantity"),
+        ("quantity: serve.fits, max: 1", "2:27: error: serve.fits needs a gpu"),
+        ("quantity: params.total, gpu: h200, max: 1", "2:46: error: gpu says nothing about params.total"),
+    ],
+)
+def test_validate_refuses_a_budget_that_check_would_refuse(here: Path, budget: str, says: str) -> None:
+    (here / "b.yaml").write_text(f"budgets:\n  - {{spec: k25, {budget}}}\n")
+    checked, validated = run("check", "b.yaml"), run("validate", "b.yaml")
+    assert (checked.code, validated.code) == (2, 1)
+    assert f"b.yaml:{says}" in validated.err
+    assert validated.err == checked.err
