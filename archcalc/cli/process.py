@@ -7,7 +7,7 @@ import os
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from archcalc.cli import main
 
@@ -37,8 +37,10 @@ def spare() -> None:
     sys.modules.setdefault(PLUGINS, NoPlugins(PLUGINS))
 
 
-def script() -> NoReturn:
-    """Run the command line of this process, and end it. All is written by then, and the system takes a process down
-    faster than Python, which does so object by object."""
+def script(arguments: list[str] | None = None) -> int:
+    """Run the command line of this process, and end it: all is written by then, and the system takes a process down
+    faster than Python, which does so object by object. A program that hands in `arguments` gets their exit code."""
+    if arguments is not None:
+        return main(arguments)
     spare()
     os._exit(main())

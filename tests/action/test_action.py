@@ -514,4 +514,7 @@ def test_the_hooks_run_commands_that_exist_on_the_specs() -> None:
         assert command in COMMANDS
         assert hook["language"] == "python"
         assert re.search(hook["files"], "specs/k25.yaml")
-        assert not re.search(hook["files"], "specs/plans/k2-pretrain.yaml")
+        others = ("specs/plans/k2-pretrain.yaml", "specs/hardware/h200.yaml", "reports/books.yaml", "budgets.yaml")
+        validated = hook["id"] == "archcalc-validate"  # the other is about specs alone
+        assert [bool(re.search(hook["files"], name)) for name in others] == [validated] * len(others)
+        assert not re.search(hook["files"], "docker/compose.yaml")

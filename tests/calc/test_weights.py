@@ -247,8 +247,8 @@ def test_muon_keeps_one_moment_for_matrices_and_two_for_the_rest() -> None:
 
 
 def test_an_unknown_optimizer_gets_a_near_miss() -> None:
-    with pytest.raises(InputError, match="unknown optimizer adamW2") as caught:
-        quantities("k25", optimizer="adamW2")
+    with pytest.raises(InputError, match="unknown optimizer adamwW") as caught:
+        quantities("k25", optimizer="adamwW")
     assert caught.value.hint == "did you mean adamw?"
 
 

@@ -87,3 +87,12 @@ def test_no_section_of_a_spec_has_pydantic_evaluate_text() -> None:
     for section in found:
         postponed = [name for name, said in inspect.get_annotations(section).items() if isinstance(said, str)]
         assert not postponed, (section, "drop `from __future__ import annotations`")
+
+
+def test_a_program_may_call_the_command_that_it_finds_among_the_console_scripts() -> None:
+    code = (
+        "from importlib.metadata import entry_points; import pydantic;"
+        "(found,) = [e for e in entry_points(group='console_scripts') if e.name == 'archcalc'];"
+        "call = found.load(); print('codes', call(['specs']), call(['params', 'nope']))"
+    )
+    assert python(code).splitlines()[-1] == "codes 0 2"
