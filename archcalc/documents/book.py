@@ -125,6 +125,7 @@ class Book:
             inputs={
                 "spec": self.source.spec.name,
                 **self.carried,
+                **({"image": [list(sides) for sides in self.carried["image"]]} if "image" in self.carried else {}),
                 "plan": [called(plan, "plans") for plan in self.carried["plan"]],
                 "gpu": [called(gpu, "hardware") for gpu in self.carried["gpu"]],
             },

@@ -52,6 +52,9 @@ def test_the_inputs_of_a_saved_report_ask_for_it_again(command: str, arguments: 
     repeated = json.loads(render(again(command, spec, saved["inputs"]), "gib"))
     for key in ("inputs", "quantities", "rows", "findings"):
         assert repeated[key] == saved[key]
+    for tables in (repeated["tables"], saved["tables"]):
+        for lever in tables.get("levers", ()):
+            del lever["flags"]  # what is to be typed beside what was
     assert repeated["tables"].items() <= saved["tables"].items()  # counts that were left open are not tried again
 
 
