@@ -64,7 +64,8 @@ def override(data: dict[str, Any], text: str, fields: Any) -> None:
 def _value(parsed: Any, value: str, pieces: list[str], text: str) -> Any:
     """What is set: a whole number as flags take it. Raises InputError for one that is none, and for a plain value of a
     section."""
-    if (inside := _inside(".".join(pieces))) and not (parsed is None or isinstance(parsed, dict | list)):
+    inside = _inside(pieces[0]) if len(pieces) == 1 else ()
+    if inside and not (parsed is None or isinstance(parsed, dict | list)):
         hint = f"it has {', '.join(inside)}: set one of them, as {pieces[0]}.{inside[0]}=..."
         raise InputError(f"{pieces[0]} is a section of a plan", source=f"--set {text}", value=text, hint=hint)
     if isinstance(parsed, int) or not value[:1].isdigit() or not PATHS.get(".".join(pieces)):
