@@ -90,7 +90,8 @@ def test_the_serving_that_a_card_tells_to_ask_for_is_the_one_that_it_says_fits(s
     """Of tp alone, of tp with dcp, and of tp with dp and dcp: a number of GPUs alone would be tp alone."""
     card = answered("card", spec)
     served = answered(*next_of(card)[0])
-    gpus, gpu = str(rows_of(spec)["served by"]).split(" x ")
+    (shown,) = (row["value"] for row in card["rows"] if row["path"] == "served by")
+    gpus, gpu = shown.split(" x ")
     (best,) = (row for row in answered("serve", spec, "--gpu", "all")["rows"] if row["path"] == gpu)
     assert served["verdict"] == best["verdict"] == "fits"
     assert served["quantities"]["serve.gpus"] == card["quantities"]["serve.gpus"] == int(gpus)
