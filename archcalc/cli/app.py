@@ -127,7 +127,7 @@ def _is_spec(word: str) -> bool:
     """Whether the only word of a command line names a spec and no command."""
     if word in COMMANDS or word.startswith("-"):
         return False
-    from archcalc.files.loader import bundled_names
+    from archcalc.files.bundled import bundled_names
 
     return word.startswith("hf:") or os.path.exists(word) or word.lower() in bundled_names()
 

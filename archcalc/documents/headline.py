@@ -8,7 +8,7 @@ from typing import Any
 from archcalc.documents.book import Asked, Section
 from archcalc.documents.document import Column, Report, Table, Value
 from archcalc.documents.quantities import quantity
-from archcalc.documents.serve_words import best_of
+from archcalc.documents.serve_words import best_of, verdict
 from archcalc.hardware import load_hardware
 from archcalc.training.load import load_plan
 from archcalc.units import format_bytes, format_int
@@ -64,18 +64,18 @@ def _fits(asked: Mapping[str, Asked]) -> Iterator[dict[str, Any]]:
             yield _fit(name, question, best["path"], best["gpus"], best["verdict"], best["fits"], best["margin_bytes"])
         elif name.startswith("serve-"):
             q, gpu = report.quantities, report.inputs["gpu"]
-            word = "tight" if report.extra["verdict"] == "tight" else ""
-            said = "fits" if q["serve.fits"] else "does not fit"
-            verdict = f"{word} ({said})" if word else said
-            yield _fit(
-                name, f"the same on {gpu}", gpu, q["serve.gpus"], verdict, q["serve.fits"], q["serve.margin_bytes"]
-            )
+            fits, margin = q["serve.fits"], q["serve.margin_bytes"]
+            said = verdict(report.extra["verdict"], bool(fits))
+            yield _fit(name, f"the same on {gpu}", gpu, q["serve.gpus"], said, fits, margin)
 
 
-def _fit(path: str, question: str, gpu: str, gpus: Value, verdict: str, fits: Value, margin: Value) -> dict[str, Any]:
-    left = f"{format_bytes(abs(int(margin)))} {'left' if margin >= 0 else 'missing'} on each"
+def _fit(path: str, question: str, gpu: str, gpus: Value, said: str, fits: Value, margin: Value) -> dict[str, Any]:
     value = {"path": path, "question": question, "value": f"{gpus} x {gpu}", "unit": "text"}
-    return value | {"fits": bool(fits), "margin_bytes": margin, "more": f"{verdict}, {left}"}
+    return value | {"fits": bool(fits), "margin_bytes": margin, "more": f"{said}, {_left(int(margin))}"}
+
+
+def _left(margin: int) -> str:
+    return f"{format_bytes(abs(margin))} {'left' if margin >= 0 else 'missing'} on each"
 
 
 def _peak(name: str, plan: str, report: Report) -> dict[str, Any]:
@@ -83,7 +83,6 @@ def _peak(name: str, plan: str, report: Report) -> dict[str, Any]:
     peak, read = int(report.quantities["train.peak_bytes"]), load_plan(plan)
     hardware = load_hardware(read.hardware)
     margin = hardware.memory_visible_bytes - peak
-    left = f"{format_bytes(abs(margin))} {'left' if margin >= 0 else 'missing'} on each"
-    more = f"{'fits' if margin >= 0 else 'does not fit'}, {left} of {read.parallel.world} x {hardware.name}"
+    more = f"{'fits' if margin >= 0 else 'does not fit'}, {_left(margin)} of {read.parallel.world} x {hardware.name}"
     row = {"path": f"train-{name}", "question": f"peak of training under {name}", "value": peak, "unit": "bytes"}
     return row | {"fits": margin >= 0, "margin_bytes": margin, "more": more}

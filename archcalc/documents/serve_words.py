@@ -98,13 +98,13 @@ def count_row(s: Serving, hardware: Hardware) -> dict[str, Any]:
         "max_batch": s.max_batch,
         "visible_bytes": s.visible,
         "fits": s.fits,
-        "verdict": verdict(s),
+        "verdict": verdict(s.word, s.fits),
     }
 
 
-def verdict(s: Serving) -> str:
+def verdict(word: str, fits: bool) -> str:
     """In a word, and how a tight one was decided."""
-    return s.word if s.word != "tight" else f"tight ({'fits' if s.fits else 'does not fit'})"
+    return word if word != "tight" else f"tight ({'fits' if fits else 'does not fit'})"
 
 
 def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -187,7 +187,7 @@ def lever_table(changes: Sequence[Lever], s: Serving) -> list[Table]:
             {
                 "path": change.name,
                 "flags": change.flags,
-                "verdict": "refused" if got is None else verdict(got),
+                "verdict": "refused" if got is None else verdict(got.word, got.fits),
                 "refused": change.refused or None,
                 "fits": None if got is None else got.fits,
                 "gpus": None if got is None else got.where.devices,

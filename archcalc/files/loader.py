@@ -77,12 +77,12 @@ def find(argument: str, kind: str = "") -> Path:
         return Path(argument)
     names = bundled_names(kind)
     if argument in names:
-        return bundled_dir() / kind / f"{argument}.yaml"
+        return Path(bundled_file(argument, kind))
     if argument and os.path.exists(argument):  # a folder says so when it is read; a pipe can be read
         return Path(argument)
     name = in_its_case(argument, names)
     if name in names:
-        return bundled_dir() / kind / f"{name}.yaml"
+        return Path(bundled_file(name, kind))
     from archcalc.files.hints import name_hint
 
     shown = show_value(argument, limit=80)
@@ -175,8 +175,8 @@ def _kept_text(kept: Kept, argument: str, kind: str) -> tuple[bytes, str]:
     if argument not in bundled_names(kind):
         message = f"the saved report names a {noun} that is neither bundled nor kept in it: {shown}"
         raise InputError(message, value=argument, hint=KEPT_HINTS.get(kind, "save the report again"))
-    path = bundled_dir() / kind / f"{argument}.yaml"
-    return read(path), str(path)
+    path = bundled_file(argument, kind)
+    return read(Path(path)), path
 
 
 def parse(text: bytes | str, source: str, model: type[Model]) -> Model:

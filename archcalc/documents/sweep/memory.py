@@ -121,7 +121,7 @@ def _row(each: Placed, s: Serving) -> dict[str, Any]:
         return row
     low, high = s.margins
     left = {"margin_bytes": s.margin, "margin_bytes_low": low, "margin_bytes_high": high}
-    return {**row, "limit_bytes": s.usable, **left, "fits": s.fits, "verdict": verdict(s)}
+    return {**row, "limit_bytes": s.usable, **left, "fits": s.fits, "verdict": verdict(s.word, s.fits)}
 
 
 def _limit(each: Placed, *, several: bool) -> Limit:
