@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from archcalc.cli.streams import lasting
+from archcalc.cli.streams import lasting, tell
 from archcalc.errors import ArchcalcError, RetiredKey, harmless
 
 COMMANDS: dict[str, str] = {
@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> int:
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """One line for a warning, of ours or of a library."""
-    print(f"warning: {harmless(str(message))}", file=sys.stderr)
+    tell(f"warning: {harmless(str(message))}")
 
 
 def _guarded(step: Callable[[], int], arguments: list[str]) -> int:
@@ -65,29 +65,28 @@ def _guarded(step: Callable[[], int], arguments: list[str]) -> int:
     try:
         return step()
     except ArchcalcError as error:
-        print(error.render(), file=sys.stderr)
+        tell(error.render())
         return error.exit_code
     except typer.Exit as done:
         return done.exit_code
     except typer.TyperException as error:
         from archcalc.cli.usage import usage_error
 
-        print(usage_error(error, arguments), file=sys.stderr)
+        tell(usage_error(error, arguments))
         return 2
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except OSError as error:
-        print(f"error: {harmless(error.strerror or str(error))}", file=sys.stderr)
+        tell(f"error: {harmless(error.strerror or str(error))}")
         return 2
     except Exception as error:
         if os.environ.get("ARCHCALC_TRACEBACK"):
             raise
-        print(
+        tell(
             f"internal error: {type(error).__name__}: {harmless(str(error))}\n"
-            "hint: this is a bug of archcalc; ARCHCALC_TRACEBACK=1 shows where",
-            file=sys.stderr,
+            "hint: this is a bug of archcalc; ARCHCALC_TRACEBACK=1 shows where"
         )
         return 3
 

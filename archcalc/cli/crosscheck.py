@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Units
+from archcalc.cli.streams import tell
+from archcalc.errors import harmless
 
 
 def command(
@@ -40,4 +41,4 @@ def command(
 
 
 def _tell(what: str) -> None:
-    print(f"{what} ...", file=sys.stderr, flush=True)
+    tell(harmless(f"{what} ..."))

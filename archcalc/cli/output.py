@@ -8,6 +8,7 @@ from errno import ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from archcalc.cli.streams import tell
 from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless
 from archcalc.render import PICTURES as PICTURES
@@ -69,7 +70,7 @@ def emit_figure(
         write_file(path, data)
     if drawn or texts or not (outputs or format_name):
         for note in figure.report.notes:
-            print(harmless(note), file=sys.stderr)
+            tell(harmless(note))
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -77,7 +78,7 @@ def write_file(path: Path, data: bytes) -> None:
     from archcalc.render.save import write
 
     write(path, data)
-    print(f"wrote {harmless(str(path))}", file=sys.stderr)
+    tell(f"wrote {harmless(str(path))}")
 
 
 def _from_ending(path: Path) -> str:

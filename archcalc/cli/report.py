@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from archcalc.cli.options import Context, Gpus, SpecArguments
 from archcalc.cli.stale import PLOT, StaleReports, read_report, record_file, stale_files, strays, without_matplotlib
+from archcalc.cli.streams import tell
 from archcalc.errors import ArchcalcError, harmless
 
 if TYPE_CHECKING:
@@ -218,4 +218,4 @@ def _saved_record(source: Source, directory: Path) -> Record | None:
 
 
 def _tell(what: str) -> None:
-    print(harmless(what), file=sys.stderr, flush=True)
+    tell(harmless(what))
