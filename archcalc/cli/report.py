@@ -98,8 +98,8 @@ def _flags(*, image: list[str] | None, **texts: Any) -> dict[str, Any]:
 
 
 def _write(orders: list[Order], directory: Path) -> None:
-    """Everything is worked out first; then every file is written, and pictures that are no longer drawn go."""
-    from archcalc.cli.output import write_file
+    """All is worked out first; then every file is written or none, and pictures that are no longer drawn go."""
+    from archcalc.cli.output import write_files
     from archcalc.proof.record import to_json
     from archcalc.render.book import texts
 
@@ -116,8 +116,7 @@ def _write(orders: list[Order], directory: Path) -> None:
         for note in book.notes:
             _tell(f"{source.word}: {note}")
     _make(directory)
-    for path, data in files.items():
-        write_file(path, data)
+    write_files(files)
     for path in left_over:
         _remove(path)
 

@@ -25,7 +25,7 @@ def command(
     ] = None,
 ) -> None:
     """Print the JSON Schema of a file kind, as editors use it, or the reference of its keys."""
-    from archcalc.cli.output import write_file
+    from archcalc.cli.output import write_files
     from archcalc.documents.keys import reference
     from archcalc.documents.kinds import models
     from archcalc.errors import InputError
@@ -38,4 +38,4 @@ def command(
     if output is None or output == STDOUT:
         sys.stdout.write(text)
     else:
-        write_file(output, text.encode())
+        write_files({output: text.encode()})
