@@ -35,7 +35,8 @@ COMMANDS: dict[str, str] = {
     "show": "show",
     "import": "import_",
 }
-"""Command name to its module in archcalc.cli; each module has a function `command`, or an application of several."""
+"""Command name to its module in archcalc.cli; each module has a function `command` and what it does, HELP (`python -OO`
+has no docstrings), or an application of several."""
 
 
 class _InOrder(TyperGroup):
@@ -145,11 +146,11 @@ def application(names: list[str]) -> typer.Typer:
     )
     app.callback()(_root)
     for name in names:
-        command = import_module(f"archcalc.cli.{COMMANDS[name]}").command
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
+        module = import_module(f"archcalc.cli.{COMMANDS[name]}")
+        if isinstance(module.command, typer.Typer):
+            app.add_typer(module.command, name=name)
         else:
-            app.command(name)(command)
+            app.command(name, help=module.HELP)(module.command)
     return app
 
 

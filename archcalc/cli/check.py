@@ -8,6 +8,8 @@ import typer
 
 from archcalc.cli.options import Assumptions, Format, Output, Units
 
+HELP = "Hold specs against budgets: exit 1 past one, 2 if something can't be read."
+
 
 def command(
     path: Annotated[
@@ -22,7 +24,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Hold specs against budgets: exit 1 past one, 2 if something can't be read."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.budgets import check, exceeded
 

@@ -10,6 +10,8 @@ from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Unit
 from archcalc.cli.streams import tell
 from archcalc.errors import harmless
 
+HELP = "Compare every number with a torch model on the meta device; exit 1 on any difference."
+
 
 def command(
     spec: SpecArgument,
@@ -24,7 +26,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Compare every number with a torch model on the meta device; exit 1 on any difference."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.sweep.words import parse_names
     from archcalc.errors import CheckFailed

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     """A spec, and the plans, GPUs and sizes that its report is about."""
 
 
+HELP = "Write a report of everything about each spec: Markdown, JSON and pictures."
+
+
 def command(
     specs: SpecArguments,
     directory: Annotated[
@@ -57,7 +60,7 @@ def command(
     ] = None,
     context: Context = None,
 ) -> None:
-    """Write a report of everything about each spec: Markdown, JSON and pictures."""
+    """Answer a command line."""
     from archcalc.documents.ask import FILES, called
     from archcalc.documents.book import check_stems, read_source
     from archcalc.documents.books_file import NAME, load_books

@@ -8,6 +8,8 @@ import typer
 
 from archcalc.cli.options import Assumptions, Format, Output, Overrides, SpecArgument, Units
 
+HELP = "Training memory on every pipeline rank at its worst moment."
+
 
 def command(
     spec: SpecArgument,
@@ -26,7 +28,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Training memory on every pipeline rank at its worst moment."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.train import train
     from archcalc.errors import CheckFailed

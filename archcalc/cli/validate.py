@@ -8,6 +8,8 @@ import typer
 
 from archcalc.cli.file_options import KindName
 
+HELP = "Check files: exit 1 if one is invalid, 2 if one can't be read. Reports every error of every file."
+
 
 def command(
     files: Annotated[
@@ -19,7 +21,7 @@ def command(
     ],
     kind: KindName = None,
 ) -> None:
-    """Check files: exit 1 if one is invalid, 2 if one can't be read. Reports every error of every file."""
+    """Answer a command line."""
     from archcalc.cli.streams import tell
     from archcalc.documents.kinds import checked, given
     from archcalc.errors import ArchcalcError, SpecError, harmless
