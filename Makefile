@@ -12,7 +12,7 @@ INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint families format golden schema reports bench clean
+.PHONY: help run test lint families format golden schema reports pins bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z][a-z]*\):.*## /  make \1\t/p' Makefile
@@ -55,6 +55,13 @@ schema: $(VENV)/.installed-base ## rewrite schema/ and docs/reference/ from the 
 
 reports: $(VENV)/.installed-dev ## rewrite the reports that reports/books.yaml names, with a cross-check where one is not current
 	@$(BIN)/archcalc report $(BOOKS) --dir reports
+
+pins: $(VENV)/.created ## rewrite action/requirements.txt, hashes and all, from constraints.txt; asks the package index
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+	$(BIN)/python -m venv "$$tools" && "$$tools/bin/python" -m pip -qq install -c constraints.txt uv && \
+	echo hatchling | "$$tools/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--only-binary :all: --no-annotate --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make pins" -c constraints.txt pyproject.toml - -o action/requirements.txt
 
 bench: $(VENV)/.installed-base ## start-up time against the import floor, and peak memory
 	@$(BIN)/python tests/bench_startup.py

@@ -19,6 +19,9 @@ def command(
         str | None,
         typer.Option("--base", metavar="REV", help="The git revision that growth (max_increase) is measured from."),
     ] = None,
+    allow_new: Annotated[
+        bool, typer.Option("--allow-new", help="Let a spec pass that is new since --base, whatever its growth may be.")
+    ] = False,
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
@@ -28,7 +31,7 @@ def command(
     from archcalc.cli.output import emit
     from archcalc.documents.budgets import check, exceeded
 
-    report = check(path, base=base)
+    report = check(path, base=base, allow_new=allow_new)
     emit(report, format_name, output, units, assumptions)
     failed = exceeded(report)
     if failed is not None:

@@ -26,7 +26,7 @@ MOST = 10
 MOST_MOVERS = 3
 """Lines that a limit is noted on."""
 
-_BAD: dict[str, Level] = {"refuted": "warning", "differs": "error", "exceeded": "error"}
+_BAD: dict[str, Level] = {"refuted": "warning", "differs": "error", "exceeded": "error", "not held": "error"}
 """Verdicts of findings that are worth an annotation."""
 
 
