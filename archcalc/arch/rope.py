@@ -5,7 +5,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from archcalc.arch.block import Real
 from archcalc.errors import FieldError
 from archcalc.section import About, Section, Size
 
