@@ -19,7 +19,8 @@ from archcalc.arch.carried import (
 from archcalc.arch.ffn.dense import DenseFFN
 from archcalc.arch.ffn.moe import MoE
 from archcalc.arch.layers import LayerKind, Layers, Place, Placement
-from archcalc.arch.rope import RopeScaling, check_scaling
+from archcalc.arch.rope import Base, RopeScaling
+from archcalc.arch.rotation import check_rotation
 from archcalc.arch.rows import new_rows, sequences
 from archcalc.errors import FieldError, did_you_mean
 from archcalc.section import About, Size
@@ -110,7 +111,7 @@ class Decoder(Block):
     rms_norm_eps: Real | None = None
     layer_norm_eps: Real | None = None
     dtype: Dtype
-    rope_theta: Real | None
+    rope_theta: Base | None
     rope_scaling: RopeScaling | None
     norm: NormKind = "rms"
     norm_placement: Placement = "pre"
@@ -167,8 +168,8 @@ class Decoder(Block):
 
     @model_validator(mode="after")
     def _positions_fit(self) -> Self:
-        check_scaling(self.rope_theta, self.rope_scaling)
         longest = self.max_position_embeddings
+        check_rotation(self.rope_theta, self.rope_scaling, self.attention, longest)
         if self.position_embeddings is not None and self.position_embeddings < longest:
             raise FieldError(
                 f"position_embeddings {self.position_embeddings} are fewer than max_position_embeddings {longest}",
