@@ -13,8 +13,9 @@ from archcalc.files.loader import bundled_dir, bundled_names, validate
 from archcalc.files.yaml_loader import load
 from archcalc.hardware import load_hardware
 from archcalc.tape.dims import Dim
+from archcalc.training.mesh import mesh_of
 from archcalc.training.placement import stage_layers
-from archcalc.training.run import mask_of, mesh_of
+from archcalc.training.run import mask_of
 from archcalc.training.stack import PLANNED, Stack, load_stack, settled, stack_lines
 from tests.training.plans import k2_plan, ranks
 
