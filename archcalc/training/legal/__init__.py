@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from archcalc.training.plan import Plan
     from archcalc.training.stack import Stack
 
-STAGES: tuple[tuple[Rule, ...], ...] = (MESH, (*DIVIDING, *EXPERTS), (*STATES, *FSDP, *KEPT, *FP8, *PIPELINE))
+STAGES: tuple[tuple[Rule, ...], ...] = (MESH, (*DIVIDING, *EXPERTS), (*FSDP, *STATES, *KEPT, *FP8, *PIPELINE))
 """Rules in the order that they are asked: those of a stage rely on the stages before."""
 
 RULES: tuple[Rule, ...] = tuple(rule for stage in STAGES for rule in stage)

@@ -74,24 +74,32 @@ def _sp_alone(case: Case) -> Found | None:
 
 
 def _sequence(case: Case) -> Found | None:
-    """Rows of a device: cp hands out 2 cp pieces, one from each end, so that causal work is even; sp divides further.
-
-    All-to-all attention needs no pieces of its own, but Megatron-LM hands them out all the same.
-    """
+    """Rows of a device: a ring hands out 2 cp pieces, so that causal work is even; sp divides further."""
     p, seq = case.plan.parallel, case.plan.batch.seq
-    zigzag = p.cp > 1 and (p.cp_comm == "p2p" or (case.stack is not None and case.stack.framework == "megatron"))
-    if zigzag and seq % (2 * p.cp):
-        return found(
-            f"seq {seq} is no multiple of 2 x cp = {2 * p.cp}: each device gets two pieces of a sequence, one from"
-            " either end",
-            "batch.seq",
-            "parallel.cp",
-            value=seq,
-        )
+    if p.cp_comm == "p2p" and (odd := _pieces(case)) is not None:
+        return odd
     if seq % (p.cp * (p.tp if p.sp else 1)):
         message = f"seq {seq} does not divide over cp {p.cp} and sequence-parallel devices"
         return found(message, "batch.seq", "parallel.cp", value=seq)
     return None
+
+
+def _pieces(case: Case) -> Found | None:
+    p, seq = case.plan.parallel, case.plan.batch.seq
+    if p.cp == 1 or seq % (2 * p.cp) == 0:
+        return None
+    return found(
+        f"seq {seq} is no multiple of 2 x cp = {2 * p.cp}: each device gets two pieces of a sequence, one from either"
+        " end",
+        "batch.seq",
+        "parallel.cp",
+        value=seq,
+    )
+
+
+def _megatron_sequence(case: Case) -> Found | None:
+    """All-to-all attention needs no pieces, but gets them all the same."""
+    return _pieces(case) if case.plan.parallel.cp_comm == "a2a" else None
 
 
 def _torchtitan_sequence(case: Case) -> Found | None:
@@ -167,9 +175,16 @@ DIVIDING = (
     ),
     Rule(
         "sequence pieces",
-        "`seq` that is no multiple of 2 x cp (with `cp_comm: a2a` under Megatron-LM alone), or of cp x tp under sp",
+        "`seq` that is no multiple of 2 x cp (of cp with `cp_comm: a2a`), or of cp x tp under sp",
         f"{ARGUMENTS}; torch distributed/tensor/experimental/_attention.py",
         _sequence,
+    ),
+    Rule(
+        "sequence pieces, a2a",
+        "`seq` that is no multiple of 2 x cp with `cp_comm: a2a`",
+        ARGUMENTS,
+        _megatron_sequence,
+        ("megatron",),
     ),
     Rule(
         "sequence pieces, tp",
