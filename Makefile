@@ -51,6 +51,7 @@ schema: $(VENV)/.installed-base ## rewrite schema/ and docs/reference/ from the 
 	@$(BIN)/python -m archcalc.documents.glossary >docs/glossary.md
 	@$(BIN)/python -m tests.serving.published_logs
 	@$(BIN)/python -m tests.training.goldens --write
+	@$(BIN)/python -m tests.training.legal.page
 	@$(BIN)/python -m tests.families.pages
 
 reports: $(VENV)/.installed-dev ## rewrite the reports that reports/books.yaml names, with a cross-check where one is not current

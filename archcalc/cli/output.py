@@ -36,6 +36,13 @@ def emit(
     _show(shown)
 
 
+def say_warnings(report: Report) -> None:
+    """A report's warnings once more, on stderr: there they are seen where the report goes to a file or a program."""
+    for note in report.notes:
+        if note.startswith("warning: "):
+            print(harmless(note), file=sys.stderr)
+
+
 def emit_figure(
     figure: Figure, format_name: str | None, outputs: list[Path] | None, units: str, assumptions: bool = False
 ) -> None:

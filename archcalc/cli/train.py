@@ -29,12 +29,13 @@ def command(
     assumptions: Assumptions = False,
 ) -> None:
     """Answer a command line."""
-    from archcalc.cli.output import emit
+    from archcalc.cli.output import emit, say_warnings
     from archcalc.documents.train import train
     from archcalc.errors import CheckFailed
     from archcalc.hf.spec import load_spec
 
     report = train(load_spec(spec), plan=plan, set=override or (), rank=rank, explain=explain)
     emit(report, format_name, output, units, assumptions)
+    say_warnings(report)
     if check and not report.quantities["train.fits"]:
         raise CheckFailed(report.title)

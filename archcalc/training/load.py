@@ -33,13 +33,20 @@ def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
 
 
 def placed(error: Misfit, argument: str, overrides: tuple[str, ...]) -> InputError:
-    """An error that only the model shows, at the field of the plan that it is about."""
-    name = f"{'.'.join(error.keys)}."
-    set_here = [(f"{text.partition('=')[0].strip()}.", text) for text in overrides]
-    given = [text for key, text in set_here if key.startswith(name) or name.startswith(key)]
-    if given:
-        text = given[-1]
-        return error.at(source=f"--set {text}", column=text.index("=") + 2, snippet=text)
+    """Errors that only the model or a stack shows, each at the field of the plan that it is about: where it is set, or
+    in the file."""
     document = load(*text_of(argument, "plans"))
-    line, column = document.position(error.keys, key=True)
-    return error.at(source=document.source, line=line, column=column, snippet=document.line(line))
+    set_here = [(f"{text.partition('=')[0].strip()}.", text) for text in overrides]
+    found = []
+    for problem, keys in zip(error.problems, error.keys, strict=True):
+        names = [f"{'.'.join(key)}." for key in keys]
+        given = [text for name in names for field, text in set_here if field.startswith(name) or name.startswith(field)]
+        if given:
+            text = given[-1]
+            found.append(problem._replace(source=f"--set {text}", column=text.index("=") + 2, snippet=text))
+            continue
+        places = [key for key in keys if document.resolve(key) == key] or [keys[0]]
+        related = [(place, f"{place[-1]} is given here") for place in places[1:]]
+        told = document.problem(problem.message, places[0], key=True, hint=problem.hint, related=related)
+        found.append(told._replace(value=problem.value))
+    return InputError.from_problems(found)
