@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
+from operator import itemgetter, sub
 from typing import NamedTuple
 
 from .base import Op, Pipeline, Schedule
-from .walks import FIELD, Walk, unit, unpacked, walks
+from .walks import Walk, unit, unpacked, walks
 
 Counts = tuple[int, ...]
 
@@ -46,7 +46,7 @@ def state_at(schedule: Schedule, pipeline: Pipeline, walk: Walk, turn: int) -> S
     return State(
         op=Op(at.kind, at.chunk, name(at.chunk, walk.nth + turn * walk.more)),
         live=live,
-        waiting=tuple(held - n for held, n in zip(counts[chunks:], live, strict=True)),
+        waiting=tuple(map(sub, counts[chunks:], live)),
         following=at.following,
         beside=None if at.beside is None else Op("F", at.beside, name(at.beside, beside + turn * more)),
     )
@@ -75,8 +75,7 @@ Reached = dict[int, tuple[int, Walk, int]]
 
 
 def _corners(found: Iterable[Walk]) -> Iterator[Reached]:
-    """By what makes states differ beside counts: the ends of walks, but for those where another walk goes straight on.
-    """
+    """By what makes states differ beside counts: the ends of walks, but not where another goes straight on."""
     places: dict[object, dict[_Line, Walk]] = {}
     for walk in found:
         line = _Line(walk.counts, walk.change if walk.times > 1 else 0, walk.times)
@@ -105,7 +104,7 @@ def _uncovered(reached: Iterable[int], fields: int) -> list[int]:
 
     Bytes are live * (full - share) + (live or waiting) * share, summed over chunks; no factor is negative.
     """
-    guard = sum(unit(field + 1) >> 1 for field in range(fields))
+    guard = (unit(fields) - 1) // (unit(1) - 1) * (unit(1) >> 1)  # the first bit of each field
     kept: list[int] = []
     for counts in sorted(reached, reverse=True):  # what covers others is the larger number
         if not any(((other | guard) - counts) & guard == guard for other in kept):
