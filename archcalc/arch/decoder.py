@@ -246,11 +246,13 @@ class Decoder(Block):
         return self.kinds()[-1] if self.mtp_layer is None else self._kind(self.mtp_layer)
 
     def kinds(self) -> list[LayerKind]:
-        """The kind of every layer, in order."""
+        """The kind of every layer, in order; of a layer that patterns repeat, made once."""
+        known: dict[int, LayerKind] = {}
         kinds: list[LayerKind] = []
         for pattern in self.layers:
             for count, layer in pattern.runs():
-                kinds += [self._kind(layer)] * count
+                kind = known.get(id(layer)) or known.setdefault(id(layer), self._kind(layer))
+                kinds += [kind] * count
         return kinds
 
     def runs(self) -> dict[LayerKind, tuple[int, ...]]:
