@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?=
 PYTEST_FLAGS ?= -n 2
+N ?= 400
+SEED ?= 1
 BOOKS = $(shell sed -n 's/^  \([^ :]*\):.*/\1/p' reports/books.yaml)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
@@ -12,7 +14,7 @@ INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint families format golden schema reports pins bench clean
+.PHONY: help run test lint families mutants format golden schema reports pins bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z][a-z]*\):.*## /  make \1\t/p' Makefile
@@ -38,6 +40,9 @@ lint: $(VENV)/.installed-dev ## the checks that run no code of ours: style, type
 
 families: $(VENV)/.installed-dev ## every key of small configs edited: what is imported against the public classes on the meta device
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/families
+
+mutants: $(VENV)/.installed-mutation ## a sample of N=400 small changes to the code that counts: which of them do the unit tests notice? (an hour)
+	@$(BIN)/python -m tests.mutation --mutants $(N) --seed $(SEED) $(MUTANTS_FLAGS)
 
 format: $(VENV)/.installed-dev ## rewrite the code as ruff wants it
 	@$(BIN)/ruff check --fix --exit-zero --quiet
@@ -88,3 +93,8 @@ $(VENV)/.installed-dev: $(INPUTS) | $(VENV)/.created
 	@echo "== installing archcalc and the tools of its tests into $(VENV) (some minutes the first time)"
 	@$(PIP) install -c constraints.txt -e '.[dev,all]'
 	@touch $@ $(VENV)/.installed-base
+
+$(VENV)/.installed-mutation: $(INPUTS) | $(VENV)/.installed-dev
+	@echo "== installing the tools of the mutants into $(VENV)"
+	@$(PIP) install -c constraints.txt -e '.[dev,all,mutation]'
+	@touch $@ $(VENV)/.installed-base $(VENV)/.installed-dev
