@@ -1,0 +1,130 @@
+"""Many cases in processes of their own: it can be stopped and goes on where it was, and failures become files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fuzz.case import make
+from tests.fuzz.outcome import faults
+from tests.fuzz.process import Ran, lay_out, run
+from tests.support import ROOT
+
+CHUNK = 250
+"""Cases of one process: enough to repay its start, few enough to be done again after a stop."""
+
+HELD = 6 << 30
+"""Address space of a worker [bytes]: what asks for more gets a MemoryError, and the machine stays usable."""
+
+LONGEST = 1800.0
+"""A process that takes longer than this for its cases is stuck [s]."""
+
+
+@dataclass
+class Campaign:
+    """The cases from 0 to `count` of a seed.
+
+    Attributes:
+        folder: holds `state.json`, and a folder for each failure.
+        jobs: processes at a time.
+    """
+
+    seed: int
+    count: int
+    folder: Path
+    jobs: int = 1
+
+    def go_on(self) -> int:
+        """Run what has not run yet, and return how many cases failed so far."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        done, running = self._done(), dict[int, subprocess.Popen[bytes]]()
+        waiting = [start for start in range(0, self.count, CHUNK) if start not in done]
+        since = time.monotonic()
+        while waiting or running:
+            while waiting and len(running) < self.jobs:
+                running[waiting[0]] = self._started(waiting.pop(0))
+            ended = self._ended(running)
+            for start in ended:
+                done.add(start)
+                self._save(done)
+                print(f"{len(done) * CHUNK:,} of {self.count:,} cases, {self.failures} failed, {time.monotonic() - since:.0f} s", flush=True)
+        return self.failures
+
+    @property
+    def failures(self) -> int:
+        """Cases of the seed that failed."""
+        return sum(1 for path in self.folder.glob(f"{self.seed}-*") if path.is_dir())
+
+    def _done(self) -> set[int]:
+        """The first cases of the chunks that are behind us."""
+        state = self.folder / "state.json"
+        saved = json.loads(state.read_text()) if state.exists() else {}
+        return set(saved.get(str(self.seed), []))
+
+    def _save(self, done: set[int]) -> None:
+        state = self.folder / "state.json"
+        saved = json.loads(state.read_text()) if state.exists() else {}
+        new = state.with_suffix(".new")
+        new.write_text(json.dumps({**saved, str(self.seed): sorted(done)}))
+        new.replace(state)
+
+    def _started(self, start: int) -> subprocess.Popen[bytes]:
+        end = min(start + CHUNK, self.count)
+        words = ["--seed", str(self.seed), "--from", str(start), "--to", str(end), "--failures", str(self.folder)]
+        return subprocess.Popen([sys.executable, "-m", "tests.fuzz", *words], cwd=ROOT, stdin=subprocess.DEVNULL)
+
+    def _ended(self, running: dict[int, subprocess.Popen[bytes]]) -> list[int]:
+        """Wait for a process, and tell which have ended; one that died is a failure of the case it was at."""
+        started = time.monotonic()
+        while not (ended := [start for start, process in running.items() if process.poll() is not None]):
+            time.sleep(0.2)
+            if time.monotonic() - started > LONGEST:
+                next(iter(running.values())).kill()
+        for start in ended:
+            if running.pop(start).returncode not in (0, 1):
+                at = self.folder / f"at-{self.seed}-{start}"
+                index = int(at.read_text()) if at.exists() else start
+                died = self.folder / f"{self.seed}-{index}"
+                died.mkdir(exist_ok=True)
+                (died / "faults.txt").write_text("died: the process of this case was killed\n")
+        return ended
+
+
+def chunk(seed: int, start: int, end: int, folder: Path | None) -> int:
+    """Run some cases in this process and return how many failed. `folder` takes the failures."""
+    failed = 0
+    marker = None if folder is None else folder / f"at-{seed}-{start}"
+    if marker is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (HELD, HELD))
+    for index in range(start, end):
+        if marker is not None:
+            marker.write_text(str(index))
+        ran = run(make(seed, index))
+        found = faults(ran)
+        if found:
+            failed += 1
+            report(ran, found, folder)
+    if marker is not None:
+        marker.unlink()
+    return failed
+
+
+def report(ran: Ran, found: list[str], folder: Path | None) -> None:
+    """Tell of a failure, and lay it out in a folder of its own."""
+    case = ran.case
+    told = f"seed {case.seed} case {case.index}: archcalc {' '.join(map(repr, case.arguments))}"
+    lines = [told, *(f"  {fault}" for fault in found)]
+    print("\n".join(lines).encode("ascii", "backslashreplace").decode(), file=sys.stderr, flush=True)
+    if folder is not None:
+        place = folder / f"{case.seed}-{case.index}"
+        place.mkdir(exist_ok=True)
+        if not any(place.iterdir()):
+            lay_out(case, place)
+        text = "\n".join([*lines, f"  env {case.env}", "", ran.err]).encode("utf-8", "backslashreplace")
+        (place / "faults.txt").write_bytes(text)
