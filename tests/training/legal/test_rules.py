@@ -63,8 +63,11 @@ def test_the_table_of_the_docs_is_current() -> None:
 
 
 def test_what_is_legal_runs_and_what_is_not_is_refused() -> None:
-    """K2 under meshes of 768 GPUs: a legal one raises nothing further down. Legal are pp 8 and 16, vpp 1 and 2, tp 1 and 2,
-    ep 16, cp 1 and 2: tp 3 does not divide 64 heads, nor ep 5 the 384 experts."""
+    """K2 under meshes of 768 GPUs: a legal one raises nothing further down.
+
+    Legal are pp 8 and 16, vpp 1 and 2, tp 1 and 2, ep 16, cp 1 and 2: tp 3 does not divide 64 heads, nor ep 5 the 384
+    experts.
+    """
     tape = tape_of("kimi-k2", base())
     facts = facts_of(tape)
     assert (facts.layers, facts.experts) == (61, (384, 8))
