@@ -392,7 +392,7 @@ def test_every_output_is_written_by_the_step(repository: Repository) -> None:
 
 def test_python_takes_no_module_from_the_checkout() -> None:
     calls = [line for step in STEPS for line in step.get("run", "").splitlines() if "python" in line]
-    assert len(calls) == 3
+    assert len(calls) == 4
     assert all(re.search(r'python"? -I ', line) for line in calls)
 
 
@@ -403,6 +403,7 @@ def test_the_hooks_run_commands_that_exist_on_the_specs() -> None:
         program, command, *_ = hook["entry"].split()
         assert program == "archcalc"
         assert command in COMMANDS
+        assert [*hook["entry"].split(), *hook.get("args", [])][-1] == "--"  # a file may be called -x.yaml
         assert hook["language"] == "python"
         assert re.search(hook["files"], "specs/k25.yaml")
         others = ("specs/plans/k2-pretrain.yaml", "specs/hardware/h200.yaml", "reports/books.yaml", "budgets.yaml")

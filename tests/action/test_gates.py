@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
+from html import unescape
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +15,7 @@ import pytest
 
 import action.changed
 import action.run
+from action.told import failed, only_ours
 from tests.action.repository import ZEROS, Done, Repository
 from tests.support import dumped, tiny
 
@@ -450,3 +452,12 @@ def test_a_bug_of_the_action_fails_closed(gated: Repository, monkeypatch: pytest
     monkeypatch.setattr(action.run, "changes", broken)
     done = gated.act(base="HEAD", limits=LIMIT)
     assert (done.code, done.outputs, len(done.out.splitlines())) == (3, {"passed": "false"}, 1)
+
+
+def test_what_a_command_printed_is_shown_and_is_no_command() -> None:
+    change = action.changed.Change(old=None, new="specs/a.yaml")
+    said = "  ::add-mask::x\n##[group]y\n::::"
+    section = failed(change, "title", "word", 2, said).section
+    assert not [line for line in section.splitlines() if line.lstrip().startswith(("::", "##["))]
+    assert unescape(section).count("::add-mask::x") == 1
+    assert only_ours("::add-mask::x\n::error title=a::b\n ::warning ::c\n") == "::error title=a::b\n"
