@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?=
 PYTEST_FLAGS ?= -n 2
+N ?= 2000
+SEED ?= 2
 BOOKS = $(shell sed -n 's/^  \([^ :]*\):.*/\1/p' reports/books.yaml)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
@@ -12,7 +14,7 @@ INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint families format golden schema reports bench clean
+.PHONY: help run test lint families fuzz format golden schema reports bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z][a-z]*\):.*## /  make \1\t/p' Makefile
@@ -38,6 +40,9 @@ lint: $(VENV)/.installed-dev ## the checks that run no code of ours: style, type
 
 families: $(VENV)/.installed-dev ## every key of small configs edited: what is imported against the public classes on the meta device
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/families
+
+fuzz: $(VENV)/.installed-dev ## N cases of SEED (make fuzz N=150000 SEED=7) at every command; stopped, it goes on where it was; failures lie in .fuzz
+	@$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(N)
 
 format: $(VENV)/.installed-dev ## rewrite the code as ruff wants it
 	@$(BIN)/ruff check --fix --exit-zero --quiet

@@ -70,9 +70,27 @@ def _given(parameter: Any) -> Given:
 
 
 WEIGHTS = {
-    **{"params": 14, "validate": 16, "kv": 12, "flops": 10, "weights": 9, "train": 18, "serve": 10, "import": 16},
-    **{"diff": 8, "claims": 4, "card": 0.6, "check": 5, "show": 4, "schema": 1, "specs": 1},
-    **{"crosscheck": 0.12, "report": 0.3, "plot kv": 3, "plot flops": 3, "plot train": 4, "plot memory": 2},
+    "params": 14,
+    "validate": 16,
+    "kv": 12,
+    "flops": 10,
+    "weights": 9,
+    "train": 18,
+    "serve": 10,
+    "import": 16,
+    "diff": 8,
+    "claims": 4,
+    "card": 0.6,
+    "check": 5,
+    "show": 4,
+    "schema": 1,
+    "specs": 1,
+    "crosscheck": 0.12,
+    "report": 0.3,
+    "plot kv": 3,
+    "plot flops": 3,
+    "plot train": 4,
+    "plot memory": 2,
 }
 """How often a command is tried: less where it takes long. One without a weight is tried as often as `show`."""
 
@@ -89,13 +107,37 @@ PICTURE = ("448x448", "1024x768", "1x1", "56x9999999", "0x0", "28x28")
 CLIP = ("4x56x56", "1x1x1", "16x448x448", "9999999x14x14", "0x1x1")
 FORMATS = ("table", "json", "json", "json", "csv", "markdown", "github", "JSON", "xml", "")
 OUTPUTS = (
-    *("o.json", "o.csv", "o.md", "o.txt", "o.yaml", "-", "o.JSON", "o", "missing/o.json", ".", "", "loop.json", "/dev/null"),
+    *(
+        "o.json",
+        "o.csv",
+        "o.md",
+        "o.txt",
+        "o.yaml",
+        "-",
+        "o.JSON",
+        "o",
+        "missing/o.json",
+        ".",
+        "",
+        "loop.json",
+        "/dev/null",
+    ),
     *("/dev/full", f"{'n' * 250}.json", f"{'n' * 251}.json", "o.html", "::add-mask::o.json", "o\n.json", "o\u202e.csv"),
 )
 """None of them leads out of the folder of the case."""
 PICTURES = ("o.svg", "o.svg", "o.png")
 DTYPES = ("bf16", "fp8", "fp8_ds_mla", "int8", "fp16", "BF16")
-PARTS = ("lm_head", "model.layers.0", "model.layers.*", "model.embed_tokens", "", ".", "*", "vision_tower", "model.norm")
+PARTS = (
+    "lm_head",
+    "model.layers.0",
+    "model.layers.*",
+    "model.embed_tokens",
+    "",
+    ".",
+    "*",
+    "vision_tower",
+    "model.norm",
+)
 KINDS = ("spec", "plan", "hardware", "engine", "stack", "books", "budgets", "Spec", "x")
 
 VALUES: dict[str, tuple[str, ...]] = {
@@ -135,7 +177,11 @@ VALUES: dict[str, tuple[str, ...]] = {
 OF = {("train", "explain"): ("activations", "transient", "x")}
 """Values of options that mean another thing to one command."""
 
-SWEPT = {"context": ("4k..256k", "1..2", "64..1k", "1..1", "0..1", "1..16G", "4k", ".."), "batch": ("1,8", "1", "0", "1,1,2", "9" * 12), "kv_dtype": ("bf16,fp8", *DTYPES)}
+SWEPT = {
+    "context": ("4k..256k", "1..2", "64..1k", "1..1", "0..1", "1..16G", "4k", ".."),
+    "batch": ("1,8", "1", "0", "1,1,2", "9" * 12),
+    "kv_dtype": ("bf16,fp8", *DTYPES),
+}
 """The same of the plots, which sweep over several."""
 
 
@@ -160,8 +206,13 @@ def _early(rng: Random, values: tuple[str, ...]) -> str:
 
 
 FILES = {
-    **{"plan": ("plan", "k2-pretrain"), "gpu": ("hardware", "h200"), "engine": ("engine", "sglang")},
-    **{"draft": ("spec", "llama-3.1-8b"), "log": ("log", ""), "source": ("config", ""), "path": ("budgets", "")},
+    "plan": ("plan", "k2-pretrain"),
+    "gpu": ("hardware", "h200"),
+    "engine": ("engine", "sglang"),
+    "draft": ("spec", "llama-3.1-8b"),
+    "log": ("log", ""),
+    "source": ("config", ""),
+    "path": ("budgets", ""),
 }
 """Options and arguments that name a file: of which kind, and a bundled one instead."""
 
@@ -171,15 +222,23 @@ ANY = ("spec", "spec", "config", "plan", "hardware", "engine", "stack", "budgets
 def _named(rng: Random, option: Given, file: File) -> str | None:
     """The value of an option that names a file, or a quantity or field of one; None for every other."""
     if option.name == "override":
-        path = rng.choice(list(PATHS)) if rng.randrange(10) else rng.choice(("parallel", "batch", "train", "fsdp", "x.y"))
+        path = (
+            rng.choice(list(PATHS)) if rng.randrange(10) else rng.choice(("parallel", "batch", "train", "fsdp", "x.y"))
+        )
         return f"{path}={_setting(rng, path)}"
     if option.name == "fail_on":
-        name, sign, amount = rng.choice(list(QUANTITIES)), rng.choice(("+", "-", "±", "")), rng.choice(("1%", "0", "1B", "2GiB", "1e999%"))
+        name, sign, amount = (
+            rng.choice(list(QUANTITIES)),
+            rng.choice(("+", "-", "±", "")),
+            rng.choice(("1%", "0", "1B", "2GiB", "1e999%")),
+        )
         return f"{name}:{sign}{amount}"
     if option.name in ("spec", "specs"):
         return file(rng.choice(("spec", "spec", "spec", "config")))
     if option.name in ("base", "head") and not option.flags:
-        return rng.choice((file("report"), file("report"), file("spec"), file("spec"), "k25", "/dev/null", "git:HEAD:s.yaml"))
+        return rng.choice(
+            (file("report"), file("report"), file("spec"), file("spec"), "k25", "/dev/null", "git:HEAD:s.yaml")
+        )
     if option.name in ("files", "name"):
         return file(rng.choice(ANY))
     if option.name in FILES and (option.flags or option.name in ("source", "path")):
@@ -189,9 +248,55 @@ def _named(rng: Random, option: Given, file: File) -> str | None:
 
 
 SETTINGS = (
-    *("1", "2", "4", "8", "3", "0", "-1", "256", "1e308", "5e-324", "1e999", "true", "null", "[]", "{}", "none", "all", "full"),
-    *("[layernorm]", "{pp: 2}", "interleaved-1f1b", "gpipe", "zb-v", "dualpipe", "bf16", "fp32", "adamw", "muon", "lora(8)", "fused"),
-    *("eager", "4k", "1T", "4GB", "h100", "megatron-2025", "torch-fsdp2", "{typical: 1.2, worst: 3}", "real", "0.5", "[[", "&a", "x: y"),
+    *(
+        "1",
+        "2",
+        "4",
+        "8",
+        "3",
+        "0",
+        "-1",
+        "256",
+        "1e308",
+        "5e-324",
+        "1e999",
+        "true",
+        "null",
+        "[]",
+        "{}",
+        "none",
+        "all",
+        "full",
+    ),
+    *(
+        "[layernorm]",
+        "{pp: 2}",
+        "interleaved-1f1b",
+        "gpipe",
+        "zb-v",
+        "dualpipe",
+        "bf16",
+        "fp32",
+        "adamw",
+        "muon",
+        "lora(8)",
+        "fused",
+    ),
+    *(
+        "eager",
+        "4k",
+        "1T",
+        "4GB",
+        "h100",
+        "megatron-2025",
+        "torch-fsdp2",
+        "{typical: 1.2, worst: 3}",
+        "real",
+        "0.5",
+        "[[",
+        "&a",
+        "x: y",
+    ),
 )
 
 

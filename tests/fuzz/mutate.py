@@ -121,7 +121,9 @@ def _rename(rng: Random, place: Place, words: Words) -> None:
     node, key = place
     if isinstance(node, dict):
         value = node.pop(key)
-        node[rng.choice((f"{key}s", str(key).upper(), str(key)[1:], rng.choice(STRINGS), rng.choice(list(words.values))))] = value
+        node[
+            rng.choice((f"{key}s", str(key).upper(), str(key)[1:], rng.choice(STRINGS), rng.choice(list(words.values))))
+        ] = value
     else:
         node.append(deepcopy(node[key]))
 
@@ -139,10 +141,22 @@ def _splice(rng: Random, place: Place, words: Words) -> None:
     value = node[key]
     if isinstance(value, list) and value:
         n = rng.randrange(len(value))
-        node[key] = rng.choice((value[:n], value + value, value[::-1], value[:n] + [odd(rng)] + value[n:], value * 50))
+        node[key] = rng.choice((value[:n], value + value, value[::-1], [*value[:n], odd(rng), *value[n:]], value * 50))
     else:
         node[key] = rng.choice(([value], [value, value], {"x": value}, Raw("[]"), Raw("{}"), [[value]]))
 
 
-ACTIONS = (*[_near] * 6, *[_alike] * 5, *[_label] * 4, *[_odd] * 2, *[_known] * 4, _other, *[_drop] * 2, *[_add] * 2, _rename, _swap, _splice)
+ACTIONS = (
+    *[_near] * 6,
+    *[_alike] * 5,
+    *[_label] * 4,
+    *[_odd] * 2,
+    *[_known] * 4,
+    _other,
+    *[_drop] * 2,
+    *[_add] * 2,
+    _rename,
+    _swap,
+    _splice,
+)
 """More often what leaves a document that can be read further."""
