@@ -17,7 +17,7 @@ def more_memory_fits_still(rng: Random) -> str | None:
     vLLM takes utilization x memory and subtracts weights and overhead, none of which grows with the memory.
     """
     spec = drawn(rng)
-    flags = ("--tp", rng.choice(("1", "2")), "--engine", rng.choice(names("engine")), *_requests(rng)[1])
+    flags = ("--engine", rng.choice(names("engine")), *_requests(rng)[1])
     less = _barely(rng, spec, *flags)
     more = less + rng.choice((1, 1000, 1 << 20, 1 << 37))
     small, large = (_served(spec, memory, *flags) for memory in (less, more))
@@ -49,8 +49,19 @@ def _requests(rng: Random) -> tuple[tuple[int, int], tuple[str, ...]]:
 
 
 def _flags(context: int, batch: int) -> tuple[str, ...]:
-    """Steps of one size whatever the requests, so that these change the cache alone."""
-    return ("--context", str(context), "--batch", str(batch), "--max-num-seqs", "64", "--batched-tokens", "1k")
+    """Steps of one size and one GPU whatever the requests, so that these change the cache alone."""
+    return (
+        "--tp",
+        "1",
+        "--context",
+        str(context),
+        "--batch",
+        str(batch),
+        "--max-num-seqs",
+        "64",
+        "--batched-tokens",
+        "1k",
+    )
 
 
 def _barely(rng: Random, spec: dict[str, Any], *flags: str) -> int:
