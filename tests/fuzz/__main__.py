@@ -54,7 +54,7 @@ def only(seed: int, index: int, *, shrink: bool, keep: Path | None) -> int:
     for name, raw in case.files.items():
         _show(f"--- {name}\n{raw.decode('utf-8', 'backslashreplace')}")
     _show(f"--- archcalc {shlex.join(case.arguments)}   {case.env or ''}")
-    _show(f"--- exit {ran.code}, {ran.seconds:.2f} s, {ran.bytes >> 20} MiB\n{ran.out[-4000:]}\n{ran.err[-4000:]}")
+    _show(f"--- exit {ran.code}, {ran.seconds:.2f} s, {ran.peak >> 20} MiB\n{ran.out[-4000:]}\n{ran.err[-4000:]}")
     found = faults(ran)
     for fault in found:
         _show(f"*** {fault}")

@@ -50,8 +50,8 @@ def bounds(ran: Ran) -> Iterator[str]:
     limits = Limits.of(ran.case)
     if ran.code == -1 or ran.seconds > limits.seconds:
         yield f"{ran.seconds:.1f} s of CPU time, and the limit is {limits.seconds:g}"
-    if ran.bytes > limits.bytes:
-        yield f"{ran.bytes >> 20} MiB, and the limit is {limits.bytes >> 20}"
+    if ran.peak > limits.peak:
+        yield f"{ran.peak >> 20} MiB, and the limit is {limits.peak >> 20}"
 
 
 def finite(ran: Ran) -> Iterator[str]:

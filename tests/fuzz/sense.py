@@ -3,64 +3,21 @@ answer, or nothing. A question that is refused says nothing of the law."""
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable
-from contextlib import chdir
 from copy import deepcopy
-from functools import cache
-from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.fuzz.documents import document, names, words_of
-from tests.fuzz.mutate import mutated, places
+from tests.fuzz.asking import ask, changed, drawn, report, small
+from tests.fuzz.documents import document, names
+from tests.fuzz.mutate import places
 from tests.fuzz.values import alike, near
-from tests.fuzz.written import json_text, yaml_text
-from tests.support import Ran, run
 
 Law = Callable[[Random], str | None]
 
 TEXT, PICTURES = ("--seq", "64"), ("--image", "56x56")
 ASKED = (("params",), ("weights",), ("kv", "--context", "64"), ("flops", *TEXT), ("flops", *TEXT, "--phase", "train"))
 """What every valid spec has an answer to."""
-
-
-def ask(files: dict[str, Any], *arguments: str) -> Ran:
-    """A command over these files, in a folder of their own."""
-    with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        for name, data in files.items():
-            Path(name).write_text(
-                json_text(data) if name.endswith(".json") else yaml_text(data), errors="surrogatepass"
-            )
-        return run(*arguments)
-
-
-def report(files: dict[str, Any], *arguments: str) -> dict[str, Any] | None:
-    """The JSON answer of a command, None where it refuses."""
-    ran = ask(files, *arguments, "--format", "json")
-    found: dict[str, Any] | None = json.loads(ran.out) if ran.code == 0 else None
-    return found
-
-
-@cache
-def _small() -> tuple[str, ...]:
-    """Specs that are quick to ask about: all but the bundled ones, and a few of those."""
-    return tuple(dict.fromkeys(name for name in names("spec") if name in names("config") or name == "tiny"))
-
-
-def drawn(rng: Random) -> dict[str, Any]:
-    """A valid spec: of a released model one time in twenty."""
-    name = rng.choice(names("spec")) if rng.randrange(20) == 0 else rng.choice(_small())
-    found: dict[str, Any] = document("spec", name)
-    return found
-
-
-def changed(rng: Random, spec: dict[str, Any]) -> dict[str, Any] | None:
-    """A spec after one or two changes, None where it is valid no more."""
-    for _ in range(rng.choice((1, 1, 2))):
-        spec = mutated(rng, spec, words_of("spec"))
-    return spec if isinstance(spec, dict) and ask({"s.yaml": spec}, "validate", "s.yaml").code == 0 else None
 
 
 # ------------------------------------------------------------------------------------- what is valid has its answers
@@ -78,7 +35,7 @@ def valid_is_answered(rng: Random) -> str | None:
 
 def the_twin_agrees(rng: Random) -> str | None:
     """What `validate` takes, the torch twin builds, with the same weights and cache."""
-    spec = changed(rng, document("spec", rng.choice(_small())))
+    spec = changed(rng, document("spec", rng.choice(small())))
     if spec is None or _elements(spec) > 1 << 44:  # torch counts in 64 bits
         return None
     ran = ask({"s.yaml": spec}, "crosscheck", "s.yaml", "--only", "params,kv")

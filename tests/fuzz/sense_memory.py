@@ -5,8 +5,9 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+from tests.fuzz.asking import drawn, report
 from tests.fuzz.documents import document, names
-from tests.fuzz.sense import Law, drawn, report
+from tests.fuzz.sense import Law
 
 GPU: dict[str, Any] = document("hardware", "h100")
 

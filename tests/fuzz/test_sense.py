@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fuzz import sense
+from tests.fuzz import asking
 from tests.fuzz.campaign import LAWS, broken
 from tests.support import Ran, run
 
@@ -99,7 +99,7 @@ def test_a_law_finds_a_planted_bug(name: str, number: int, monkeypatch: pytest.M
         answer = Ran(0, "", "") if words[0] == "crosscheck" else run(*words)  # which takes seconds, and is right
         return BUGS[name][number](words, answer)
 
-    monkeypatch.setattr(sense, "run", wrong)
+    monkeypatch.setattr(asking, "run", wrong)
     assert any(LAWS[name](Random(f"{name}:1:{index}")) for index in range(100))
 
 
