@@ -5,8 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?=
 PYTEST_FLAGS ?= -n 2
-N ?= 2000
-SEED ?= 2
 BOOKS = $(shell sed -n 's/^  \([^ :]*\):.*/\1/p' reports/books.yaml)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
@@ -14,7 +12,7 @@ INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint families fuzz format golden schema reports bench clean
+.PHONY: help run test lint families fuzz mutants format golden schema reports pins bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z][a-z]*\):.*## /  make \1\t/p' Makefile
@@ -42,7 +40,10 @@ families: $(VENV)/.installed-dev ## every key of small configs edited: what is i
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/families
 
 fuzz: $(VENV)/.installed-dev ## N cases of SEED (make fuzz N=150000 SEED=7) at every command; stopped, it goes on where it was; failures lie in .fuzz
-	@$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(N)
+	@$(BIN)/python -m tests.fuzz --seed $(or $(SEED),2) --cases $(or $(N),2000)
+
+mutants: $(VENV)/.installed-mutation ## a sample of N=400 small changes to the code that counts: which of them do the unit tests notice? (an hour)
+	@$(BIN)/python -m tests.mutation --mutants $(or $(N),400) --seed $(or $(SEED),1) $(MUTANTS_FLAGS)
 
 format: $(VENV)/.installed-dev ## rewrite the code as ruff wants it
 	@$(BIN)/ruff check --fix --exit-zero --quiet
@@ -56,10 +57,18 @@ schema: $(VENV)/.installed-base ## rewrite schema/ and docs/reference/ from the 
 	@$(BIN)/python -m archcalc.documents.glossary >docs/glossary.md
 	@$(BIN)/python -m tests.serving.published_logs
 	@$(BIN)/python -m tests.training.goldens --write
+	@$(BIN)/python -m tests.training.legal.page
 	@$(BIN)/python -m tests.families.pages
 
 reports: $(VENV)/.installed-dev ## rewrite the reports that reports/books.yaml names, with a cross-check where one is not current
 	@$(BIN)/archcalc report $(BOOKS) --dir reports
+
+pins: $(VENV)/.created ## rewrite action/requirements.txt, hashes and all, from constraints.txt; asks the package index
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+	$(BIN)/python -m venv "$$tools" && "$$tools/bin/python" -m pip -qq install -c constraints.txt uv && \
+	echo hatchling | "$$tools/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--only-binary :all: --no-annotate --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make pins" -c constraints.txt pyproject.toml - -o action/requirements.txt
 
 bench: $(VENV)/.installed-base ## start-up time against the import floor, and peak memory
 	@$(BIN)/python tests/bench_startup.py
@@ -85,3 +94,8 @@ $(VENV)/.installed-dev: $(INPUTS) | $(VENV)/.created
 	@echo "== installing archcalc and the tools of its tests into $(VENV) (some minutes the first time)"
 	@$(PIP) install -c constraints.txt -e '.[dev,all]'
 	@touch $@ $(VENV)/.installed-base
+
+$(VENV)/.installed-mutation: $(INPUTS) | $(VENV)/.installed-dev
+	@echo "== installing the tools of the mutants into $(VENV)"
+	@$(PIP) install -c constraints.txt -e '.[dev,all,mutation]'
+	@touch $@ $(VENV)/.installed-base $(VENV)/.installed-dev

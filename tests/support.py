@@ -165,6 +165,7 @@ TINY: dict[str, Any] = {
                 "num_attention_heads": 4,
                 "num_key_value_heads": 2,
                 "head_dim": 3,
+                "rotary_dim": 2,  # features turn in pairs
                 "attention_bias": False,
                 "attention_out_bias": False,
                 "qk_norm": None,

@@ -300,7 +300,7 @@ READERS: dict[str, Reader] = {
     "engine": file,
     "utilization": number,
     "sampler": one_of("torch", "flashinfer"),
-    **dict.fromkeys(("eager", "language_only", "mtp"), switch),
+    **dict.fromkeys(("allow_new", "eager", "language_only", "mtp"), switch),
     "draft": file,
     "lora_rank": whole(0, MOST_RANK),
     "price": prices,

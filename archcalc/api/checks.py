@@ -75,7 +75,7 @@ def _side(given: SideLike, name: str) -> Side | str:
     return argument
 
 
-def check(path: File, *, base: str | None = None) -> Report:
+def check(path: File, *, base: str | None = None, allow_new: bool = False) -> Report:
     """Hold specs against a file of budgets: what quantities may come to, and by how much they may grow.
 
     `findings` are the budgets, each with a `verdict`: a budget that is exceeded is an answer, not an error.
@@ -83,6 +83,7 @@ def check(path: File, *, base: str | None = None) -> Report:
     Args:
         path: a file with the key `budgets`, or `"git:REV:path"` of one.
         base: the git revision that growth (`max_increase`) is measured from.
+        allow_new: growth of a spec that is new since `base` is `new`; else it is `not held`.
 
     Raises:
         InputError: a file or spec that can't be read, or growth without `base`.
@@ -90,7 +91,8 @@ def check(path: File, *, base: str | None = None) -> Report:
     """
     from archcalc.documents.budgets import check
 
-    return Report(check(read_one("path", file, path), base=base))
+    flags = read({"allow_new": allow_new}, READERS)
+    return Report(check(read_one("path", file, path), base=base, **flags))
 
 
 def crosscheck(spec: SpecLike, *, against: str = "twin", only: str | Sequence[str] | None = None) -> Report:

@@ -24,6 +24,11 @@ class Block(Section):
 
     purposes: ClassVar[dict[str, str]] = {}
 
+    def turning(self, rotates: bool) -> str | None:
+        """The key of how many features of a head a rotary embedding turns; None where it turns none. `rotates`: whether
+        the backbone has one."""
+        return None
+
     def dim(self, key: str, axis: str | None = None) -> Dim:
         """The size under a key of this section, named by the key, on a logical axis [elements]."""
         return Dim(key, getattr(self, key), axis)

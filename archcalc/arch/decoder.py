@@ -19,7 +19,8 @@ from archcalc.arch.carried import (
 from archcalc.arch.ffn.dense import DenseFFN
 from archcalc.arch.ffn.moe import MoE
 from archcalc.arch.layers import LayerKind, Layers, Place, Placement
-from archcalc.arch.rope import RopeScaling, check_scaling
+from archcalc.arch.rope import Base, RopeScaling
+from archcalc.arch.rotation import check_rotation
 from archcalc.arch.rows import new_rows, sequences
 from archcalc.errors import FieldError, did_you_mean
 from archcalc.section import About, Size
@@ -110,7 +111,7 @@ class Decoder(Block):
     rms_norm_eps: Real | None = None
     layer_norm_eps: Real | None = None
     dtype: Dtype
-    rope_theta: Real | None
+    rope_theta: Base | None
     rope_scaling: RopeScaling | None
     norm: NormKind = "rms"
     norm_placement: Placement = "pre"
@@ -167,8 +168,8 @@ class Decoder(Block):
 
     @model_validator(mode="after")
     def _positions_fit(self) -> Self:
-        check_scaling(self.rope_theta, self.rope_scaling)
         longest = self.max_position_embeddings
+        check_rotation(self.rope_theta, self.rope_scaling, self.attention, longest)
         if self.position_embeddings is not None and self.position_embeddings < longest:
             raise FieldError(
                 f"position_embeddings {self.position_embeddings} are fewer than max_position_embeddings {longest}",
@@ -245,11 +246,13 @@ class Decoder(Block):
         return self.kinds()[-1] if self.mtp_layer is None else self._kind(self.mtp_layer)
 
     def kinds(self) -> list[LayerKind]:
-        """The kind of every layer, in order."""
+        """The kind of every layer, in order; of a layer that patterns repeat, made once."""
+        known: dict[int, LayerKind] = {}
         kinds: list[LayerKind] = []
         for pattern in self.layers:
             for count, layer in pattern.runs():
-                kinds += [self._kind(layer)] * count
+                kind = known.get(id(layer)) or known.setdefault(id(layer), self._kind(layer))
+                kinds += [kind] * count
         return kinds
 
     def runs(self) -> dict[LayerKind, tuple[int, ...]]:

@@ -1,6 +1,7 @@
 """How a decoder's layers are written: patterns of layers, and a layer as a list of residual steps."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
@@ -124,6 +125,12 @@ class Step(Section):
         return "output_norm" if self.output_norm and not after else None
 
 
+@lru_cache(maxsize=1024)
+def _plain(section: Literal["attention", "ffn"], mixer: str | None) -> Step:
+    """A step of the usual two: asked for with each layer that a file writes, and nearly always the same."""
+    return Step.model_construct(**{section: mixer})
+
+
 class Layers(Section):
     """A pattern of layers: the usual two steps, a list of steps, or a pattern that is repeated."""
 
@@ -200,7 +207,7 @@ class Layers(Section):
         """Its steps, each with its place in the file; the short form has two."""
         if self.steps is not None:
             return [(("steps", i), step) for i, step in enumerate(self.steps)]
-        return [((), Step.model_construct(attention=self.attention)), ((), Step.model_construct(ffn=self.ffn))]
+        return [((), _plain("attention", self.attention)), ((), _plain("ffn", self.ffn))]
 
     def kind(self, norm: NormKind, placement: Placement) -> LayerKind:
         """The layer under the backbone's norm and placement."""

@@ -1,12 +1,29 @@
 """Rotary position embedding, as a spec writes it. It changes no size: the cross-check's twin computes with it."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
-from pydantic import PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
-from archcalc.arch.block import Real
 from archcalc.errors import FieldError
 from archcalc.section import About, Section, Size
+
+Base = Annotated[float, Field(gt=1)]
+"""Base of a rotary embedding: frequencies fall from 1 to about 1 / base (RoFormer, arXiv:2104.09864, section 3.2.2)."""
+
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "yarn": ("original_max_position_embeddings",),
+    "llama3": ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+    "linear": (),
+}
+"""What a kind of scaling can't be computed without, beside `factor` (transformers, modeling_rope_utils.py)."""
+
+READ: Mapping[str, tuple[str, ...]] = {
+    "yarn": (*NEEDED["yarn"], "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+    "llama3": NEEDED["llama3"],
+    "linear": (),
+}
+"""What a kind of scaling reads beside `factor`."""
 
 
 class RopeScaling(Section):
@@ -26,7 +43,7 @@ class RopeScaling(Section):
     )
 
     type: Literal["yarn", "llama3", "linear"]
-    factor: Real
+    factor: Annotated[float, Field(ge=1)]
     original_max_position_embeddings: Size | None = None
     beta_fast: PositiveFloat | None = None
     beta_slow: PositiveFloat | None = None
@@ -34,6 +51,20 @@ class RopeScaling(Section):
     mscale_all_dim: PositiveFloat | None = None
     low_freq_factor: PositiveFloat | None = None
     high_freq_factor: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _of_its_type(self) -> Self:
+        for key in NEEDED[self.type]:
+            if getattr(self, key) is None:
+                raise FieldError(f"{key} is missing: {self.type} can't be computed without it", "type")
+        for key in type(self).model_fields:
+            if key not in ("type", "factor", *READ[self.type]) and getattr(self, key) is not None:
+                raise FieldError(f"{key} is read by no scaling of type {self.type}", key, "type")
+        for less, more in (("beta_slow", "beta_fast"), ("low_freq_factor", "high_freq_factor")):
+            one, other = getattr(self, less), getattr(self, more)
+            if one is not None and other is not None and one > other:
+                raise FieldError(f"{less} {one} is more than {more} {other}: between the two lies a ramp", less, more)
+        return self
 
 
 class RopeParameters(Section):
@@ -45,7 +76,7 @@ class RopeParameters(Section):
         rope_scaling="Stretching beyond the pretrained context; null: none",
     )
 
-    rope_theta: Real | None
+    rope_theta: Base | None
     rope_scaling: RopeScaling | None = None
 
     @model_validator(mode="after")
@@ -58,3 +89,8 @@ def check_scaling(theta: float | None, scaling: RopeScaling | None) -> None:
     """Raises FieldError for a scaling of what does not rotate."""
     if theta is None and scaling is not None:
         raise FieldError("rope_scaling without rope_theta", "rope_scaling", "rope_theta")
+
+
+def original_of(scaling: RopeScaling) -> int:
+    """The context before it was stretched; 0 where nothing says it [tokens]."""
+    return scaling.original_max_position_embeddings or 0

@@ -88,7 +88,7 @@ def padded(d: Dim, shards: Shards) -> int:
 
 def local_size(d: Dim, shards: Shards) -> int:
     """A feature dim on the fullest device; key-value heads are replicated past their number. Raises Indivisible."""
-    option, parts = shards.way(d.axis)
+    parts = shards.way(d.axis)[1]
     if parts == 1:
         return padded(d, shards)
     if d.axis == "kv_heads" and parts > d.size and parts % d.size == 0:
@@ -97,12 +97,26 @@ def local_size(d: Dim, shards: Shards) -> int:
         return -(-d.size // parts)
     size = padded(d, shards)
     if size % parts:
-        how = "can be neither divided nor replicated" if d.axis == "kv_heads" else "can't be divided"
-        hint = f"choose {'an' if option[0] in 'aeiou' else 'a'} {option} that divides {d.size}"
-        error = Indivisible(f"{d.name} {d.size} {how} over {option} {parts}", value=parts, hint=hint)
-        error.axis = d.axis or ""
-        raise error
+        raise _indivisible(d, shards)
     return size // parts
+
+
+def uneven(d: Dim, shards: Shards) -> Indivisible | None:
+    """What `local_size` would raise for a dim, and None where it divides."""
+    parts = shards.way(d.axis)[1]
+    if parts == 1 or padded(d, shards) % parts == 0:
+        return None
+    replicated = d.axis == "kv_heads" and parts % d.size == 0
+    return None if replicated or (d.axis == "experts" and shards.uneven_experts) else _indivisible(d, shards)
+
+
+def _indivisible(d: Dim, shards: Shards) -> Indivisible:
+    option, parts = shards.way(d.axis)
+    how = "can be neither divided nor replicated" if d.axis == "kv_heads" else "can't be divided"
+    hint = f"choose {'an' if option[0] in 'aeiou' else 'a'} {option} that divides {d.size}"
+    error = Indivisible(f"{d.name} {d.size} {how} over {option} {parts}", value=parts, hint=hint)
+    error.axis = d.axis or ""
+    return error
 
 
 def local_features(features: Dims, shards: Shards) -> int:

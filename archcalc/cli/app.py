@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from archcalc.cli.streams import lasting
+from archcalc.cli.streams import lasting, tell
 from archcalc.errors import ArchcalcError, RetiredKey, harmless
 
 COMMANDS: dict[str, str] = {
@@ -35,7 +35,8 @@ COMMANDS: dict[str, str] = {
     "show": "show",
     "import": "import_",
 }
-"""Command name to its module in archcalc.cli; each module has a function `command`, or an application of several."""
+"""Command name to its module in archcalc.cli; each module has a function `command` and what it does, HELP (`python -OO`
+has no docstrings), or an application of several."""
 
 
 class _InOrder(TyperGroup):
@@ -57,7 +58,7 @@ def run(arguments: list[str]) -> int:
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """One line for a warning, of ours or of a library."""
-    print(f"warning: {harmless(str(message))}", file=sys.stderr)
+    tell(f"warning: {harmless(str(message))}")
 
 
 def _guarded(step: Callable[[], int], arguments: list[str]) -> int:
@@ -65,29 +66,28 @@ def _guarded(step: Callable[[], int], arguments: list[str]) -> int:
     try:
         return step()
     except ArchcalcError as error:
-        print(error.render(), file=sys.stderr)
+        tell(error.render())
         return error.exit_code
     except typer.Exit as done:
         return done.exit_code
     except typer.TyperException as error:
         from archcalc.cli.usage import usage_error
 
-        print(usage_error(error, arguments), file=sys.stderr)
+        tell(usage_error(error, arguments))
         return 2
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except OSError as error:
-        print(f"error: {harmless(error.strerror or str(error))}", file=sys.stderr)
+        tell(f"error: {harmless(error.strerror or str(error))}")
         return 2
     except Exception as error:
         if os.environ.get("ARCHCALC_TRACEBACK"):
             raise
-        print(
+        tell(
             f"internal error: {type(error).__name__}: {harmless(str(error))}\n"
-            "hint: this is a bug of archcalc; ARCHCALC_TRACEBACK=1 shows where",
-            file=sys.stderr,
+            "hint: this is a bug of archcalc; ARCHCALC_TRACEBACK=1 shows where"
         )
         return 3
 
@@ -146,11 +146,11 @@ def application(names: list[str]) -> typer.Typer:
     )
     app.callback()(_root)
     for name in names:
-        command = import_module(f"archcalc.cli.{COMMANDS[name]}").command
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
+        module = import_module(f"archcalc.cli.{COMMANDS[name]}")
+        if isinstance(module.command, typer.Typer):
+            app.add_typer(module.command, name=name)
         else:
-            app.command(name)(command)
+            app.command(name, help=module.HELP)(module.command)
     return app
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Units
 
+HELP = "One screen about a model: sizes, cache, the fewest GPUs that serve it, what to ask next; also archcalc SPEC."
+
 
 def command(
     spec: SpecArgument,
@@ -12,7 +14,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """One screen about a model: sizes, cache, the fewest GPUs that serve it, what to ask next; also archcalc SPEC."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.card import card
     from archcalc.hf.spec import load_spec

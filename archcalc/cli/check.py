@@ -8,6 +8,8 @@ import typer
 
 from archcalc.cli.options import Assumptions, Format, Output, Units
 
+HELP = "Hold specs against budgets: exit 1 past one, 2 if something can't be read."
+
 
 def command(
     path: Annotated[
@@ -17,16 +19,19 @@ def command(
         str | None,
         typer.Option("--base", metavar="REV", help="The git revision that growth (max_increase) is measured from."),
     ] = None,
+    allow_new: Annotated[
+        bool, typer.Option("--allow-new", help="Let a spec pass that is new since --base, whatever its growth may be.")
+    ] = False,
     format_name: Format = None,
     output: Output = None,
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Hold specs against budgets: exit 1 past one, 2 if something can't be read."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.budgets import check, exceeded
 
-    report = check(path, base=base)
+    report = check(path, base=base, allow_new=allow_new)
     emit(report, format_name, output, units, assumptions)
     failed = exceeded(report)
     if failed is not None:

@@ -8,6 +8,8 @@ import typer
 
 from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Units
 
+HELP = "Judge the spec's published claims: verdict, cause, explanation."
+
 
 def command(
     spec: SpecArgument,
@@ -17,7 +19,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Judge the spec's published claims: verdict, cause, explanation."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.claims import claims, placed
     from archcalc.errors import CheckFailed, InputError

@@ -28,19 +28,18 @@ def deliver(text: str, kind: str, outputs: list[Path] | None, *, force: bool, ou
     written: dict[Path, str] = {}
     for path in outputs or (_STDOUT,):
         _refuse_endings(path)
-        if path == _STDOUT or (path.exists() and not path.is_file()):
+        if path == _STDOUT or (os.path.exists(path) and not os.path.isfile(path)):
             written[path] = _without(text) if ours else text
         else:
             written |= _copy(path, text, kind)
     for path, new in () if force else written.items():
         _refuse_another(path, new)
-    for path, new in written.items():
-        _write(path, new)
+    _write(written)
 
 
 def _copy(path: Path, text: str, kind: str) -> dict[Path, str]:
     """The file and, unless it is there, the schema that its first line names."""
-    if not path.resolve().parent.is_dir():
+    if not os.path.isdir(os.path.dirname(os.path.realpath(path))):
         raise InputError(f"can't write {path}: {os.strerror(ENOENT)}", value=str(path), hint="make its folder first")
     schema = _schema(kind)
     name = text.partition("\n")[0].removeprefix(MODELINE) if text.startswith(MODELINE) else ""
@@ -73,7 +72,7 @@ def _says(path: Path, text: str) -> bool:
 
 def _refuse_another(path: Path, text: str) -> None:
     """Raises InputError for a file that is there and says something else."""
-    if path == _STDOUT or not path.is_file() or _says(path, text):
+    if path == _STDOUT or not os.path.isfile(path) or _says(path, text):
         return
     raise InputError(
         f"{path} is there already, and says something else",
@@ -94,13 +93,13 @@ def _refuse_endings(path: Path) -> None:
         )
 
 
-def _write(path: Path, text: str) -> None:
-    from archcalc.cli.output import write_file
+def _write(texts: dict[Path, str]) -> None:
+    from archcalc.cli.output import write_files
 
-    if path == _STDOUT:
+    write_files({path: text.encode() for path, text in texts.items() if path != _STDOUT})
+    if _STDOUT in texts:
+        text = texts[_STDOUT]
         sys.stdout.write(_on_screen(text) if sys.stdout.isatty() else text)
-    else:
-        write_file(path, text.encode())
 
 
 def _on_screen(text: str) -> str:

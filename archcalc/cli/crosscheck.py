@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Units
+from archcalc.cli.streams import tell
+from archcalc.errors import harmless
+
+HELP = "Compare every number with a torch model on the meta device; exit 1 on any difference."
 
 
 def command(
@@ -23,7 +26,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Compare every number with a torch model on the meta device; exit 1 on any difference."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.sweep.words import parse_names
     from archcalc.errors import CheckFailed
@@ -40,4 +43,4 @@ def command(
 
 
 def _tell(what: str) -> None:
-    print(f"{what} ...", file=sys.stderr, flush=True)
+    tell(harmless(f"{what} ..."))

@@ -11,6 +11,9 @@ from archcalc.cli.options import Assumptions, Format, Gpus, Output, Overrides, U
 SIDE = "a spec in each form that a SPEC may have, a saved JSON report, or git:REV:path of a file; /dev/null is nothing."
 
 
+HELP = "What changed between two specs or reports: before, after, delta, percent, by quantity, path and field."
+
+
 def command(
     base: Annotated[str, typer.Argument(metavar="BASE", help=f"What was: {SIDE}")],
     head: Annotated[str, typer.Argument(metavar="HEAD", help="What is: as BASE.")],
@@ -58,7 +61,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """What changed between two specs or reports: before, after, delta, percent, by quantity, path and field."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.diff import changed, diff_report, exceeded
     from archcalc.documents.sizes import parse_images, serving_flags

@@ -8,6 +8,8 @@ import typer
 
 from archcalc.cli.options import Assumptions, Batch, Format, Images, Output, SpecArgument, Units, Videos
 
+HELP = "FLOPs of a training step, a prefill or a decode step, part by part."
+
 
 def command(
     spec: SpecArgument,
@@ -47,7 +49,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """FLOPs of a training step, a prefill or a decode step, part by part."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.flops import flops
     from archcalc.documents.sizes import parse_images, parse_lengths, parse_videos

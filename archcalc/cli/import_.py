@@ -9,6 +9,8 @@ import typer
 from archcalc.cli.file_options import Force
 from archcalc.cli.options import Assumptions, Format, Output, Units
 
+HELP = "Read a Hugging Face config.json as a spec, and print the spec."
+
 
 def command(
     source: Annotated[
@@ -24,7 +26,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Read a Hugging Face config.json as a spec, and print the spec."""
+    """Answer a command line."""
     from archcalc.cli.copies import deliver
     from archcalc.cli.output import emit
     from archcalc.documents.importing import imported, receipt

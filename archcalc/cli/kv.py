@@ -24,6 +24,8 @@ from archcalc.cli.options import (
     Videos,
 )
 
+HELP = "KV cache: bytes a token, in total, on each device; or how many tokens fit."
+
 
 def command(
     spec: SpecArgument,
@@ -46,7 +48,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """KV cache: bytes a token, in total, on each device; or how many tokens fit."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.kv import kv
     from archcalc.documents.sizes import parse_device_memory, parse_images, parse_videos

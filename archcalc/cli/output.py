@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from errno import ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from archcalc.cli.streams import tell
 from archcalc.documents.document import Report
 from archcalc.errors import InputError, harmless
 from archcalc.render import PICTURES as PICTURES
@@ -29,24 +31,16 @@ def emit(
     Raises:
         InputError: unknown format, units or file ending, or a file that can't be written.
     """
-    check_units(units)
-    targets = outputs or [_STDOUT]
-    for path in targets:
-        if path != _STDOUT and not path.resolve().parent.is_dir():
-            raise InputError(f"can't write {path}: {os.strerror(ENOENT)}", value=str(path))
-    if format_name == "":
-        raise InputError("--format is empty", value="", hint="leave it out for a table")
-    names = [format_name or ("table" if path == _STDOUT else _from_ending(path)) for path in targets]
-    texts = [
-        (_on_screen if path == _STDOUT else text_of)(report, name, units, assumptions)
-        for path, name in zip(targets, names, strict=True)
-    ]
-    for path, text in zip(targets, texts, strict=True):
-        if path == _STDOUT:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        else:
-            write_file(path, text.encode())
+    files, shown = _texts(report, format_name, outputs or [_STDOUT], units, assumptions)
+    write_files(files)
+    _show(shown)
+
+
+def say_warnings(report: Report) -> None:
+    """A report's warnings once more, on stderr: there they are seen where the report goes to a file or a program."""
+    for note in report.notes:
+        if note.startswith("warning: "):
+            print(harmless(note), file=sys.stderr)
 
 
 def emit_figure(
@@ -58,26 +52,57 @@ def emit_figure(
     outputs = outputs or []
     pictures = [path for path in outputs if path.suffix.lower() in PICTURES]
     others = [path for path in outputs if path not in pictures]
-    drawn = [(path, drawn_as(figure, PICTURES[path.suffix.lower()], units)) for path in pictures]
-    texts = [path for path in others if path == _STDOUT and format_name is None]
-    files = [path for path in others if path not in texts]
-    if files or format_name is not None:
-        emit(figure.report, format_name, files, units, assumptions)
-    if texts or not (outputs or format_name):
+    drawn = {path: drawn_as(figure, PICTURES[path.suffix.lower()], units) for path in pictures}
+    plotted = format_name is None and (_STDOUT in others or not outputs)
+    numbers = [path for path in others if not (plotted and path == _STDOUT)]
+    if format_name is not None and not numbers:
+        numbers = [_STDOUT]
+    files, shown = _texts(figure.report, format_name, numbers, units, assumptions)
+    write_files(files | drawn)
+    _show(shown)
+    if plotted:
         _print(figure, units)
-    for path, data in drawn:
-        write_file(path, data)
-    if drawn or texts or not (outputs or format_name):
+    if drawn or plotted:
         for note in figure.report.notes:
-            print(harmless(note), file=sys.stderr)
+            tell(harmless(note))
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and say so. Raises InputError where it can't."""
-    from archcalc.render.save import write
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files, all or none, and say so. Raises InputError where one can't be written."""
+    if not files:
+        return
+    from archcalc.render.atomic import write_all
 
-    write(path, data)
-    print(f"wrote {harmless(str(path))}", file=sys.stderr)
+    write_all(files)
+    for path in files:
+        tell(f"wrote {harmless(str(path))}")
+
+
+def _texts(
+    report: Report, format_name: str | None, targets: list[Path], units: str, assumptions: bool
+) -> tuple[dict[Path, bytes], list[str]]:
+    """What goes into files, and what to stdout. Raises InputError."""
+    check_units(units)
+    for path in targets:
+        if path != _STDOUT and not os.path.isdir(os.path.dirname(os.path.realpath(path))):
+            raise InputError(f"can't write {path}: {os.strerror(ENOENT)}", value=str(path))
+    if format_name == "":
+        raise InputError("--format is empty", value="", hint="leave it out for a table")
+    files: dict[Path, bytes] = {}
+    shown: list[str] = []
+    for path in targets:
+        name = format_name or ("table" if path == _STDOUT else _from_ending(path))
+        if path == _STDOUT:
+            shown.append(_on_screen(report, name, units, assumptions))
+        else:
+            files[path] = text_of(report, name, units, assumptions).encode()
+    return files, shown
+
+
+def _show(texts: list[str]) -> None:
+    for text in texts:
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 def _from_ending(path: Path) -> str:

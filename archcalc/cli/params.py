@@ -6,6 +6,8 @@ import typer
 
 from archcalc.cli.options import Assumptions, Format, Output, SpecArgument, Units, whole
 
+HELP = "Exact parameter counts: totals, then the tree of modules."
+
 
 def command(
     spec: SpecArgument,
@@ -25,7 +27,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Exact parameter counts: totals, then the tree of modules."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.params import params
     from archcalc.hf.spec import load_spec

@@ -100,7 +100,9 @@ command = typer.Typer(
 )
 
 
-@command.command()
+@command.command(
+    help="Serving memory of each device against context; with --plan, training memory against sequence length."
+)
 def memory(
     ctx: typer.Context,
     specs: SpecArguments,
@@ -148,7 +150,7 @@ def memory(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Serving memory of each device against context; with --plan, training memory against sequence length."""
+    """Plot of the kind `memory`."""
     from archcalc.cli.output import emit_figure
     from archcalc.documents.sizes import serving_flags
     from archcalc.documents.sweep import ask
@@ -191,7 +193,7 @@ def memory(
     emit_figure(figure, format_name, output, units, assumptions)
 
 
-@command.command()
+@command.command(help="KV cache against context.")
 def kv(
     specs: SpecArguments,
     context: Lengths = None,
@@ -207,7 +209,7 @@ def kv(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """KV cache against context."""
+    """Plot of the kind `kv`."""
     from archcalc.cli.output import emit_figure
     from archcalc.documents.sweep import ask
     from archcalc.units import parse_context
@@ -218,7 +220,7 @@ def kv(
     emit_figure(figure, format_name, output, units, assumptions)
 
 
-@command.command()
+@command.command(help="FLOPs of a prefill against its length.")
 def flops(
     specs: SpecArguments,
     context: Lengths = None,
@@ -228,14 +230,14 @@ def flops(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """FLOPs of a prefill against its length."""
+    """Plot of the kind `flops`."""
     from archcalc.cli.output import emit_figure
     from archcalc.documents.sweep import ask
 
     emit_figure(ask.flops(_models(specs, units), **_swept(context, batch)), format_name, output, units, assumptions)
 
 
-@command.command()
+@command.command(help="Training memory of every pipeline rank under a plan.")
 def train(
     specs: SpecArguments,
     plan: Annotated[list[str], PLAN_OPTION],
@@ -245,7 +247,7 @@ def train(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Training memory of every pipeline rank under a plan."""
+    """Plot of the kind `train`."""
     from archcalc.cli.output import emit_figure
     from archcalc.documents.sweep import ask
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from archcalc.cli.options import Context, Gpus, SpecArguments
 from archcalc.cli.stale import PLOT, StaleReports, read_report, record_file, stale_files, strays, without_matplotlib
+from archcalc.cli.streams import tell
 from archcalc.errors import ArchcalcError, harmless
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     Order = tuple[Source, dict[str, Any]]
     """A spec, and the plans, GPUs and sizes that its report is about."""
+
+
+HELP = "Write a report of everything about each spec: Markdown, JSON and pictures."
 
 
 def command(
@@ -57,7 +60,7 @@ def command(
     ] = None,
     context: Context = None,
 ) -> None:
-    """Write a report of everything about each spec: Markdown, JSON and pictures."""
+    """Answer a command line."""
     from archcalc.documents.ask import FILES, called
     from archcalc.documents.book import check_stems, read_source
     from archcalc.documents.books_file import NAME, load_books
@@ -98,8 +101,8 @@ def _flags(*, image: list[str] | None, **texts: Any) -> dict[str, Any]:
 
 
 def _write(orders: list[Order], directory: Path) -> None:
-    """Everything is worked out first; then every file is written, and pictures that are no longer drawn go."""
-    from archcalc.cli.output import write_file
+    """All is worked out first; then every file is written or none, and pictures that are no longer drawn go."""
+    from archcalc.cli.output import write_files
     from archcalc.proof.record import to_json
     from archcalc.render.book import texts
 
@@ -116,8 +119,7 @@ def _write(orders: list[Order], directory: Path) -> None:
         for note in book.notes:
             _tell(f"{source.word}: {note}")
     _make(directory)
-    for path, data in files.items():
-        write_file(path, data)
+    write_files(files)
     for path in left_over:
         _remove(path)
 
@@ -218,4 +220,4 @@ def _saved_record(source: Source, directory: Path) -> Record | None:
 
 
 def _tell(what: str) -> None:
-    print(harmless(what), file=sys.stderr, flush=True)
+    tell(harmless(what))

@@ -11,6 +11,9 @@ import typer
 STDOUT = Path("-")
 
 
+HELP = "Print the JSON Schema of a file kind, as editors use it, or the reference of its keys."
+
+
 def command(
     kind: Annotated[
         str, typer.Argument(metavar="KIND", help="spec, plan, hardware, engine, stack, books or budgets.")
@@ -24,8 +27,8 @@ def command(
         typer.Option("-o", "--output", metavar="FILE", help="Write to a file; .md is markdown, any other ending json."),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of a file kind, as editors use it, or the reference of its keys."""
-    from archcalc.cli.output import write_file
+    """Answer a command line."""
+    from archcalc.cli.output import write_files
     from archcalc.documents.keys import reference
     from archcalc.documents.kinds import models
     from archcalc.errors import InputError
@@ -38,4 +41,4 @@ def command(
     if output is None or output == STDOUT:
         sys.stdout.write(text)
     else:
-        write_file(output, text.encode())
+        write_files({output: text.encode()})

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from archcalc.documents.document import Report
 
 
+HELP = "Serving memory on each GPU: whether it fits, what is left for requests, and what would make it fit."
+
+
 def command(
     spec: SpecArgument,
     gpu: Annotated[
@@ -92,7 +95,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Serving memory on each GPU: whether it fits, what is left for requests, and what would make it fit."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.serve import serve
     from archcalc.documents.sizes import parse_prices, serving_flags

@@ -8,6 +8,8 @@ import typer
 
 from archcalc.cli.file_options import Copies, Force, KindName
 
+HELP = "Print a file's YAML text, or write it with its schema: the start of one of your own."
+
 
 def command(
     name: Annotated[
@@ -18,7 +20,7 @@ def command(
     output: Copies = None,
     force: Force = False,
 ) -> None:
-    """Print a file's YAML text, or write it with its schema: the start of one of your own."""
+    """Answer a command line."""
     from archcalc.cli.copies import deliver
     from archcalc.documents.kinds import content, given
 

@@ -8,6 +8,8 @@ import typer
 
 from archcalc.cli.options import Assumptions, Format, Output, Units
 
+HELP = "List the bundled specs, or the plans, GPUs, engines or stacks."
+
 
 def command(
     kind: Annotated[
@@ -18,7 +20,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """List the bundled specs, or the plans, GPUs, engines or stacks."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.specs import specs_report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -133,9 +134,9 @@ def read_report(path: Path) -> bytes | None:
     is no report of ours: such a link may come from a stranger."""
     from archcalc.files.text_file import contents, refuse_larger
 
-    if not path.exists():
+    if not os.path.exists(path):
         return None
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError("a folder stands where a file of the report belongs", source=str(path), hint="move it away")
     found = contents(path, MOST_BYTES + 1)
     refuse_larger(len(found), MOST_BYTES, str(path), "archcalc writes no report so large: delete it")

@@ -31,6 +31,13 @@ class _Outlet(io.FileIO):
         return memoryview(data).nbytes
 
 
+def tell(text: str) -> None:
+    """Tell people something on stderr. Nothing else is written there; the text is harmless already."""
+    from archcalc.render.inert import inert
+
+    print(inert(text), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def lasting() -> Iterator[None]:
     """stdout and stderr that outlive their readers, and show an escape for what their encoding has not; afterwards they

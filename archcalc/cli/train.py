@@ -8,6 +8,8 @@ import typer
 
 from archcalc.cli.options import Assumptions, Format, Output, Overrides, SpecArgument, Units
 
+HELP = "Training memory on every pipeline rank at its worst moment."
+
 
 def command(
     spec: SpecArgument,
@@ -26,13 +28,14 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Training memory on every pipeline rank at its worst moment."""
-    from archcalc.cli.output import emit
+    """Answer a command line."""
+    from archcalc.cli.output import emit, say_warnings
     from archcalc.documents.train import train
     from archcalc.errors import CheckFailed
     from archcalc.hf.spec import load_spec
 
     report = train(load_spec(spec), plan=plan, set=override or (), rank=rank, explain=explain)
     emit(report, format_name, output, units, assumptions)
+    say_warnings(report)
     if check and not report.quantities["train.fits"]:
         raise CheckFailed(report.title)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from archcalc.cli.file_options import KindName
+
+HELP = "Check files: exit 1 if one is invalid, 2 if one can't be read. Reports every error of every file."
 
 
 def command(
@@ -20,9 +21,11 @@ def command(
     ],
     kind: KindName = None,
 ) -> None:
-    """Check files: exit 1 if one is invalid, 2 if one can't be read. Reports every error of every file."""
+    """Answer a command line."""
+    from archcalc.cli.streams import tell
     from archcalc.documents.kinds import checked, given
     from archcalc.errors import ArchcalcError, SpecError, harmless
+    from archcalc.render.inert import inert
 
     worst = 0
     for argument in files:
@@ -30,9 +33,9 @@ def command(
             file = given(argument, kind)
             title = checked(file)
         except ArchcalcError as error:
-            print(error.render(), file=sys.stderr)
+            tell(error.render())
             worst = max(worst, 1 if isinstance(error, SpecError) else 2)
         else:
             valid = "valid" if file.kind == "spec" else f"a valid {file.kind} file"
-            print(harmless(f"{argument}: {valid} ({title})"))
+            print(inert(harmless(f"{argument}: {valid} ({title})")))
     raise typer.Exit(worst)

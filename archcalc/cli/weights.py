@@ -8,6 +8,8 @@ import typer
 
 from archcalc.cli.options import AsName, Assumptions, Format, Output, SpecArgument, Units
 
+HELP = "Weight bytes of the released checkpoint, or of another storage."
+
 
 def command(
     spec: SpecArgument,
@@ -21,7 +23,7 @@ def command(
     units: Units = "gib",
     assumptions: Assumptions = False,
 ) -> None:
-    """Weight bytes of the released checkpoint, or of another storage."""
+    """Answer a command line."""
     from archcalc.cli.output import emit
     from archcalc.documents.weights import weights
     from archcalc.hf.spec import load_spec

@@ -29,6 +29,9 @@ COLUMNS = (
     Column("message", "message", "prose"),
 )
 
+UNHELD = "not held"
+"""Verdict on growth that is limited where nothing was before, which nobody allowed."""
+
 
 class Held(NamedTuple):
     """One budget beside its numbers, None for what was not asked; `base` is None for a spec that is new too.
@@ -73,13 +76,14 @@ class Held(NamedTuple):
         return "exceeded" if self.over or self.grown else "new" if self.new else "kept"
 
 
-def check(path: str, *, base: str | None = None) -> Report:
+def check(path: str, *, base: str | None = None, allow_new: bool = False) -> Report:
     """The `check` command: every budget of a file with its verdict. The findings are the budgets.
 
     Args:
         path: the file, or `git:REV:path`: then specs are read out of that revision too, and no file that is not
             bundled.
         base: the git revision that growth is measured from.
+        allow_new: whether the growth of a spec that was not there then is kept; else nothing holds it, and it fails.
 
     Raises:
         InputError: a file, spec or revision that can't be read.
@@ -88,29 +92,30 @@ def check(path: str, *, base: str | None = None) -> Report:
     """
     placed = load_budgets(path)
     held = _held(placed, base)
-    findings = [_finding(placed, each, base) for each in held]
+    findings = [_finding(placed, each, base, allow_new) for each in held]
     exceeded, new = (sum(each.verdict == word for each in held) for word in ("exceeded", "new"))
+    unheld = 0 if allow_new else new
     of = f"{len(held)} budget{'' if len(held) == 1 else 's'}"
-    verdict = f"{exceeded} of {of} exceeded" if exceeded else f"{of} kept"
+    verdict = f"{exceeded} of {of} exceeded" if exceeded else f"{unheld} of {of} not held" if unheld else f"{of} kept"
     more = f", {new} of them of a spec that is new since {base}" if new else ""
     return Report(
         command="check",
         title=f"{verdict}{more}: {placed.file}",
-        inputs={"path": path, "base": base},
+        inputs={"path": path, "base": base, "allow_new": allow_new},
         quantities={},
         findings=findings,
         findings_table=Table("findings", "budgets", _columns(findings), findings),
         notes=[f"Growth is measured from {base}, under plans and GPUs as they are now."] if base else (),
-        extra={"passed": not exceeded},
+        extra={"passed": not exceeded and not unheld},
     )
 
 
 def exceeded(report: Report) -> Exceeded | None:
-    """The failed check of a report whose budgets are exceeded, or None. Its lines hold exact numbers."""
+    """The failed check of a report whose budgets are exceeded or not held, or None. Its lines hold exact numbers."""
     lines = [
         f"{finding['file']}:{finding['line']}: {finding['explanation']}"
         for finding in report.findings
-        if finding["verdict"] == "exceeded"
+        if finding["verdict"] in ("exceeded", UNHELD)
     ]
     return Exceeded(report.title, lines) if lines else None
 
@@ -245,11 +250,13 @@ def _room(budget: Budget, before: Value) -> Fraction:
 # -- what is said of them ----------------------------------------------------------------------------------------------
 
 
-def _finding(placed: Placed, held: Held, base: str | None) -> dict[str, Any]:
+def _finding(placed: Placed, held: Held, base: str | None, allow_new: bool) -> dict[str, Any]:
     budget, quantity = held.budget, held.budget.quantity
     key = "max_increase" if held.grown and not held.over else "max"
     grew = None if held.base is None else held.increase
     percent = None if not grew or not held.base else float(100 * grew / abs(Fraction(held.base)))
+    verdict = UNHELD if held.verdict == "new" and not allow_new else held.verdict
+    said = [*_said(held, base), *(["nothing holds its growth without --allow-new"] if verdict == UNHELD else [])]
     return {
         "spec": budget.spec,
         "quantity": quantity,
@@ -261,9 +268,9 @@ def _finding(placed: Placed, held: Held, base: str | None) -> dict[str, Any]:
         "increase": _plain(grew),
         "percent": percent,
         "most_increase": _plain(held.room) if held.base is not None else None,
-        "verdict": held.verdict,
+        "verdict": verdict,
         "message": budget.message,
-        "explanation": "; and ".join(_said(held, base)) + (f": {budget.message}" if budget.message else ""),
+        "explanation": "; and ".join(said) + (f": {budget.message}" if budget.message else ""),
         "file": placed.file,
         "line": placed.document.position(("budgets", held.number, key), key=True)[0],
     }

@@ -114,7 +114,7 @@ class Placed(NamedTuple):
         if word in bundled_names(folder):
             return bundled_file(word, folder)
         path = Path(self.argument).parent / word
-        if not self.in_git and path.is_file():
+        if not self.in_git and os.path.isfile(path):
             return str(path)
         where = "files of a revision are read for specs alone" if self.in_git else "there is no such file from here"
         raise _missing(word, folder, where)

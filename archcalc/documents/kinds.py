@@ -48,6 +48,7 @@ def _spec(spec: Any, document: Document) -> None:
 
 def _plan(plan: Any, document: Document) -> None:
     from archcalc.hardware import load_hardware
+    from archcalc.training.legal import illegal
     from archcalc.training.misfit import Misfit
     from archcalc.training.stack import settled
 
@@ -58,6 +59,10 @@ def _plan(plan: Any, document: Document) -> None:
             if error.problems[0].source is not None and not isinstance(error, Misfit):
                 raise
             raise _at(error, (key,), document) from None
+    filled, stack = settled(plan)
+    if refused := illegal(filled, stack=stack):
+        problems = [document.problem(each.reason, each.keys[0], value=each.value, hint=each.hint) for each in refused]
+        raise SpecError.from_problems(problems)
 
 
 def _books(books: Any, document: Document) -> None:

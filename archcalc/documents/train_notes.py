@@ -204,8 +204,9 @@ def notes_of(spec: Spec, plan: Plan, run: Run, ranks: list[RankMemory]) -> list[
         "A training checkpoint that all devices write together: the fullest, of rank"
         f" {written.index(max(written))}, writes {format_bytes(max(written))}."
     )
-    if plan.parallel.zero == 2 and plan.parallel.pp > 1:
+    if plan.parallel.zero >= 2 and plan.parallel.pp > 1 and plan.fsdp is None:
         notes.append(
-            "warning: ZeRO-2 with pipeline stages needs a reduce-scatter a micro-batch; Megatron-LM does not do it."
+            f"warning: zero {plan.parallel.zero} with pipeline stages is what Megatron-LM's distributed optimizer and"
+            " DeepSpeed's pipeline engine refuse; torch's FSDP2 has it: `fsdp`."
         )
     return notes + vision_notes(spec, plan, run)

@@ -6,9 +6,10 @@ from archcalc.documents.document import Column, Table
 from archcalc.files.model import Spec
 from archcalc.training.images import sight
 from archcalc.training.memory import RankMemory
+from archcalc.training.mesh import mesh_of
 from archcalc.training.phases import TowerLoad, tower_load
 from archcalc.training.plan import Plan
-from archcalc.training.run import Run, mesh_of
+from archcalc.training.run import Run
 from archcalc.units import format_bytes
 
 PHASE_COLUMNS = (

@@ -165,7 +165,7 @@ def is_bundled(argument: str, kind: str = "") -> bool:
     kept = _KEPT.get()
     if kept is not None:
         return (kind, argument) not in kept
-    return find(argument, kind).resolve().parent == (bundled_dir() / kind).resolve()
+    return os.path.dirname(os.path.realpath(find(argument, kind))) == os.path.realpath(bundled_dir() / kind)
 
 
 def _kept_text(kept: Kept, argument: str, kind: str) -> tuple[bytes, str]:

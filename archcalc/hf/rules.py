@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from archcalc.arch.rope import NEEDED, READ
 from archcalc.hf import inverses
 from archcalc.hf.config import Config, Said, show
 from archcalc.hf.dialect import Fixed, Rule
 
 DTYPES = ("bfloat16", "float16", "float32")
-SCALINGS = ("yarn", "llama3", "linear")
-SCALING_KEYS = (
-    "factor",
-    "original_max_position_embeddings",
-    "beta_fast",
-    "beta_slow",
-    "mscale",
-    "mscale_all_dim",
-    "low_freq_factor",
-    "high_freq_factor",
-)
-"""What a spec's `rope_scaling` holds (archcalc/arch/rope.py). The rest changes neither a size nor what is computed."""
+ORIGINAL = "original_max_position_embeddings"
 
 
 def dtype(config: Config) -> Said:
@@ -46,7 +36,7 @@ def dtype(config: Config) -> Said:
 # -- rotary embedding -------------------------------------------------------------------------------------------------
 
 
-def _rotary(config: Config) -> tuple[dict[str, Any], str]:
+def rotary(config: Config) -> tuple[dict[str, Any], str]:
     """The rotary parameters in one mapping, and the key that they stand under: `rope_parameters` since transformers
     5, `rope_scaling` before, which replaces the other as a whole where it says anything."""
     found: dict[str, Any] = {}
@@ -67,7 +57,7 @@ def _rotary(config: Config) -> tuple[dict[str, Any], str]:
 
 def rope_theta(config: Config) -> Said:
     """`rope_theta`: inside `rope_parameters`, or beside the others as older configs write it; else the class's."""
-    values, key = _rotary(config)
+    values, key = rotary(config)
     if "rope_theta" in values:
         return Said(_real(values["rope_theta"]), (*config.loc, key, "rope_theta"), key)
     if config.data.get("rope_theta") is not None:
@@ -82,19 +72,23 @@ def rope_theta(config: Config) -> Said:
 
 
 def rope_scaling(config: Config) -> Said:
-    """The scaling of the rotary embedding. It changes no size: kinds that a spec can't hold are named and left out."""
-    values, key = _rotary(config)
+    """The scaling of the rotary embedding. It changes no size: kinds that a spec can't hold are named and left out, and
+    so are keys that a kind does not read. Without an original context classes take the longest
+    (modeling_rope_utils.py)."""
+    values, key = rotary(config)
     kind = values.get("rope_type", values.get("type", "default"))
     loc = (*config.loc, key) if key else ()
     if kind == "default":
         return Said(None, loc)
-    if kind not in SCALINGS or "factor" not in values:
+    if kind not in READ or "factor" not in values:
         return Said(None, loc, f"{key}: {kind}, which changes no size")
     inner = {}
-    for name in SCALING_KEYS:
+    for name in ("factor", *READ[kind]):
         if value := values.get(name):
-            whole = name == "original_max_position_embeddings"
-            inner[name] = Said(_whole(value) if whole else _real(value), (*loc, name))
+            inner[name] = Said(_whole(value) if name == ORIGINAL else _real(value), (*loc, name))
+    if ORIGINAL in NEEDED[kind] and ORIGINAL not in inner:
+        longest = config.read("max_position_embeddings")
+        inner[ORIGINAL] = longest._replace(note=f"max_position_embeddings: {ORIGINAL} is not set")
     return Said({"type": Said(kind, loc, "" if "type" in values else "rope_type"), **inner}, loc, key)
 
 
@@ -108,7 +102,7 @@ def _whole(value: Any) -> Any:
 
 def rotary_dim(config: Config, head_dim: int, default: float, key_of_its_own: bool) -> Said | None:
     """Features of a head that turn, where not all do: `partial_rotary_factor` of them, or a class's `rotary_dim`."""
-    values, key = _rotary(config)
+    values, key = rotary(config)
     for name in ("partial_rotary_factor", *(("rotary_dim",) if key_of_its_own else ())):
         config.take(name, "used")
     if "partial_rotary_factor" in values:
@@ -237,7 +231,7 @@ def partial(default: float = 1.0, *, key_of_its_own: bool = False) -> Rule:
 
 def by_type(config: Config, layer_type: str, key: str, otherwise: float) -> Said:
     """The rotary base of one layer type: nested in `rope_parameters` since transformers 5, a key of its own before."""
-    values, name = _rotary(config)
+    values, name = rotary(config)
     nested = values.get(layer_type)
     if isinstance(nested, dict) and "rope_theta" in nested:
         return Said(_real(nested["rope_theta"]), (*config.loc, name, layer_type, "rope_theta"), f"{name}.{layer_type}")

@@ -9,6 +9,7 @@ from typing import Literal
 
 from archcalc.documents.document import Report
 from archcalc.errors import InputError, did_you_mean
+from archcalc.render.inert import inert
 
 Renderer = Callable[[Report, str], str]
 
@@ -40,6 +41,10 @@ def renderer(name: str) -> Renderer:
     return render
 
 
+COMMANDING = ("json", "github")
+"""Formats whose lines are no text for people alone: raw data, and commands of our own, between which `github` makes the
+rest inert itself."""
+
 FOLDED = ("table", "markdown")
 """Formats for people who may not want every assumption."""
 
@@ -67,4 +72,5 @@ def text_of(report: Report, name: str, units: str, assumptions: bool = False) ->
     render = renderer(name)
     if report.command == "diff" and name == "markdown":
         from archcalc.render.folded import render
-    return render(suited(report, name, units, assumptions), units)
+    text = render(suited(report, name, units, assumptions), units)
+    return text if name in COMMANDING else inert(text)

@@ -9,6 +9,7 @@ from archcalc.documents.ask import line
 from archcalc.documents.book import Asked, Book, Section
 from archcalc.documents.document import Report, Table
 from archcalc.render.cells import cell, other_form, quantity_lines
+from archcalc.render.inert import inert
 from archcalc.render.json import document, dumped
 from archcalc.render.markdown import bullets, escape, pipes, quantities, render_table
 from archcalc.render.seal import drawn_from
@@ -38,7 +39,7 @@ def markdown(book: Book) -> str:
     sizes = line("show", book.source.word, {})
     blocks.append(f"All sizes, with their sources:\n\n{_shell(sizes)}")
     blocks.append(f"Written by `archcalc report`; to write it again:\n\n{_shell(book.command)}")
-    return "\n\n".join(blocks) + "\n"
+    return inert("\n\n".join(blocks) + "\n")
 
 
 def _headline(book: Book) -> list[str]:

@@ -16,6 +16,7 @@ from archcalc.errors import InputError, harmless
 from archcalc.render.cells import quantity_lines
 from archcalc.render.changes import headline, moved_text, percent_text, readable
 from archcalc.render.folded import render as folded
+from archcalc.render.inert import inert
 
 Level = Literal["error", "warning", "notice"]
 
@@ -25,7 +26,7 @@ MOST = 10
 MOST_MOVERS = 3
 """Lines that a limit is noted on."""
 
-_BAD: dict[str, Level] = {"refuted": "warning", "differs": "error", "exceeded": "error"}
+_BAD: dict[str, Level] = {"refuted": "warning", "differs": "error", "exceeded": "error", "not held": "error"}
 """Verdicts of findings that are worth an annotation."""
 
 
@@ -51,7 +52,7 @@ def render(report: Report, units: str) -> str:
         InputError: a job summary that can't be written.
     """
     shown = readable(report, units) if report.command == "diff" else report
-    text = folded(shown, units)
+    text = inert(folded(shown, units))
     lines = "".join(f"{annotation}\n" for annotation in _shortened(list(remarks(report, units))))
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:

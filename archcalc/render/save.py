@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,24 +25,10 @@ def from_ending(path: Path) -> str:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write to a temporary file beside `path`, then rename: never half a file. Raises InputError where it can't.
+    """Write a file whole or not at all. Raises InputError where it can't."""
+    from archcalc.render.atomic import write_all
 
-    A link stays a link, and what is no regular file (/dev/null, a pipe) is written as it is.
-    """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp") if target.name else target
-    try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(data)
-        else:
-            temporary.write_bytes(data)
-            if target.exists():
-                os.chmod(temporary, target.stat().st_mode & 0o7777)
-            os.replace(temporary, target)
-    except OSError as error:
-        if temporary.parent.is_dir() and temporary.is_file():
-            temporary.unlink()
-        raise InputError(f"can't write {path}: {error.strerror}", value=str(path)) from None
+    write_all({path: data})
 
 
 def drawn_as(figure: Figure, form: Literal["svg", "png"], units: str) -> bytes:

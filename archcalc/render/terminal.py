@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from archcalc.documents.document import Report
+from archcalc.render.inert import inert
 from archcalc.render.table import drawn
 
 STYLES = {
@@ -21,7 +22,7 @@ STYLES = {
 
 def render(report: Report, units: str, *, width: int | None, color: bool) -> str:
     """The report fitted to `width` columns (None: any width), with ANSI colours if `color`."""
-    return drawn(report, units, width, painted if color else lambda text, style: text)
+    return inert(drawn(report, units, width, painted if color else lambda text, style: text))
 
 
 def painted(text: str, style: str) -> str:

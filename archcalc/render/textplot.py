@@ -9,6 +9,7 @@ from archcalc.documents.sweep.figure import Figure, Limit, Panel
 from archcalc.errors import harmless
 from archcalc.render.axes import bar_names, heights, linear_scale, linear_ticks, value_text
 from archcalc.render.fit import width_of, wrapped
+from archcalc.render.inert import inert
 from archcalc.render.textgrid import grid
 from archcalc.render.textstyle import BLOCKS, COLORS, NARROWEST, WIDEST, WIDTH, Paint, numbered, shown
 
@@ -24,7 +25,7 @@ def render(figure: Figure, units: str = "gib", *, width: int = WIDTH, color: boo
         return f"\x1b[{code}m{text}\x1b[0m" if color and text.strip() else text
 
     lines = _lines(figure, units, min(max(width, NARROWEST), WIDEST), paint)
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return inert("\n".join(line.rstrip() for line in lines) + "\n")
 
 
 def _lines(figure: Figure, units: str, width: int, paint: Paint) -> Iterator[str]:

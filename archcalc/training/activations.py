@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, NonNegativeInt, Tag, field_validator, model_validator
 
-from archcalc.errors import FieldError
 from archcalc.files.model import Text
 from archcalc.section import About, Section
 from archcalc.training.layout import listed
@@ -151,15 +150,6 @@ class Activations(Section):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.selective is not None and self.recompute:
-            raise FieldError(
-                "selective recomputes all of a layer but what it names: recompute has nothing left to choose",
-                "selective",
-                "recompute",
-            )
-        spread = self.moe_imbalance
-        if isinstance(spread, Spread) and spread.worst < spread.typical:
-            raise FieldError(f"worst {spread.worst:g} is less than typical {spread.typical:g}", "moe_imbalance")
         self.levers()
         return self
 

@@ -9,12 +9,12 @@ from collections.abc import Set
 from typing import NamedTuple
 
 from archcalc.calc.sharding import Shards, local_bytes, local_elements, local_weight
-from archcalc.errors import InputError
 from archcalc.hardware import Hardware
 from archcalc.tape import Op, Storage, Tape, product
 from archcalc.tape.op import Variant
 from archcalc.tape.ops.linear import COPIES
 from archcalc.tape.sites import FP8_LINEARS
+from archcalc.training.misfit import misfit
 from archcalc.training.placement import Held
 
 MULTIPLY_FP8 = {"ada": False, "hopper": False, "blackwell": True}
@@ -33,25 +33,27 @@ class Quantized(NamedTuple):
 
 
 def check_device(hardware: Hardware, recipe: str) -> None:
-    """Raises InputError for a device that a recipe does not run on, or whose architecture nobody told."""
+    """Raises Misfit for a device that a recipe does not run on, or whose architecture nobody told."""
     known = hardware.architecture
     if known not in MULTIPLY_FP8:
         why = "has no products in FP8 that are modelled" if known else "does not say its architecture"
-        raise InputError(
+        raise misfit(
             f"precision.fp8 {recipe}: {hardware.name} {why}",
+            *("precision", "fp8"),
             value=hardware.name,
             hint=f"architectures: {', '.join(MULTIPLY_FP8)}",
         )
     if recipe == "mxfp8" and known != "blackwell":
-        raise InputError(
+        raise misfit(
             f"precision.fp8 mxfp8: {hardware.name} is of {known}, and MXFP8 needs blackwell",
+            *("precision", "fp8"),
             value=hardware.name,
             hint="use tensorwise or blockwise",
         )
 
 
 def quantized_weights(tape: Tape, held: Held, shards: Shards, recipe: str, hardware: Hardware) -> Quantized:
-    """The weights of a rank whose linears multiply in FP8. Raises InputError for a device that can't.
+    """The weights of a rank whose linears multiply in FP8. Raises Misfit for a device that can't.
 
     Forward reads them by rows, the gradient of the input by columns. Scaled per tensor they need a transposed copy for
     that unless products read either order (pytorch/csrc/quantizer.cpp, Float8Quantizer::create_tensor); scaled by
@@ -61,7 +63,7 @@ def quantized_weights(tape: Tape, held: Held, shards: Shards, recipe: str, hardw
     """
     check_device(hardware, recipe)
     either = MULTIPLY_FP8[hardware.architecture or ""]
-    own = {id(op.weights[0]) for segment in tape.segments for op in segment.ops if _multiplies(op)}
+    own = {id(op.weights[0]) for segment in tape.segments for op in segment.ops if multiplies(op)}
     elements = nbytes = 0
     for w, layers in held:
         if id(w) in own:
@@ -72,7 +74,7 @@ def quantized_weights(tape: Tape, held: Held, shards: Shards, recipe: str, hardw
     return Quantized(elements, nbytes)
 
 
-def _multiplies(op: Op) -> bool:
+def multiplies(op: Op) -> bool:
     """Whether an operation is such a linear. A frozen one is too, unless its matrix is packed; an adapter is not."""
     if op.site not in FP8_LINEARS or not op.weights:
         return False
@@ -112,7 +114,7 @@ def gradient_copies(op: Op, shards: Shards, variants: Set[Variant]) -> int:
 def _copy(op: Op, variants: Set[Variant]) -> Storage | None:
     """A linear's input in FP8: where its weight is frozen it is not kept, and made all the same."""
     kept = next((copy for save in op.saves if (copy := save.taken(variants)) is not None), None)
-    if kept is not None or not _multiplies(op):
+    if kept is not None or not multiplies(op):
         return kept
     dtype = next((dtype for variant, dtype in COPIES if variant in variants), None)
     return None if dtype is None else Storage(op.inputs[0].rows, op.inputs[0].features, dtype)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from math import lcm
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, NonNegativeInt, Tag, field_validator, model_validator
+from pydantic import Discriminator, NonNegativeInt, Tag, field_validator
 
-from archcalc.errors import FieldError
 from archcalc.files.model import Text
 from archcalc.section import About, Section, Size
 from archcalc.training.pictures import Images, Pictures, Videos
 from archcalc.training.schedule import get_schedule
-
-_WORLD = "the rest of world is data parallel: give it as many GPUs as the run has, or change how they are divided"
 
 
 def listed(value: Any) -> str:
@@ -95,19 +92,6 @@ class Parallel(Section):
         groups."""
         return self.pp * lcm(self.tp * self.cp, self.ep * self.etp)
 
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        dense, expert = self.pp * self.tp * self.cp, self.pp * self.ep * self.etp
-        if self.world % dense:
-            message = f"world {self.world} is no multiple of pp x tp x cp = {dense}"
-            raise FieldError(message, "world", "pp", "tp", "cp", hint=_WORLD)
-        if self.world % expert:
-            message = f"world {self.world} is no multiple of pp x ep x etp = {expert}"
-            raise FieldError(message, "world", "pp", "ep", "etp", hint=_WORLD)
-        if self.sp and self.tp == 1:
-            raise FieldError("sp needs tp above 1: it divides rows over the tensor-parallel devices", "sp", "tp")
-        return self
-
 
 class ScheduleSection(Section):
     """The order of forwards and backwards. With `ep_overlap` a forward more is warm-up, unless the plan says how
@@ -178,12 +162,3 @@ class Batch(Section):
             for each in (given if isinstance(given, list) else [given])
             if each is not None
         )
-
-    @model_validator(mode="after")
-    def _pictures_fit(self) -> Self:
-        tokens = sum(each.tokens_per_sequence or 0 for _, each in self.pictures)
-        if tokens > self.seq:
-            keys = dict.fromkeys(key for key, each in self.pictures if each.tokens_per_sequence)
-            message = f"{tokens} vision tokens do not fit into sequences of {self.seq}: seq counts text and vision"
-            raise FieldError(message, *keys, "seq")
-        return self

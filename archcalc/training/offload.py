@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from archcalc.errors import InputError
 from archcalc.hardware import Hardware
 from archcalc.tape import Segment, value
 from archcalc.training.chunk import segment_memory
 from archcalc.training.memory import RankMemory
+from archcalc.training.misfit import misfit
 from archcalc.training.run import Run
 
 
@@ -27,7 +27,7 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
     where weights are frozen) at `memory.compute_utilization` of the dense bf16 peak.
 
     Raises:
-        InputError: a device without that peak.
+        Misfit: a device without that peak.
     """
     rows = _host_memory(r, hardware)
     if run.offload == frozenset():
@@ -43,15 +43,17 @@ def offload_need(run: Run, r: RankMemory, hardware: Hardware) -> list[dict[str, 
     )
     peak = hardware.peak_flops.get("bfloat16")
     if peak is None:
-        raise InputError(
+        raise misfit(
             f"{hardware.name} has no peak FLOP/s in bfloat16, which say whether compute hides the copies",
+            "hardware",
             value=hardware.name,
             hint="add peak_flops.bfloat16 to the hardware file, or set activations.offload=none",
         )
     links = hardware.links
     if links is None:
-        raise InputError(
+        raise misfit(
             f"{hardware.name} has no links, which say how long the copies take",
+            "hardware",
             value=hardware.name,
             hint="add links.pcie_bytes_per_s and the other links to the hardware file, or set activations.offload=none",
         )

@@ -56,7 +56,8 @@ def fullest(
     for size, _, own in sorted(_parameters(group, how, ep, fused or {}), key=lambda each: each[:2]):
         turn = next(turns)
         loads[turn] = Load(*(a + b for a, b in zip(loads[turn], own, strict=True)))
-        assert size == own.elements
+        if size != own.elements:
+            raise AssertionError("a parameter's load does not have its elements")
     return max(loads)
 
 
@@ -85,7 +86,8 @@ def _parameters(
     for w, n, size in group:
         stack = w.stack[0].size // ep if w.stack else 1
         copies, parts = made.setdefault(fused.get(id(w), id(w)), (n * stack, []))
-        assert copies == n * stack
+        if copies != n * stack:
+            raise AssertionError("weights that are one parameter differ in their number")
         parts.append((w, size // stack))
     for copies, parts in made.values():
         states = sum(how.state_bytes(w) * size for w, size in parts)

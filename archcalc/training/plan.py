@@ -6,15 +6,16 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from archcalc.errors import FieldError, InputError
+from archcalc.errors import FieldError
 from archcalc.files.model import Text
 from archcalc.section import About, Section
 from archcalc.training.activations import Activations
 from archcalc.training.layout import Batch, Parallel, ScheduleSection
-from archcalc.training.parts import Train, way
+from archcalc.training.legal import illegal
+from archcalc.training.parts import Train
 from archcalc.training.pictures import Count
 from archcalc.training.precision import Fsdp, Memory, Precision
-from archcalc.training.schedule import Pipeline, get_schedule
+from archcalc.training.schedule import Pipeline
 
 
 class Vision(Section):
@@ -115,119 +116,13 @@ class Plan(Section):
         )
 
     @model_validator(mode="after")
-    def _multiplies(self) -> Self:
-        if self.precision.fp8 != "none" and self.activations.kernels != "fused":
-            raise FieldError(
-                "linears in FP8 are TransformerEngine's, and plain code has none",
-                ("precision", "fp8"),
-                ("activations", "kernels"),
-                hint="set activations.kernels to fused",
-            )
-        if self.precision.fp8 != "none" and self.parallel.zero == 3:
-            raise FieldError(
-                "FP8 with weights divided over devices (ZeRO-3, FSDP) is not modelled",
-                ("precision", "fp8"),
-                ("parallel", "zero"),
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        rows = self.batch.seq * self.batch.micro_batch * self.parallel.dense_dp
-        if self.batch.global_tokens % rows:
-            raise FieldError(
-                f"global_tokens {self.batch.global_tokens} is no multiple of seq x micro_batch x data-parallel devices"
-                f" = {rows}",
-                ("batch", "global_tokens"),
-                ("batch", "seq"),
-                ("parallel", "world"),
-                hint="it counts tokens of a step over all devices: the batch in sequences times seq",
-            )
-        if self.batch.seq % (self.parallel.cp * (self.parallel.tp if self.parallel.sp else 1)):
-            raise FieldError(
-                f"seq {self.batch.seq} does not divide over cp {self.parallel.cp} and sequence-parallel devices",
-                ("batch", "seq"),
-                ("parallel", "cp"),
-            )
-        if self.parallel.cp > 1 and self.activations.core == "unfused":
-            raise FieldError(
-                "unfused attention holds whole rows of scores, and context parallelism divides them: Megatron-LM's"
-                " DotProductAttention refuses it",
-                ("activations", "core"),
-                ("parallel", "cp"),
-            )
-        self._check_sharding()
-        if self.vision.frozen and "vision" in self.train.model_fields_set and self.train.vision != "frozen":
-            raise FieldError(
-                f"vision.process frozen, and train.vision {self.train.vision}",
-                ("train", "vision"),
-                ("vision", "process"),
-                hint="name one of them",
-            )
-        if self.schedule.ep_overlap and self.parallel.ep == 1:
-            raise FieldError(
-                "ep_overlap hides what expert-parallel devices exchange, and ep is 1",
-                ("schedule", "ep_overlap"),
-                ("parallel", "ep"),
-            )
-        overlapped = self.schedule.longer_by and self.parallel.ep > 1
-        for name in ("moe", "full"):
-            if overlapped and name in self.activations.recompute:
-                raise FieldError(
-                    f"recompute {name} and an extra warm-up exclude each other: the warm-up overlaps expert"
-                    " communication with compute, which Megatron-LM forbids where the whole of it is recomputed",
-                    ("activations", "recompute"),
-                    ("schedule", "extra_warmup"),
-                )
-        try:
-            get_schedule(self.schedule.kind).validate(self.pipeline)
-        except InputError as error:
-            raise FieldError(error.message, ("schedule", "kind"), ("parallel",), hint=error.hint) from None
+    def _legal(self) -> Self:
+        for refusal in illegal(self):
+            raise FieldError(refusal.reason, *refusal.keys, hint=refusal.hint)
         for path in self.assumed:
             if not _exists(type(self), path.split(".")):
                 raise FieldError(f"assumed names no field of a plan: {path}", ("assumed",))
         return self
-
-    def _check_sharding(self) -> None:
-        """Whether FSDP2 is said as it is: raises FieldError."""
-        if self.fsdp is None:
-            return
-        p, r = self.parallel, self.fsdp.replicate
-        if p.zero != 3:
-            raise FieldError(
-                f"fsdp divides weights, gradients and states: that is parallel.zero 3, not {p.zero}",
-                ("fsdp",),
-                ("parallel", "zero"),
-                hint="set parallel.zero=3, or leave fsdp out",
-            )
-        if self.precision.params != self.precision.grads:
-            raise FieldError(
-                "under fsdp a gradient at rest has its parameter's dtype: precision.grads must be"
-                f" {self.precision.params}",
-                ("precision", "grads"),
-                ("precision", "params"),
-            )
-        for part, said in self.train:
-            if said is not None and way(said).kind == "qlora":
-                raise FieldError(
-                    "fsdp gathers weights in one dtype; how it would quantized ones is not known here",
-                    ("train", part),
-                    ("fsdp",),
-                    hint=f"train.{part}: lora(R), or leave fsdp out",
-                )
-        for key, said in (
-            (("precision", "muon_layout"), self.precision.muon_layout == "whole"),
-            (("memory", "optimizer_offload"), self.memory.optimizer_share > 0),
-        ):
-            if said:
-                raise FieldError(f"{'.'.join(key)} is counted as Megatron-LM does it, not under fsdp", key, ("fsdp",))
-        if self.schedule.ep_overlap:
-            raise FieldError(
-                "ep_overlap is Megatron-LM's, which does not shard as fsdp says", ("schedule", "ep_overlap"), ("fsdp",)
-            )
-        for name, devices in (("data-parallel", p.dense_dp * p.cp), ("expert data-parallel", p.expert_dp)):
-            if devices % r:
-                raise FieldError(f"{devices} {name} devices do not divide into {r} replicas", ("fsdp", "replicate"))
 
 
 def _exists(model: type[Section], pieces: list[str]) -> bool:

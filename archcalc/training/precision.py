@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from decimal import Decimal
 from fractions import Fraction
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from archcalc.errors import FieldError
 from archcalc.files.model import Text
@@ -61,34 +61,6 @@ class Precision(Section):
     def _known(cls, value: str) -> str:
         optimizer(value)
         return value
-
-    @model_validator(mode="after")
-    def _laid_out(self) -> Self:
-        if "muon_layout" in self.model_fields_set and not optimizer(self.optimizer).whole_matrices:
-            raise FieldError(
-                f"muon_layout is a layout of Muon's matrices, and the optimizer is {self.optimizer}",
-                "muon_layout",
-                "optimizer",
-                hint="leave it out, or set optimizer to muon",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _quantized(self) -> Self:
-        if not self.fp8_params:
-            return self
-        if self.fp8 == "none":
-            raise FieldError("weights in FP8 need a recipe", "fp8_params", "fp8", hint="set fp8 to tensorwise")
-        if self.params == "fp32":
-            raise FieldError("weights in FP8 stand in for weights in 16 bits", "fp8_params", "params")
-        if optimizer(self.optimizer).master < 4:
-            raise FieldError(
-                f"{self.optimizer} keeps 16 more bits of a bf16 weight, and the weights are in FP8",
-                "fp8_params",
-                "optimizer",
-                hint="use an optimizer with fp32 master weights, such as adamw",
-            )
-        return self
 
     @property
     def item_bytes(self) -> tuple[int, int]:

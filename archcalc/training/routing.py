@@ -113,9 +113,3 @@ def worst_imbalance(experts: int, top_k: int, ep: int) -> float:
     """Every token sends as many copies to one device as it holds experts for: ep·min(k, E/ep)/k times the
     mean."""
     return ep * min(top_k, experts // ep) / top_k
-
-
-def most_routed(tape: Tape, ep: int) -> float | None:
-    """The worst imbalance of a model on `ep` devices; None without routed experts."""
-    sizes = next(((w.stack[0].size, w.active.size) for w in tape.weights() if w.active is not None), None)
-    return None if sizes is None else worst_imbalance(*sizes, ep)

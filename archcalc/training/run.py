@@ -14,23 +14,21 @@ from archcalc.files.storage import Storage
 from archcalc.hardware import load_hardware
 from archcalc.tape import Tape
 from archcalc.training.activations import Spread
-from archcalc.training.misfit import misfit
+from archcalc.training.legal import facts_of, illegal
+from archcalc.training.mesh import mesh_of
+from archcalc.training.misfit import refuse
 from archcalc.training.optimizer import Optimizer, optimizer
 from archcalc.training.parts import Train, trained_tape
 from archcalc.training.phases import TowerLoad
 from archcalc.training.placement import Chunk, chunks, divided
 from archcalc.training.plan import Plan
 from archcalc.training.rank import Rank, Resting, owners_of, ranks_of, sharding
-from archcalc.training.routing import Routing, most_routed, real_routing
+from archcalc.training.routing import Routing, real_routing
 from archcalc.training.savers import Lever, without
 from archcalc.training.schedule import Pipeline, Schedule, get_schedule
-from archcalc.training.stack import Stack, settled
+from archcalc.training.stack import settled
 from archcalc.training.static import Owners
 from archcalc.training.weight_grads import WeightGrads
-
-VOCAB_DIVISIBLE_BY = 128
-"""Megatron-LM pads the vocabulary to a multiple of this times tp (--make-vocab-size-divisible-by, training/tokenizer);
-here only where tp does not divide it, unless the plan names a stack, which says how."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +119,14 @@ def compiled(tape: Tape, plan: Plan, storage: Storage | None = None, tower: Towe
         tower: what a decoupled vision tower has to do, where a sequence has pictures.
 
     Raises:
-        InputError: where model and plan don't fit each other.
+        Misfit: the model, or the plan's stack, can't run it.
+        InputError: a stack or hardware that can't be read.
     """
     plan, stack = settled(plan)
-    shards, schedule = mesh_of(plan, stack), get_schedule(plan.schedule.kind)
     train = plan.trained(vision=any(s.part == "vision" for s in tape.segments))
     tape = trained_tape(tape, train, storage)
+    refuse(illegal(plan, facts_of(tape), stack))
+    shards, schedule = mesh_of(plan, stack), get_schedule(plan.schedule.kind)
     elements = divided(tape, shards)
     layout = stack.layers if stack is not None and plan.parallel.layout == "auto" else plan.parallel.layout
     placed = chunks(tape, schedule, plan.pipeline, layout, decoupled=plan.vision.decoupled)
@@ -170,25 +170,15 @@ def weight_grads_of(plan: Plan) -> WeightGrads:
 
 
 def routing_of(plan: Plan, tape: Tape, placed: Sequence[tuple[Chunk, ...]], tokens: int) -> Routing:
-    """The busiest device over the mean that a plan counts with: 1 where one device has all experts.
-
-    Raises:
-        Misfit: more than the routed rows that there are.
-    """
+    """The busiest device over the mean that a plan counts with: 1 where one device has all experts."""
     said = plan.activations.moe_imbalance
     if said == "real":
         mixed = {n for n, s in enumerate(tape.segments) if any(op.exchange == "send" for op in s.ops)}
         layers = [sum(count for chunk in held for n, count in chunk if n in mixed) for held in placed]
         return real_routing(tape, plan.parallel.ep, tokens, min((n for n in layers if n), default=1))
     typical, worst = (said.typical, said.worst) if isinstance(said, Spread) else (said, said)
-    most = most_routed(tape, plan.parallel.ep)
-    if plan.parallel.ep == 1 or most is None:
+    if plan.parallel.ep == 1 or not any(w.stack for w in tape.weights()):
         return Routing(Fraction(1), Fraction(1))
-    if worst > most:
-        of = f"{plan.parallel.ep} devices gets at most {most:g} times the mean of the routed rows"
-        hint = "every token then picks the experts of one device"
-        message = f"moe_imbalance {worst:g}: the busiest of {of}"
-        raise misfit(message, "activations", "moe_imbalance", value=worst, hint=hint)
     return Routing(Fraction(str(typical)), Fraction(str(worst)))
 
 
@@ -197,18 +187,3 @@ def mask_of(plan: Plan) -> int:
     divided over context-parallel devices (Megatron-LM core/utils.py, get_batch_on_this_cp_rank)."""
     made = plan.activations.attention_mask == "loader"
     return plan.batch.micro_batch * plan.batch.seq * plan.batch.seq // plan.parallel.cp if made else 0
-
-
-def mesh_of(plan: Plan, stack: Stack | None = None) -> Shards:
-    """The mesh of one stage as the calculators know it."""
-    p = plan.parallel
-    return Shards(
-        tp=p.tp,
-        sp=p.sp,
-        cp=p.cp,
-        ep=p.ep,
-        etp=p.etp,
-        vocab_multiple=(VOCAB_DIVISIBLE_BY if stack is None else stack.vocabulary_multiple) * p.tp,
-        vocab_always=stack is not None,
-        ulysses=p.cp_comm == "a2a",
-    )

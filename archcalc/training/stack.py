@@ -26,6 +26,10 @@ PLANNED = {
 """Facts that a plan may say itself, each by the section that has a field of that name."""
 
 
+Framework = Literal["megatron", "deepspeed", "torchtitan"]
+"""Frameworks that have rules of their own (`archcalc.training.legal`)."""
+
+
 class Workspace(Section):
     """Scratch memory that a library keeps for the whole run, in torch's allocator."""
 
@@ -67,6 +71,10 @@ class Stack(Section):
         name="Short name, by which plans and reports call it",
         title="The framework and its versions, as reports print it",
         sources="Where each fact is from, by its key; needed for all of them but `workspaces`, which have their own",
+        framework=(
+            "Whose rules of legal plans hold beside those of everybody: `megatron`, `deepspeed` or `torchtitan`; left "
+            "out: nobody's"
+        ),
         placeholder_grads="Whether a placeholder gradient of each weight shape is cached",
         gradient_accumulation_fusion="Whether products are added into the gradients' buffer, by default",
         cross_entropy="The loss by default: `eager`, `fused`, `te` or `chunked`, as in a plan",
@@ -87,6 +95,7 @@ class Stack(Section):
     name: Text
     title: Text
     sources: dict[str, Text]
+    framework: Framework | None = None
     placeholder_grads: bool
     gradient_accumulation_fusion: bool
     cross_entropy: Literal["eager", "fused", "te", "chunked"]

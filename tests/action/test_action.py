@@ -3,137 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
-from action.run import Change, Outcome, joined
+from action.changed import Change
+from action.told import Outcome, joined
 from archcalc.cli.app import COMMANDS
+from tests.action.repository import ACTION, STEPS, ZEROS, Repository
+from tests.support import ROOT, text
 
-ROOT = Path(__file__).resolve().parents[2]
-ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
-STEPS = ACTION["runs"]["steps"]
-K25 = (ROOT / "specs" / "k25.yaml").read_text()
-LLAMA = (ROOT / "specs" / "llama-3.1-70b.yaml").read_text()
-DEEPSEEK = (ROOT / "specs" / "deepseek-v3.yaml").read_text()
+K25 = text("k25")
+LLAMA = text("llama-3.1-70b")
+DEEPSEEK = text("deepseek-v3")
 MORE_EXPERTS = K25.replace("n_routed_experts: 384", "n_routed_experts: 512")
 LINE = K25.splitlines().index("      n_routed_experts: 384") + 1
-ZEROS = "0" * 40  # what a push event gives as `before` for a new branch
 COMMENT = 60_000  # characters; GitHub refuses a comment past 65,536
-
-
-class Done(NamedTuple):
-    """What a run of the step left behind."""
-
-    code: int
-    out: str
-    err: str
-    summary: str
-    comment: str
-    outputs: dict[str, str]
-
-    @property
-    def annotations(self) -> list[str]:
-        return [line for line in self.out.splitlines() if line.startswith("::")]
-
-
-class Repository:
-    """A repository, and the action's step run in it."""
-
-    def __init__(self, folder: Path, runner: Path) -> None:
-        self.folder = folder
-        self.runner = runner
-        runner.mkdir(parents=True)
-        python = runner / "archcalc-venv" / "bin" / "python"
-        python.parent.mkdir(parents=True)
-        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-        python.chmod(0o755)
-
-    def git(self, *arguments: str) -> str:
-        who = ("-c", "user.name=a", "-c", "user.email=a@example.invalid", "-c", "commit.gpgsign=false")
-        env = clean() | {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
-        done = subprocess.run(
-            ["git", *who, *arguments], cwd=self.folder, env=env, check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
-
-    def commit(self, files: Mapping[str, str | None]) -> str:
-        """Write files (None: remove one), commit them, and give the commit's id."""
-        for name, text in files.items():
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink() if text is None else path.write_text(text)
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "-m", "change")
-        return self.git("rev-parse", "HEAD")
-
-    def act(self, event: Any = None, **inputs: str) -> Done:
-        """Run the step `Compare specs` as a job would, with the defaults of action.yml for what is not given."""
-        (step,) = [step for step in STEPS if step.get("id") == "diff"]
-        values = {name: str(about.get("default", "")) for name, about in ACTION["inputs"].items()} | inputs
-        env = {key: filled(text, values) for key, text in step["env"].items()}
-        files = {name: self.runner / name for name in ("summary.md", "output", "event.json")}
-        for path in files.values():
-            path.write_text("")
-        files["event.json"].write_text(json.dumps(event or {}))
-        env |= {
-            "GITHUB_ACTIONS": "true",
-            "GITHUB_ACTION_PATH": str(ROOT),
-            "GITHUB_EVENT_PATH": str(files["event.json"]),
-            "GITHUB_OUTPUT": str(files["output"]),
-            "GITHUB_STEP_SUMMARY": str(files["summary.md"]),
-            "GITHUB_WORKSPACE": str(self.folder),
-            "RUNNER_TEMP": str(self.runner),
-        }
-        comment = self.runner / "archcalc" / "comment.md"
-        comment.unlink(missing_ok=True)
-        done = subprocess.run(
-            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
-            cwd=self.folder,
-            env=clean() | env,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        lines = [line.partition("=") for line in files["output"].read_text().splitlines()]
-        return Done(
-            done.returncode,
-            done.stdout,
-            done.stderr,
-            files["summary.md"].read_text(),
-            comment.read_text() if comment.exists() else "",
-            {name: value for name, _, value in lines},
-        )
-
-
-def clean() -> dict[str, str]:
-    """This process's environment without what a job or a git hook around it has set."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("GITHUB_", "ARCHCALC_", "RUNNER_", "GIT_"))}
-
-
-def filled(text: str, values: dict[str, str]) -> str:
-    """An expression of action.yml with the inputs' values in it."""
-    return re.sub(r"\$\{\{ inputs\.([a-z-]+) \}\}", lambda match: values[match[1]], text)
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    """One commit with two specs and a plan beside them."""
-    folder = tmp_path / "repository"
-    folder.mkdir()
-    made = Repository(folder, tmp_path / "runner")
-    made.git("init", "--quiet", "--initial-branch=main")
-    made.commit({"specs/k25.yaml": K25, "specs/llama.yaml": LLAMA, "specs/plans/a.yaml": "kind: plan\n"})
-    return made
 
 
 # ------------------------------------------------------------------------------------------- a real change
@@ -262,7 +150,8 @@ def test_added_removed_and_renamed_specs_are_told_apart(repository: Repository) 
     repository.commit({"specs/new.yaml": DEEPSEEK})
     repository.git("mv", "specs/k25.yaml", "specs/kimi.yaml")
     repository.commit({"specs/llama.yaml": None, "specs/kimi.yaml": MORE_EXPERTS})
-    done = repository.act(base="HEAD~2", limits="params.total:+50%")
+    allowed = {"allow_new": "true", "allow_removed": "true"}
+    done = repository.act(base="HEAD~2", limits="params.total:+50%", **allowed)
     assert done.code == 0, done.out
     assert json.loads(done.outputs["specs"]) == ["specs/kimi.yaml", "specs/llama.yaml", "specs/new.yaml"]
     heads = [line for line in done.comment.splitlines() if line.startswith("## ")]
@@ -296,17 +185,19 @@ def test_a_push_is_compared_with_what_was_there_before(repository: Repository) -
     before = repository.git("rev-parse", "HEAD")
     repository.commit({"specs/k25.yaml": MORE_EXPERTS})
     assert json.loads(repository.act({"before": before}).outputs["specs"]) == ["specs/k25.yaml"]
-    done = repository.act({"before": ZEROS}, limits="params.total:+0")
+    done = repository.act({"before": ZEROS})
     assert json.loads(done.outputs["specs"]) == ["specs/k25.yaml", "specs/llama.yaml"]
     assert done.code == 0
 
 
-def test_the_head_need_not_be_checked_out(repository: Repository) -> None:
-    repository.git("checkout", "--quiet", "-b", "topic")
+def test_the_head_need_not_be_checked_out_whatever_it_is_called(repository: Repository) -> None:
+    branch = "$(touch${IFS}pwned)|`touch${IFS}pwned`;<script>"
+    repository.git("checkout", "--quiet", "-b", branch)
     repository.commit({"specs/k25.yaml": MORE_EXPERTS})
     repository.git("checkout", "--quiet", "main")
-    done = repository.act(base="main", head="topic")
+    done = repository.act_as_a_job(base="main", head=branch)
     assert "n\\_routed\\_experts" in done.comment
+    assert not (repository.folder / "pwned").exists()
 
 
 @pytest.mark.parametrize(
@@ -355,7 +246,7 @@ def test_a_spec_that_is_repaired_passes_with_a_warning(repository: Repository) -
     repository.commit({"specs/k25.yaml": K25})
     done = repository.act(base="HEAD~1", limits="params.total:+1%")
     assert done.code == 0
-    assert [line.split()[0] for line in done.annotations] == ["::notice", "::warning"]
+    assert [line.split()[0] for line in done.annotations] == ["::warning", "::notice"]
     assert "no limit was checked" in done.comment
 
 
@@ -365,10 +256,10 @@ def test_the_comment_of_many_specs_is_short_enough() -> None:
         return Outcome(change=change, section=f"## {n}\n{'y' * size}\n", printed="", code=0)
 
     for size, count in ((100, 3), (25_000, 10), (25_000, 900), (70_000, 2)):
-        text = joined([of(n, size) for n in range(count)], "", COMMENT)
-        assert len(text) <= COMMENT
-        more = re.search(r"^\[(\d+) more specs\]$", text, re.MULTILINE)
-        assert len(re.findall(r"^## ", text, re.MULTILINE)) + (int(more[1]) if more else 0) == count
+        told = joined([of(n, size) for n in range(count)], "", COMMENT)
+        assert len(told) <= COMMENT
+        more = re.search(r"^\[(\d+) more specs\]$", told, re.MULTILINE)
+        assert len(re.findall(r"^## ", told, re.MULTILINE)) + (int(more[1]) if more else 0) == count
         assert (more is not None) == (count == 900)
 
 
@@ -400,12 +291,12 @@ def test_hostile_branch_and_spec_names_run_nothing(repository: Repository) -> No
     assert len(done.annotations) == len(done.out.splitlines())
     for line in done.annotations:
         assert re.match(rf"::(error|notice) file=specs/[^:,]*,line=({LINE}),title=[^:,]*::", line), line
-    for text in (done.comment, done.summary):
-        assert "<script" not in text
-        assert "##[" not in text
-        assert "@octocat" not in text
-        assert not [line for line in text.splitlines() if line.startswith("::")]
-        assert text.count("<details>") == text.count("</details>")
+    for page in (done.comment, done.summary):
+        assert "<script" not in page
+        assert "##[" not in page
+        assert "@octocat" not in page
+        assert not [line for line in page.splitlines() if line.startswith("::")]
+        assert page.count("<details>") == page.count("</details>")
     assert "\x1b" not in done.out + done.err + done.comment + done.summary
 
 
@@ -423,7 +314,7 @@ def test_code_in_the_checkout_is_not_run(repository: Repository) -> None:
     )
     repository.commit({f"{name}.py": evil for name in modules} | {"specs/k25.yaml": MORE_EXPERTS})
     repository.commit({".gitattributes": "*.yaml diff=evil\n", "specs/k25.yaml": K25})
-    done = repository.act(base="HEAD~1")
+    done = repository.act_as_a_job(base="HEAD~1")
     assert (done.code, done.err) == (0, "")
     assert not (repository.folder / "pwned").exists()
 

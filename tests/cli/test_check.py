@@ -240,15 +240,19 @@ def test_growth_without_a_revision_is_refused_so_that_nothing_passes_unchecked(r
     assert "hint: add --base REV" in ran.err
 
 
-def test_a_new_spec_is_said_to_be_new(repository: Path) -> None:
+def test_a_new_spec_has_no_growth_that_a_budget_could_hold_and_fails_unless_that_is_allowed(repository: Path) -> None:
     written_here = repository / "new.yaml"
     written_here.write_text(dumped(tiny()))
     entry = {"spec": "new.yaml", "quantity": "params.total", "max_increase": "1%"}
     path = budgets(repository, entry, {**entry, "max": 10})
     ran = run("check", path, "--base", "then", "--format", "json")
-    assert [row["verdict"] for row in found(ran)] == ["new", "exceeded"]
+    assert [row["verdict"] for row in found(ran)] == ["not held", "exceeded"]
     budgets(repository, entry)
-    ran = run("check", "sub/budgets.yaml", "--base", "then")
+    ran = run("check", "sub/budgets.yaml", "--base", "then", "--format", "github")
+    assert ran.code == 1
+    assert "1 of 1 budget not held, 1 of them of a spec that is new since then: sub/budgets.yaml" in ran.err
+    assert "::error file=sub/budgets.yaml,line=2,title=params.total::" in ran.out
+    ran = run("check", "sub/budgets.yaml", "--base", "then", "--allow-new")
     assert ran.code == 0
     assert ran.out.splitlines()[0] == "1 budget kept, 1 of them of a spec that is new since then: sub/budgets.yaml"
 

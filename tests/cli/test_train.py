@@ -168,8 +168,12 @@ def test_a_model_without_experts_has_no_imbalance_table() -> None:
     assert "imbalance" not in found["tables"]
 
 
-def test_zero_2_over_a_pipeline_is_warned_about() -> None:
-    assert "reduce-scatter a micro-batch" in run(*BASE, "--set", "parallel.zero=2").out
+@pytest.mark.parametrize("zero", [2, 3])
+def test_zero_2_and_3_over_a_pipeline_are_warned_about(zero: int) -> None:
+    ran = run(*BASE, "--set", f"parallel.zero={zero}")
+    said = f"warning: zero {zero} with pipeline stages is what Megatron-LM's distributed optimizer and DeepSpeed's"
+    assert said in " ".join(ran.out.split())
+    assert ran.err.startswith(said)
 
 
 def test_the_title_has_verdict_and_layout() -> None:
@@ -189,7 +193,10 @@ def test_the_title_has_verdict_and_layout() -> None:
 
 def test_chunks_that_hold_nothing_are_warned_about() -> None:
     """61 layers over 16 x 5 = 80 stages: 61 have one, the last has the head, 18 have nothing."""
-    assert "18 of the 80 chunks of a pipeline hold nothing" in run(*BASE, "--set", "parallel.vpp=5").out
+    ran = run(*BASE, "--set", "parallel.vpp=5")
+    told = "warning: 18 of the 80 chunks of a pipeline hold nothing: more stages than layers.\n"
+    assert told in ran.out
+    assert ran.err == told
     assert "hold nothing" not in run(*BASE, "--set", "parallel.vpp=3").out
 
 

@@ -58,8 +58,10 @@ def test_what_two_ranks_hold_the_first_one_writes_and_both_its_states() -> None:
     assert first + last == total + 12 * 256
 
 
-def test_weights_in_fp8_are_written_in_16_bits() -> None:
-    """Megatron-LM dequantizes them (core/dist_checkpointing/utils.py, force_all_tensors_to_non_fp8)."""
+def test_weights_in_fp8_are_written_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Megatron-LM dequantizes them (core/dist_checkpointing/utils.py, force_all_tensors_to_non_fp8). No product in FP8
+    takes matrices as small as these."""
+    monkeypatch.setattr("archcalc.training.run.illegal", lambda plan, model, stack: ())
     native = ("precision.fp8=delayed", "precision.fp8_params=true", "hardware=h100")
     assert by_rank(model(), ADAMW, *native) == (14 * 1304, [14 * 1304])
 

@@ -15,7 +15,7 @@ from archcalc.training.savers import savers
 from archcalc.workload import Workload
 from tests.training.test_small_models import model, planned
 
-T, H, HEADS, KV, D = 64, 8, 4, 2, 3
+T, H, HEADS, KV, D, TURNED = 64, 8, 4, 2, 3, 2
 FUSED = ("activations.kernels=fused", "activations.router_probs=act")
 
 
@@ -101,10 +101,10 @@ def test_rotation_without_a_kernel_keeps_cos_and_sin_of_queries_and_keys_whateve
     """2 tensors of 2 tables, 2 bytes for each position and feature that turns; every device has them whole."""
     unfused = "activations.rope=unfused"
     spec = model()
-    assert more("layers.{i}", unfused) == 2 * 2 * 2 * T * D
+    assert more("layers.{i}", unfused) == 2 * 2 * 2 * T * TURNED
     batched = (*FUSED, "batch.micro_batch=2", "batch.global_tokens=8192")
     assert saved(planned(spec, *batched, unfused), "layers.{i}") - saved(planned(spec, *batched), "layers.{i}") == (
-        2 * 2 * 2 * T * D
+        2 * 2 * 2 * T * TURNED
     )
 
 

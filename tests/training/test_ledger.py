@@ -60,12 +60,6 @@ def test_under_offload_leaving_out_a_recomputation_costs_only_the_layers_in_hand
     assert abs(row["saved_bytes"] * 0.94 - (46 * 2 - 1) * output) < 2
 
 
-def test_a_lever_named_among_others_can_be_left_out_of_whole_layers() -> None:
-    both = k2_plan("activations.recompute=[full, layernorm]", "schedule.extra_warmup=0")
-    rows = {row["lever"]: row for row in ledger(run_of("kimi-k2", both))}
-    assert rows["recompute layernorm"]["without_bytes"] == 0  # whole layers are recomputed with it or without
-
-
 def test_a_list_of_no_groups_offloads_nothing_and_is_no_lever() -> None:
     nothing, none = (run_of("kimi-k2", k2_plan(f"activations.offload={each}")) for each in ("[]", "none"))
     assert nothing.levers == none.levers

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from archcalc.training.memory import training_memory, worst
 from archcalc.training.rank import messages
 from archcalc.training.run import compiled
-from archcalc.training.schedule import Pipeline, get_schedule, states_of
+from archcalc.training.schedule import Pipeline, get_schedule
 from tests.training.plans import k2_plan, ranks, run_of, tape_of
 from tests.training.replay import replayed
+from tests.training.schedule.simulated import states_of
 
 T = 4096
 BARE = ("parallel.world=2048", "activations.offload=none", "activations.cross_entropy=chunked")

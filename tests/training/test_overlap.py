@@ -14,9 +14,10 @@ from archcalc.training.load import load_plan
 from archcalc.training.memory import training_memory
 from archcalc.training.moments import described, moment
 from archcalc.training.overlap import overlap
-from archcalc.training.schedule import Op, Pipeline, State, get_schedule, live_states, states_of
+from archcalc.training.schedule import Op, Pipeline, State, get_schedule, live_states
 from tests.training.plans import k2_plan, ranks, run_of, spec
 from tests.training.replay import last, replayed, side_by_side
+from tests.training.schedule.simulated import states_of
 from tests.training.test_in_flight import segments
 
 T = 4096

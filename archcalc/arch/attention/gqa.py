@@ -88,6 +88,14 @@ class GQA(Block):
             )
         return self
 
+    def turning(self, rotates: bool) -> str | None:
+        """By its own embedding or the backbone's: `rotary_dim` features, or all of a head."""
+        if self.rope_parameters is not None:
+            rotates = self.rope_parameters.rope_theta is not None
+        if not rotates:
+            return None
+        return "head_dim" if self.rotary_dim is None else "rotary_dim"
+
     def forward(self, tape: Tape, x: Tensor) -> Tensor:
         """x: rows [batch, seq], features [hidden]; returns the same shape."""
         heads, kv_heads = self.dim("num_attention_heads", "heads"), self.dim("num_key_value_heads", "kv_heads")
@@ -100,8 +108,9 @@ class GQA(Block):
         fused = (query, k.storage)  # Megatron-LM's linear_qkv writes them and v side by side
         q = self._norm(tape, q, "q_norm", heads, dim)
         k = self._norm(tape, k, "k_norm", kv_heads, dim)
-        if tape.rotary if self.rope_parameters is None else self.rope_parameters.rope_theta:
-            turned = dim if self.rotary_dim is None else self.dim("rotary_dim")
+        turning = self.turning(tape.rotary)
+        if turning is not None:
+            turned = self.dim(turning)
             q = tape.rope(q, "q_rope", (heads, dim), turned=turned)
             k = tape.rope(k, "k_rope", (kv_heads, dim), turned=turned)
         keys = key_rows(tape)

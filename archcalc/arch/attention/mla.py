@@ -101,6 +101,10 @@ class MLA(Block):
             )
         return self
 
+    def turning(self, rotates: bool) -> str | None:
+        """The features that are there for it; without an embedding they stay, and turn not."""
+        return "qk_rope_head_dim" if rotates else None
+
     @property
     def span(self) -> Span:
         """What attention sees of the sequence."""

@@ -124,8 +124,33 @@ class MoE(Block):
                 "n_routed_experts",
                 "n_group",
             )
+        if self.n_group > 1 and self.topk_method != "greedy":
+            self._check_groups(self.n_routed_experts // self.n_group)
         check_gated(self.hidden_act, self.gated)
         return self
+
+    def _check_groups(self, each: int) -> None:
+        """Raises FieldError for groups of so many experts that can't be ranked, or hold too few for a token.
+
+        `noaux_tc` ranks a group by its two best experts (DeepSeek-V3, arXiv:2412.19437, section 2.1.2; transformers,
+        models/deepseek_v3, `route_tokens_to_experts`), `group_limited_greedy` by its best.
+        """
+        if each < 2 and self.topk_method == "noaux_tc":
+            raise FieldError(
+                f"noaux_tc ranks a group by its two best experts: {self.n_routed_experts} n_routed_experts in n_group"
+                f" {self.n_group} are {each} a group",
+                "n_group",
+                "n_routed_experts",
+                "topk_method",
+            )
+        if self.num_experts_per_tok > self.topk_group * each:
+            raise FieldError(
+                f"num_experts_per_tok {self.num_experts_per_tok} is more than the {self.topk_group * each} experts of"
+                f" topk_group {self.topk_group} groups, {each} in each",
+                "num_experts_per_tok",
+                "topk_group",
+                "n_group",
+            )
 
     @model_validator(mode="after")
     def _keys_are_read(self) -> Self:

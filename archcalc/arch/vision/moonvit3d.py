@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from archcalc.arch.block import Depth, Dtype, Real
+from archcalc.arch.rope import Base
 from archcalc.arch.rows import sequences
-from archcalc.arch.vision.tower import Features, Group, Tower
+from archcalc.arch.vision.tower import Features, Group, Tower, check_fours
 from archcalc.arch.vision.transformer import BlockNames, BlockShape, transformer_block
 from archcalc.errors import FieldError
 from archcalc.section import About, Size
@@ -111,7 +112,7 @@ class MoonViT3D(Tower):
     merge_type: Literal["sd2_tpool"]
     video_attn_type: Literal["spatial_temporal"]
     layer_norm_eps: Real
-    rope_theta: Real
+    rope_theta: Base
     dtype: Dtype
     in_patch_limit: Size
     in_patch_limit_each_frame: Size
@@ -127,6 +128,12 @@ class MoonViT3D(Tower):
                 key,
                 "vt_num_attention_heads",
             )
+        check_fours(
+            self._qkv_width // self.vt_num_attention_heads,
+            f"{key} / vt_num_attention_heads",
+            key,
+            "vt_num_attention_heads",
+        )
         for i, side in enumerate(("init_pos_emb_height", "init_pos_emb_width")):
             if getattr(self, side) % self.merge_kernel_size[i]:
                 raise FieldError(

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import NamedTuple
 
 from archcalc.arch.block import Block
+from archcalc.errors import FieldError
 from archcalc.tape import Dim, Tape, Tensor
 from archcalc.workload import Workload
 
@@ -33,6 +34,15 @@ class Features(NamedTuple):
     last: Tensor
     earlier: tuple[Tensor, ...] = ()
     shuffled: bool = False
+
+
+def check_fours(size: int, what: str, *fields: str) -> None:
+    """Raises FieldError for so many features of a head, where a picture's rows and columns turn pairs of their own
+    (transformers, models/qwen2_vl: `VisionRotaryEmbedding` of head_dim / 2; models/kimi_k25, Rope2DPosEmb)."""
+    if size % 4:
+        raise FieldError(
+            f"{what} {size} is no multiple of 4: rows and columns of a picture turn pairs of features each", *fields
+        )
 
 
 class Tower(Block):

@@ -6,10 +6,11 @@ from pydantic import Field, model_validator
 
 from archcalc.arch.block import Activation, Depth, Dtype, Real
 from archcalc.arch.layers import Name
+from archcalc.arch.rope import Base
 from archcalc.arch.rows import sequences
 from archcalc.arch.vision.names import NAMES
 from archcalc.arch.vision.processor import FixedSize, Processor
-from archcalc.arch.vision.tower import Features, Group, Tower
+from archcalc.arch.vision.tower import Features, Group, Tower, check_fours
 from archcalc.arch.vision.transformer import BlockShape, transformer_block
 from archcalc.errors import FieldError
 from archcalc.section import About, Size
@@ -114,7 +115,7 @@ class ViT(Tower):
     class_token: bool = False
     pre_norm: bool = False
     post_norm: bool = False
-    rope_theta: Real | None
+    rope_theta: Base | None
     spatial_merge_size: Size
     window_size: Size | None = None
     fullatt_block_indexes: list[Index] | None = None
@@ -139,6 +140,8 @@ class ViT(Tower):
 
     @model_validator(mode="after")
     def _positions_fit(self) -> Self:
+        if self.rope_theta is not None:
+            check_fours(self.head_dim, "head_dim", "head_dim", "rope_theta")
         fixed, merge = isinstance(self.processor, FixedSize), self.spatial_merge_size
         unit = self.patch_size * merge
         if self.window_size is not None and self.window_size < unit:

@@ -15,6 +15,7 @@ MOST_BYTES = 16 << 20
 
 _QUIET = {
     "GIT_NO_LAZY_FETCH": "1",  # a partial clone may lack the object: an error, not a download
+    "GIT_NO_REPLACE_OBJECTS": "1",  # as committed, whatever `git replace` puts in its place
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
     "LC_ALL": "C",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import NamedTuple
 
 from archcalc.documents.compare.parts import Key, Part, Template
 
 MOST_TWINS = 200
 """Parts that look all the same, past which it is not asked which of them moved where."""
+
+MOST_TRIED = 400_000
+"""The same of all parts together."""
 
 
 class Pair(NamedTuple):
@@ -31,7 +35,9 @@ def pairs(base: Sequence[Part], head: Sequence[Part]) -> list[Pair]:
     found = [Pair(a, b) for a, b in joined]
     moved, gone, new = _moves(gone, new)
     found += [Pair(a, b, moved=True) for a, b in moved]
-    ways = {_ways(a, b): None for a, b in moved}
+    ways: dict[Template, dict[Template, None]] = {}
+    for old, now in (_ways(a, b) for a, b in moved):
+        ways.setdefault(old, {})[now] = None
     known = {b.key for b in new}
     joined, gone, new = _join([_led(a, ways, known) for a in gone], new)
     found += [Pair(a, b, moved=bool(a.shown)) for a, b in joined]
@@ -50,14 +56,16 @@ Joined = tuple[list[tuple[Part, Part]], list[Part], list[Part]]
 
 def _join(base: Sequence[Part], head: Sequence[Part]) -> Joined:
     """Parts of equal path, index by index."""
-    slots: dict[Key, list[int]] = {}
+    slots: dict[Key, dict[int, list[int]]] = {}
     for n, b in enumerate(head):
-        slots.setdefault(b.key, []).append(n)
+        slot = slots.setdefault(b.key, {})
+        for i in b.indices:
+            slot.setdefault(i, []).append(n)
     left = [b.indices for b in head]
     joined, gone = [], []
     for a in base:
-        rest = a.indices
-        for n in slots.get(a.key, ()):
+        rest, slot = a.indices, slots.get(a.key, {})
+        for n in sorted({n for i in rest for n in slot.get(i, ())}):
             if common := rest & left[n]:
                 joined.append((a.on(common), head[n].on(common)))
                 rest, left[n] = rest - common, left[n] - common
@@ -71,10 +79,11 @@ def _moves(gone: list[Part], new: list[Part]) -> Joined:
     twins: dict[object, list[int]] = {}
     for n, b in enumerate(new):
         twins.setdefault((_sameness(b), b.indices), []).append(n)
+    most = min(MOST_TWINS, MOST_TRIED // max(1, len(gone)))
     scored = [
         (-score, m, n)
         for m, a in enumerate(gone)
-        for n in twins.get((_sameness(a), a.indices), [])[:MOST_TWINS]
+        for n in twins.get((_sameness(a), a.indices), [])[:most]
         if (score := _likeness(a.template, new[n].template))
     ]
     ours: dict[int, int] = {}
@@ -116,12 +125,13 @@ def _ways(a: Part, b: Part) -> tuple[Template, Template]:
     return a.template[: len(a.template) - tail], b.template[: len(b.template) - tail]
 
 
-def _led(a: Part, ways: Iterable[tuple[Template, Template]], known: Container[Key]) -> Part:
-    """A part under the path to which its neighbours moved, if that is where the other side has one."""
-    for old, now in sorted(ways, key=lambda way: -len(way[0])):
-        template = now + a.template[len(old) :]
-        if a.template[: len(old)] == old and (template, a.measure, a.kind) in known:
-            return replace(a, template=template, shown=a.template)
+def _led(a: Part, ways: Mapping[Template, Iterable[Template]], known: Container[Key]) -> Part:
+    """A part under the path to which its neighbours moved, the nearest first, if the other side has one there."""
+    for n in range(len(a.template), -1, -1):
+        for now in islice(ways.get(a.template[:n], ()), MOST_TWINS):
+            template = now + a.template[n:]
+            if (template, a.measure, a.kind) in known:
+                return replace(a, template=template, shown=a.template)
     return a
 
 

@@ -82,7 +82,7 @@ def read_side(argument: str) -> Side:
     bundled = bundled_dir() in found.parents and argument.lower() == found.stem
     text = _bytes(found) if found.suffix not in (".yaml", ".yml") else read(found)
     file = None if bundled else str(found)
-    if _kind(text, file) == "config":
+    if kind_of(text, file) == "config":
         if release is not None:
             return _specified(load_located(argument), argument, file)
         return _specified(_valid(config_text(text, str(found))), argument, file)
@@ -91,14 +91,14 @@ def read_side(argument: str) -> Side:
 
 def _of_git(text: bytes, label: str, path: str) -> Side:
     """A file of a revision; a config with the files beside it."""
-    if _kind(text, path) != "config":
+    if kind_of(text, path) != "config":
         return _side(text, label, label, path)
     around = partial(beside, label) if os.path.basename(path) == CONFIG else None
     return _specified(_valid(config_text(text, label, path, around)), label, path)
 
 
-def _kind(text: bytes, file: str | None) -> str:
-    """What a text is: `spec`, `config` or `report`."""
+def kind_of(text: bytes, file: str | None) -> str:
+    """What a text of that file is taken for: `spec`, `config` or `report`."""
     ending = Path(file or "").suffix.lower()
     if ending in (".yaml", ".yml") or (ending != ".json" and text.lstrip()[:1] != b"{"):
         return "spec"
@@ -110,7 +110,7 @@ def _kind(text: bytes, file: str | None) -> str:
 
 
 def _side(text: bytes, label: str, source: str, file: str | None) -> Side:
-    if _kind(text, file) == "report":
+    if kind_of(text, file) == "report":
         return Side(label=label, file=file, saved=parse(text, source))
     return _specified(_valid(load(text, source)), label, file)
 

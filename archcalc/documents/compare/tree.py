@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 from archcalc.documents.compare.change import Number, change
 from archcalc.documents.compare.join import Pair, common_tail, equal, pairs
 from archcalc.documents.compare.parts import Key, Part, Template
 
 
-class Side(NamedTuple):
-    """The parts of one side, and which of their indices only this side has."""
+class Shared:
+    """Which indices of the parts below a beginning of a path are on both sides.
 
-    parts: Sequence[Part]
-    alone: dict[Key, frozenset[int]]
+    Asked of each beginning of each part that one side lacks, so it is gathered once: a spec has thousands of parts.
+    """
+
+    def __init__(self, parts: Sequence[Part], alone: Mapping[Key, Set[int]]) -> None:
+        self._indices: dict[Template, set[int]] = {}
+        for p in parts:
+            left = p.indices - alone.get(p.key, frozenset())
+            for n in range(1, len(p.template) + 1) if left else ():
+                self._indices.setdefault(p.template[:n], set()).update(left)
 
     def wholly_alone(self, top: Template, part: Part) -> bool:
         """Whether all of this side below `top` (in a list: of the part's indices) is missing on the other side."""
-        indexed = "{i}" in top
-        for p in self.parts:
-            if p.template[: len(top)] == top:
-                here = p.indices & part.indices if indexed else p.indices
-                if not here <= self.alone.get(p.key, frozenset()):
-                    return False
-        return True
+        left = self._indices.get(top, set())
+        return left.isdisjoint(part.indices) if "{i}" in top else not left
 
 
 def path_rows(base: Sequence[Part], head: Sequence[Part]) -> list[dict[str, Any]]:
@@ -80,10 +82,10 @@ def _member(p: Part) -> dict[str, Any]:
 
 def _one_sided(kind: str, parts: Sequence[Part], alone: Sequence[Part]) -> list[dict[str, Any]]:
     """Rows of what only one side has, each at the highest module that the other side lacks altogether."""
-    indices: dict[Key, frozenset[int]] = {}
+    indices: dict[Key, set[int]] = {}
     for p in alone:
-        indices[p.key] = indices.get(p.key, frozenset()) | p.indices
-    side = Side(parts, indices)
+        indices.setdefault(p.key, set()).update(p.indices)
+    shared = Shared(parts, indices)
     groups: dict[tuple[str, str, str], list[Part]] = {}
     known: dict[tuple[Template, frozenset[int]], bool] = {}
     for p in alone:
@@ -91,7 +93,7 @@ def _one_sided(kind: str, parts: Sequence[Part], alone: Sequence[Part]) -> list[
         for n in range(1, len(p.template)) if p.additive else ():
             key = (p.template[:n], p.indices if "{i}" in p.template[:n] else frozenset())
             if key not in known:
-                known[key] = side.wholly_alone(key[0], p)
+                known[key] = shared.wholly_alone(key[0], p)
             if known[key]:
                 top = p.template[:n]
                 break

@@ -3,17 +3,22 @@ qwen3_5_moe/."""
 
 from __future__ import annotations
 
-from archcalc.hf import rules
-from archcalc.hf.dialect import Dialect, Fixed, Must, Table
+from archcalc.hf import inverses, rules
+from archcalc.hf.dialect import Dialect, Fixed, Must, Rule, Table
 from archcalc.hf.families.common import BACKBONE, BIASED, DENSE, MOE
 from archcalc.hf.families.moe import QWEN_SHARED
 from archcalc.hf.patterns import interval, layers, named, sparse_step
+from archcalc.hf.sections import sectioned
 
 HYBRID = {"full_attention": "full", "linear_attention": "linear"}
 MIXERS = named("layer_types", HYBRID, interval("full_attention_interval", 4, "full", "linear"))
 LINEAR_SCOPE = {"linear": "linear_attn"}
 
-CENTERED: Table = {**BACKBONE, "norm": Fixed("rms_zero_centered", "its RMSNorm multiplies by 1 + weight")}
+CENTERED: Table = {
+    **BACKBONE,
+    "rope_scaling": Rule(sectioned(rules.rope_scaling, 0.25), inverses.rope_scaling),
+    "norm": Fixed("rms_zero_centered", "its RMSNorm multiplies by 1 + weight"),
+}
 
 GATED_ATTENTION: Table = {
     **BIASED,

@@ -12,11 +12,12 @@ from archcalc.hf.families.dense import QWEN2_ATTENTION, QWEN3_ATTENTION, WINDOWS
 from archcalc.hf.families.hybrid import QWEN3_5, QWEN3_5_MOE
 from archcalc.hf.families.latent import DEEPSEEK_V3, KIMI_K3_TEXT
 from archcalc.hf.patterns import layers, sparse_step
+from archcalc.hf.sections import sectioned
 
 # -- text models that only stand inside others ------------------------------------------------------------------------
 
 OWN_HEAD_DIM: Table = {**QWEN2_ATTENTION, "head_dim": Rule(rules.even_head_dim)}
-VL_BACKBONE: Table = {**BACKBONE, "rope_scaling": Rule(rules.rope_scaling, inverses.multimodal_rope)}
+VL_BACKBONE: Table = {**BACKBONE, "rope_scaling": Rule(sectioned(rules.rope_scaling), inverses.multimodal_rope)}
 QWEN2_VL_TEXT = Dialect(
     model_type="qwen2_vl_text",
     backbone=VL_BACKBONE,

@@ -8,7 +8,7 @@ from .dualpipe_v import DualPipeV
 from .ended import ended_states
 from .gpipe import GPipe
 from .interleaved import Interleaved1F1B
-from .live import State, all_states, live_states, most_live, states_of
+from .live import State, all_states, live_states, most_live
 from .one_f_one_b import OneFOneB
 from .timing import Deadlock, Durations, Span, bubble, simulate
 from .zb_h1 import ZBH1
@@ -52,5 +52,4 @@ __all__ = [
     "live_states",
     "most_live",
     "simulate",
-    "states_of",
 ]

@@ -7,11 +7,11 @@ on each rank, stages, ranks and micro-batches from 0 overall.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from archcalc.errors import InputError
 
-OpKind = Literal["F", "B", "I", "W"]
+from .patterns import OpKind, Phases, expanded
 
 
 class Op(NamedTuple):
@@ -63,8 +63,19 @@ class Schedule(ABC):
     takes_extra_warmup: ClassVar[bool] = False
 
     @abstractmethod
+    def phases(self, pipeline: Pipeline, rank: int) -> Phases:
+        """Everything `rank` runs in one optimizer step, in order and in short. The pipeline must be a valid one."""
+
     def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
-        """Everything `rank` runs in one optimizer step, in order. The pipeline must be a valid one."""
+        """The same written out: an operation for each micro-batch."""
+        return tuple(
+            Op(step.kind, step.chunk, self.micro_batch(step.chunk, nth))
+            for step, nth in expanded(self.phases(pipeline, rank))
+        )
+
+    def micro_batch(self, chunk: int, nth: int) -> int:
+        """The micro-batch that a chunk takes as its `nth`, both from 0."""
+        return nth
 
     def warmup(self, pipeline: Pipeline, rank: int) -> int:
         """Forwards before a forward and a backward take turns; of the schedules that take a longer warm-up."""

@@ -2,8 +2,8 @@
 
 from archcalc.errors import InputError
 
-from .base import Op, Pipeline, Schedule
-from .patterns import two_way
+from .base import Pipeline, Schedule
+from .patterns import Phase, Phases, two_way
 
 
 class DualPipe(Schedule):
@@ -21,11 +21,16 @@ class DualPipe(Schedule):
     def stage(self, pp: int, rank: int, chunk: int) -> int:
         return rank if chunk == 0 else pp - 1 - rank
 
-    def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
+    def phases(self, pipeline: Pipeline, rank: int) -> Phases:
         near = min(rank, pipeline.pp - 1 - rank)  # ranks between this one and the end that is closer
-        turned = int(rank != near)  # from the middle on, the closer end is the last rank
-        order = two_way(pipeline.pp // 2, near, pipeline.micro_batches // 2)
-        return tuple(Op(op.kind, op.chunk ^ turned, 2 * op.micro_batch + (op.chunk ^ turned)) for op in order)
+        found = two_way(pipeline.pp // 2, near, pipeline.micro_batches // 2)
+        if rank == near:
+            return found
+        # From the middle on the closer end is the last rank.
+        return [Phase(times, tuple(step._replace(chunk=1 - step.chunk) for step in steps)) for times, steps in found]
+
+    def micro_batch(self, chunk: int, nth: int) -> int:
+        return 2 * nth + chunk
 
     def period(self, pipeline: Pipeline) -> int | None:
         return 2  # one micro-batch each way

@@ -2,8 +2,8 @@
 
 from archcalc.errors import InputError
 
-from .base import Op, Pipeline, VShaped
-from .patterns import two_way
+from .base import Pipeline, VShaped
+from .patterns import Phases, two_way
 
 
 class DualPipeV(VShaped):
@@ -15,7 +15,7 @@ class DualPipeV(VShaped):
     kind = "dualpipe-v"
     splits_backward = True
 
-    def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
+    def phases(self, pipeline: Pipeline, rank: int) -> Phases:
         return two_way(pipeline.pp, rank, pipeline.micro_batches)
 
     def validate(self, pipeline: Pipeline) -> None:

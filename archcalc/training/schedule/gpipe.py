@@ -1,7 +1,7 @@
 """GPipe (arXiv:1811.06965): all forwards, then all backwards."""
 
-from .base import Op, Pipeline, Schedule
-from .patterns import alternate, single_chunk
+from .base import Pipeline, Schedule
+from .patterns import Phases, alternate, single_chunk
 
 
 class GPipe(Schedule):
@@ -9,7 +9,7 @@ class GPipe(Schedule):
 
     kind = "gpipe"
 
-    def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
+    def phases(self, pipeline: Pipeline, rank: int) -> Phases:
         count = pipeline.micro_batches
         return alternate(single_chunk("F", count), single_chunk("B", count), warmup=count)
 

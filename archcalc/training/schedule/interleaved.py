@@ -4,12 +4,12 @@ Source: NVIDIA/Megatron-LM, megatron/core/pipeline_parallel/schedules.py: `get_s
 `get_pp_rank_microbatches` (warm-up) and the checks of `forward_backward_pipelining_with_interleaving`.
 """
 
-from functools import lru_cache
+from collections.abc import Iterator
 
 from archcalc.errors import InputError
 
-from .base import Op, Pipeline, Schedule
-from .patterns import alternate
+from .base import Pipeline, Schedule
+from .patterns import Loop, OpKind, Phase, Phases, Run, Step, together
 
 
 class Interleaved1F1B(Schedule):
@@ -24,9 +24,20 @@ class Interleaved1F1B(Schedule):
     takes_group = True
     takes_extra_warmup = True
 
-    def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
-        forwards, backwards = _grouped(pipeline.vpp, pipeline.micro_batches, pipeline.group_size)
-        return alternate(forwards, backwards, warmup=self.warmup(pipeline, rank))
+    def phases(self, pipeline: Pipeline, rank: int) -> Phases:
+        slots, warmup = pipeline.micro_batches * pipeline.vpp, self.warmup(pipeline, rank)
+
+        def turns(start: int, stop: int) -> list[Phase]:
+            forwards = _slots("F", pipeline, warmup + start, min(warmup + stop, slots))
+            return together(forwards, _slots("B", pipeline, start, stop))
+
+        # From a group's forwards to the next one's all goes on as before, as long as groups are full.
+        around = pipeline.group_size * pipeline.vpp
+        full = pipeline.micro_batches // pipeline.group_size * around
+        times = max(0, full - warmup) // around
+        before: Phases = together(_slots("F", pipeline, 0, min(warmup, slots)))
+        steady: Phases = [Loop(times, tuple(turns(0, around)))] if times else []
+        return [*before, *steady, *turns(times * around, slots)]
 
     def warmup(self, pipeline: Pipeline, rank: int) -> int:
         hops = pipeline.pp - 1 - rank
@@ -71,15 +82,14 @@ class Interleaved1F1B(Schedule):
             )
 
 
-@lru_cache(maxsize=256)
-def _grouped(vpp: int, micro_batches: int, group: int) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
-    """All forwards and all backwards in order, the same on every rank. The last group may be smaller."""
-    slots = [
-        (chunk, micro_batch)
-        for start in range(0, micro_batches, group)
-        for chunk in range(vpp)
-        for micro_batch in range(start, min(start + group, micro_batches))
-    ]
-    forwards = tuple(Op("F", chunk, micro_batch) for chunk, micro_batch in slots)
-    backwards = tuple(Op("B", vpp - 1 - chunk, micro_batch) for chunk, micro_batch in slots)
-    return forwards, backwards
+def _slots(kind: OpKind, pipeline: Pipeline, start: int, stop: int) -> Iterator[Run]:
+    """Forwards or backwards from one place in their order to another, the same on every rank: group by group, and in
+    it chunk by chunk. The last group may be smaller."""
+    vpp, group = pipeline.vpp, pipeline.group_size
+    full = pipeline.micro_batches // group * group * vpp
+    while start < stop:
+        size, before = (group, 0) if start < full else (pipeline.micro_batches % group, full)
+        chunk, ran = divmod((start - before) % (size * vpp), size)
+        times = min(size - ran, stop - start)
+        yield times, Step(kind, chunk if kind == "F" else vpp - 1 - chunk)
+        start += times

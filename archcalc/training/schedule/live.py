@@ -1,16 +1,15 @@
 """Which chunks of activations are alive on a rank, and when: the worst moments of an order."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise
-from operator import add, ge, sub
+from operator import itemgetter, sub
 from typing import NamedTuple
 
 from .base import Op, Pipeline, Schedule
+from .walks import Walk, unit, unpacked, walks
 
 Counts = tuple[int, ...]
-Reached = dict[Counts, int]  # counts, to the position in the order at which they are first reached
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,151 +36,110 @@ class State:
         )
 
 
-class _Place(NamedTuple):
-    """What makes states differ beside counts: the running operation, the chunk that goes backward next, and that of
-    a forward that runs beside."""
-
-    kind: str
-    chunk: int
-    following: int | None
-    beside: int | None
-
-
-def states_of(
-    order: Sequence[Op], chunks: int, *, ahead: bool = False, warmup: int | None = None
-) -> tuple[tuple[int, State], ...]:
-    """The worst states of an order, each with the position of the operation at which it is first reached.
-
-    They are kept apart by kind of operation and the chunk it runs on, because memory that lives only while it
-    runs depends on both, and there may be several of each, because chunks differ in size. Whatever the sizes,
-    as long as a waiting micro-batch holds no more than a live one, the most bytes alive are those of a state
-    in this list. With `ahead` they are kept apart by the chunk that goes backward next, too. With `warmup` every
-    forward behind so many runs beside the backward that follows it: the two are one state.
-    """
-    found = [
-        (position, _state(order, position, counts, place))
-        for place, reached in _reached(order, chunks, ahead=ahead, warmup=warmup).items()
-        for counts, position in _uncovered(_corners(reached)).items()
-    ]
-    return tuple(sorted(found, key=lambda pair: pair[0]))
+def state_at(schedule: Schedule, pipeline: Pipeline, walk: Walk, turn: int) -> State:
+    """The state of a walk in one of its turns."""
+    chunks = schedule.chunks_per_rank(pipeline.vpp)
+    counts = unpacked(walk.counts + turn * walk.change, 2 * chunks)
+    live = counts[:chunks]
+    at, (beside, more) = walk.place, walk.beside
+    name = schedule.micro_batch
+    return State(
+        op=Op(at.kind, at.chunk, name(at.chunk, walk.nth + turn * walk.more)),
+        live=live,
+        waiting=tuple(map(sub, counts[chunks:], live)),
+        following=at.following,
+        beside=None if at.beside is None else Op("F", at.beside, name(at.beside, beside + turn * more)),
+    )
 
 
-def _state(order: Sequence[Op], position: int, counts: Counts, place: _Place) -> State:
-    live, held = counts[: len(counts) // 2], counts[len(counts) // 2 :]
-    beside = None if place.beside is None else order[position - 1]
-    waiting = tuple(map(sub, held, live))
-    return State(op=order[position], live=live, waiting=waiting, following=place.following, beside=beside)
+class _Line(NamedTuple):
+    """A walk as its counts alone."""
+
+    counts: int
+    change: int
+    times: int
+
+    def turn(self, counts: int) -> int | None:
+        """The turn at which these counts are met, if they are."""
+        away = counts - self.counts
+        if not away:
+            return 0
+        if not self.change:
+            return None
+        turn, rest = divmod(away, self.change)
+        return turn if not rest and 0 < turn < self.times else None
 
 
-def overlapped_of(order: Sequence[Op], warmup: int | None) -> list[bool]:
-    """By position, whether a forward runs beside the backward that follows it."""
-    if warmup is None:
-        return [False] * len(order)
-    forwards = accumulate(op.kind == "F" for op in order)
-    return [op.kind == "F" and n > warmup for op, n in zip(order, forwards, strict=True)]
+Reached = dict[int, tuple[int, Walk, int]]
+"""Packed counts, to the position in the order at which they are first reached, and the walk that does in which turn."""
 
 
-def following_of(order: Sequence[Op], overlapped: Sequence[bool]) -> list[int | None]:
-    """By position, the chunk of the next backward behind it, or None where that one's forward has not ended
-    before, one that runs beside this operation included."""
-    forward = {op[1:]: position for position, op in enumerate(order) if op.kind == "F"}
-    found: list[int | None] = [None] * len(order)
-    following: Op | None = None
-    for position in reversed(range(len(order))):
-        start = position - (position > 0 and overlapped[position - 1])
-        if following is not None and forward[following[1:]] < start:
-            found[position] = following.chunk
-        if order[position].kind in "BI":
-            following = order[position]
-    return found
+def _corners(found: Iterable[Walk]) -> Iterator[Reached]:
+    """By what makes states differ beside counts: the ends of walks, but not where another goes straight on."""
+    places: dict[object, dict[_Line, Walk]] = {}
+    for walk in found:
+        line = _Line(walk.counts, walk.change if walk.times > 1 else 0, walk.times)
+        places.setdefault(walk.place, {}).setdefault(line, walk)
+    for lines in places.values():
+        ends: dict[int, set[int]] = {}
+        for line in lines:
+            for turn in (0, line.times - 1):
+                ends.setdefault(line.counts + turn * line.change, set()).add(line.change)
+        reached: Reached = {}
+        for end, changes in ends.items():
+            if not all(c and _met(lines, end - c, c) and _met(lines, end + c, c) for c in changes):
+                turns = ((walk, line.turn(end)) for line, walk in lines.items())
+                first = ((walk.position + turn * walk.every, walk, turn) for walk, turn in turns if turn is not None)
+                reached[end] = min(first, key=itemgetter(0))
+        yield reached
 
 
-def _reached(order: Sequence[Op], chunks: int, *, ahead: bool, warmup: int | None) -> dict[_Place, Reached]:
-    """All counts by what else makes states differ: live by chunk, then live or waiting by chunk."""
-    counts = [0] * (2 * chunks)
-    overlapped = overlapped_of(order, warmup)
-    following = following_of(order, overlapped) if ahead else [None] * len(order)
-    beside: int | None = None
-    reached: dict[_Place, Reached] = {}
-    for position, (kind, chunk, _) in enumerate(order):
-        if kind == "F":
-            counts[chunk] += 1
-            counts[chunks + chunk] += 1
-        if overlapped[position]:
-            beside = chunk
-            continue
-        place = _Place(kind, chunk, following[position], beside)
-        reached.setdefault(place, {}).setdefault(tuple(counts), position)
-        beside = None
-        if kind in "BI":
-            counts[chunk] -= 1
-        if kind in "BW":
-            counts[chunks + chunk] -= 1
-    return reached
+def _met(lines: Iterable[_Line], counts: int, change: int) -> bool:
+    """Whether lines in this direction meet these counts."""
+    return any(line.change == change and line.turn(counts) is not None for line in lines)
 
 
-def _corners(reached: Reached) -> Reached:
-    """Drop counts that lie midway between two others: a sum of sizes is never largest there alone.
-
-    Only those midway between their successor and its mirror image are sought: steady states walk in lines.
-    """
-    ordered = list(reached)
-    kept = {
-        counts: reached[counts]
-        for counts, successor in pairwise(ordered)
-        if tuple(map(sub, map(add, counts, counts), successor)) not in reached
-    }
-    return kept | {ordered[-1]: reached[ordered[-1]]}
-
-
-def _uncovered(reached: Reached) -> Reached:
+def _uncovered(reached: Iterable[int], fields: int) -> list[int]:
     """Drop counts that others are at least as large as.
 
     Bytes are live * (full - share) + (live or waiting) * share, summed over chunks; no factor is negative.
     """
-    kept: Reached = {}
-    for counts in sorted(reached, key=sum, reverse=True):
-        if not any(all(map(ge, other, counts)) for other in kept):
-            kept[counts] = reached[counts]
+    guard = (unit(fields) - 1) // (unit(1) - 1) * (unit(1) >> 1)  # the first bit of each field
+    kept: list[int] = []
+    for counts in sorted(reached, reverse=True):  # what covers others is the larger number
+        if not any(((other | guard) - counts) & guard == guard for other in kept):
+            kept.append(counts)
     return kept
+
+
+def _states(schedule: Schedule, pipeline: Pipeline, rank: int, *, ahead: bool, covered: bool) -> tuple[State, ...]:
+    found: list[tuple[int, State]] = []
+    fields = 2 * schedule.chunks_per_rank(pipeline.vpp)
+    for reached in _corners(walks(schedule, pipeline, rank, ahead=ahead)):
+        for counts in reached if covered else _uncovered(reached, fields):
+            position, walk, turn = reached[counts]
+            found.append((position, state_at(schedule, pipeline, walk, turn)))
+    return tuple(state for _, state in sorted(found, key=lambda pair: pair[0]))
 
 
 @lru_cache(maxsize=512)
 def all_states(schedule: Schedule, pipeline: Pipeline, rank: int) -> tuple[State, ...]:
-    """Every state of a rank's run, cut to its periodic part, in the order in which they are first reached."""
-    order, chunks = schedule.order(schedule.cut(pipeline), rank), schedule.chunks_per_rank(pipeline.vpp)
-    places = _reached(order, chunks, ahead=True, warmup=None).items()
-    found = [(position, counts, place) for place, reached in places for counts, position in reached.items()]
-    found.sort(key=lambda each: each[0])
-    return tuple(_state(order, position, counts, place) for position, counts, place in found)
+    """States of a rank in the order in which they are first reached: those of `live_states`, with `ahead`, and those
+    that others cover. Every state of its run is one of them or lies on a straight line between two."""
+    return _states(schedule, pipeline, rank, ahead=True, covered=True)
 
 
 @lru_cache(maxsize=4096)
 def live_states(schedule: Schedule, pipeline: Pipeline, rank: int, *, ahead: bool = False) -> tuple[State, ...]:
-    """The worst states of a rank, in the order in which they are first reached. See states_of.
+    """The worst states of a rank, in the order in which they are first reached.
 
-    A long run is cut to its periodic part; operations keep their micro-batch numbers of the whole run.
+    They are kept apart by kind of operation and the chunk it runs on, because memory that lives only while it
+    runs depends on both, and there may be several of each, because chunks differ in size. Whatever the sizes,
+    as long as a waiting micro-batch holds no more than a live one, the most bytes alive are those of a state
+    in this list. With `ahead` they are kept apart by the chunk that goes backward next, too. Under `ep_overlap` every
+    forward behind the warm-up runs beside the backward that follows it: the two are one state.
     """
-    cut = schedule.cut(pipeline)
-    order = schedule.order(cut, rank)
-    warmup = schedule.warmup(pipeline, rank) if pipeline.ep_overlap else None
-    found = states_of(order, schedule.chunks_per_rank(pipeline.vpp), ahead=ahead, warmup=warmup)
-    removed = pipeline.micro_batches - cut.micro_batches
-    period = schedule.period(pipeline)
-    if not removed or period is None:
-        return tuple(state for _, state in found)
-    # What is reached before the last whole period, and so in the steady state at the latest, is reached there
-    # in the whole run too. What is first reached later belongs to the end of the run.
-    final = cut.micro_batches - cut.micro_batches % period - period
-    ends = next(position for position, op in enumerate(order) if op.micro_batch >= final)
-    return tuple(state if position < ends else _later(state, removed) for position, state in found)
-
-
-def _later(state: State, micro_batches: int) -> State:
-    def later(op: Op) -> Op:
-        return op._replace(micro_batch=op.micro_batch + micro_batches)
-
-    return replace(state, op=later(state.op), beside=state.beside and later(state.beside))
+    return _states(schedule, pipeline, rank, ahead=ahead, covered=False)
 
 
 def most_live(schedule: Schedule, pipeline: Pipeline, rank: int) -> int:

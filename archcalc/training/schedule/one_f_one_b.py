@@ -1,7 +1,7 @@
 """1F1B (PipeDream-Flush, arXiv:2006.09503): backwards start as soon as the first reaches a rank."""
 
-from .base import Op, Pipeline, Schedule
-from .patterns import alternate, single_chunk
+from .base import Pipeline, Schedule
+from .patterns import Phases, alternate, single_chunk
 
 
 class OneFOneB(Schedule):
@@ -13,7 +13,7 @@ class OneFOneB(Schedule):
     kind = "1f1b"
     takes_extra_warmup = True
 
-    def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
+    def phases(self, pipeline: Pipeline, rank: int) -> Phases:
         count = pipeline.micro_batches
         return alternate(single_chunk("F", count), single_chunk("B", count), warmup=self.warmup(pipeline, rank))
 

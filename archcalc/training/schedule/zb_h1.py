@@ -1,7 +1,7 @@
 """ZB-H1 (zero bubble, arXiv:2401.10241, section 2.1): 1F1B with weight gradients held back."""
 
-from .base import Op, Pipeline, Schedule
-from .patterns import alternate, single_chunk
+from .base import Pipeline, Schedule
+from .patterns import Phases, alternate, single_chunk
 
 
 class ZBH1(Schedule):
@@ -14,7 +14,7 @@ class ZBH1(Schedule):
     kind = "zb-h1"
     splits_backward = True
 
-    def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
+    def phases(self, pipeline: Pipeline, rank: int) -> Phases:
         forwards, inputs, weights = (single_chunk(kind, pipeline.micro_batches) for kind in ("F", "I", "W"))
         warmup = pipeline.pp - 1 - rank
         return alternate(forwards, inputs, warmup=warmup, weights=weights, delay=rank)

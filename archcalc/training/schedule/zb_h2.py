@@ -1,7 +1,7 @@
 """ZB-H2 (zero bubble, arXiv:2401.10241, section 2.2): no bubble, for twice the activations."""
 
-from .base import Op, Pipeline, Schedule
-from .patterns import alternate, single_chunk
+from .base import Pipeline, Schedule
+from .patterns import Phases, alternate, single_chunk
 
 
 class ZBH2(Schedule):
@@ -15,7 +15,7 @@ class ZBH2(Schedule):
     kind = "zb-h2"
     splits_backward = True
 
-    def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
+    def phases(self, pipeline: Pipeline, rank: int) -> Phases:
         forwards, inputs, weights = (single_chunk(kind, pipeline.micro_batches) for kind in ("F", "I", "W"))
         warmup = 2 * (pipeline.pp - 1 - rank)
         return alternate(forwards, inputs, warmup=warmup, weights=weights, delay=2 * rank)

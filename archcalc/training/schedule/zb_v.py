@@ -1,8 +1,8 @@
 """ZB-V (arXiv:2401.10241, section 6; pipeline parallelism with controllable memory, arXiv:2405.15362): no
 bubble at the activations of 1F1B, with two chunks a rank laid out as a V, if F, I and W take equally long."""
 
-from .base import Op, Pipeline, VShaped
-from .patterns import repeat
+from .base import Pipeline, VShaped
+from .patterns import Phases, up_to, written
 
 
 class ZBV(VShaped):
@@ -14,20 +14,18 @@ class ZBV(VShaped):
     kind = "zb-v"
     splits_backward = True
 
-    def order(self, pipeline: Pipeline, rank: int) -> tuple[Op, ...]:
+    def phases(self, pipeline: Pipeline, rank: int) -> Phases:
         below = pipeline.pp - 1 - rank
         count = max(pipeline.micro_batches, 2 * pipeline.pp - 1)  # a shorter step is a longer one with gaps
-        order = repeat(
-            [
-                (2 * below + 1, "F0"),
-                (rank, "F1 F0"),
-                (below + 1, "F1 I1 W1"),
-                (count - pipeline.pp - below, "F0 I0 W0 F1 I1 W1"),
-                (below, "I0 W0 F1 I1 W1"),
-                (rank, "I0 I1"),
-                (below + 1, "I0 W0"),
-                (rank, "W1"),
-                (rank, "W0"),
-            ]
+        found = written(
+            (2 * below + 1, "F0"),
+            (rank, "F1 F0"),
+            (below + 1, "F1 I1 W1"),
+            (count - pipeline.pp - below, "F0 I0 W0 F1 I1 W1"),
+            (below, "I0 W0 F1 I1 W1"),
+            (rank, "I0 I1"),
+            (below + 1, "I0 W0"),
+            (rank, "W1"),
+            (rank, "W0"),
         )
-        return tuple(op for op in order if op.micro_batch < pipeline.micro_batches)
+        return found if count == pipeline.micro_batches else up_to(found, pipeline.micro_batches)

@@ -1,6 +1,8 @@
 """What holds for every schedule, whatever its sizes."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -17,8 +19,9 @@ from archcalc.training.schedule import (
     live_states,
     most_live,
     simulate,
-    states_of,
 )
+from archcalc.training.schedule.patterns import Phases, written
+from tests.training.schedule.simulated import place_of, simulated
 
 Run = tuple[Schedule, Pipeline]
 
@@ -133,12 +136,53 @@ def test_the_orders_of_all_ranks_can_run_together(run: Run):
     assert all(span.idle >= 0 for span in spans)
 
 
-@given(runs())
-def test_a_long_run_passes_through_the_states_of_the_short_one_it_is_cut_to(run: Run):
+def sizes_of(chunks: int) -> st.SearchStrategy[list[tuple[int, int]]]:
+    """Bytes by chunk, and the share that W needs; equal chunks often, as then many states are as large."""
+    one = st.integers(0, 1000).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size)))
+    return st.lists(one, min_size=chunks, max_size=chunks) | one.map(lambda each: [each] * chunks)
+
+
+@settings(max_examples=150)
+@given(runs(), st.booleans(), st.booleans(), st.data())
+def test_the_ends_of_walks_hold_what_going_through_the_whole_order_finds(
+    run: Run, ahead: bool, overlap: bool, data: st.DataObject
+):
+    """By operation, chunk, what goes backward next and what runs beside: the most bytes. And of all states the first
+    of the largest, which the walks name as the order does."""
     schedule, pipeline = run
-    for rank, order in enumerate(orders(run)):
-        whole = states_of(order, schedule.chunks_per_rank(pipeline.vpp))
-        assert live_states(schedule, pipeline, rank) == tuple(state for _, state in whole)
+    if overlap and schedule.takes_extra_warmup and (pipeline.pp == 1 or pipeline.vpp > 1):
+        pipeline = replace(pipeline, ep_overlap=True, extra_warmup=max(1, pipeline.extra_warmup))
+    sizes, shares = zip(*data.draw(sizes_of(schedule.chunks_per_rank(pipeline.vpp))), strict=True)
+    for rank in range(pipeline.pp):
+        whole = simulated(schedule, pipeline, rank, ahead=ahead)
+        walked = live_states(schedule, pipeline, rank, ahead=ahead)
+        assert set(walked) <= set(whole)
+        assert most_by_place(walked, sizes, shares) == most_by_place(whole, sizes, shares)
+        if all(0 < share < size for size, share in zip(sizes, shares, strict=True)):  # else one may cover an equal one
+            chosen, first = (max(each, key=lambda state: state.bytes(sizes, shares)) for each in (walked, whole))
+            assert chosen == first
+
+
+def most_by_place(states: Sequence[State], sizes: Sequence[int], shares: Sequence[int]) -> dict[object, int]:
+    """The most bytes of all that differs by more than counts."""
+    most: dict[object, int] = defaultdict(int)
+    for state in states:
+        most[place_of(state)] = max(most[place_of(state)], state.bytes(sizes, shares))
+    return most
+
+
+def test_a_step_of_a_million_micro_batches_is_a_handful_of_phases():
+    """So that the work does not grow with the batch, on the first rank of 8 and the last: written out, a step of GPipe
+    has two million operations."""
+    for kind, schedule in SCHEDULES.items():
+        vpp = schedule.virtual_stages or 4
+        lengths = []
+        for micro_batches in (64, 1_000_000):
+            pipeline = Pipeline(pp=8, vpp=vpp, micro_batches=micro_batches)
+            schedule.validate(pipeline)
+            lengths.append([len(schedule.phases(pipeline, rank)) for rank in (0, 7)])
+        assert lengths[0] == lengths[1], kind
+        assert max(lengths[0]) < 60, kind
 
 
 @given(runs())
@@ -238,30 +282,46 @@ def test_the_two_halves_of_dualpipe_mirror_each_other(pipeline: Pipeline):
         assert list(schedule.order(pipeline, rank)) == mirrored
 
 
+class Written(Schedule):
+    """An order that a test writes down."""
+
+    kind = "written"
+
+    def __init__(self, chunks: int, *phases: tuple[int, str]) -> None:
+        self.chunks, self.written = chunks, written(*phases)
+
+    def phases(self, pipeline: Pipeline, rank: int) -> Phases:
+        return self.written
+
+    def chunks_per_rank(self, vpp: int) -> int:
+        return self.chunks
+
+
+def worst_of(chunks: int, *phases: tuple[int, str]) -> tuple[State, ...]:
+    return live_states(Written(chunks, *phases), Pipeline(pp=1, micro_batches=4), 0)
+
+
 def test_a_covered_state_is_left_out_and_an_uncovered_one_kept():
-    # Chunk 0 holds 2 at the third F, chunk 1 then 1 beside 1 of chunk 0: neither covers the other, whatever
+    # Chunk 0 holds 2 at the second F, chunk 1 then 1 beside 1 of chunk 0: neither covers the other, whatever
     # the sizes.
-    order = [Op("F", 0, 0), Op("F", 0, 1), Op("B", 0, 0), Op("F", 1, 1), Op("B", 1, 1), Op("B", 0, 1)]
-    assert states_of(order, 2) == (
-        (1, State(op=Op("F", 0, 1), live=(2, 0), waiting=(0, 0))),
-        (2, State(op=Op("B", 0, 0), live=(2, 0), waiting=(0, 0))),
-        (3, State(op=Op("F", 1, 1), live=(1, 1), waiting=(0, 0))),
-        (4, State(op=Op("B", 1, 1), live=(1, 1), waiting=(0, 0))),
+    assert worst_of(2, (2, "F0"), (1, "B0 F1 B1 B0")) == (
+        State(op=Op("F", 0, 1), live=(2, 0), waiting=(0, 0)),
+        State(op=Op("B", 0, 0), live=(2, 0), waiting=(0, 0)),
+        State(op=Op("F", 1, 0), live=(1, 1), waiting=(0, 0)),
+        State(op=Op("B", 1, 0), live=(1, 1), waiting=(0, 0)),
     )
 
 
-def test_of_states_on_a_line_the_ends_are_kept():
+def test_of_states_on_a_line_the_ends_are_kept_also_where_it_is_written_in_two_pieces():
     # Each F of chunk 1 follows a B of chunk 0: 3+1, 2+2, 1+3 alive. Half of 3+1 and 1+3 together is 2+2: one
     # of the ends is at least as large, whatever the sizes.
-    order = [Op("F", 0, m) for m in range(4)]
-    for m in range(3):
-        order += [Op("B", 0, m), Op("F", 1, m)]
-    forwards = [state.live for _, state in states_of(order, 2) if state.op[:2] == ("F", 1)]
-    assert forwards == [(3, 1), (1, 3)]
+    for pieces in ([(3, "B0 F1")], [(2, "B0 F1"), (2, "B0 F1")]):
+        many = 1 + sum(times for times, _ in pieces)
+        forwards = [state.live for state in worst_of(2, (many, "F0"), *pieces) if state.op[:2] == ("F", 1)]
+        assert forwards == [(many - 1, 1), (1, many - 1)]
 
 
 def test_a_split_backward_keeps_its_share_until_the_weight_gradient_ends():
-    order = [Op("F", 0, 0), Op("I", 0, 0), Op("F", 0, 1), Op("W", 0, 0), Op("I", 0, 1), Op("W", 0, 1)]
     # Bytes 10, of which W needs 4: F 10; I 10; F 10+4; W 10+4; I 10; W 4.
-    found = {state.op: state.bytes([10], [4]) for _, state in states_of(order, 1)}
+    found = {state.op: state.bytes([10], [4]) for state in worst_of(1, (1, "F0 I0 F0 W0 I0 W0"))}
     assert found == {Op("F", 0, 1): 14, Op("W", 0, 0): 14, Op("I", 0, 0): 10}

@@ -3,7 +3,8 @@
 import pytest
 
 from archcalc.errors import InputError
-from archcalc.training.schedule import Op, Pipeline, get_schedule, states_of
+from archcalc.training.schedule import Op, Pipeline, get_schedule, live_states
+from tests.training.schedule.simulated import simulated, states_of, uncovered
 
 torch_orders = pytest.importorskip("archcalc.reference.orders", exc_type=ImportError)
 pytestmark = pytest.mark.twin
@@ -94,4 +95,5 @@ def test_the_fold_over_torchs_order_finds_the_same_states_as_over_ours():
     for rank, actions in torch_orders.torch_order("zb-v", 4, 2, 9).items():
         chunk = {stage: chunk for chunk, stage in enumerate(schedule.held(4, 2, rank))}
         theirs = [Op(kind, chunk[stage], micro_batch) for kind, stage, micro_batch in actions]
-        assert states_of(theirs, 2) == states_of(schedule.order(pipeline, rank), 2)
+        states, whole = (state for _, state in states_of(theirs, 2)), simulated(schedule, pipeline, rank)
+        assert uncovered(states) == uncovered(whole) >= set(live_states(schedule, pipeline, rank))

@@ -1,0 +1,68 @@
+"""The largest inputs that are worked out, by name: docs/limits.md lists them, and what is promised below them.
+
+Within its limits every command ends within `SECONDS` and `MEMORY` (crosscheck and report: `SECONDS_PROOF` and
+`MEMORY_PROOF`); beyond one it refuses and names it. A limit is checked before the work that it bounds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from archcalc.errors import FieldError, InputError
+
+__all__ = ["LIMITS", "Limit", "beyond", "field_beyond", "hold"]
+
+SECONDS, MEMORY = 10, 500_000_000
+SECONDS_PROOF, MEMORY_PROOF = 60, 1_000_000_000
+
+PAGE = "docs/limits.md"
+
+
+class Limit(NamedTuple):
+    """One limit: the largest number of `unit` that is worked out. `of` says what they are counted in, `instead` what
+    to ask for in place of more. The name is a word that errors and the page share."""
+
+    name: str
+    most: int
+    unit: str
+    of: str
+    instead: str
+
+
+def _words(limit: Limit, asked: int) -> tuple[str, str]:
+    """The message and the hint of an input beyond a limit."""
+    number = f"{asked:,}" if asked.bit_length() <= 64 else "more than 2^64"
+    return (
+        f"{number} {limit.unit}: the limit `{limit.name}` is {limit.most:,}",
+        f"{limit.instead} ({PAGE} lists the limits)",
+    )
+
+
+def beyond(limit: Limit, asked: int) -> InputError:
+    """The error of an input beyond a limit; who knows the place adds it with `at`."""
+    message, hint = _words(limit, asked)
+    return InputError(message, value=asked, hint=hint)
+
+
+def field_beyond(limit: Limit, asked: int, *fields: str | tuple[str | int, ...]) -> FieldError:
+    """The same for a section's own validator, at these fields."""
+    message, hint = _words(limit, asked)
+    return FieldError(message, *fields, hint=hint)
+
+
+def hold(limit: Limit, asked: int) -> None:
+    """Raises InputError for more than the limit."""
+    if asked > limit.most:
+        raise beyond(limit, asked)
+
+
+LENGTHS = Limit(
+    "lengths",
+    10_000,
+    "sequences of lengths of their own",
+    "`--lengths` of `flops` and the lengths of a workload",
+    "FLOPs add up over sequences: ask for a part of them",
+)
+
+LIMITS: tuple[Limit, ...] = (LENGTHS,)
+"""All of them, in the order of the page."""

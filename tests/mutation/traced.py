@@ -1,0 +1,95 @@
+"""Which tests run a line, from one run of all unit tests under coverage."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.mutation.mutants import TARGETS, Mutant
+from tests.mutation.plugin import FOLDERS, OPTIONS, Traced
+from tests.mutation.process import forked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """The unit tests that pass, with what they take and the lines that they run."""
+
+    seconds: dict[str, float]
+    lines: dict[str, dict[str, list[int]]]
+    """By file and line the tests, by their place in `seconds`; a line that an import runs is run by none."""
+    failed: list[str]
+
+    def of(self, mutant: Mutant) -> list[str]:
+        """The tests that can see a mutant, those likeliest to kill it first.
+
+        Those that run its statement; where only an import does, those that run any line of the module; where none
+        does, all of the folder named as the module's.
+        """
+        names, held = list(self.seconds), self.lines.get(mutant.site.file, {})
+        found = {names[test] for line in mutant.lines for test in held.get(str(line), ())}
+        if not found:
+            found = {names[test] for tests in held.values() for test in tests}
+        if not found:
+            found = {name for name in names if name.startswith(_mirror(mutant.site.file))}
+        return sorted(found, key=lambda name: (_distance(name, mutant.site.file), self.seconds[name], name))
+
+
+def _mirror(file: str) -> str:
+    """tests/calc/ of archcalc/calc/flops.py; tests/test_units.py of archcalc/units.py."""
+    parts = file.split("/")
+    return f"tests/test_{parts[1]}" if len(parts) == 2 else f"tests/{parts[1]}/"
+
+
+def _distance(test: str, file: str) -> int:
+    path = test.partition("::")[0]
+    same = path.endswith(f"/test_{Path(file).name}")
+    return 0 if same and path.startswith(_mirror(file)) else 1 if path.startswith(_mirror(file)) else 2
+
+
+def trace(tree: Path) -> Trace:
+    """Run every unit test once in a copy of the project."""
+    found = forked(tree, lambda: _run(tree), write=True)
+    if found is None:
+        raise RuntimeError("the unit tests could not be run; MUTANTS_TRACE=FILE says why")
+    return Trace(**found)
+
+
+def _run(tree: Path) -> dict[str, Any]:
+    import importlib
+
+    import pytest
+    from coverage import Coverage
+
+    include = [str(tree / "archcalc" / target / ("*" if "." not in target else "")).rstrip("/") for target in TARGETS]
+    coverage = Coverage(data_file=None, config_file=False, include=include)
+    coverage.start()
+    for target in TARGETS:
+        for file in sorted((tree / "archcalc" / target).rglob("*.py")) or [tree / "archcalc" / target]:
+            name = ".".join(file.relative_to(tree).with_suffix("").parts)
+            importlib.import_module(name.removesuffix(".__init__"))  # as no test: a line of an import is every test's
+    plugin = Traced(coverage)
+    pytest.main([*OPTIONS, *FOLDERS], plugins=[plugin])
+    coverage.stop()
+    names = {name: index for index, name in enumerate(n for n in plugin.seconds if n not in plugin.failed)}
+    by_file: dict[str, list[int]] = {}
+    for name, index in names.items():
+        by_file.setdefault(name.partition("::")[0], []).append(index)
+    data = coverage.get_data()
+    lines: dict[str, dict[str, list[int]]] = {}
+    for path in data.measured_files():
+        contexts = data.contexts_by_lineno(path)
+        lines[Path(path).relative_to(tree).as_posix()] = {
+            str(line): sorted({i for c in held if c for i in ([names[c]] if c in names else by_file.get(c, []))})
+            for line, held in contexts.items()
+        }
+    return json.loads(
+        json.dumps(
+            {
+                "seconds": {name: plugin.seconds[name] for name in names},
+                "lines": {file: {line: tests for line, tests in held.items() if tests} for file, held in lines.items()},
+                "failed": sorted(plugin.failed),
+            }
+        )
+    )
