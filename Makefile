@@ -5,8 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?=
 PYTEST_FLAGS ?= -n 2
-N ?= 400
-SEED ?= 1
 BOOKS = $(shell sed -n 's/^  \([^ :]*\):.*/\1/p' reports/books.yaml)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
@@ -14,7 +12,7 @@ INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint families mutants format golden schema reports pins bench clean
+.PHONY: help run test lint families fuzz mutants format golden schema reports pins bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z][a-z]*\):.*## /  make \1\t/p' Makefile
@@ -41,8 +39,11 @@ lint: $(VENV)/.installed-dev ## the checks that run no code of ours: style, type
 families: $(VENV)/.installed-dev ## every key of small configs edited: what is imported against the public classes on the meta device
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/families
 
+fuzz: $(VENV)/.installed-dev ## N cases of SEED (make fuzz N=150000 SEED=7) at every command; stopped, it goes on where it was; failures lie in .fuzz
+	@$(BIN)/python -m tests.fuzz --seed $(or $(SEED),2) --cases $(or $(N),2000)
+
 mutants: $(VENV)/.installed-mutation ## a sample of N=400 small changes to the code that counts: which of them do the unit tests notice? (an hour)
-	@$(BIN)/python -m tests.mutation --mutants $(N) --seed $(SEED) $(MUTANTS_FLAGS)
+	@$(BIN)/python -m tests.mutation --mutants $(or $(N),400) --seed $(or $(SEED),1) $(MUTANTS_FLAGS)
 
 format: $(VENV)/.installed-dev ## rewrite the code as ruff wants it
 	@$(BIN)/ruff check --fix --exit-zero --quiet

@@ -222,7 +222,8 @@ def _held(placed: Placed, base: str | None) -> list[Held]:
         except _Wrong as wrong:
             problems += wrong.problems
     if problems:
-        raise SpecError.from_problems(list(dict.fromkeys(problems)))
+        once = {(p.message, p.source, p.line, p.column): p for p in problems}  # values may be lists, which have no hash
+        raise SpecError.from_problems(list(once.values()))
     return held
 
 

@@ -360,6 +360,13 @@ def test_an_invalid_spec_is_told_at_its_own_line(tmp_path: Path) -> None:
     assert "hidden_size must be greater than 0" in ran.err
 
 
+def test_an_invalid_spec_of_two_budgets_is_told_once_whatever_stands_in_it(tmp_path: Path) -> None:
+    written(tmp_path, tiny(hidden_size=[8]))
+    ran = run("check", budgets(tmp_path, *({"quantity": "params.total", "max": n} for n in (1, 2))))
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.count("hidden_size must be an integer, not a list") == 1
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

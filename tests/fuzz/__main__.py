@@ -3,6 +3,7 @@
 python -m tests.fuzz --cases 150000 --seed 7        goes on where it was stopped; failures lie in --folder
 python -m tests.fuzz --seed 7 --only 4711           one case: its files, its command line, what it did
 python -m tests.fuzz --seed 7 --only 4711 --shrink  the same as small as it fails; --keep DIR leaves its files there
+python -m tests.fuzz --seed 7 --law totals_grow --cases 500   questions of one law of sense.py or sense_memory.py
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tests.fuzz.campaign import Campaign, chunk
+from tests.fuzz.campaign import LAWS, Campaign, broken, chunk
 from tests.fuzz.case import make
 from tests.fuzz.outcome import faults
 from tests.fuzz.process import run
@@ -29,12 +30,17 @@ def main() -> int:
     asked.add_argument("--only", type=int, help="one case")
     asked.add_argument("--shrink", action="store_true", help="make that case smaller first")
     asked.add_argument("--keep", type=Path, help="leave the files of that case in this folder")
+    asked.add_argument("--law", choices=LAWS, help="ask questions of a law")
     asked.add_argument("--from", dest="start", type=int, help="first case of a part, run in this process")
     asked.add_argument("--to", dest="end", type=int, help="the case behind its last one")
     asked.add_argument("--failures", type=Path, help="folder for the failures of the part")
     given = asked.parse_args()
     if given.only is not None:
         return only(given.seed, given.only, shrink=given.shrink, keep=given.keep)
+    if given.law is not None:
+        found = broken(given.law, given.seed, given.cases)
+        _show("\n".join(found) or f"{given.cases} questions, and {given.law} holds")
+        return int(bool(found))
     if given.start is not None:
         return int(chunk(given.seed, given.start, given.end or given.start + 1, given.failures) > 0)
     return int(Campaign(given.seed, given.cases, given.folder, given.jobs).go_on() > 0)
@@ -48,7 +54,7 @@ def only(seed: int, index: int, *, shrink: bool, keep: Path | None) -> int:
     for name, raw in case.files.items():
         _show(f"--- {name}\n{raw.decode('utf-8', 'backslashreplace')}")
     _show(f"--- archcalc {shlex.join(case.arguments)}   {case.env or ''}")
-    _show(f"--- exit {ran.code}, {ran.seconds:.2f} s, {ran.bytes >> 20} MiB\n{ran.out[-4000:]}\n{ran.err[-4000:]}")
+    _show(f"--- exit {ran.code}, {ran.seconds:.2f} s, {ran.peak >> 20} MiB\n{ran.out[-4000:]}\n{ran.err[-4000:]}")
     found = faults(ran)
     for fault in found:
         _show(f"*** {fault}")

@@ -8,11 +8,16 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
+from tests.fuzz import sense, sense_memory
 from tests.fuzz.case import make
 from tests.fuzz.outcome import faults
 from tests.fuzz.process import Ran, lay_out, run
 from tests.support import ROOT
+
+LAWS = sense.LAWS | sense_memory.LAWS
+"""Laws by name."""
 
 CHUNK = 250
 """Cases of one process: enough to repay its start, few enough to be done again after a stop."""
@@ -51,7 +56,8 @@ class Campaign:
             for start in ended:
                 done.add(start)
                 self._save(done)
-                print(f"{len(done) * CHUNK:,} of {self.count:,} cases, {self.failures} failed, {time.monotonic() - since:.0f} s", flush=True)
+                ran, took = len(done) * CHUNK, time.monotonic() - since
+                print(f"{ran:,} of {self.count:,} cases, {self.failures} failed, {took:.0f} s", flush=True)
         return self.failures
 
     @property
@@ -128,3 +134,9 @@ def report(ran: Ran, found: list[str], folder: Path | None) -> None:
             lay_out(case, place)
         text = "\n".join([*lines, f"  env {case.env}", "", ran.err]).encode("utf-8", "backslashreplace")
         (place / "faults.txt").write_bytes(text)
+
+
+def broken(law: str, seed: int, count: int) -> list[str]:
+    """What is wrong with the answers to the first questions of a seed, each with its index."""
+    found = ((index, LAWS[law](Random(f"{law}:{seed}:{index}"))) for index in range(count))
+    return [f"{law}, seed {seed}, question {index}: {fault}" for index, fault in found if fault]

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from random import Random
 
 from tests.fuzz import grammar
+from tests.fuzz.choices import USUAL, WEIGHTS
 from tests.fuzz.documents import document, names, words_of
-from tests.fuzz.grammar import Given, commands
 from tests.fuzz.mutate import mutated
+from tests.fuzz.options import Given, commands
 from tests.fuzz.values import word
 from tests.fuzz.written import bytes_of, damaged
 
@@ -61,7 +62,7 @@ class Maker:
         """The case."""
         rng = self.rng
         known = commands()
-        weights = [grammar.WEIGHTS.get(" ".join(name), 4) for name in known]
+        weights = [WEIGHTS.get(" ".join(name), 4) for name in known]
         name = rng.choices(list(known), weights)[0]
         self.command = name
         words = self._words(name, known[name])
@@ -85,7 +86,7 @@ class Maker:
                 times = rng.choice((1, 1, 2, 3)) if argument.many else 1
                 groups += [[self._value(argument)] for _ in range(times)]
         number = rng.choices((0, 1, 2, 3, 5), (3, 4, 4, 3, 1))[0]
-        usual = grammar.USUAL.get(command[0], ())
+        usual = USUAL.get(command[0], ())
         chosen = [each for each in options if (each.required or each.name in usual) and rng.randrange(20)]
         others = [each for each in options if each.many or each not in chosen]
         chosen += dict.fromkeys(rng.choice(others) for _ in range(number if others else 0))

@@ -46,7 +46,18 @@ CLAIMS = [
     {"claim": "experts used", "quantity": "moe.activation_ratio", "value": "33 %", "source": "nowhere"},
 ]
 SMALL_PLAN: dict[str, Any] = {
-    "parallel": {"world": 4, "pp": 2, "vpp": 1, "layout": "auto", "ep": 2, "etp": 1, "tp": 1, "sp": False, "cp": 1, "zero": 1},
+    "parallel": {
+        "world": 4,
+        "pp": 2,
+        "vpp": 1,
+        "layout": "auto",
+        "ep": 2,
+        "etp": 1,
+        "tp": 1,
+        "sp": False,
+        "cp": 1,
+        "zero": 1,
+    },
     "batch": {"seq": 64, "micro_batch": 1, "global_tokens": 1024},
     "schedule": {"kind": "1f1b"},
 }
@@ -54,7 +65,14 @@ SMALL_PLAN: dict[str, Any] = {
 ONE_DEVICE: dict[str, Any] = {
     **SMALL_PLAN,
     "parallel": {**SMALL_PLAN["parallel"], "world": 1, "pp": 1, "ep": 1},
-    "activations": {"kernels": "fused", "router_probs": "out", "recompute": [], "fp8": [], "offload": "none", "moe_imbalance": 1.0},
+    "activations": {
+        "kernels": "fused",
+        "router_probs": "out",
+        "recompute": [],
+        "fp8": [],
+        "offload": "none",
+        "moe_imbalance": 1.0,
+    },
 }
 """Parts of it that every model can run."""
 
@@ -95,7 +113,9 @@ def document(kind: str, name: str) -> Any:
 @cache
 def _document(kind: str, name: str) -> Any:
     make: dict[str, Callable[[], Any]] = {
-        "spec": lambda: {**TINY, "claims": CLAIMS} if name == "tiny" else _imported(name) if name in BASES else _bundled("", name),
+        "spec": lambda: (
+            {**TINY, "claims": CLAIMS} if name == "tiny" else _imported(name) if name in BASES else _bundled("", name)
+        ),
         "plan": lambda: _plan(name),
         "config": lambda: BASES[name],
         "budgets": lambda: BUDGETS,
@@ -138,7 +158,14 @@ def _line(number: int) -> list[str]:
 def _record() -> Any:
     """The record of a cross-check, made up: a digest that is of no spec."""
     total = {"digest": "0" * 64, "kind": "params", "parts": 3, "paths": 3, "sum": 3688}
-    return {"command": "crosscheck-record", "format_version": 1, "key": "0" * 64, "title": "t", "tool": "archcalc", "totals": [total]}
+    return {
+        "command": "crosscheck-record",
+        "format_version": 1,
+        "key": "0" * 64,
+        "title": "t",
+        "tool": "archcalc",
+        "totals": [total],
+    }
 
 
 @cache

@@ -6,7 +6,7 @@ from copy import deepcopy
 from random import Random
 from typing import Any
 
-from tests.fuzz.values import STRINGS, Raw, alike, near, odd
+from tests.fuzz.values import COMMANDS, STRINGS, UNPRINTABLE, Raw, alike, near, odd
 
 Place = tuple[Any, Any]
 """A mapping or list, and the key or index in it."""
@@ -55,7 +55,9 @@ def mutated(rng: Random, data: Any, words: Words) -> Any:
         return odd(rng)
     action = rng.choice(ACTIONS)
     if action is _label:
-        found = [place for place in found if isinstance(_at(place), str) and place[1] in FREE] or found
+        texts = [place for place in found if isinstance(_at(place), str) and place[1] in FREE]
+        heads = [place for place in texts if place[1] in ("title", "name", "claim", "message", "label")]
+        found = rng.choice((heads, heads, texts)) or found
     elif action in (_near, _alike, _odd, _known) and rng.randrange(8):
         found = [place for place in found if not isinstance(_at(place), dict | list)] or found
     action(rng, rng.choice(found), words)
@@ -80,7 +82,7 @@ def _alike(rng: Random, place: Place, words: Words) -> None:
 def _label(rng: Random, place: Place, words: Words) -> None:
     """A text that is printed somewhere."""
     node, key = place
-    node[key] = rng.choice(STRINGS)
+    node[key] = rng.choice(rng.choice((COMMANDS, COMMANDS, UNPRINTABLE, STRINGS)))
 
 
 def _odd(rng: Random, place: Place, words: Words) -> None:
@@ -121,7 +123,9 @@ def _rename(rng: Random, place: Place, words: Words) -> None:
     node, key = place
     if isinstance(node, dict):
         value = node.pop(key)
-        node[rng.choice((f"{key}s", str(key).upper(), str(key)[1:], rng.choice(STRINGS), rng.choice(list(words.values))))] = value
+        node[
+            rng.choice((f"{key}s", str(key).upper(), str(key)[1:], rng.choice(STRINGS), rng.choice(list(words.values))))
+        ] = value
     else:
         node.append(deepcopy(node[key]))
 
@@ -139,10 +143,22 @@ def _splice(rng: Random, place: Place, words: Words) -> None:
     value = node[key]
     if isinstance(value, list) and value:
         n = rng.randrange(len(value))
-        node[key] = rng.choice((value[:n], value + value, value[::-1], value[:n] + [odd(rng)] + value[n:], value * 50))
+        node[key] = rng.choice((value[:n], value + value, value[::-1], [*value[:n], odd(rng), *value[n:]], value * 50))
     else:
         node[key] = rng.choice(([value], [value, value], {"x": value}, Raw("[]"), Raw("{}"), [[value]]))
 
 
-ACTIONS = (*[_near] * 6, *[_alike] * 5, *[_label] * 4, *[_odd] * 2, *[_known] * 4, _other, *[_drop] * 2, *[_add] * 2, _rename, _swap, _splice)
+ACTIONS = (
+    *[_near] * 6,
+    *[_alike] * 5,
+    *[_label] * 4,
+    *[_odd] * 2,
+    *[_known] * 4,
+    _other,
+    *[_drop] * 2,
+    *[_add] * 2,
+    _rename,
+    _swap,
+    _splice,
+)
 """More often what leaves a document that can be read further."""

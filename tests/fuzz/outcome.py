@@ -50,8 +50,8 @@ def bounds(ran: Ran) -> Iterator[str]:
     limits = Limits.of(ran.case)
     if ran.code == -1 or ran.seconds > limits.seconds:
         yield f"{ran.seconds:.1f} s of CPU time, and the limit is {limits.seconds:g}"
-    if ran.bytes > limits.bytes:
-        yield f"{ran.bytes >> 20} MiB, and the limit is {limits.bytes >> 20}"
+    if ran.peak > limits.peak:
+        yield f"{ran.peak >> 20} MiB, and the limit is {limits.peak >> 20}"
 
 
 def finite(ran: Ran) -> Iterator[str]:
@@ -97,7 +97,11 @@ def leftovers(ran: Ran) -> Iterator[str]:
             continue
         if new and (name.rpartition("/")[2].startswith(".") or name.endswith(".tmp")):
             yield f"a temporary file is left: {name}"
-        elif changed and not any(name == each or name.startswith(f"{each}/") for each in asked) and not _schema(ran, name):
+        elif (
+            changed
+            and not any(name == each or name.startswith(f"{each}/") for each in asked)
+            and not _schema(ran, name)
+        ):
             yield f"{'written' if new else 'changed'} and not asked for: {name}"
         elif changed and ran.code == 2 and f"wrote {name}" not in ran.err:
             yield f"written by a command that did not answer: {name}"
@@ -134,7 +138,9 @@ def _outputs(ran: Ran) -> list[str]:
     found = [each.removeprefix("./") for each in _values(ran, WRITES)]
     if "report" in ran.case.arguments:
         found += [*_values(ran, ("--dir",)), "reports"]
-        found += [name for name in ran.after if "/" not in name] if {".", "", "./"} & set(_values(ran, ("--dir",))) else []
+        found += (
+            [name for name in ran.after if "/" not in name] if {".", "", "./"} & set(_values(ran, ("--dir",))) else []
+        )
     return [each.rstrip("/") for each in found if each]
 
 

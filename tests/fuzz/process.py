@@ -35,7 +35,7 @@ class Limits:
     """What a command may take, and where it is stopped."""
 
     seconds: float
-    bytes: int
+    peak: int
 
     @classmethod
     def of(cls, case: Case) -> Limits:
@@ -54,7 +54,7 @@ class Ran:
     Attributes:
         code: the exit code, -1 of a case that was stopped.
         seconds: CPU time [s].
-        bytes: peak memory of a process that does only this [bytes].
+        peak: the most memory of a process that does only this [bytes].
         before: the files of its folder before it.
         after: and after it.
     """
@@ -64,7 +64,7 @@ class Ran:
     out: str
     err: str
     seconds: float
-    bytes: int
+    peak: int
     before: dict[str, bytes]
     after: dict[str, bytes]
 

@@ -50,10 +50,13 @@ def _with_less_of(case: Case, name: str, fails: Fails) -> Case:
     if fails(without):
         return without
     lines = case.files[name].split(b"\n")
-    with_lines: Callable[[Sequence[bytes]], Case] = lambda kept: replace(
-        case, files={**case.files, name: b"\n".join(kept)}
-    )
-    holds: Callable[[list[bytes]], bool] = lambda kept: fails(with_lines(kept))
+
+    def with_lines(kept: Sequence[bytes]) -> Case:
+        return replace(case, files={**case.files, name: b"\n".join(kept)})
+
+    def holds(kept: list[bytes]) -> bool:
+        return fails(with_lines(kept))
+
     lines = _without_blocks(lines, holds)
     for fewer in _fewer(lines, holds):
         lines = fewer

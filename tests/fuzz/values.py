@@ -27,12 +27,61 @@ COMMANDS = (
 )
 """Workflow commands of GitHub and Azure, at the start of a line or behind what somebody may take for its end."""
 
-UNPRINTABLE = ("\x1b[2J", "\x1b]0;t\x07", "\x00", "\u202egpj.exe", "\u2066x", "\ufeff", "a\tb", "a\nb", "\x7f", "\x85", "\ud800")
+UNPRINTABLE = (
+    "\x1b[2J",
+    "\x1b]0;t\x07",
+    "\x00",
+    "\u202egpj.exe",
+    "\u2066x",
+    "\ufeff",
+    "a\tb",
+    "a\nb",
+    "\x7f",
+    "\x85",
+    "\ud800",
+)
 """Control characters, bidi, a byte order mark, half a surrogate pair."""
 
 WORDS = (
-    *("", " ", "-", "--", "x", "é", "名前", "🦀", "null", "true", "no", "~", "1", "-1", "0.5", "1e9", "nan", "inf", "1,000"),
-    *("9" * 310, "x" * 5000, "a.b.c", "{i}", "{e}", "%s", "{0}", "*", "[x", "a:b", "# x", "=1+1", "'", '"', "\\", "a b"),
+    *(
+        "",
+        " ",
+        "-",
+        "--",
+        "x",
+        "é",
+        "名前",
+        "🦀",
+        "null",
+        "true",
+        "no",
+        "~",
+        "1",
+        "-1",
+        "0.5",
+        "1e9",
+        "nan",
+        "inf",
+        "1,000",
+    ),
+    *(
+        "9" * 310,
+        "x" * 5000,
+        "a.b.c",
+        "{i}",
+        "{e}",
+        "%s",
+        "{0}",
+        "*",
+        "[x",
+        "a:b",
+        "# x",
+        "=1+1",
+        "'",
+        '"',
+        "\\",
+        "a b",
+    ),
     *("params.total", "params[lm_head]", "k25", "h200", "bfloat16", "80GiB", "1%", "9:30", "2026-01-01"),
 )
 """Text that reads as something else, or is longer than anybody expects."""
@@ -78,7 +127,16 @@ def near(rng: Random, value: Any) -> Any:
     if isinstance(value, float):
         return rng.choice((value * 2, value / 2, -value, value + 1, int(value) if abs(value) < 1e300 else 1, 1.0))
     if isinstance(value, str):
-        return rng.choice((value + "x", value[:-1], value.upper(), value.replace("_", "-"), value + rng.choice(COMMANDS), f" {value} "))
+        return rng.choice(
+            (
+                value + "x",
+                value[:-1],
+                value.upper(),
+                value.replace("_", "-"),
+                value + rng.choice(COMMANDS),
+                f" {value} ",
+            )
+        )
     return value
 
 
