@@ -15,9 +15,12 @@ from typing import ClassVar, NamedTuple, Self
 
 __all__ = [
     "ArchcalcError",
+    "AssumedSize",
     "CheckFailed",
     "Exceeded",
     "FieldError",
+    "FileWarning",
+    "ImplausibleSize",
     "InputError",
     "Problem",
     "Related",
@@ -209,7 +212,19 @@ class SpecError(InputError):
     """A file that can be read but says something invalid. `validate` exits 1 on it, every other command 2."""
 
 
-class RetiredKey(UserWarning):
+class FileWarning(UserWarning):
+    """Something about a file that is read all the same; the text says where, and what."""
+
+
+class ImplausibleSize(FileWarning):
+    """A size that is past any that a model has."""
+
+
+class AssumedSize(FileWarning):
+    """Sizes that a config leaves out, and its public class supplies."""
+
+
+class RetiredKey(FileWarning):
     """A file has a key that is no longer read; the text says where, and which."""
 
 

@@ -12,6 +12,10 @@ from archcalc.units import IMAGE_FORM, parse_context, parse_memory, parse_sides
 
 Size = Annotated[int, Field(gt=0, le=1 << 60)]
 
+PLAUSIBLE = 1 << 28
+"""What no size of a model has passed, of whatever unit: the largest of any release are 25,165,824 pixels of a video
+(Qwen3-VL) and 10,485,760 tokens of context (Llama 4 Scout), the largest announced context 100 million."""
+
 _NUMBER = r"([0-9]+(_[0-9]+)*|[1-9][0-9]{0,2}(,[0-9]{3})+)(\.[0-9]+)?"
 """A number of a text with a unit, as `units` reads it."""
 

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from archcalc.cli.streams import lasting, tell
-from archcalc.errors import ArchcalcError, RetiredKey, harmless
+from archcalc.errors import ArchcalcError, FileWarning, harmless
 
 COMMANDS: dict[str, str] = {
     "card": "card",
@@ -49,7 +49,7 @@ class _InOrder(TyperGroup):
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     with lasting(), warnings.catch_warnings():
-        warnings.simplefilter("default", RetiredKey)  # each once a run
+        warnings.simplefilter("default", FileWarning)  # each once a run
         warnings.showwarning = _warn
         code = _guarded(lambda: _invoke(arguments), arguments)
         written = _guarded(_flush, arguments)

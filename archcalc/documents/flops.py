@@ -152,7 +152,7 @@ def flops_report(spec: Spec, workload: Workload, *, tokens: int | None = None) -
         inputs={"spec": spec.name, **_inputs(workload), "tokens": tokens},
         quantities=found,
         rows=Table("rows", "by operation, all layers together", columns, lines),
-        assumptions=tuple(tape.assumed),
+        assumptions=(*spec.assumed_sizes, *tape.assumed),
         conventions=(
             *counting(tape),
             *packing_lines(workload),

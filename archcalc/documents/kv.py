@@ -115,6 +115,7 @@ def kv_report(
         },
         quantities=found,
         rows=Table("rows", "what each layer keeps of a sequence", COLUMNS, _rows(tape, kv_dtype, length)),
+        assumptions=spec.assumed_sizes,
         conventions=(
             "Total: one copy of the cache, in whole pages.",
             *cache_lines(tape, "Per device", "pp", "dp"),

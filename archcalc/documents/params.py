@@ -110,6 +110,7 @@ def params_report(spec: Spec, *, depth: int | None = None, top: int | None = Non
         inputs={"spec": spec.name, "depth": depth, "top": top, "by": by},
         quantities=found,
         rows=Table("rows", f"parameters by {by or 'module'}", columns, rows),
+        assumptions=spec.assumed_sizes,
         conventions=COUNTING,
         notes=_notes(tape, found),
     )

@@ -41,7 +41,7 @@ class Asked(NamedTuple):
     @property
     def storage_unproven(self) -> list[str]:
         """What is assumed or unproven of the bytes that weights take."""
-        released = self.spec.assumed if self.storage == "released" else ()
+        released = self.spec.assumed if self.storage == "released" else self.spec.assumed_sizes
         return [*released, *unproven(storage_named(self.spec, self.storage), self.question.served.tape)]
 
 

@@ -132,6 +132,7 @@ def train_report(
         rows=Table("rows", "every pipeline rank at its worst moment", COLUMNS, rows),
         tables=tables,
         assumptions=[
+            *spec.assumed_sizes,
             *assumed(plan),
             *stack_lines(plan, stack, hardware),
             *(f"activations.moe_imbalance = real: {line}" for line in run.routing.sources),

@@ -129,7 +129,7 @@ def weights(spec: Spec, *, as_: str = "released", optimizer: str | None = None) 
         quantities=found,
         rows=Table("rows", "by path", PATH_COLUMNS, by_path),
         tables=[Table("by_role", "by role", ROLE_COLUMNS, _by_role(rows, total), leads=True), *tables],
-        assumptions=[*(spec.assumed if as_ == "released" else ()), *unproven(storage, tape)],
+        assumptions=[*(spec.assumed if as_ == "released" else spec.assumed_sizes), *unproven(storage, tape)],
         conventions=(
             "Bytes: tensor data, without file headers.",
             "Elements: logical weights and stored buffers; no scales, shapes or packing.",

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from archcalc.errors import InputError, RetiredKey, SpecError, in_its_case, show_value
+from archcalc.errors import ImplausibleSize, InputError, RetiredKey, SpecError, in_its_case, show_value
 from archcalc.files.bundled import bundled_dir, bundled_names
 from archcalc.files.identity import FOLDERS, identity
 from archcalc.files.model import Spec
 from archcalc.files.yaml_loader import MAX_BYTES, Document, Loc, load, read
+from archcalc.section import PLAUSIBLE
 
 __all__ = [
     "KINDS",
@@ -187,10 +188,14 @@ def parse(text: bytes | str, source: str, model: type[Model]) -> Model:
 
 def validate(data: Any, document: Document, model: type[Model]) -> Model:
     """Validate data that came from a document, or was changed after. What a section has retired is left out, with a
-    RetiredKey warning. Raises SpecError with positions."""
+    RetiredKey warning; of a spec's sizes past PLAUSIBLE an ImplausibleSize warning tells. Raises SpecError with
+    positions."""
     _check_kind(data, document, model)
     try:
-        return model.model_validate(data)
+        valid = model.model_validate(data)
+        if model is Spec:
+            _tell_implausible(data, document)
+        return valid
     except ValidationError as error:
         from archcalc.files.schema_errors import problems_from_pydantic
 
@@ -203,6 +208,22 @@ def validate(data: Any, document: Document, model: type[Model]) -> Model:
         return validate(data, document, model)
     found = problems_from_pydantic(problems, document, lambda loc: _known_keys(model, loc))
     raise SpecError.from_problems(found.problems)
+
+
+def _tell_implausible(data: Mapping[str, Any], document: Document) -> None:
+    for loc in _past(data, ()):
+        message = f"{document.name(loc)} {document.value(loc):,} is past any that a model has: is it a slip?"
+        warnings.warn(str(document.problem(message, loc)), ImplausibleSize, stacklevel=3)
+
+
+def _past(node: Any, loc: Loc) -> Iterator[Loc]:
+    """Where integers past PLAUSIBLE stand."""
+    inner: Iterable[tuple[str | int, Any]] = node.items() if node.__class__ is dict else enumerate(node)
+    for key, value in inner:
+        if value.__class__ is dict or value.__class__ is list:
+            yield from _past(value, (*loc, key))
+        elif value.__class__ is int and value > PLAUSIBLE:
+            yield (*loc, key)
 
 
 def _is_retired(problem: Any, model: type[BaseModel]) -> bool:

@@ -10,7 +10,7 @@ from archcalc.arch.projector import Projection
 from archcalc.arch.vision import Vision
 from archcalc.errors import FieldError
 from archcalc.files.schemes import Quantized
-from archcalc.files.storage import StorageSection, check_default, check_groups, check_paths, release
+from archcalc.files.storage import StorageSection, check_default, check_paths, check_schemes, release
 from archcalc.files.under import Under
 from archcalc.section import About, Section
 from archcalc.tape import Tape
@@ -110,8 +110,8 @@ class Spec(Section):
         check_default(self.storage)
         if release(self.storage).by_path:
             check_paths(self.storage, self.trace(Workload()))
-        if any(isinstance(scheme, Quantized) and scheme.grouped for _, scheme in release(self.storage).rules):
-            check_groups(self.storage, self.trace(Workload()))
+        if any(isinstance(scheme, Quantized) for _, scheme in release(self.storage).rules):
+            check_schemes(self.storage, self.trace(Workload()))
         return self
 
     def _check_earlier(self, tower: Vision, projector: Projection) -> None:
@@ -122,6 +122,11 @@ class Spec(Section):
         if tower.earlier > self.backbone.num_hidden_layers:
             message = f"{tower.earlier} layers hand on their features, each to a layer of the backbone"
             raise FieldError(message, ("vision",), ("backbone", "num_hidden_layers"))
+
+    @property
+    def assumed_sizes(self) -> list[str]:
+        """What no source gives of the architecture; what is assumed of its bytes is in `assumed` alone."""
+        return [text for text in self.assumed if not text.startswith("storage:")]
 
     def forward(self, tape: Tape) -> None:
         """Vision first, then the projector, then the backbone over text and vision tokens."""

@@ -14,12 +14,10 @@ ScaleDtype = Literal[StoredDtype, "float8_e8m0fnu", "uint8"]
 class Quantized(Section):
     """A scheme for the matrices of linears and embeddings; vectors and kernels are stored by the default.
 
-    `missing` is what no published byte total has shown of the scheme; "" where one came out to the byte. `grouped`:
-    there are matrices that it can't store, for their groups or words.
+    `missing` is what no published byte total has shown of the scheme; "" where one came out to the byte.
     """
 
     missing: ClassVar[str] = ""
-    grouped: ClassVar[bool] = True
 
     @property
     def unproven(self) -> str:
@@ -71,3 +69,10 @@ def whole(w: Weight, count: int, what: str, size: int, into: str) -> int:
         path = w.path.format(i=w.indices[0] if w.indices else 0, e=0)
         raise InputError(f"{path} has {count} {what}, which don't divide into {into}", value=size)
     return count // size
+
+
+def one_of(size: int, known: tuple[int, ...], what: str) -> int:
+    """A size that a real format has. Raises InputError for another."""
+    if size not in known:
+        raise InputError(f"{what} of {', '.join(map(str, known))}, not {size}", value=size)
+    return size

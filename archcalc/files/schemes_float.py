@@ -24,7 +24,6 @@ class Fp8Block(Quantized):
         block_size="Sides of the block that shares a scale, outputs and inputs [elements]",
         scale_dtype="Dtype of a scale",
     )
-    grouped: ClassVar[bool] = False
 
     scheme: Literal["fp8-block"]
     block_size: Annotated[list[Size], Field(min_length=2, max_length=2)]
@@ -62,7 +61,6 @@ class Scaled(Quantized):
         input_scale="Whether a static scale of the inputs is stored",
     )
     missing: ClassVar[str] = "no published byte total"
-    grouped: ClassVar[bool] = False
 
     scheme: Literal["float-quantized", "int-quantized"]
     strategy: Literal["channel", "tensor"]

@@ -2,9 +2,17 @@
 
 from typing import ClassVar, Literal
 
-from archcalc.files.scheme import Quantized, ScaleDtype, ceil, groups, sizes, whole
+from pydantic import field_validator
+
+from archcalc.files.scheme import Quantized, ScaleDtype, ceil, groups, one_of, sizes, whole
 from archcalc.section import About, Size
 from archcalc.tape import Stored, Weight
+
+BNB_BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+"""Blocks that bitsandbytes has kernels of (bitsandbytes, functional.py, quantize_4bit) [elements]."""
+
+MLX_GROUPS = (32, 64, 128)
+"""Groups that MLX has kernels of (mlx, ops.cpp, quantize) [elements]."""
 
 WORD = 32
 """Bits of a word that numbers are packed into."""
@@ -135,6 +143,11 @@ class Mlx(Quantized):
     group_size: Size
     scale_dtype: ScaleDtype
 
+    @field_validator("group_size")
+    @classmethod
+    def _has_a_kernel(cls, size: int) -> int:
+        return one_of(size, MLX_GROUPS, "MLX quantizes groups")
+
     def stored(self, w: Weight) -> tuple[Stored, ...]:
         """Values packed into uint32 words along the inputs, scales and biases [o, i/g]."""
         (rows, columns), count = sizes(w), groups(w, self.group_size)
@@ -166,13 +179,17 @@ class Bnb4(Quantized):
         dtype="Dtype of the matrix before it was quantized, which its quant_state names",
         double_quant="Whether the largest values are quantized too, in blocks of 256",
     )
-    grouped: ClassVar[bool] = False
 
     scheme: Literal["bitsandbytes-4bit"]
     quant_type: Literal["nf4", "fp4"]
     block_size: Size = 64
     dtype: Literal["bfloat16", "float16", "float32"]
     double_quant: bool = False
+
+    @field_validator("block_size")
+    @classmethod
+    def _has_a_kernel(cls, size: int) -> int:
+        return one_of(size, BNB_BLOCKS, "bitsandbytes quantizes blocks")
 
     @property
     def unproven(self) -> str:
@@ -212,7 +229,6 @@ class Bnb8(Quantized):
         scheme="Which scheme this is",
     )
     missing: ClassVar[str] = "no published byte total"
-    grouped: ClassVar[bool] = False
 
     scheme: Literal["bitsandbytes-int8"]
 

@@ -26,8 +26,8 @@ __all__ = [
     "StorageKey",
     "StorageSection",
     "check_default",
-    "check_groups",
     "check_paths",
+    "check_schemes",
     "release",
     "second_copies",
 ]
@@ -166,7 +166,7 @@ class Release:
     def _scheme(self, w: Weight, layer: int | None) -> AnyScheme:
         """Only matrices of linears are quantized: what else a quantized rule takes is stored by the default."""
         _, scheme = self.rule(w, layer)
-        return scheme if (w.into and w.flat) or isinstance(scheme, Plain) else self.rules[-1][1]
+        return scheme if _is_matrix(w) or isinstance(scheme, Plain) else self.rules[-1][1]
 
 
 def release(storage: Storage) -> Release:
@@ -213,17 +213,40 @@ def check_default(storage: Storage) -> None:
         )
 
 
-def check_groups(storage: Storage, tape: Tape) -> None:
-    """Raises FieldError for a scheme whose groups or words don't divide a weight that it stores."""
+def check_schemes(storage: Storage, tape: Tape) -> None:
+    """Raises FieldError for a scheme whose groups or words don't divide a weight that it stores, and for one whose
+    weights are none that it can store."""
     whole = release(storage)
+    holds: dict[str, bool] = {}
     for w in whole.split([*tape.weights(), *second_copies(storage, tape)]):
+        match, scheme = whole.rule(w)
+        if isinstance(scheme, Plain):
+            continue
+        holds[match] = holds.get(match, False) or _is_matrix(w)
         try:
             whole(w)
         except InputError as error:
-            match, scheme = whole.rule(w)
-            listed = () if isinstance(storage, Mapping) else (_names(storage).index(match), "store")
             key = "group_size" if hasattr(scheme, "group_size") else "scheme"
-            raise FieldError(error.message, ("storage", *(listed or (match,)), key), hint=error.hint) from None
+            raise FieldError(error.message, (*_place(storage, match), key), hint=error.hint) from None
+    for match, some in holds.items():
+        if not some:
+            raise FieldError(
+                f"{match} has no matrix of a linear or an embedding, and no scheme quantizes anything else",
+                (*_place(storage, match), "scheme"),
+                hint="store it plain, or leave it to the default",
+            )
+
+
+def _is_matrix(w: Weight) -> bool:
+    """Whether a quantized scheme can store it."""
+    return bool(w.into) and w.flat
+
+
+def _place(storage: Storage, match: str) -> tuple[str | int, ...]:
+    """Where the scheme of a rule stands."""
+    if isinstance(storage, Mapping):
+        return "storage", match
+    return "storage", _names(storage).index(match), "store"
 
 
 def _names(rules: Sequence[Rule]) -> list[str]:

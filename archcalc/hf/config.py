@@ -152,6 +152,12 @@ class Config:
         if key in self.data:
             self.taken[key] = became
 
+    def supplied(self) -> list[str]:
+        """The sizes that the class supplied, each with its value."""
+        known = {key: self.facts.defaults.get(self.facts.aliases.get(key, key)) for key in self.made}
+        sizes = {key: value for key, value in known.items() if type(value) is int or isinstance(value, list)}
+        return [".".join(map(str, (*self.loc, key))) + f" {show(value)}" for key, value in sizes.items()]
+
     @property
     def where(self) -> str:
         """This mapping in words."""

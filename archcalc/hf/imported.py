@@ -32,18 +32,27 @@ class Imported(Document):
     Attributes:
         said: the spec's data with `Said` leaves.
         notes: what whoever reads the spec should know.
+        supplied: a sentence for each class that supplied sizes.
         config: the file.
     """
 
-    __slots__ = ("_receipt", "_text", "config", "notes", "places", "said")
+    __slots__ = ("_receipt", "_text", "config", "notes", "places", "said", "supplied")
 
-    def __init__(self, said: Mapping[str, Any], config: Document, receipt: list[Became], notes: list[str]) -> None:
+    def __init__(
+        self,
+        said: Mapping[str, Any],
+        config: Document,
+        receipt: list[Became],
+        notes: list[str],
+        supplied: Iterable[str] = (),
+    ) -> None:
         places: dict[Loc, Loc] = {}
         self.data = _plain(said, (), places)
         self.said = said
         self.config = config
         self._receipt = receipt
         self.notes = notes
+        self.supplied = tuple(supplied)
         self.places = places
         self.source = config.source
         self._text: str | None = None

@@ -209,12 +209,21 @@ def _finish(
     said["storage"] = found.section
     method = quantization(document.data, None if source.quant is None else source.quant.data).method
     notes.extend(prediction.look(said["backbone"], method, source.index))
-    assumed = [text for config in configs for text in config.assumed]
+    supplied = [text for text in map(_supplied, configs) if text]
+    assumed = [*supplied, *(text for config in configs for text in config.assumed)]
     if assumed or found.assumed:
         said["assumed"] = list(dict.fromkeys((*assumed, *found.assumed)))
     order = ("kind", "name", "title", "sources", "assumed", "backbone", "vision", "projector", "storage")
     said = {name: said[name] for name in order if name in said}
-    return Imported(said, document, receipt, [*notes, *found.notes])
+    return Imported(said, document, receipt, [*notes, *found.notes], supplied)
+
+
+def _supplied(config: Config) -> str:
+    """What is said of the sizes that a class supplied; empty where the file has all of them."""
+    sizes = config.supplied()
+    return (
+        f"sizes that the config leaves out are defaults of {config.facts.config}: {', '.join(sizes)}" if sizes else ""
+    )
 
 
 def stored(

@@ -189,6 +189,7 @@ def released(name: str, own: str) -> Rule:
         if given is None:
             return said._replace(note=said.note or own)
         config.taken[name] = "used"
+        config.made.pop(own, None)  # the file says it after all
         if given != said.value:
             message = f"{name} is {show(given)}; {config.facts.config} reads {own} alone, and has {show(said.value)}"
             raise config.error(message, name, hint=f"add {own} if the model has that many")

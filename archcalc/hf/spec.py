@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from archcalc.errors import AssumedSize
 from archcalc.files import loader
 from archcalc.files.document import Document
 from archcalc.files.model import Spec
@@ -70,7 +72,7 @@ def import_config(argument: str) -> Imported | None:
     from archcalc.hf.source import source_of
 
     source = source_of(argument)
-    return None if source is None or is_spec(source.config) else read(source)
+    return None if source is None or is_spec(source.config) else _told(read(source))
 
 
 def _may_name_release(argument: str) -> bool:
@@ -111,4 +113,11 @@ def config_text(
             at = source.removesuffix(os.path.basename(source)) + name
             around[name] = json_file.load(content, at, most=FILES[name])
     config = json_file.load(text, source)
-    return read(alone(config, path or source, quant=around.get(QUANT), index=around.get(INDEX)))
+    return _told(read(alone(config, path or source, quant=around.get(QUANT), index=around.get(INDEX))))
+
+
+def _told(imported: Imported) -> Imported:
+    """The same, with a warning about sizes that the public class supplied."""
+    for text in imported.supplied:
+        warnings.warn(f"{imported.source}: {text}", AssumedSize, stacklevel=3)
+    return imported

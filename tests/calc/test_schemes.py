@@ -319,9 +319,11 @@ def test_the_storage_of_the_release_says_that_nothing_changes(tmp_path: Any) -> 
 
 
 def test_an_embedding_can_be_quantized() -> None:
-    mlx = {"scheme": "mlx-affine", "num_bits": 4, "group_size": 8, "scale_dtype": "bfloat16"}
-    spec = with_storage(embedding=mlx)
+    packed = {"scheme": "pack-quantized", "num_bits": 4, "group_size": 8, "scale_dtype": "bfloat16"}
+    spec = with_storage(embedding=packed)
     assert spec.backbone.hidden_size == 8
     vocab = spec.backbone.vocab_size
     plain = weights(with_storage()).quantities["weights.bytes"]
-    assert plain - weights(spec).quantities["weights.bytes"] == vocab * (2 * 8 - 4 - 4)  # 4 bits each, scale and bias
+    assert (
+        plain - weights(spec).quantities["weights.bytes"] == vocab * (2 * 8 - 4 - 2) - 8
+    )  # 4 bits each, a scale, and the shape

@@ -103,6 +103,8 @@ def _normed_width(config: Config) -> Said:
     if said is None or normed != said.value:
         message = f"projection_hidden_size is {show(normed)}, and the tower's width another"
         raise top.error(message, "projection_hidden_size")
+    if "mm_hidden_size" in config.data:  # the file says it after all
+        top.made.pop("projection_hidden_size", None)
     return said
 
 
