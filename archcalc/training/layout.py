@@ -9,6 +9,7 @@ from pydantic import Discriminator, NonNegativeInt, Tag, field_validator, model_
 
 from archcalc.errors import FieldError
 from archcalc.files.model import Text
+from archcalc.limits import PICTURES, STAGES, VIRTUAL_STAGES, WARMUP, field_beyond
 from archcalc.section import About, Section, Size
 from archcalc.training.pictures import Images, Pictures, Videos
 from archcalc.training.schedule import get_schedule
@@ -96,6 +97,14 @@ class Parallel(Section):
         return self.pp * lcm(self.tp * self.cp, self.ep * self.etp)
 
     @model_validator(mode="after")
+    def _within_limits(self) -> Self:
+        if self.vpp > VIRTUAL_STAGES.most:
+            raise field_beyond(VIRTUAL_STAGES, self.vpp, "vpp")
+        if self.pp * self.vpp > STAGES.most:
+            raise field_beyond(STAGES, self.pp * self.vpp, "pp", "vpp")
+        return self
+
+    @model_validator(mode="after")
     def _divides(self) -> Self:
         dense, expert = self.pp * self.tp * self.cp, self.pp * self.ep * self.etp
         if self.world % dense:
@@ -140,6 +149,12 @@ class ScheduleSection(Section):
         """Forwards added to the warm-up, the default resolved."""
         return int(self.ep_overlap) if self.extra_warmup is None else self.extra_warmup
 
+    @model_validator(mode="after")
+    def _within_limits(self) -> Self:
+        if self.longer_by > WARMUP.most:
+            raise field_beyond(WARMUP, self.longer_by, "extra_warmup")
+        return self
+
     @field_validator("kind")
     @classmethod
     def _known(cls, value: str) -> str:
@@ -181,6 +196,10 @@ class Batch(Section):
 
     @model_validator(mode="after")
     def _pictures_fit(self) -> Self:
+        sized = [(key, each) for key, each in self.pictures if each.size is not None]
+        count = sum((each.per_sequence or 0) * (each.size[0] if key == "videos" else 1) for key, each in sized)
+        if count > PICTURES.most:
+            raise field_beyond(PICTURES, count, *dict.fromkeys(key for key, _ in sized))
         tokens = sum(each.tokens_per_sequence or 0 for _, each in self.pictures)
         if tokens > self.seq:
             keys = dict.fromkeys(key for key, each in self.pictures if each.tokens_per_sequence)

@@ -103,7 +103,10 @@ def _handed(loads: list[tuple[int, int]], size: int, count: int) -> tuple[list[t
     near = [each for each in loads if each[0] < loads[0][0] + size]
     far = loads[len(near) :]
     devices = sum(n for _, n in near)
-    rounds = count // devices
+    rounds, rest = divmod(count, devices)
+    if len(loads) == 1 and rest:
+        load = loads[0][0] + rounds * size
+        return [(load, devices - rest), (load + size, rest)], 0
     if far:
         rounds = min(rounds, (far[0][0] - near[-1][0]) // size + 1)
     if not rounds:
