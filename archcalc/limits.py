@@ -59,10 +59,45 @@ def hold(limit: Limit, asked: int) -> None:
 LENGTHS = Limit(
     "lengths",
     10_000,
-    "sequences of lengths of their own",
-    "`--lengths` of `flops` and the lengths of a workload",
+    "sequences with a length of their own",
+    "`--lengths` of `flops`",
     "FLOPs add up over sequences: ask for a part of them",
 )
+PICTURES = Limit(
+    "pictures",
+    65_536,
+    "images and frames of videos in a sequence",
+    "`--image`, `--video`, and `batch.images` and `batch.videos` of a plan",
+    "what a tower makes of equal pictures adds up: ask for a part of them",
+)
+STAGES = Limit(
+    "stages",
+    1024,
+    "pipeline stages",
+    "`parallel.pp` x `parallel.vpp` of a plan",
+    "lower parallel.pp or parallel.vpp",
+)
+VIRTUAL_STAGES = Limit(
+    "virtual-stages",
+    64,
+    "virtual stages of a pipeline rank",
+    "`parallel.vpp` of a plan",
+    "lower parallel.vpp",
+)
+WARMUP = Limit(
+    "warm-up",
+    4096,
+    "forwards added to the warm-up",
+    "`schedule.extra_warmup` of a plan",
+    "gpipe runs all forwards first",
+)
+PREFETCH = Limit(
+    "prefetch",
+    64,
+    "groups of weights gathered ahead",
+    "`fsdp.prefetch` of a plan",
+    "lower fsdp.prefetch; reshard_after_forward: false keeps all of them gathered",
+)
 
-LIMITS: tuple[Limit, ...] = (LENGTHS,)
+LIMITS: tuple[Limit, ...] = (LENGTHS, PICTURES, STAGES, VIRTUAL_STAGES, WARMUP, PREFETCH)
 """All of them, in the order of the page."""

@@ -7,25 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from archcalc.errors import InputError
+from archcalc.limits import LENGTHS, PICTURES, hold
 
 Phase = Literal["train", "prefill", "decode"]
 Images = Sequence[tuple[int, int]]
 """(height, width) of each [pixels]."""
 Videos = Sequence[tuple[int, int, int]]
 """(frames, height, width) of each [frames, pixels, pixels]."""
-
-MOST_LENGTHS = 10_000
-"""Sequences whose lengths may be named one by one."""
-
-
-def check_count(lengths: int) -> None:
-    """Raises InputError for more lengths than may be named."""
-    if lengths > MOST_LENGTHS:
-        raise InputError(
-            f"lengths of {MOST_LENGTHS:,} sequences at most may be named, not of {lengths:,}",
-            value=lengths,
-            hint="FLOPs add up over sequences: ask for a part of them",
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +36,7 @@ class Workload:
     Training sequences may be all pictures: `seq` is 0 then.
 
     Raises:
-        InputError: a size that is not positive.
+        InputError: a size that is not positive, more pictures or lengths than are worked out.
     """
 
     phase: Phase = "prefill"
@@ -64,6 +52,7 @@ class Workload:
     groups: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
+        hold(PICTURES, len(self.images) + sum(frames for frames, _, _ in self.videos))
         pictures = self.images or self.videos or self.groups
         least_seq = 0 if self.phase == "train" and pictures else 1
         sizes = [("batch", self.batch, 1), ("seq", self.seq, least_seq), ("context", self.context, 0)]
@@ -88,7 +77,7 @@ class Workload:
             return
         if (self.batch, self.seq) != (1, 1):
             raise AssertionError("lengths beside batch or seq")
-        check_count(len(self.lengths))
+        hold(LENGTHS, len(self.lengths))
         shortest = min(self.lengths)
         if shortest < 1:
             raise InputError(

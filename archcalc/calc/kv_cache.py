@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -176,19 +177,15 @@ def sequence_cache(tape: Tape, dtype: str, mesh: Mesh | None = None, *, mtp: boo
     """
     mesh = mesh or Mesh()
     shards = Shards(tp=mesh.tp)
-    per_layer: dict[int, dict[Span, int]] = {}
+    kept: list[tuple[tuple[int, ...], Span, int]] = []
     for segment, path, cache in _caches(tape, ("backbone", "mtp") if mtp else ("backbone",)):
-        nbytes = _stored(path, cache, dtype, shards)
+        kept.append((segment.indices, cache.span, _stored(path, cache, dtype, shards)))
         _check_dcp(cache, mesh)
-        for i in segment.indices:
-            held = per_layer.setdefault(i, {})
-            held[cache.span] = held.get(cache.span, 0) + nbytes
     depth = sum(segment.count for segment in tape.segments if segment.part == "backbone" and segment.indices)
     ends = stage_layers(depth, mesh.pp)
     if mtp:  # modules are numbered on from the last layer
-        ends[-1] = (ends[-1][0], max((depth, *(i + 1 for i in per_layer))))
-    stages = tuple(_stage(per_layer, *pair) for pair in ends)
-    return SequenceCache(stages=stages, mesh=mesh)
+        ends[-1] = (ends[-1][0], max((depth, *(indices[-1] + 1 for indices, _, _ in kept if indices))))
+    return SequenceCache(stages=tuple(_stage(kept, range(*pair)) for pair in ends), mesh=mesh)
 
 
 def _check_dcp(cache: Cache, mesh: Mesh) -> None:
@@ -247,9 +244,18 @@ def stage_layers(depth: int, pp: int) -> list[tuple[int, int]]:
     return list(pairwise(cuts))
 
 
-def _stage(per_layer: Mapping[int, Mapping[Span, int]], first: int, end: int) -> Stage:
+def among(indices: Sequence[int], stage: range) -> slice:
+    """Which of some layers, in order, a stage has."""
+    return slice(bisect_left(indices, stage.start), bisect_left(indices, stage.stop))
+
+
+def _stage(kept: Iterable[tuple[tuple[int, ...], Span, int]], stage: range) -> Stage:
+    """What layers of a stage keep, spans in the order in which its layers first do."""
+    first: dict[Span, tuple[int, int]] = {}
     held: dict[Span, int] = {}
-    for i in range(first, end):
-        for span, nbytes in per_layer.get(i, {}).items():
-            held[span] = held.get(span, 0) + nbytes
-    return tuple(held.items())
+    for n, (indices, span, nbytes) in enumerate(kept):
+        here = indices[among(indices, stage)]
+        if here:
+            first[span] = min(first.get(span, (here[0], n)), (here[0], n))
+            held[span] = held.get(span, 0) + len(here) * nbytes
+    return tuple((span, held[span]) for span in sorted(first, key=lambda span: first[span]))

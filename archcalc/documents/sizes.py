@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from archcalc.errors import InputError, show_value
+from archcalc.limits import LENGTHS, hold
 from archcalc.units import IMAGE_FORM, VIDEO_FORM, parse_context, parse_memory, parse_sides, whole_number
-from archcalc.workload import check_count
 
 MOST_NUMBER = 999_999_999
 """What no number of devices, sequences or layers passes."""
@@ -28,7 +28,7 @@ LENGTHS_HINT = "write lengths with commas between them, as 512,1k,2048, and seve
 def parse_lengths(text: str) -> list[int]:
     """New tokens of each of several sequences: `4096,1024x3`. Raises InputError."""
     runs = [_run(piece.strip(), text) for piece in text.split(",")]
-    check_count(sum(count for _, count in runs))
+    hold(LENGTHS, sum(count for _, count in runs))
     return [length for length, count in runs for _ in range(count)]
 
 

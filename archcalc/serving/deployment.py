@@ -15,7 +15,7 @@ from functools import partial
 from math import prod
 from typing import Literal, NamedTuple
 
-from archcalc.calc.kv_cache import Mesh, stage_layers
+from archcalc.calc.kv_cache import Mesh, among, stage_layers
 from archcalc.calc.sharding import Indivisible, Shards, local_weight, padded_weight
 from archcalc.calc.weights import Scheme
 from archcalc.errors import InputError
@@ -133,7 +133,7 @@ def stage_weights(weights: Iterable[Weight], tape: Tape, stage: range, depth: in
                     used.setdefault(id(w), []).append(behind)
     held = []
     for w in weights:
-        layers = tuple(i for i in w.indices if i in stage)
+        layers = w.indices[among(w.indices, stage)]
         if w.part == "backbone" and w.indices:
             held += [w.replace(indices=layers)] if layers else []
         else:

@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Literal
 
-from archcalc.calc.kv_cache import SequenceCache, cache_rows, sequence_cache
+from archcalc.calc.kv_cache import SequenceCache, among, cache_rows, sequence_cache
 from archcalc.calc.sharding import Padding, check_heads, paddings
 from archcalc.errors import InputError
 from archcalc.hardware import Hardware
@@ -307,7 +307,7 @@ def layers_by_span(tape: Tape, stage: range) -> dict[Span, int]:
     found: dict[Span, int] = {}
     sorts = set()
     for segment in tape.segments:
-        layers = sum(i in stage for i in segment.indices) if segment.part == "backbone" else 0
+        layers = len(segment.indices[among(segment.indices, stage)]) if segment.part == "backbone" else 0
         spans = tuple(dict.fromkeys(cache.span for op in segment.ops for cache in op.caches))
         if layers and spans:
             sorts.add(spans)

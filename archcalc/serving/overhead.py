@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from archcalc.calc.kv_cache import among
 from archcalc.calc.sharding import Shards, local_features
 from archcalc.calc.weights import Scheme
 from archcalc.errors import InputError
@@ -182,7 +183,8 @@ def _beside_weights(
     served: Served, engine: Engine, where: Deployment, load: Load, stage: range, depth: int
 ) -> Iterator[Term]:
     tape = served.tape
-    ops = [(op, sum(i in stage for i in s.indices)) for s in tape.segments if s.part == "backbone" for op in s.ops]
+    held = ((s.ops, len(s.indices[among(s.indices, stage)])) for s in tape.segments if s.part == "backbone")
+    ops = [(op, layers) for those, layers in held for op in those]
     yield Term("absorbed", _absorbed(ops, served.scheme, engine, where.shards))
     yield Term("rotary", _rotary(ops, served.positions))
     if load.mtp and stage.stop == depth:

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from archcalc.calc.kv_cache import among
 from archcalc.calc.liveness import forward_alive
 from archcalc.calc.sharding import local_bytes, local_features, local_size, padded_weight
 from archcalc.calc.weights import Scheme
+from archcalc.limits import PICTURES, hold
 from archcalc.serving.deployment import Deployment
 from archcalc.serving.engine import Activation, Bounds, Sampler
 from archcalc.tape import Dims, Op, Segment, Storage, Tape, product
@@ -72,7 +74,7 @@ def step_peak(
     """The peak of a step on a device of one pipeline stage, which receives or sends two tensors of hidden states where
     there are several [bytes]. Raises InputError for what can't be divided."""
     tape = _step_tape(model, step.tokens)
-    segments = [s for s in tape.segments if s.part == "backbone" and any(i in stage for i in s.indices)]
+    segments = [s for s in tape.segments if s.part == "backbone" and s.indices[among(s.indices, stage)]]
     encoded, vision = _encoder(model, where, step) if step.encoder and stage.start == 0 else (0, 0)
     found = [_layers(segments, scheme, where, step, how, pick) for pick in (0, -1)]
     received = 2 * _states(tape, step.tokens) if where.pp > 1 else 0
@@ -268,6 +270,7 @@ def _token_bytes(parts: Iterable[Segment]) -> int:
 
 
 def _vision_tape(model: Traced, images: int) -> Tape:
+    hold(PICTURES, images)
     return model.trace(
         Workload(phase="prefill", seq=1, logits="last", images=((_LARGEST_SIDE, _LARGEST_SIDE),) * images)
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from typing import NamedTuple
 
@@ -174,21 +175,21 @@ def _alone(groups: list[Group], tied: Group | None, how: Sharding) -> Iterator[W
     count = len(groups)
     stays = [not how.reshard or (i == count - 1 and not how.reshard_last) for i in range(count)]
     ahead = how.prefetch if how.prefetch > 1 else 0
-    resting = [g.resting if how.at_once else 0 for g in groups]
+    resting = _before(g.resting if how.at_once else 0 for g in groups)
+    staying = _before(g.weights if stay else 0 for g, stay in zip(groups, stays, strict=True))
+    outputs = _before(g.output if how.adds_up else 0 for g in groups)
     unmade = common.resting if how.at_once else 0
     for i, own in enumerate(groups):
         before = groups[i - 1] if i else common
         behind = groups[i + 1] if i + 1 < count else Group()
-        kept = shared.weights + sum(g.weights for g, stay in zip(groups[:i], stays, strict=False) if stay)
+        kept = shared.weights + staying[i]
         to_come = groups[i + 1 : i + 1 + ahead]
         forward = own.weights + own.buffer + sum(g.buffer for g in to_come)
         copying = before.buffer + own.buffer + max(own.sent, own.weights + own.alone)
         first = max(0, i - how.prefetch)
         gathered = sum(g.buffer for g, stay in zip(groups[first:i], stays[first:i], strict=True) if not stay)
         again = 0 if stays[i] else own.buffer + own.alone
-        unmade += resting[i]
-        held = kept + (shared.grads if i < count - 1 else 0)
-        held += sum(g.output for g in groups[i + 1 :]) if how.adds_up else 0
+        held = kept + (shared.grads if i < count - 1 else 0) + outputs[count] - outputs[i + 1]
         now = Working(
             forward=kept + forward,
             entering=kept
@@ -199,19 +200,24 @@ def _alone(groups: list[Group], tied: Group | None, how: Sharding) -> Iterator[W
             backward=held + own.weights + gathered + behind.reduced,
             starting=held + own.weights + max(again, gathered + before.sent) + behind.reduced + own.entry,
             leaving=held + gathered + max(own.grads, own.last + own.output) + own.reduced + own.entry,
-            unmade_forward=unmade + sum(resting[i + 1 :]),
-            unmade_backward=unmade,
+            unmade_forward=unmade + resting[count],
+            unmade_backward=unmade + resting[i + 1],
         )
         yield now if own.learns else now._replace(backward=0, starting=0, leaving=0)
+
+
+def _before(sizes: Iterable[int]) -> list[int]:
+    """By place, the sum of what stands before it; at the end all."""
+    return list(accumulate(sizes, initial=0))
 
 
 def _in_pipeline(own: list[Group], groups: Sequence[list[Group]], how: Sharding) -> Iterator[Working]:
     """A stage of a pipeline: torch holds weights and gradients whole between a step's micro-batches
     (distributed/pipelining/stage.py, `backward_maybe_with_nosync`), so that a layer's forward frees what the backward
     before has left, or nothing is gathered once the pipeline is full (`gathered_for_good`)."""
-    others = sum(sum(g.weights for g in chunk) for chunk in groups) - sum(g.weights for g in own)
+    everything, before = sum(g.weights for chunk in groups for g in chunk), _before(g.weights for g in own)
     for i, each in enumerate(own):
-        held = others + sum(g.weights for g in own[i:]) if how.reshard else 0
+        held = everything - before[i] if how.reshard else 0
         gathered = own[i - 1].buffer if how.reshard and i else 0
         own_buffer = each.buffer + each.sent if how.reshard else 0
         now = Working(

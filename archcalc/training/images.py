@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from archcalc.arch.vision.tower import Group, Tower
 from archcalc.errors import InputError
+from archcalc.limits import PICTURES, beyond
 from archcalc.training.misfit import misfit
 from archcalc.training.plan import Plan
 from archcalc.workload import Workload
@@ -103,6 +104,10 @@ def _squares(tower: Tower, key: str, tokens: int) -> list[tuple[int, ...]]:
     left = tokens
     while n := bisect_right(sides, left, key=made):
         best = made(sides[n - 1])
+        count = (len(found) + left // best) * (frames[0] if frames else 1)
+        if count > PICTURES.most:
+            error = beyond(PICTURES, count)
+            raise misfit(error.message, "batch", key, "tokens_per_sequence", value=tokens, hint=error.hint)
         side = sides[bisect_left(sides, best, hi=n, key=made)]
         found += [(*frames, side, side)] * (left // best)
         left %= best

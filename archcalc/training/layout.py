@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from math import lcm
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, NonNegativeInt, Tag, field_validator
+from pydantic import Discriminator, NonNegativeInt, Tag, field_validator, model_validator
 
 from archcalc.files.model import Text
+from archcalc.limits import PICTURES, STAGES, VIRTUAL_STAGES, WARMUP, field_beyond
 from archcalc.section import About, Section, Size
 from archcalc.training.pictures import Images, Pictures, Videos
 from archcalc.training.schedule import get_schedule
@@ -92,6 +93,14 @@ class Parallel(Section):
         groups."""
         return self.pp * lcm(self.tp * self.cp, self.ep * self.etp)
 
+    @model_validator(mode="after")
+    def _within_limits(self) -> Self:
+        if self.vpp > VIRTUAL_STAGES.most:
+            raise field_beyond(VIRTUAL_STAGES, self.vpp, "vpp")
+        if self.pp * self.vpp > STAGES.most:
+            raise field_beyond(STAGES, self.pp * self.vpp, "pp", "vpp")
+        return self
+
 
 class ScheduleSection(Section):
     """The order of forwards and backwards. With `ep_overlap` a forward more is warm-up, unless the plan says how
@@ -123,6 +132,12 @@ class ScheduleSection(Section):
     def longer_by(self) -> int:
         """Forwards added to the warm-up, the default resolved."""
         return int(self.ep_overlap) if self.extra_warmup is None else self.extra_warmup
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> Self:
+        if self.longer_by > WARMUP.most:
+            raise field_beyond(WARMUP, self.longer_by, "extra_warmup")
+        return self
 
     @field_validator("kind")
     @classmethod
@@ -162,3 +177,11 @@ class Batch(Section):
             for each in (given if isinstance(given, list) else [given])
             if each is not None
         )
+
+    @model_validator(mode="after")
+    def _pictures_fit(self) -> Self:
+        sized = [(key, each) for key, each in self.pictures if each.size is not None]
+        count = sum((each.per_sequence or 0) * (each.size[0] if key == "videos" else 1) for key, each in sized)
+        if count > PICTURES.most:
+            raise field_beyond(PICTURES, count, *dict.fromkeys(key for key, _ in sized))
+        return self

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from archcalc.errors import FieldError
 from archcalc.files.model import Text
+from archcalc.limits import PREFETCH, field_beyond
 from archcalc.section import About, Section, Size
 from archcalc.tape.values import ITEM_BYTES
 from archcalc.training.optimizer import optimizer
@@ -99,6 +100,12 @@ class Fsdp(Section):
     param_dtype: Literal["bf16", "fp32"] = "bf16"
     reduce_dtype: Literal["bf16", "fp32"] = "fp32"
     replicate: Size = 1
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> Self:
+        if self.prefetch > PREFETCH.most:
+            raise field_beyond(PREFETCH, self.prefetch, "prefetch")
+        return self
 
 
 class Memory(Section):

@@ -120,9 +120,9 @@ def test_a_pack_on_the_command_line() -> None:
         ("512.5", '"512.5" is not a whole number'),
         ("-5", "can't be negative"),
         ("131,072", '"072" is no length'),
-        ("1x1000000", "10,000 sequences at most"),
-        (",".join(["1"] * 10_001), "10,000 sequences at most"),
-        ("1x99999999999999999999", "10,000 sequences at most"),
+        ("1x1000000", "the limit `lengths` is 10,000"),
+        (",".join(["1"] * 10_001), "the limit `lengths` is 10,000"),
+        ("1x99999999999999999999", "the limit `lengths` is 10,000"),
     ],
 )
 def test_lengths_that_are_none_are_refused_with_a_hint(text: str, said: str) -> None:
