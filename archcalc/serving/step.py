@@ -76,7 +76,7 @@ def step_peak(
     tape = _step_tape(model, step.tokens)
     segments = [s for s in tape.segments if s.part == "backbone" and s.indices[among(s.indices, stage)]]
     encoded, vision = _encoder(model, where, step) if step.encoder and stage.start == 0 else (0, 0)
-    found = [_layers(segments, scheme, where, step, how, pick) for pick in (0, -1)]
+    found = _layers(segments, scheme, where, step, how)
     received = 2 * _states(tape, step.tokens) if where.pp > 1 else 0
     layers = Bounds(*(peak + encoded + received for peak, _ in found))
     kept = Bounds(*(workspace for _, workspace in found))
@@ -100,22 +100,33 @@ def _states(tape: Tape, tokens: int) -> int:
 
 
 def _layers(
-    segments: Iterable[Segment], scheme: Scheme, where: Deployment, step: Step, how: Activation, pick: int
-) -> tuple[int, int]:
-    """The peak of the layers, and the workspace that stays when they are done [bytes]."""
-    peak, stays = 0, 0
+    segments: Iterable[Segment], scheme: Scheme, where: Deployment, step: Step, how: Activation
+) -> list[tuple[int, int]]:
+    """The peak of the layers, and the workspace that stays when they are done [bytes]: with the first of an engine's
+    kernels, and with the last."""
+    found = [(0, 0), (0, 0)]
     for segment in segments:
-        spaces = [_workspace(*each, where, step, how, pick) for each in _grouped(segment, scheme)]
-        taken, kept = max((s.taken for s in spaces), default=0), max((s.kept for s in spaces), default=0)
         routed = {s for op in segment.ops for s in (*op.inputs, *op.outputs) if any(d.axis == "routed" for d in s.rows)}
-
-        def beside(op: Op, taken: int = taken, routed: Set[Storage] = frozenset(routed)) -> int:
-            return taken if any(s in routed for s in (*op.inputs, *op.outputs)) else 0
-
         entry = 0 if segment.entry is None else local_bytes(segment.entry, where.shards)
-        ran = forward_alive(_as_called(segment), where.shards, routed, entry=True, beside=beside).total
-        peak, stays = max(peak, ran, entry + _latents(segment, where, step, how)), max(stays, kept)
-    return peak, stays
+        entered = entry + _latents(segment, where, step, how)
+        ran: dict[int, int] = {}  # most layers have no experts, whose kernels alone differ
+        for n, pick in enumerate((0, -1)):
+            spaces = [_workspace(*each, where, step, how, pick) for each in _grouped(segment, scheme)]
+            taken, kept = max((s.taken for s in spaces), default=0), max((s.kept for s in spaces), default=0)
+            if taken not in ran:
+                ran[taken] = _ran(segment, where, routed, taken)
+            peak, stays = found[n]
+            found[n] = max(peak, ran[taken], entered), max(stays, kept)
+    return found
+
+
+def _ran(segment: Segment, where: Deployment, routed: Set[Storage], taken: int) -> int:
+    """The peak of one layer whose experts' kernel takes so much beside its results [bytes]."""
+
+    def beside(op: Op) -> int:
+        return taken if any(s in routed for s in (*op.inputs, *op.outputs)) else 0
+
+    return forward_alive(_as_called(segment), where.shards, routed, entry=True, beside=beside).total
 
 
 def _as_called(segment: Segment) -> Segment:

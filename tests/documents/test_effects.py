@@ -98,7 +98,6 @@ def test_the_work_is_bounded_and_what_was_left_out_is_said(
     edited: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(effects, "MOST_FIELDS", 1)
-    monkeypatch.setattr("archcalc.documents.compare.causes.MOST_FIELDS", 1)
     report = diff_report("k25", edited(TOWER, LATENT))
     found = fields(report)
     assert found["backbone.attention.mla.kv_lora_rank"]["alone"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from archcalc.documents.compare.effects import MOST_FIELDS, effects
+from archcalc.documents.compare.effects import effects, most_fields
 from archcalc.documents.compare.fields import field_changes, field_rows, matters, spec_tree
 from archcalc.documents.compare.question import Question
 from archcalc.documents.compare.sides import Side
@@ -44,8 +44,9 @@ def spec_fields(
     acting = [each for each in changes if matters(each, DESCRIPTIVE)]
     for row, effect in zip(rows, effects(base.spec, acting, before, answer), strict=False):
         row |= {"alone": None if effect is None else effect.rows, "with": [] if effect is None else effect.others}
-    left = len(acting) - MOST_FIELDS
-    notes = [f"By itself: the first {MOST_FIELDS} changed fields were applied to BASE, {left} others were not."]
+    tried = most_fields(base.spec)
+    left = len(acting) - tried
+    notes = [f"By itself: the first {tried} changed fields were applied to BASE, {left} others were not."]
     return rows, notes if left > 0 else []
 
 

@@ -18,12 +18,19 @@ from archcalc.documents.compare.fields import MISSING, FieldChange, field_name
 from archcalc.documents.document import Value
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
+from archcalc.workload import Workload
 
 MOST_FIELDS = 16
 """Fields that are applied one by one."""
 
 MOST_SPECS = 400
 """Specs that are made to find out which fields go together."""
+
+MOST_VALUES = 100_000
+"""Values that all these specs may hold: those of thousands of layers are few."""
+
+MOST_OPERATIONS = 40_000
+"""Operations of all the forward passes that are asked for fields one by one."""
 
 Found = Mapping[str, Value]
 
@@ -47,13 +54,14 @@ class _Bench:
 
     data: Mapping[str, Any]
     changes: Sequence[FieldChange]
+    most: int
     made: dict[frozenset[int], Spec | None] = field(default_factory=dict)
     groups: list[frozenset[int]] = field(default_factory=list)
 
     def spec(self, chosen: frozenset[int]) -> Spec | None:
         """The spec with some of the changes; None where it is not valid, or too many have been made."""
         if chosen not in self.made:
-            if len(self.made) == MOST_SPECS:
+            if self.spent:
                 return None
             try:
                 data = applied(self.data, [self.changes[n] for n in sorted(chosen)])
@@ -61,6 +69,11 @@ class _Bench:
             except (ValidationError, InputError, LookupError, TypeError):
                 self.made[chosen] = None
         return self.made[chosen]
+
+    @property
+    def spent(self) -> bool:
+        """Whether no more of them are made."""
+        return len(self.made) >= self.most
 
     def group(self, n: int) -> frozenset[int] | None:
         """A change and the others that it needs; none of them can be left out. None where none were found."""
@@ -81,9 +94,9 @@ class _Bench:
             if not group & needed and self.spec(needed.union(fewer)) is not None:
                 others = fewer
         size = len(others)
-        while size:
+        while size and not self.spent:
             start = 0
-            while start < len(others):
+            while start < len(others) and not self.spent:
                 fewer = others[:start] + others[start + size :]
                 if self.spec(needed.union(fewer)) is not None:
                     others = fewer
@@ -93,15 +106,22 @@ class _Bench:
         return needed.union(others)
 
 
+def most_fields(base: Spec) -> int:
+    """How many fields of a spec are applied one by one: fewer where it has layers of hundreds of kinds."""
+    operations = sum(len(segment.ops) for segment in base.trace(Workload()).segments)
+    return min(MOST_FIELDS, MOST_OPERATIONS // operations + 1)
+
+
 def effects(
     base: Spec, changes: Sequence[FieldChange], before: Found, answer: Callable[[Spec], Found]
 ) -> list[Effect | None]:
-    """The effect of each change of `base`, whose quantities are `before`; None behind the first MOST_FIELDS, and where
-    the spec that it makes has no answer."""
-    bench = _Bench(data=base.model_dump(), changes=changes)
+    """The effect of each change of `base`, whose quantities are `before`; None behind the first `most_fields`, and
+    where the spec that it makes has no answer."""
+    data = base.model_dump()
+    bench = _Bench(data=data, changes=changes, most=min(MOST_SPECS, MOST_VALUES // _values(data) + 1))
     known: dict[frozenset[int], list[dict[str, Any]] | None] = {}
     found: list[Effect | None] = []
-    for n in range(min(len(changes), MOST_FIELDS)):
+    for n in range(min(len(changes), most_fields(base))):
         group = bench.group(n)
         if group is not None and group not in known:
             known[group] = _rows(bench.spec(group), before, answer)
@@ -109,6 +129,12 @@ def effects(
         others = tuple(field_name(changes[m].loc) for m in sorted(group or ()) if m != n)
         found.append(None if rows is None else Effect(rows=rows, others=others))
     return found + [None] * (len(changes) - len(found))
+
+
+def _values(data: Any) -> int:
+    """Values of a spec's data."""
+    inner = data.values() if isinstance(data, Mapping) else data if isinstance(data, list) else ()
+    return 1 + sum(map(_values, inner))
 
 
 def _rows(spec: Spec | None, before: Found, answer: Callable[[Spec], Found]) -> list[dict[str, Any]] | None:
