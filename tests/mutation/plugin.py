@@ -27,6 +27,8 @@ FOLDERS = ("tests/tape", "tests/calc", "tests/training", "tests/serving", "tests
 """The unit tests of what is mutated. No command is run and no committed output compared."""
 LEFT_OUT = ("processor_time", "the_page_has", "tables_of_the_page")
 """Tests with this in their name measure time, or compare a generated page."""
+COLLECTING = "collecting "
+"""What the name of a context begins with while modules are imported: archcalc's own, or those of a file of tests."""
 MARKED = ("twin", "golden")
 
 
@@ -94,7 +96,7 @@ class Traced:
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Iterator[None]:
         if isinstance(collector, pytest.Module):
-            self._coverage.switch_context(collector.nodeid)
+            self._coverage.switch_context(COLLECTING + collector.nodeid)
         return (yield)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

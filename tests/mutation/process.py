@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import time
@@ -45,6 +46,7 @@ def forked(tree: Path, answer: Callable[[], Any], *, seconds: float | None = Non
 def _child(tree: Path, answer: Callable[[], Any], seconds: float | None, write: bool, writer: int) -> None:
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.chdir(tree)
         said = os.open(os.environ.get("MUTANTS_TRACE", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for stream, to in ((0, os.open(os.devnull, os.O_RDONLY)), (1, said), (2, said)):
@@ -66,18 +68,21 @@ def _child(tree: Path, answer: Callable[[], Any], seconds: float | None, write: 
 
 
 def _answered(pid: int, reader: int, until: float | None) -> Any:
-    """What the child wrote, once it has ended; it and its own children are ended where time is up, or we are."""
+    """What the child wrote, once it has closed its end; it and its own children are ended where time is up, or we are.
+
+    Read while it runs: what a pipe holds is less than an answer may be.
+    """
+    pieces: list[bytes] = []
     done = False
     try:
         while not done and (until is None or time.monotonic() < until):
-            done = os.waitpid(pid, os.WNOHANG)[0] == pid
-            if not done:
-                time.sleep(0.02)
+            if select.select([reader], [], [], 1)[0]:
+                pieces.append(os.read(reader, 1 << 20))
+                done = not pieces[-1]
     finally:
-        if not done:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-    with os.fdopen(reader) as pipe:
-        text = pipe.read() if done else ""
-    return json.loads(text) if text else None
+        os.close(reader)
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    text = b"".join(pieces)
+    return json.loads(text) if done and text else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutation.mutants import TARGETS, Mutant
-from tests.mutation.plugin import FOLDERS, OPTIONS, Traced
+from tests.mutation.plugin import COLLECTING, FOLDERS, OPTIONS, Traced
 from tests.mutation.process import forked
 
 
@@ -20,6 +20,12 @@ class Trace:
     lines: dict[str, dict[str, list[int]]]
     """By file and line the tests, by their place in `seconds`; a line that an import runs is run by none."""
     failed: list[str]
+    early: dict[str, list[int]]
+    """By file the lines that importing archcalc or the tests runs."""
+
+    def is_early(self, mutant: Mutant) -> bool:
+        """Whether what it changes is run by an import, whose result a test may then use."""
+        return not set(self.early.get(mutant.site.file, ())).isdisjoint(mutant.lines)
 
     def of(self, mutant: Mutant) -> list[str]:
         """The tests that can see a mutant, those likeliest to kill it first.
@@ -65,6 +71,7 @@ def _run(tree: Path) -> dict[str, Any]:
     include = [str(tree / "archcalc" / target / ("*" if "." not in target else "")).rstrip("/") for target in TARGETS]
     coverage = Coverage(data_file=None, config_file=False, include=include)
     coverage.start()
+    coverage.switch_context(COLLECTING)
     for target in TARGETS:
         for file in sorted((tree / "archcalc" / target).rglob("*.py")) or [tree / "archcalc" / target]:
             name = ".".join(file.relative_to(tree).with_suffix("").parts)
@@ -77,12 +84,15 @@ def _run(tree: Path) -> dict[str, Any]:
     for name, index in names.items():
         by_file.setdefault(name.partition("::")[0], []).append(index)
     data = coverage.get_data()
+    early: dict[str, list[int]] = {}
     lines: dict[str, dict[str, list[int]]] = {}
     for path in data.measured_files():
-        contexts = data.contexts_by_lineno(path)
-        lines[Path(path).relative_to(tree).as_posix()] = {
-            str(line): sorted({i for c in held if c for i in ([names[c]] if c in names else by_file.get(c, []))})
-            for line, held in contexts.items()
+        contexts, file = data.contexts_by_lineno(path), Path(path).relative_to(tree).as_posix()
+        early[file] = sorted(line for line, held in contexts.items() if any(c.startswith(COLLECTING) for c in held))
+        by_line = {line: {c.removeprefix(COLLECTING) for c in held} for line, held in contexts.items()}
+        lines[file] = {
+            str(line): sorted({i for c in held for i in ([names[c]] if c in names else by_file.get(c, []))})
+            for line, held in by_line.items()
         }
     return json.loads(
         json.dumps(
@@ -90,6 +100,7 @@ def _run(tree: Path) -> dict[str, Any]:
                 "seconds": {name: plugin.seconds[name] for name in names},
                 "lines": {file: {line: tests for line, tests in held.items() if tests} for file, held in lines.items()},
                 "failed": sorted(plugin.failed),
+                "early": early,
             }
         )
     )
