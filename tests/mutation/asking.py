@@ -50,8 +50,11 @@ def ask_all(mutants: Sequence[Mutant], jobs: int, project: str) -> Iterator[Resu
             stack.callback(_end, pid)
         os.close(writer)
         with os.fdopen(reader) as lines:
-            for line in lines:
+            count = 0
+            for count, line in enumerate(lines, 1):  # noqa: B007
                 yield Result(**json.loads(line))
+        if count < len(mutants):
+            raise RuntimeError(f"the workers ended before {len(mutants) - count} mutants were asked")
 
 
 def _in_worker(tree: Path, traced: Trace, mutants: Sequence[Mutant], project: str, queue: int, writer: int) -> None:

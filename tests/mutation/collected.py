@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.mutation.mutants import Mutant
+from tests.mutation.mutants import Mutant, compiled
 from tests.mutation.plugin import FOLDERS, OPTIONS, Chosen, unit
 from tests.mutation.process import forked
 
@@ -36,17 +36,22 @@ class Waiting(Chosen):
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = {item.nodeid: item for item in session.items}
-        caches = _caches()
+        caches, functions = _caches(), _functions(self._tree)
+        gc.freeze()  # a fork that looks through all objects, or collects, would copy them all
         with os.fdopen(self._questions) as lines, os.fdopen(self._answers, "w", buffering=1) as answers:
             for line in lines:
                 index, tests, seconds = json.loads(line)
                 chosen = [items[name] for name in tests]
-                ask = functools.partial(self._run, self._mutants[index], chosen, caches)
+                mutant = self._mutants[index]
+                held = functions.get(str(self._tree / mutant.site.file), [])
+                ask = functools.partial(self._run, mutant, chosen, held, caches)
                 answers.write(json.dumps(forked(self._tree, ask, seconds=seconds)) + "\n")
         return True
 
-    def _run(self, mutant: Mutant, items: list[pytest.Item], caches: list[Any]) -> tuple[int, str]:
-        put(mutant, (self._tree / mutant.site.file).read_text(), str(self._tree / mutant.site.file))
+    def _run(
+        self, mutant: Mutant, items: list[pytest.Item], held: list[types.FunctionType], caches: list[Any]
+    ) -> tuple[int, str]:
+        put(held, (self._tree / mutant.site.file).read_text(), mutant.source)
         for cache in caches:
             cache.cache_clear()
         for item, following in zip(items, [*items[1:], None], strict=True):
@@ -89,9 +94,18 @@ def _caches() -> list[Any]:
     return [each for each in found if str(each.__module__).startswith(("archcalc.", "tests."))]
 
 
+def _functions(tree: Path) -> dict[str, list[types.FunctionType]]:
+    """Every function of archcalc, by the path of its file."""
+    found: dict[str, list[types.FunctionType]] = {}
+    for each in gc.get_objects():
+        if type(each) is types.FunctionType and each.__code__.co_filename.startswith(str(tree / "archcalc")):
+            found.setdefault(each.__code__.co_filename, []).append(each)
+    return found
+
+
 def replaced(before: str, after: str) -> Mapping[tuple[str, int], types.CodeType] | None:
     """The functions that differ, by qualified name and first line; None where anything else differs too."""
-    old, new = dict(_parts(compile(before, "", "exec"))), dict(_parts(compile(after, "", "exec")))
+    old, new = dict(_parts(compiled(before))), dict(_parts(compiled(after)))
     if old.keys() != new.keys():
         return None
     differing = {key: code for key, code in new.items() if code != old[key]}
@@ -111,15 +125,14 @@ def _parts(code: types.CodeType) -> Iterator[tuple[tuple[str, int], Any]]:
             yield from _parts(each)
 
 
-def put(mutant: Mutant, before: str, path: str) -> None:
-    """Put the changed function in the place of the old one, in this process."""
-    codes = replaced(before, mutant.source) or {}
+def put(functions: Sequence[types.FunctionType], before: str, after: str) -> None:
+    """Put what a change makes of these functions in their place, in this process."""
+    codes = replaced(before, after) or {}
     done = 0
-    for each in gc.get_objects():
-        if type(each) is types.FunctionType and each.__code__.co_filename == path:
-            code = codes.get((each.__code__.co_qualname, each.__code__.co_firstlineno))
-            if code is not None:
-                each.__code__ = code.replace(co_filename=path)
-                done += 1
+    for each in functions:
+        code = codes.get((each.__code__.co_qualname, each.__code__.co_firstlineno))
+        if code is not None:
+            each.__code__ = code.replace(co_filename=each.__code__.co_filename)
+            done += 1
     if not done:
-        raise RuntimeError(f"{path}: no function to replace")
+        raise RuntimeError("no function to replace")

@@ -20,6 +20,9 @@ LIBRARIES = ("pytest", "_pytest.python", "pydantic", "yaml", "typer", "rich", "h
 MEMORY = 3 << 30
 """What one run of the tests may take [bytes]."""
 
+BROKEN = 70
+"""The exit status of a fork whose answer could not be found, which says nothing about a mutant."""
+
 
 def warm() -> None:
     """Import what every run would import; an extra that isn't installed is left out, as its tests do."""
@@ -62,9 +65,11 @@ def _child(tree: Path, answer: Callable[[], Any], seconds: float | None, write: 
         with os.fdopen(writer, "w") as pipe:
             json.dump(answer(), pipe)
         os._exit(0)
+    except MemoryError:
+        os._exit(0)
     except BaseException:
         traceback.print_exc()
-        os._exit(70)
+        os._exit(BROKEN)
 
 
 def _answered(pid: int, reader: int, until: float | None) -> Any:
@@ -81,8 +86,11 @@ def _answered(pid: int, reader: int, until: float | None) -> Any:
                 done = not pieces[-1]
     finally:
         os.close(reader)
+        status = os.waitpid(pid, 0)[1] if done else 0
         with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+            os.killpg(pid, signal.SIGKILL)  # it, or what a test has started and left
+        status = status if done else os.waitpid(pid, 0)[1]
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == BROKEN:
+        raise RuntimeError("a run of the tests broke; MUTANTS_TRACE=FILE says why")
     text = b"".join(pieces)
     return json.loads(text) if done and text else None

@@ -87,10 +87,10 @@ def _run(tree: Path) -> dict[str, Any]:
     early: dict[str, list[int]] = {}
     lines: dict[str, dict[str, list[int]]] = {}
     for path in data.measured_files():
-        contexts, file = data.contexts_by_lineno(path), Path(path).relative_to(tree).as_posix()
-        early[file] = sorted(line for line, held in contexts.items() if any(c.startswith(COLLECTING) for c in held))
+        contexts, name = data.contexts_by_lineno(path), Path(path).relative_to(tree).as_posix()
+        early[name] = sorted(line for line, held in contexts.items() if any(c.startswith(COLLECTING) for c in held))
         by_line = {line: {c.removeprefix(COLLECTING) for c in held} for line, held in contexts.items()}
-        lines[file] = {
+        lines[name] = {
             str(line): sorted({i for c in held for i in ([names[c]] if c in names else by_file.get(c, []))})
             for line, held in by_line.items()
         }
