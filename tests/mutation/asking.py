@@ -13,11 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
-
 from tests.mutation.collected import Session, replaced
 from tests.mutation.mutants import Mutant
-from tests.mutation.plugin import FOLDERS, OPTIONS, Chosen
+from tests.mutation.plugin import Chosen
 from tests.mutation.process import forked
 from tests.mutation.results import FOLDER, Outcome, Result
 from tests.mutation.traced import Trace, trace
@@ -96,17 +94,11 @@ def _traced(tree: Path, project: str) -> Trace:
     return found
 
 
-def _collect() -> int:
-    """Leave bytecode of code and tests, which no later run writes."""
-    return int(pytest.main([*OPTIONS, "--collect-only", *FOLDERS]))
-
-
 class _Worker:
     """One process with a copy of its own, and a session that has collected the tests of that copy."""
 
     def __init__(self, tree: Path, traced: Trace, mutants: Sequence[Mutant], project: str) -> None:
         self._tree, self._traced, self._mutants, self._project = tree, traced, mutants, project
-        forked(tree, _collect, write=True)
         self._session = Session(tree, mutants)
 
     def ask(self, index: int) -> Result:

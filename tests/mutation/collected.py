@@ -13,6 +13,7 @@ import json
 import os
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Waiting(Chosen):
         caches, functions = _caches(), _functions(self._tree)
         gc.freeze()  # a fork that looks through all objects, or collects, would copy them all
         with os.fdopen(self._questions) as lines, os.fdopen(self._answers, "w", buffering=1) as answers:
+            answers.write("collected\n")
             for line in lines:
                 index, tests, seconds = json.loads(line)
                 chosen = [items[name] for name in tests]
@@ -62,7 +64,7 @@ class Waiting(Chosen):
 
 
 class Session:
-    """The other end of a `Waiting` in a fork."""
+    """The other end of a `Waiting` in a fork, which leaves the bytecode of code and tests for later imports."""
 
     def __init__(self, tree: Path, mutants: Sequence[Mutant]) -> None:
         questions, ask = os.pipe()
@@ -71,11 +73,13 @@ class Session:
             os.close(ask)
             os.close(hear)
             inner = Waiting(tree, mutants, questions, answers)
-            forked(tree, lambda: int(pytest.main([*OPTIONS, "-s", *FOLDERS], plugins=[inner])))
+            with suppress(RuntimeError):
+                forked(tree, lambda: int(pytest.main([*OPTIONS, "-s", *FOLDERS], plugins=[inner])), write=True)
             os._exit(0)
         os.close(questions)
         os.close(answers)
         self._ask, self._hear = os.fdopen(ask, "w", buffering=1), os.fdopen(hear)
+        self._hear.readline()  # from here on nothing imports a file that may be changed
 
     def ask(self, index: int, tests: Sequence[str], seconds: float) -> tuple[int, str] | None:
         """The exit status and the first failure of these tests on a mutant; None if they were cut off."""

@@ -164,9 +164,9 @@ def _compiles(text: str) -> bool:
 
 
 def compiled(text: str) -> CodeType:
-    """The code of a changed module; `is` beside a number is warned of, and compiled all the same."""
+    """The code of a changed module. Raises SyntaxError also for what Python only warns of, as `is` beside a number."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("error", SyntaxWarning)
         return compile(text, "mutant", "exec")
 
 

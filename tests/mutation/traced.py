@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from tests.mutation.mutants import TARGETS, Mutant
 from tests.mutation.plugin import COLLECTING, FOLDERS, OPTIONS, Traced
 from tests.mutation.process import forked
+
+MOST = 15.0
+"""Tests are asked until they take so long together [s of processor time]. What more would kill counts as a survivor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,9 @@ class Trace:
             found = {names[test] for tests in held.values() for test in tests}
         if not found:
             found = {name for name in names if name.startswith(_mirror(mutant.site.file))}
-        return sorted(found, key=lambda name: (_distance(name, mutant.site.file), self.seconds[name], name))
+        order = sorted(found, key=lambda name: (_distance(name, mutant.site.file), self.seconds[name], name))
+        spent = accumulate(self.seconds[name] for name in order)
+        return [name for name, sofar in zip(order, spent, strict=True) if sofar <= MOST or name == order[0]]
 
 
 def _mirror(file: str) -> str:
