@@ -110,7 +110,11 @@ class Traced:
         for cache in self._caches:
             cache.cache_clear()
         self._coverage.switch_context(item.nodeid.partition("::")[0])
-        return (yield)
+        start = time.process_time()
+        try:
+            return (yield)
+        finally:
+            self.seconds[item.nodeid] = time.process_time() - start
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
@@ -119,7 +123,7 @@ class Traced:
         try:
             return (yield)
         finally:
-            self.seconds[item.nodeid] = time.process_time() - start
+            self.seconds[item.nodeid] += time.process_time() - start
             self._coverage.switch_context(item.nodeid.partition("::")[0])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -43,7 +43,13 @@ class Trace:
             found = {names[test] for tests in held.values() for test in tests}
         if not found:
             found = {name for name in names if name.startswith(_mirror(mutant.site.file))}
-        order = sorted(found, key=lambda name: (_distance(name, mutant.site.file), self.seconds[name], name))
+        files: dict[str, float] = {}
+        for name in found:
+            file = name.partition("::")[0]
+            files[file] = files.get(file, 0) + self.seconds[name]
+        ranks = {file: (_distance(file, mutant.site.file), spent, file) for file, spent in files.items()}
+        # A file at a time, so that what its tests share is made once.
+        order = sorted(found, key=lambda name: (ranks[name.partition("::")[0]], self.seconds[name], name))
         spent = accumulate(self.seconds[name] for name in order)
         return [name for name, sofar in zip(order, spent, strict=True) if sofar <= MOST or name == order[0]]
 
@@ -54,8 +60,7 @@ def _mirror(file: str) -> str:
     return f"tests/test_{parts[1]}" if len(parts) == 2 else f"tests/{parts[1]}/"
 
 
-def _distance(test: str, file: str) -> int:
-    path = test.partition("::")[0]
+def _distance(path: str, file: str) -> int:
     same = path.endswith(f"/test_{Path(file).name}")
     return 0 if same and path.startswith(_mirror(file)) else 1 if path.startswith(_mirror(file)) else 2
 
