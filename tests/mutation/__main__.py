@@ -8,35 +8,17 @@ interrupted: kills hold until the file changes, survivors until any code or test
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
+import signal
 import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from multiprocessing import get_context
-from pathlib import Path
+from collections.abc import Sequence
 
-import pytest
-
+from tests.mutation.asking import ask_all, source_of
 from tests.mutation.mutants import TARGETS, Mutant, sample
-from tests.mutation.plugin import FOLDERS, OPTIONS, Chosen
-from tests.mutation.process import forked, warm
-from tests.mutation.results import FOLDER, Outcome, Result, Results, equivalents
+from tests.mutation.process import warm
+from tests.mutation.results import Result, Results, equivalents
 from tests.mutation.rules import UNCOUNTED
-from tests.mutation.traced import Trace, trace
-from tests.mutation.trees import ROOT, changed, copied, digest
-
-FEW = 40
-"""A first run takes so few tests: most mutants end there."""
-SLACK = 20.0
-"""What a run may take besides 5 times what its tests take [s]: importing archcalc, collecting the files."""
-_TREES: list[Path] = []
-"""The copy that a worker changes."""
+from tests.mutation.trees import ROOT, digest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,98 +30,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help=f"parts of their paths, such as tape,calc; of {', '.join(TARGETS)}")
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs found")
     asked = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as on Ctrl-C, the copies are removed
     warm()
     results = Results(asked.fresh)
     wanted = [part for part in asked.only.split(",") if part]
-    mutants = [
-        m for m in sample(ROOT, asked.mutants, asked.seed) if not wanted or any(p in m.site.file for p in wanted)
-    ]
+    drawn = sample(ROOT, asked.mutants, asked.seed)
+    mutants = [mutant for mutant in drawn if not wanted or any(part in mutant.site.file for part in wanted)]
     project = digest("archcalc", "tests", "specs")
-    found = {m.key: results.known(m.key, _source(m), project) for m in mutants}
-    left = [m for m in mutants if found[m.key] is None]
+    found = {m.key: results.known(m.key, source_of(m), project) for m in mutants}
+    unknown = [m for m in mutants if found[m.key] is None]
+    left = sorted(unknown, key=lambda m: m.site.rank(asked.seed))  # in no order: an interrupted run is a sample too
     print(f"{len(mutants)} mutants, {len(mutants) - len(left)} known from before", flush=True)
-    if left:
-        with _workers(asked.jobs, project) as (pool, traced):
-            coming = {pool.submit(_ask, m, traced.of(m), _allowed(traced, m), project): m for m in left}
-            for number, done in enumerate(as_completed(coming), 1):
-                result = done.result()
-                results.add(result)
-                found[result.key] = result
-                print(f"{number}/{len(left)} {result.outcome} {_where(coming[done])} {result.killer}", flush=True)
+    named = {m.key: m for m in left}
+    for number, result in enumerate(ask_all(left, asked.jobs, project) if left else (), 1):
+        results.add(result)
+        found[result.key] = result
+        print(f"{number}/{len(left)} {result.outcome} {_where(named[result.key])} {result.killer}", flush=True)
     _summary(mutants, {key: result for key, result in found.items() if result is not None})
     return 0
-
-
-def _source(mutant: Mutant) -> str:
-    return hashlib.sha256((ROOT / mutant.site.file).read_bytes()).hexdigest()[:16]
-
-
-@contextmanager
-def _workers(jobs: int, project: str) -> Iterator[tuple[ProcessPoolExecutor, Trace]]:
-    """Processes with a copy of the project each, and what the unit tests run of it."""
-    with ExitStack() as stack:
-        context = get_context("fork")
-        trees = context.Queue()
-        traced: Trace | None = None
-        for _ in range(jobs):
-            tree = copied(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-"))))
-            traced = traced or _traced(tree, project)
-            forked(tree, _collect, write=True)
-            trees.put(tree)
-        assert traced is not None
-        pool = stack.enter_context(ProcessPoolExecutor(jobs, context, lambda: _TREES.append(trees.get())))
-        stack.callback(pool.shutdown, cancel_futures=True)
-        yield pool, traced
-
-
-def _traced(tree: Path, project: str) -> Trace:
-    """From the run before, if nothing has changed since."""
-    path = FOLDER / "trace.json"
-    if path.exists():
-        held = json.loads(path.read_text())
-        if held["project"] == project:
-            return Trace(**held["trace"])
-    print("finding out which unit tests run which lines", flush=True)
-    start = time.monotonic()
-    found = trace(tree)
-    path.write_text(json.dumps({"project": project, "trace": asdict(found)}))
-    total = sum(found.seconds.values())
-    print(f"{len(found.seconds)} unit tests, {total:.0f} s of processor time, {time.monotonic() - start:.0f} s in all")
-    for name in found.failed:
-        print(f"left out, as it fails without a mutant: {name}")
-    return found
-
-
-def _collect() -> int:
-    """Leave bytecode of code and tests, which no later run writes."""
-    return int(pytest.main([*OPTIONS, "--collect-only", *FOLDERS]))
-
-
-def _allowed(traced: Trace, mutant: Mutant) -> float:
-    return 5 * sum(traced.seconds[name] for name in traced.of(mutant)) + SLACK
-
-
-def _ask(mutant: Mutant, tests: list[str], allowed: float, project: str) -> Result:
-    """Whether a test fails on the mutant: the first few, then all the others."""
-    (tree,) = _TREES
-    start = time.monotonic()
-    outcome: Outcome = "survived"
-    killer = ""
-    with changed(tree, mutant.site.file, mutant.source):
-        for chosen in (tests[:FEW], tests[FEW:]):
-            if chosen and outcome == "survived":
-                answer = forked(tree, Chosen(chosen).run, seconds=allowed)
-                outcome = "timeout" if answer is None else "killed" if answer[0] else "survived"
-                killer = answer[1] if answer else ""
-    return Result(
-        key=mutant.key,
-        source=_source(mutant),
-        project=project,
-        outcome=outcome,
-        killer=killer,
-        tests=len(tests),
-        seconds=round(time.monotonic() - start, 2),
-    )
 
 
 def _where(mutant: Mutant) -> str:

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from cosmic_ray.ast import ast_nodes, get_ast
@@ -156,12 +157,17 @@ def _changed(root: Path, site: Site, seed: int) -> Mutant | None:
 
 def _compiles(text: str) -> bool:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # `is` beside a number: Python compiles it all the same
-            compile(text, "mutant", "exec")
+        compiled(text)
     except (SyntaxError, ValueError):
         return False
     return True
+
+
+def compiled(text: str) -> CodeType:
+    """The code of a changed module. Raises SyntaxError also for what Python only warns of, as `is` beside a number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SyntaxWarning)
+        return compile(text, "mutant", "exec")
 
 
 def difference(before: str, after: str) -> tuple[str, str]:

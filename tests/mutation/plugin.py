@@ -27,6 +27,8 @@ FOLDERS = ("tests/tape", "tests/calc", "tests/training", "tests/serving", "tests
 """The unit tests of what is mutated. No command is run and no committed output compared."""
 LEFT_OUT = ("processor_time", "the_page_has", "tables_of_the_page")
 """Tests with this in their name measure time, or compare a generated page."""
+COLLECTING = "collecting "
+"""What the name of a context begins with while modules are imported: archcalc's own, or those of a file of tests."""
 MARKED = ("twin", "golden")
 
 
@@ -94,7 +96,7 @@ class Traced:
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Iterator[None]:
         if isinstance(collector, pytest.Module):
-            self._coverage.switch_context(collector.nodeid)
+            self._coverage.switch_context(COLLECTING + collector.nodeid)
         return (yield)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -108,7 +110,11 @@ class Traced:
         for cache in self._caches:
             cache.cache_clear()
         self._coverage.switch_context(item.nodeid.partition("::")[0])
-        return (yield)
+        start = time.process_time()
+        try:
+            return (yield)
+        finally:
+            self.seconds[item.nodeid] = time.process_time() - start
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
@@ -117,7 +123,7 @@ class Traced:
         try:
             return (yield)
         finally:
-            self.seconds[item.nodeid] = time.process_time() - start
+            self.seconds[item.nodeid] += time.process_time() - start
             self._coverage.switch_context(item.nodeid.partition("::")[0])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import time
@@ -18,6 +19,9 @@ from typing import Any
 LIBRARIES = ("pytest", "_pytest.python", "pydantic", "yaml", "typer", "rich", "hypothesis", "jsonschema", "torch")
 MEMORY = 3 << 30
 """What one run of the tests may take [bytes]."""
+
+BROKEN = 70
+"""The exit status of a fork whose answer could not be found, which says nothing about a mutant."""
 
 
 def warm() -> None:
@@ -45,6 +49,7 @@ def forked(tree: Path, answer: Callable[[], Any], *, seconds: float | None = Non
 def _child(tree: Path, answer: Callable[[], Any], seconds: float | None, write: bool, writer: int) -> None:
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.chdir(tree)
         said = os.open(os.environ.get("MUTANTS_TRACE", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for stream, to in ((0, os.open(os.devnull, os.O_RDONLY)), (1, said), (2, said)):
@@ -60,24 +65,32 @@ def _child(tree: Path, answer: Callable[[], Any], seconds: float | None, write: 
         with os.fdopen(writer, "w") as pipe:
             json.dump(answer(), pipe)
         os._exit(0)
+    except MemoryError:
+        os._exit(0)
     except BaseException:
         traceback.print_exc()
-        os._exit(70)
+        os._exit(BROKEN)
 
 
 def _answered(pid: int, reader: int, until: float | None) -> Any:
-    """What the child wrote, once it has ended; it and its own children are ended where time is up, or we are."""
+    """What the child wrote, once it has closed its end; it and its own children are ended where time is up, or we are.
+
+    Read while it runs: what a pipe holds is less than an answer may be.
+    """
+    pieces: list[bytes] = []
     done = False
     try:
         while not done and (until is None or time.monotonic() < until):
-            done = os.waitpid(pid, os.WNOHANG)[0] == pid
-            if not done:
-                time.sleep(0.02)
+            if select.select([reader], [], [], 1)[0]:
+                pieces.append(os.read(reader, 1 << 20))
+                done = not pieces[-1]
     finally:
-        if not done:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-    with os.fdopen(reader) as pipe:
-        text = pipe.read() if done else ""
-    return json.loads(text) if text else None
+        os.close(reader)
+        status = os.waitpid(pid, 0)[1] if done else 0
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)  # it, or what a test has started and left
+        status = status if done else os.waitpid(pid, 0)[1]
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == BROKEN:
+        raise RuntimeError("a run of the tests broke; MUTANTS_TRACE=FILE says why")
+    text = b"".join(pieces)
+    return json.loads(text) if done and text else None

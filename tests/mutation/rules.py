@@ -16,7 +16,7 @@ UNCOUNTED = (
     "assert statements and zip's strict: what holds in correct code can't be seen to be missing",
     "the keywords of decorators and classes (frozen, slots): they stop no caller that is there",
     "caches: they change how long an answer takes and not which",
-    "what does not compile",
+    "what Python does not compile, or warns of",
 )
 """The rules in words. Docstrings and other text need none: no operator reaches into a string."""
 

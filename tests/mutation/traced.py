@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from tests.mutation.mutants import TARGETS, Mutant
-from tests.mutation.plugin import FOLDERS, OPTIONS, Traced
+from tests.mutation.plugin import COLLECTING, FOLDERS, OPTIONS, Traced
 from tests.mutation.process import forked
+
+MOST = 15.0
+"""Tests are asked until they take so long together [s of processor time]. What more would kill counts as a survivor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +24,12 @@ class Trace:
     lines: dict[str, dict[str, list[int]]]
     """By file and line the tests, by their place in `seconds`; a line that an import runs is run by none."""
     failed: list[str]
+    early: dict[str, list[int]]
+    """By file the lines that importing archcalc or the tests runs."""
+
+    def is_early(self, mutant: Mutant) -> bool:
+        """Whether what it changes is run by an import, whose result a test may then use."""
+        return not set(self.early.get(mutant.site.file, ())).isdisjoint(mutant.lines)
 
     def of(self, mutant: Mutant) -> list[str]:
         """The tests that can see a mutant, those likeliest to kill it first.
@@ -33,7 +43,15 @@ class Trace:
             found = {names[test] for tests in held.values() for test in tests}
         if not found:
             found = {name for name in names if name.startswith(_mirror(mutant.site.file))}
-        return sorted(found, key=lambda name: (_distance(name, mutant.site.file), self.seconds[name], name))
+        files: dict[str, float] = {}
+        for name in found:
+            file = name.partition("::")[0]
+            files[file] = files.get(file, 0) + self.seconds[name]
+        ranks = {file: (_distance(file, mutant.site.file), spent, file) for file, spent in files.items()}
+        # A file at a time, so that what its tests share is made once.
+        order = sorted(found, key=lambda name: (ranks[name.partition("::")[0]], self.seconds[name], name))
+        spent = accumulate(self.seconds[name] for name in order)
+        return [name for name, sofar in zip(order, spent, strict=True) if sofar <= MOST or name == order[0]]
 
 
 def _mirror(file: str) -> str:
@@ -42,8 +60,7 @@ def _mirror(file: str) -> str:
     return f"tests/test_{parts[1]}" if len(parts) == 2 else f"tests/{parts[1]}/"
 
 
-def _distance(test: str, file: str) -> int:
-    path = test.partition("::")[0]
+def _distance(path: str, file: str) -> int:
     same = path.endswith(f"/test_{Path(file).name}")
     return 0 if same and path.startswith(_mirror(file)) else 1 if path.startswith(_mirror(file)) else 2
 
@@ -65,6 +82,7 @@ def _run(tree: Path) -> dict[str, Any]:
     include = [str(tree / "archcalc" / target / ("*" if "." not in target else "")).rstrip("/") for target in TARGETS]
     coverage = Coverage(data_file=None, config_file=False, include=include)
     coverage.start()
+    coverage.switch_context(COLLECTING)
     for target in TARGETS:
         for file in sorted((tree / "archcalc" / target).rglob("*.py")) or [tree / "archcalc" / target]:
             name = ".".join(file.relative_to(tree).with_suffix("").parts)
@@ -77,12 +95,15 @@ def _run(tree: Path) -> dict[str, Any]:
     for name, index in names.items():
         by_file.setdefault(name.partition("::")[0], []).append(index)
     data = coverage.get_data()
+    early: dict[str, list[int]] = {}
     lines: dict[str, dict[str, list[int]]] = {}
     for path in data.measured_files():
-        contexts = data.contexts_by_lineno(path)
-        lines[Path(path).relative_to(tree).as_posix()] = {
-            str(line): sorted({i for c in held if c for i in ([names[c]] if c in names else by_file.get(c, []))})
-            for line, held in contexts.items()
+        contexts, name = data.contexts_by_lineno(path), Path(path).relative_to(tree).as_posix()
+        early[name] = sorted(line for line, held in contexts.items() if any(c.startswith(COLLECTING) for c in held))
+        by_line = {line: {c.removeprefix(COLLECTING) for c in held} for line, held in contexts.items()}
+        lines[name] = {
+            str(line): sorted({i for c in held for i in ([names[c]] if c in names else by_file.get(c, []))})
+            for line, held in by_line.items()
         }
     return json.loads(
         json.dumps(
@@ -90,6 +111,7 @@ def _run(tree: Path) -> dict[str, Any]:
                 "seconds": {name: plugin.seconds[name] for name in names},
                 "lines": {file: {line: tests for line, tests in held.items() if tests} for file, held in lines.items()},
                 "failed": sorted(plugin.failed),
+                "early": early,
             }
         )
     )
