@@ -59,6 +59,7 @@ schema: $(VENV)/.installed-base ## rewrite schema/ and docs/reference/ from the 
 	@$(BIN)/python -m tests.training.goldens --write
 	@$(BIN)/python -m tests.training.legal.page
 	@$(BIN)/python -m tests.families.pages
+	@$(BIN)/python -m tests.limits_page
 
 reports: $(VENV)/.installed-dev ## rewrite the reports that reports/books.yaml names, with a cross-check where one is not current
 	@$(BIN)/archcalc report $(BOOKS) --dir reports

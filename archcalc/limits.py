@@ -86,7 +86,7 @@ VIRTUAL_STAGES = Limit(
 )
 WARMUP = Limit(
     "warm-up",
-    4096,
+    256,
     "forwards added to the warm-up",
     "`schedule.extra_warmup` of a plan",
     "gpipe runs all forwards first",
@@ -99,5 +99,39 @@ PREFETCH = Limit(
     "lower fsdp.prefetch; reshard_after_forward: false keeps all of them gathered",
 )
 
-LIMITS: tuple[Limit, ...] = (LENGTHS, PICTURES, STAGES, VIRTUAL_STAGES, WARMUP, PREFETCH)
+LINES = Limit(
+    "lines",
+    12,
+    "lines of one picture",
+    "specs x batches x cache dtypes x GPUs of `plot`",
+    "give fewer specs, batches, cache dtypes or GPUs",
+)
+PANELS = Limit("panels", 6, "panels side by side", "specs x plans of `plot train`", "give fewer specs or plans")
+BARS = Limit(
+    "bars",
+    256,
+    "bars of one picture",
+    "pipeline ranks of `plot train -o PICTURE`",
+    "write the numbers instead, as csv or json, or plot fewer plans",
+)
+LOG_BYTES = Limit(
+    "log-bytes",
+    16 << 20,
+    "bytes or more of a log",
+    "the file of `serve --log`",
+    "cut out the engine's start: head -c 16M server.log > start.log",
+)
+
+LIMITS: tuple[Limit, ...] = (
+    LENGTHS,
+    PICTURES,
+    STAGES,
+    VIRTUAL_STAGES,
+    WARMUP,
+    PREFETCH,
+    LINES,
+    PANELS,
+    BARS,
+    LOG_BYTES,
+)
 """All of them, in the order of the page."""

@@ -114,6 +114,7 @@ def matches(match: str, w: Weight, layer: int | None) -> bool:
     return hits.pop()
 
 
+@cache
 def is_alike(match: str) -> bool:
     """Whether a pattern can tell neither layers nor experts apart: a glob whose stars alone can stand for the number
     between two dots."""

@@ -22,6 +22,7 @@ from matplotlib.patches import Patch
 
 from archcalc.documents.sweep.figure import Figure, Panel
 from archcalc.errors import harmless
+from archcalc.limits import BARS, hold
 from archcalc.render import sheet as look
 from archcalc.render.axes import (
     bar_ticks,
@@ -57,7 +58,9 @@ _SETTINGS: Any = {
 
 
 def picture(figure: Figure, form: Form, units: str = "gib") -> bytes:
-    """The bytes of a picture. `units` is gib, gb or bytes."""
+    """The bytes of a picture. `units` is gib, gb or bytes. Raises InputError for more bars than are drawn."""
+    if figure.shape == "bars":
+        hold(BARS, sum(len(panel.xs) for panel in figure.panels))
     with _settings():
         sheet = _Drawing(figure, units).sheet
         out = BytesIO()

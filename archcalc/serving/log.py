@@ -14,6 +14,7 @@ from typing import Any
 
 from archcalc.errors import InputError
 from archcalc.files.text_file import contents
+from archcalc.limits import LOG_BYTES, hold
 from archcalc.serving.log_lines import (
     RULES,
     SHORTEST,
@@ -26,8 +27,6 @@ from archcalc.serving.log_lines import (
     version_in,
 )
 
-MAX_BYTES = 16 << 20
-"""Of a log file: an engine prints its memory in its first minutes."""
 MAX_LINE = 1 << 20
 """Characters of a line."""
 
@@ -137,12 +136,11 @@ class _Found:
 def load_log(path: str | os.PathLike[str]) -> Logged:
     """What a log file says. Raises InputError for one that can't be read, or says nothing of memory."""
     source = os.fsdecode(path)
-    raw = contents(path, MAX_BYTES + 1, "a log")
+    raw = contents(path, LOG_BYTES.most + 1, "a log")
     try:
         if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise InputError("this is UTF-16 text", hint="save the log as UTF-8")
-        if len(raw) > MAX_BYTES:
-            raise _too_large()
+        hold(LOG_BYTES, len(raw))
         return read_log(raw.decode("utf-8", "replace"))
     except InputError as error:
         raise error.at(source=source) from None
@@ -154,8 +152,7 @@ def read_log(text: str) -> Logged:
     Raises:
         InputError: no line on memory, numbers that can't be, or no text of a log.
     """
-    if len(text) > MAX_BYTES:
-        raise _too_large()
+    hold(LOG_BYTES, len(text))
     if "\0" in text:
         raise InputError("this is a binary file, not the text of a log", hint="if it is compressed, unpack it")
     starts = [start for start in _starts(text) if start.engine]
@@ -227,9 +224,3 @@ def _loaded(start: _Start) -> tuple[int, int]:
         before, after = {"": free["before_bytes"][0]}, [free["after_bytes"][0]._replace(rank="")]
     used = [(int(before[each.rank].value - each.value), each.line) for each in after]
     return max(used, key=lambda pair: (pair[0], -pair[1]))
-
-
-def _too_large() -> InputError:
-    return InputError(
-        "the log is larger than 16 MiB", hint="cut out the engine's start: head -c 16M server.log > start.log"
-    )

@@ -345,7 +345,7 @@ REFUSED = {
     "a page of nothing": (("kv", "k25", "--block-size", "0"), "block_size must be at least 1"),
     "too many GPUs": (
         ("memory", "k25", "--batch", ",".join(map(str, range(1, 8))), "--gpu", "h200", "--gpu", "b200"),
-        "14 cases are more than one picture can show",
+        "14 lines of one picture: the limit `lines` is 12",
     ),
     "no plan": (("train", "kimi-k2"), "Missing option '--plan'"),
     "an unknown plan": (("train", "kimi-k2", "--plan", "k2"), "no file and no bundled plan"),
@@ -378,7 +378,7 @@ REFUSED = {
     ),
     "unknown units": (("kv", "k25", "--units", "miles"), "unknown units"),
     "an unknown format": (("kv", "k25", "--format", "pdf"), "unknown format"),
-    "too many lines": (("kv", "k25", "--batch", ",".join(map(str, range(1, 14)))), "more than one picture can show"),
+    "too many lines": (("kv", "k25", "--batch", ",".join(map(str, range(1, 14)))), "the limit `lines` is 12"),
 }
 
 

@@ -146,7 +146,7 @@ def test_lines_of_one_colour_differ_in_nothing_but_the_cache_dtype() -> None:
 
 
 def test_more_lines_than_can_be_told_apart_are_refused() -> None:
-    with pytest.raises(InputError, match="13 lines are more than one picture can show"):
+    with pytest.raises(InputError, match="13 lines of one picture: the limit `lines` is 12"):
         kv_figure(cases(models(["k25"]), ["bf16"], list(range(1, 14))), RANGE)
 
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archcalc.errors import InputError
-from archcalc.serving.log import MAX_BYTES, MAX_LINE, MEASURED, Logged, load_log, read_log
+from archcalc.limits import LOG_BYTES
+from archcalc.serving.log import MAX_LINE, MEASURED, Logged, load_log, read_log
 from archcalc.serving.log_lines import RULES
 
 GIB = 2**30
@@ -328,7 +329,7 @@ def test_numbers_that_cannot_be_are_named_with_their_line(line: str, why: str) -
 def test_binary_text_and_text_beyond_the_bounds_are_refused() -> None:
     assert "binary" in refused("Available KV cache memory: 1.0 GiB\0").message
     assert refused("\n" + "x" * (MAX_LINE + 1)).line == 2
-    assert "16 MiB" in refused("x\n" * (MAX_BYTES // 2 + 1)).message
+    assert "`log-bytes`" in refused("x\n" * (LOG_BYTES.most // 2 + 1)).message
 
 
 def test_files_that_are_no_logs(tmp_path: Path) -> None:
@@ -336,7 +337,7 @@ def test_files_that_are_no_logs(tmp_path: Path) -> None:
     for raw, why in (
         (b"\x1f\x8b\0\0", "binary"),
         ("Available".encode("utf-16"), "UTF-16"),
-        (b"a\n" * (MAX_BYTES // 2 + 1), "16 MiB"),
+        (b"a\n" * (LOG_BYTES.most // 2 + 1), "`log-bytes`"),
         (b"nothing", "no line on memory"),
     ):
         path.write_bytes(raw)

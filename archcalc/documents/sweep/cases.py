@@ -14,12 +14,6 @@ from archcalc.files.model import Spec
 from archcalc.hf.spec import load_spec
 from archcalc.units import format_int
 
-MOST_PANELS = 6
-"""More pictures than this side by side can't be read."""
-
-MOST_LINES = 12
-"""More lines than this on one picture can't be told apart."""
-
 LONGEST = 1 << 30
 """The longest length that a plot goes to [tokens]."""
 
@@ -216,16 +210,6 @@ def of_each(found: Sequence[C], compute: Callable[[C], T]) -> list[T]:
                 raise
             raise error.at(source=case.model.label) from None
     return results
-
-
-def check_count(count: int, most: int, what: str) -> None:
-    """Raises InputError for more than a picture can show."""
-    if count > most:
-        raise InputError(
-            f"{count} {what} are more than one picture can show; {most} is the most",
-            value=count,
-            hint="give fewer specs, batches, cache dtypes, GPUs or plans",
-        )
 
 
 def limit_notes(several: Sequence[Model], longest: int) -> list[str]:

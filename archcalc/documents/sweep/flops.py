@@ -9,8 +9,9 @@ from typing import Any
 from archcalc.calc.flops import Flops, flop_rows, totals
 from archcalc.documents.document import Column
 from archcalc.documents.flops import SOME, counting
-from archcalc.documents.sweep.cases import MOST_LINES, Case, Range, check_count, models_of
+from archcalc.documents.sweep.cases import Case, Range, models_of
 from archcalc.documents.sweep.figure import Figure, Layer, Mark, Series, series
+from archcalc.limits import LINES, hold
 from archcalc.units import format_int
 from archcalc.workload import Workload
 
@@ -42,7 +43,7 @@ def _passed(flops: Flops) -> bool:
 
 def flops_figure(found: Sequence[Case], over: Range) -> Figure:
     """Forward FLOPs of a prefill against its length, two lines for each case. Raises InputError for too many."""
-    check_count(2 * len(found), MOST_LINES, "lines")
+    hold(LINES, 2 * len(found))
     text = [model.spec.trace(Workload()) for model in models_of(found)]
     return Figure(
         kind="flops",

@@ -9,8 +9,9 @@ from archcalc.calc.kv_cache import Mesh, sequence_cache
 from archcalc.calc.sharding import check_heads
 from archcalc.documents.conventions import cache_lines
 from archcalc.documents.document import Column
-from archcalc.documents.sweep.cases import CONTEXT, MOST_LINES, Case, Range, check_count, models_of, of_each
+from archcalc.documents.sweep.cases import CONTEXT, Case, Range, models_of, of_each
 from archcalc.documents.sweep.figure import Figure, Layer, Series, series
+from archcalc.limits import LINES, hold
 from archcalc.units import format_int
 from archcalc.workload import Workload
 
@@ -24,7 +25,7 @@ def kv_figure(found: Sequence[Case], over: Range, mesh: Mesh | None = None) -> F
     Raises:
         InputError: a tp that does not divide the heads, a cache dtype that does not fit, or too many cases.
     """
-    check_count(len(found), MOST_LINES, "lines")
+    hold(LINES, len(found))
     mesh = mesh or Mesh()
     sizes = [f"{name} {getattr(mesh, name)}" for name in ("tp", "pp", "dp", "dcp") if getattr(mesh, name) > 1]
     subject = "KV cache of each device" if sizes else "KV cache"

@@ -8,9 +8,10 @@ from typing import Any
 from archcalc.documents.conventions import ENGINES_PAD, padding_notes
 from archcalc.documents.document import Column
 from archcalc.documents.serve_words import verdict
-from archcalc.documents.sweep.cases import CONTEXT, MOST_LINES, MOST_PANELS, Case, Range
+from archcalc.documents.sweep.cases import CONTEXT, Case, Range
 from archcalc.documents.sweep.figure import Figure, Layer, Limit, Mark, Series, series
 from archcalc.documents.sweep.placed import Placed, assumed, placed
+from archcalc.limits import PANELS
 from archcalc.serving.memory import Serving
 from archcalc.units import format_int
 
@@ -51,8 +52,8 @@ def memory_figure(found: Sequence[Case], over: Range, gpu: Sequence[str] = (), *
     Raises:
         InputError: a model that can't be divided so, a cache dtype that does not fit it, or too many cases.
     """
-    held = placed(found, gpu, over.high, MOST_LINES, **flags)
-    lines, words = len(held) > MOST_PANELS, list(dict.fromkeys(each.words for each in held))
+    held = placed(found, gpu, over.high, **flags)
+    lines, words = len(held) > PANELS.most, list(dict.fromkeys(each.words for each in held))
     subject = "each device" if any(each.where.devices > 1 for each in held) else "one device"
     inputs: dict[str, Any] = {}
     for each in held:  # the tower's place is known where there is one

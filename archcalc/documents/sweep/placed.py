@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from archcalc.documents.serve import serve
 from archcalc.documents.serve_question import inputs_of, question_of
 from archcalc.documents.serve_words import assumptions
-from archcalc.documents.sweep.cases import Case, Model, check_count, models_of, of_each, told_apart
+from archcalc.documents.sweep.cases import Case, Model, models_of, of_each, told_apart
 from archcalc.errors import InputError
 from archcalc.hardware import Hardware, load_hardware
+from archcalc.limits import LINES, hold
 from archcalc.serving.deployment import Deployment
 from archcalc.serving.engine import End
 from archcalc.serving.memory import Serving
@@ -147,14 +148,14 @@ class Placed:
         return [f"{self.words}: {said} for {tokens} tokens" + (f"; searched: {searched}." if searched else ".")]
 
 
-def placed(found: Sequence[Case], gpu: Sequence[str], longest: int, most: int, **flags: Any) -> list[Placed]:
-    """Every case on every GPU, or on devices of any size where none is named; at most so many.
+def placed(found: Sequence[Case], gpu: Sequence[str], longest: int, **flags: Any) -> list[Placed]:
+    """Every case on every GPU, or on devices of any size where none is named.
 
     Raises:
         InputError: no such GPU, too many cases, a model that can't be divided so.
     """
     several: list[Gpu | None] = [*gpus_of(gpu)] or [None]
-    check_count(len(found) * len(several), most, "cases")
+    hold(LINES, len(found) * len(several))
 
     def place(case: Case) -> list[Placed]:
         own = {"context": longest, "batch": case.batch, "kv_dtype": case.kv_dtype}

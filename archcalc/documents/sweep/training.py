@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from archcalc.documents.document import Column
-from archcalc.documents.sweep.cases import MOST_PANELS, Model, Range, check_count, of_each, shared
+from archcalc.documents.sweep.cases import Model, Range, of_each, shared
 from archcalc.documents.sweep.figure import Figure, Layer, Limit, Mark, Series, series
 from archcalc.documents.sweep.plans import differing
 from archcalc.documents.train import run_of
@@ -16,6 +16,7 @@ from archcalc.documents.train_tables import rank_row
 from archcalc.documents.train_vision import vision_assumed
 from archcalc.errors import InputError
 from archcalc.hardware import Hardware, load_hardware
+from archcalc.limits import PANELS, hold
 from archcalc.training.load import load_plan
 from archcalc.training.memory import RankMemory, training_memory, worst
 from archcalc.training.plan import Plan
@@ -121,7 +122,7 @@ def trainings(several: Sequence[Model], plans: Sequence[str], overrides: tuple[s
         Training(model, argument, plan.name if names.count(plan.name) == 1 else argument, overrides, plan, fields)
         for model, ((argument, plan), fields) in product(several, zip(loaded.items(), told, strict=True))
     ]
-    check_count(len(found), MOST_PANELS, "panels")
+    hold(PANELS, len(found))
     return found
 
 
