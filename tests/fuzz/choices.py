@@ -11,7 +11,7 @@ WEIGHTS = {
     "train": 18,
     "serve": 10,
     "import": 16,
-    "diff": 8,
+    "diff": 6,
     "claims": 4,
     "card": 0.6,
     "check": 5,
@@ -23,7 +23,7 @@ WEIGHTS = {
     "plot kv": 3,
     "plot flops": 3,
     "plot train": 4,
-    "plot memory": 2,
+    "plot memory": 1,
 }
 """How often a command is tried: less where it takes long. One without a weight is tried as often as `show`."""
 

@@ -14,7 +14,7 @@ from tests.fuzz import asking
 from tests.fuzz.campaign import LAWS, broken
 from tests.support import Ran, run
 
-QUESTIONS = dict.fromkeys(LAWS, 10) | {"the_twin_agrees": 5, "the_public_class_agrees": 3}
+QUESTIONS = dict.fromkeys(LAWS, 8) | {"the_twin_agrees": 5, "the_public_class_agrees": 3, "more_memory_fits_still": 4}
 """How many are asked here; `python -m tests.fuzz --law NAME --cases 500` asks more, also of other seeds."""
 
 NEED_TORCH = {"the_twin_agrees": "torch", "the_public_class_agrees": "transformers"}

@@ -55,6 +55,7 @@ def test_a_loss_that_is_left_out_goes_with_the_kernels() -> None:
 INVALID = [
     ("parallel.ep=7", "world 256 is no multiple of pp x ep x etp = 112"),
     ("parallel.pp=62", "world 256 is no multiple of pp x tp x cp = 62"),
+    ("parallel.cp=32", "world 256 is no multiple of pp x tp x cp = 512"),  # more than there are: no replica is left
     ("parallel.world=100", "world 100 is no multiple of pp x tp x cp = 16"),
     ("parallel.zero=4", "zero must be `0`, `1`, `2` or `3`, not 4"),
     ("parallel.sp=true", "sp needs tp above 1"),

@@ -29,6 +29,8 @@ def _expert_groups(case: Case) -> Found | None:
 
 def _whole_micro_batches(case: Case) -> Found | None:
     plan = case.plan
+    if _dense_groups(case) is not None:  # so that no number of data-parallel devices is left
+        return None
     rows = plan.batch.seq * plan.batch.micro_batch * plan.parallel.dense_dp
     if plan.batch.global_tokens % rows == 0:
         return None
