@@ -12,8 +12,8 @@ from tests.mutation.mutants import TARGETS, Mutant
 from tests.mutation.plugin import COLLECTING, FOLDERS, OPTIONS, Traced
 from tests.mutation.process import forked
 
-MOST = 15.0
-"""Tests are asked until they take so long together [s of processor time]. What more would kill counts as a survivor."""
+SLOW = 0.5
+"""A test that takes longer is asked after all others [s of processor time]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class Trace:
         """Whether what it changes is run by an import, whose result a test may then use."""
         return not set(self.early.get(mutant.site.file, ())).isdisjoint(mutant.lines)
 
-    def of(self, mutant: Mutant) -> list[str]:
-        """The tests that can see a mutant, those likeliest to kill it first.
+    def of(self, mutant: Mutant, most: float) -> list[str]:
+        """The tests that can see a mutant, those likeliest to kill it first, until they take `most` together [s].
 
         Those that run its statement; where only an import does, those that run any line of the module; where none
         does, all of the folder named as the module's.
@@ -49,9 +49,9 @@ class Trace:
             files[file] = files.get(file, 0) + self.seconds[name]
         ranks = {file: (_distance(file, mutant.site.file), spent, file) for file, spent in files.items()}
         # A file at a time, so that what its tests share is made once.
-        order = sorted(found, key=lambda name: (ranks[name.partition("::")[0]], self.seconds[name], name))
+        order = sorted(found, key=lambda n: (self.seconds[n] > SLOW, ranks[n.partition("::")[0]], self.seconds[n], n))
         spent = accumulate(self.seconds[name] for name in order)
-        return [name for name, sofar in zip(order, spent, strict=True) if sofar <= MOST or name == order[0]]
+        return [name for name, sofar in zip(order, spent, strict=True) if sofar <= most or name == order[0]]
 
 
 def _mirror(file: str) -> str:
