@@ -18,7 +18,7 @@ from tests.mutation.mutants import TARGETS, Mutant, sample
 from tests.mutation.process import warm
 from tests.mutation.results import Result, Results, equivalents
 from tests.mutation.rules import UNCOUNTED
-from tests.mutation.trees import ROOT, digest
+from tests.mutation.trees import ROOT, digest, digests
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [part for part in asked.only.split(",") if part]
     drawn = sample(ROOT, asked.mutants, asked.seed)
     mutants = [mutant for mutant in drawn if not wanted or any(part in mutant.site.file for part in wanted)]
-    project = digest("archcalc", "tests", "specs")
+    project = digest(digests("archcalc", "tests", "specs"))
     found = {m.key: results.known(m.key, source_of(m), project, asked.most) for m in mutants}
     unknown = [m for m in mutants if found[m.key] is None]
     left = sorted(unknown, key=lambda m: m.site.rank(asked.seed))  # in no order: an interrupted run is a sample too

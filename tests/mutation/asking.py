@@ -18,8 +18,8 @@ from tests.mutation.collected import Session, replaced
 from tests.mutation.mutants import Mutant
 from tests.mutation.plugin import Chosen
 from tests.mutation.process import forked
-from tests.mutation.results import FOLDER, Outcome, Result
-from tests.mutation.traced import Trace, trace
+from tests.mutation.results import Outcome, Result
+from tests.mutation.traced import Trace, known_trace
 from tests.mutation.trees import ROOT, changed, copied
 
 FEW = 40
@@ -37,7 +37,7 @@ def ask_all(mutants: Sequence[Mutant], jobs: int, project: str, most: float) -> 
     """The results of all mutants as they come."""
     with ExitStack() as stack:
         trees = [Path(stack.enter_context(TemporaryDirectory(prefix="mutants-"))) for _ in range(jobs)]
-        traced = _traced(copied(trees[0]), project)
+        traced = known_trace(copied(trees[0]))
         queue, fill = os.pipe()
         os.write(fill, b"".join(index.to_bytes(4, "big") for index in range(len(mutants))))
         os.close(fill)
@@ -75,24 +75,6 @@ def _end(pid: int) -> None:
         os.kill(pid, signal.SIGTERM)
     with suppress(ChildProcessError):
         os.waitpid(pid, 0)
-
-
-def _traced(tree: Path, project: str) -> Trace:
-    """From the run before, if nothing has changed since."""
-    path = FOLDER / "trace.json"
-    if path.exists():
-        held = json.loads(path.read_text())
-        if held["project"] == project:
-            return Trace(**held["trace"])
-    print("finding out which unit tests run which lines", flush=True)
-    start = time.monotonic()
-    found = trace(tree)
-    path.write_text(json.dumps({"project": project, "trace": asdict(found)}))
-    total = sum(found.seconds.values())
-    print(f"{len(found.seconds)} unit tests, {total:.0f} s of processor time, {time.monotonic() - start:.0f} s in all")
-    for name in found.failed:
-        print(f"left out, as it fails without a mutant: {name}")
-    return found
 
 
 class _Worker:
