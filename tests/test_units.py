@@ -200,6 +200,24 @@ def test_a_printed_number_has_a_value_and_a_precision(text: str, value: Fraction
     assert (printed.value, printed.ulp, printed.text) == (value, ulp, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "value", "ulp"),
+    [
+        # SI prefixes are powers of 1000, with one FLOP or several; the last digit says how good it is
+        ("68.5 GFLOPs", 685 * 10**8, 10**8),
+        ("3.14 TFLOP", 314 * 10**10, 10**10),
+        ("2.5 YFLOPs", 25 * 10**23, 10**23),
+        ("12.5 kFLOPs", 12_500, 100),
+        ("989 FLOPs", 989, 1),
+        ("3.8e25", 38 * 10**24, 10**24),
+        ("1.5T", 15 * 10**11, 10**11),  # the letters of counts too
+    ],
+)
+def test_printed_flops_have_si_prefixes(text: str, value: int, ulp: int) -> None:
+    printed = parse_printed(text, "flops")
+    assert (printed.value, printed.ulp) == (value, ulp)
+
+
 @pytest.mark.parametrize("text", ["1,04T", "1.04T%", "104 BT", "12,34", "1,0000", "%", "~"])
 def test_half_understood_prints_are_refused(text: str) -> None:
     with pytest.raises(InputError):

@@ -18,7 +18,7 @@ from tests.mutation.mutants import TARGETS, Mutant, sample
 from tests.mutation.process import warm
 from tests.mutation.results import Result, Results, equivalents
 from tests.mutation.rules import UNCOUNTED
-from tests.mutation.trees import ROOT, digest
+from tests.mutation.trees import ROOT, digest, digests
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="which sample (1)")
     parser.add_argument("--jobs", type=int, default=2, help="mutants asked at the same time (2)")
     parser.add_argument("--only", default="", help=f"parts of their paths, such as tape,calc; of {', '.join(TARGETS)}")
+    parser.add_argument("--most", type=float, default=15, help="seconds of tests a mutant at most (15)")
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs found")
     asked = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as on Ctrl-C, the copies are removed
@@ -36,13 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [part for part in asked.only.split(",") if part]
     drawn = sample(ROOT, asked.mutants, asked.seed)
     mutants = [mutant for mutant in drawn if not wanted or any(part in mutant.site.file for part in wanted)]
-    project = digest("archcalc", "tests", "specs")
-    found = {m.key: results.known(m.key, source_of(m), project) for m in mutants}
+    project = digest(digests("archcalc", "tests", "specs"))
+    found = {m.key: results.known(m.key, source_of(m), project, asked.most) for m in mutants}
     unknown = [m for m in mutants if found[m.key] is None]
     left = sorted(unknown, key=lambda m: m.site.rank(asked.seed))  # in no order: an interrupted run is a sample too
     print(f"{len(mutants)} mutants, {len(mutants) - len(left)} known from before", flush=True)
     named = {m.key: m for m in left}
-    for number, result in enumerate(ask_all(left, asked.jobs, project) if left else (), 1):
+    for number, result in enumerate(ask_all(left, asked.jobs, project, asked.most) if left else (), 1):
         results.add(result)
         found[result.key] = result
         print(f"{number}/{len(left)} {result.outcome} {_where(named[result.key])} {result.killer}", flush=True)

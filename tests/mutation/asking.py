@@ -7,9 +7,10 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,8 +18,8 @@ from tests.mutation.collected import Session, replaced
 from tests.mutation.mutants import Mutant
 from tests.mutation.plugin import Chosen
 from tests.mutation.process import forked
-from tests.mutation.results import FOLDER, Outcome, Result
-from tests.mutation.traced import Trace, trace
+from tests.mutation.results import Outcome, Result
+from tests.mutation.traced import Trace, known_trace
 from tests.mutation.trees import ROOT, changed, copied
 
 FEW = 40
@@ -32,11 +33,11 @@ def source_of(mutant: Mutant) -> str:
     return hashlib.sha256((ROOT / mutant.site.file).read_bytes()).hexdigest()[:16]
 
 
-def ask_all(mutants: Sequence[Mutant], jobs: int, project: str) -> Iterator[Result]:
+def ask_all(mutants: Sequence[Mutant], jobs: int, project: str, most: float) -> Iterator[Result]:
     """The results of all mutants as they come."""
     with ExitStack() as stack:
         trees = [Path(stack.enter_context(TemporaryDirectory(prefix="mutants-"))) for _ in range(jobs)]
-        traced = _traced(copied(trees[0]), project)
+        traced = known_trace(copied(trees[0]))
         queue, fill = os.pipe()
         os.write(fill, b"".join(index.to_bytes(4, "big") for index in range(len(mutants))))
         os.close(fill)
@@ -44,7 +45,7 @@ def ask_all(mutants: Sequence[Mutant], jobs: int, project: str) -> Iterator[Resu
         for tree in trees:
             pid = os.fork()
             if pid == 0:
-                _in_worker(tree, traced, mutants, project, queue, writer)
+                _in_worker(partial(_Worker, tree, traced, mutants, project, most), queue, writer)
             stack.callback(_end, pid)
         os.close(writer)
         with os.fdopen(reader) as lines:
@@ -55,11 +56,11 @@ def ask_all(mutants: Sequence[Mutant], jobs: int, project: str) -> Iterator[Resu
             raise RuntimeError(f"the workers ended before {len(mutants) - count} mutants were asked")
 
 
-def _in_worker(tree: Path, traced: Trace, mutants: Sequence[Mutant], project: str, queue: int, writer: int) -> None:
+def _in_worker(make: Callable[[], _Worker], queue: int, writer: int) -> None:
     """The whole of a worker; it cleans up nothing, as its parent does."""
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        worker = _Worker(copied(tree), traced, mutants, project)
+        worker = make()
         with os.fdopen(writer, "w", buffering=1) as answers:
             while record := os.read(queue, 4):
                 answers.write(json.dumps(asdict(worker.ask(int.from_bytes(record, "big")))) + "\n")
@@ -76,35 +77,17 @@ def _end(pid: int) -> None:
         os.waitpid(pid, 0)
 
 
-def _traced(tree: Path, project: str) -> Trace:
-    """From the run before, if nothing has changed since."""
-    path = FOLDER / "trace.json"
-    if path.exists():
-        held = json.loads(path.read_text())
-        if held["project"] == project:
-            return Trace(**held["trace"])
-    print("finding out which unit tests run which lines", flush=True)
-    start = time.monotonic()
-    found = trace(tree)
-    path.write_text(json.dumps({"project": project, "trace": asdict(found)}))
-    total = sum(found.seconds.values())
-    print(f"{len(found.seconds)} unit tests, {total:.0f} s of processor time, {time.monotonic() - start:.0f} s in all")
-    for name in found.failed:
-        print(f"left out, as it fails without a mutant: {name}")
-    return found
-
-
 class _Worker:
     """One process with a copy of its own, and a session that has collected the tests of that copy."""
 
-    def __init__(self, tree: Path, traced: Trace, mutants: Sequence[Mutant], project: str) -> None:
-        self._tree, self._traced, self._mutants, self._project = tree, traced, mutants, project
-        self._session = Session(tree, mutants)
+    def __init__(self, tree: Path, traced: Trace, mutants: Sequence[Mutant], project: str, most: float) -> None:
+        self._tree, self._traced, self._mutants, self._project, self._most = tree, traced, mutants, project, most
+        self._session = Session(copied(tree), mutants)
 
     def ask(self, index: int) -> Result:
         """What the tests make of a mutant."""
         mutant, start = self._mutants[index], time.monotonic()
-        tests = self._traced.of(mutant)
+        tests = self._traced.of(mutant, self._most)
         seconds = 5 * sum(self._traced.seconds[name] for name in tests) + SLACK
         bodies = replaced((self._tree / mutant.site.file).read_text(), mutant.source)
         outcome: Outcome = "survived"
@@ -120,6 +103,7 @@ class _Worker:
             outcome=outcome,
             killer=killer,
             tests=len(tests),
+            most=self._most,
             seconds=round(time.monotonic() - start, 2),
         )
 

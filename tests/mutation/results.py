@@ -30,6 +30,8 @@ class Result:
     tests: int
     """How many tests can see it."""
     seconds: float
+    most: float
+    """For how long tests were asked at most [s of processor time]."""
 
 
 class Results:
@@ -44,12 +46,12 @@ class Results:
         whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]  # the last may be cut off
         self._held = {each.key: each for each in (Result(**json.loads(line)) for line in whole)}
 
-    def known(self, key: str, source: str, project: str) -> Result | None:
+    def known(self, key: str, source: str, project: str, most: float) -> Result | None:
         """What is known of a mutant, if it still holds."""
         held = self._held.get(key)
-        if held is None or held.source != source or (held.outcome == "survived" and held.project != project):
+        if held is None or held.source != source:
             return None
-        return held
+        return held if held.outcome != "survived" or (held.project == project and held.most >= most) else None
 
     def add(self, result: Result) -> None:
         """Write a result down."""

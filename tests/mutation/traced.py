@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 from tests.mutation.mutants import TARGETS, Mutant
 from tests.mutation.plugin import COLLECTING, FOLDERS, OPTIONS, Traced
 from tests.mutation.process import forked
+from tests.mutation.results import FOLDER
+from tests.mutation.trees import digest, digests
 
-MOST = 15.0
-"""Tests are asked until they take so long together [s of processor time]. What more would kill counts as a survivor."""
+SLOW = 0.5
+"""A test that takes longer is asked after all others [s of processor time]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +34,8 @@ class Trace:
         """Whether what it changes is run by an import, whose result a test may then use."""
         return not set(self.early.get(mutant.site.file, ())).isdisjoint(mutant.lines)
 
-    def of(self, mutant: Mutant) -> list[str]:
-        """The tests that can see a mutant, those likeliest to kill it first.
+    def of(self, mutant: Mutant, most: float) -> list[str]:
+        """The tests that can see a mutant, those likeliest to kill it first, until they take `most` together [s].
 
         Those that run its statement; where only an import does, those that run any line of the module; where none
         does, all of the folder named as the module's.
@@ -49,9 +52,35 @@ class Trace:
             files[file] = files.get(file, 0) + self.seconds[name]
         ranks = {file: (_distance(file, mutant.site.file), spent, file) for file, spent in files.items()}
         # A file at a time, so that what its tests share is made once.
-        order = sorted(found, key=lambda name: (ranks[name.partition("::")[0]], self.seconds[name], name))
+        order = sorted(found, key=lambda n: (self.seconds[n] > SLOW, ranks[n.partition("::")[0]], self.seconds[n], n))
         spent = accumulate(self.seconds[name] for name in order)
-        return [name for name, sofar in zip(order, spent, strict=True) if sofar <= MOST or name == order[0]]
+        return [name for name, sofar in zip(order, spent, strict=True) if sofar <= most or name == order[0]]
+
+    def only(self, files: Set[str]) -> Trace:
+        """Of the tests of these files."""
+        kept = [name for name in self.seconds if name.partition("::")[0] in files]
+        names, place = list(self.seconds), {name: i for i, name in enumerate(kept)}
+        lines = {
+            file: {line: [place[names[i]] for i in tests if names[i] in place] for line, tests in held.items()}
+            for file, held in self.lines.items()
+        }
+        failed = [name for name in self.failed if name.partition("::")[0] in files]
+        return replace(self, seconds={name: self.seconds[name] for name in kept}, lines=lines, failed=failed)
+
+    def with_those_of(self, other: Trace) -> Trace:
+        """With the tests of other files."""
+        first = len(self.seconds)
+        lines: dict[str, dict[str, list[int]]] = {file: dict(held) for file, held in self.lines.items()}
+        for file, held in other.lines.items():
+            mine = lines.setdefault(file, {})
+            for line, tests in held.items():
+                mine[line] = [*mine.get(line, []), *(first + i for i in tests)]
+        early = {
+            file: sorted({*self.early.get(file, []), *other.early.get(file, [])})
+            for file in {**self.early, **other.early}
+        }
+        failed = [*self.failed, *other.failed]
+        return Trace(seconds={**self.seconds, **other.seconds}, lines=lines, failed=failed, early=early)
 
 
 def _mirror(file: str) -> str:
@@ -65,15 +94,37 @@ def _distance(path: str, file: str) -> int:
     return 0 if same and path.startswith(_mirror(file)) else 1 if path.startswith(_mirror(file)) else 2
 
 
-def trace(tree: Path) -> Trace:
-    """Run every unit test once in a copy of the project."""
-    found = forked(tree, lambda: _run(tree), write=True)
+def known_trace(tree: Path) -> Trace:
+    """The trace of a copy of the project: what an earlier run found of files of tests that are as they were, and of the
+    others what a run of them finds now."""
+    tests = {name: each for name, each in digests(*FOLDERS).items() if name.split("/")[-1].startswith("test_")}
+    rest = {name: each for name, each in digests("archcalc", "specs", "tests").items() if name not in tests}
+    code = digest({name: each for name, each in rest.items() if "/test_" not in name and not name.endswith(".ambr")})
+    path = FOLDER / "trace.json"
+    held = json.loads(path.read_text()) if path.exists() else {}
+    same = held.get("code") == code
+    old = {name for name, each in held["tests"].items() if tests.get(name) == each} if same else set()
+    new = sorted(tests.keys() - old)
+    found = Trace(**held["trace"]).only(old) if same else Trace(seconds={}, lines={}, failed=[], early={})
+    if new:
+        print(f"finding out which lines the tests of {len(new)} files run", flush=True)
+        found = found.with_those_of(_trace(tree, new))
+        path.write_text(json.dumps({"code": code, "tests": tests, "trace": asdict(found)}))
+    print(f"{len(found.seconds)} unit tests, {sum(found.seconds.values()):.0f} s of processor time", flush=True)
+    for name in found.failed:
+        print(f"left out, as it fails without a mutant: {name}")
+    return found
+
+
+def _trace(tree: Path, files: Sequence[str]) -> Trace:
+    """Run the unit tests of these files once in a copy of the project."""
+    found = forked(tree, lambda: _run(tree, files), write=True)
     if found is None:
         raise RuntimeError("the unit tests could not be run; MUTANTS_TRACE=FILE says why")
     return Trace(**found)
 
 
-def _run(tree: Path) -> dict[str, Any]:
+def _run(tree: Path, files: Sequence[str]) -> dict[str, Any]:
     import importlib
 
     import pytest
@@ -88,7 +139,7 @@ def _run(tree: Path) -> dict[str, Any]:
             name = ".".join(file.relative_to(tree).with_suffix("").parts)
             importlib.import_module(name.removesuffix(".__init__"))  # as no test: a line of an import is every test's
     plugin = Traced(coverage)
-    pytest.main([*OPTIONS, *FOLDERS], plugins=[plugin])
+    pytest.main([*OPTIONS, *files], plugins=[plugin])
     coverage.stop()
     names = {name: index for index, name in enumerate(n for n in plugin.seconds if n not in plugin.failed)}
     by_file: dict[str, list[int]] = {}

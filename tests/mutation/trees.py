@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,13 +21,15 @@ def files() -> list[str]:
     return [name for name in sorted(set(listed.split("\0"))) if name and (ROOT / name).is_file()]
 
 
-def digest(*folders: str) -> str:
-    """A hash of all Python files and data below these folders."""
-    found = hashlib.sha256()
-    for name in files():
-        if name.startswith(folders) and not name.startswith("tests/mutation/"):
-            found.update(name.encode() + b"\0" + (ROOT / name).read_bytes() + b"\0")
-    return found.hexdigest()[:16]
+def digests(*folders: str) -> dict[str, str]:
+    """A hash of every file below these folders, by path; these tools themselves left out."""
+    names = [name for name in files() if name.startswith(folders) and not name.startswith("tests/mutation/")]
+    return {name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest()[:16] for name in names}
+
+
+def digest(found: Mapping[str, str]) -> str:
+    """One hash of several files."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def copied(folder: Path) -> Path:

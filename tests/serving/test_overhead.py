@@ -14,7 +14,7 @@ from archcalc.serving.deployment import Deployment
 from archcalc.serving.engine import Bounds, Engine
 from archcalc.serving.memory import Serving
 from archcalc.serving.overhead import Kind, Load, Term, terms
-from tests.serving.deployed import GIB, engine, gpu, held, llama_8b, model, served, weights
+from tests.serving.deployed import GIB, engine, gpu, held, llama_8b, model, served, spec, weights
 from tests.support import data, spec_of, tiny
 
 LOAD = Load(context=1024)
@@ -189,6 +189,13 @@ def test_a_draft_is_on_the_last_stage_whole() -> None:
     assert drafts == [[], [], [], [held(llama_8b(), tp=8)]]
     # 20 layers of the model's 80 on each stage, and the draft's 32 beside the last: 2 x 128 x 2 B a layer and token
     assert [device.sequence_bytes for device in found.devices] == [1024 * 512 * n for n in (20, 20, 20, 52)]
+
+
+def test_a_drafts_tower_is_not_loaded() -> None:
+    # a draft proposes tokens of text: MoonViT's 416,866,032 parameters, divided or not, and its projector stay out
+    tower = {"vision", "projector"}
+    text = sum(w.held for w in weights("k25", tp=8) if w.weight.part not in tower)
+    assert term(served("llama-3.1-70b", "b300", load=LOAD, draft=spec("k25"), tp=8), "draft") == exactly(text)
 
 
 def test_a_drafts_heads_must_divide_too() -> None:

@@ -271,6 +271,18 @@ def test_a_key_of_fsdp_brings_the_section_into_a_plan_without_it() -> None:
     assert plan("fsdp=null").fsdp is None
 
 
+def test_what_is_not_said_of_fsdp_is_torchs_own_order_and_one_replica() -> None:
+    # FSDP2 gathers the next group while one runs (torch: FSDPParamGroup.pre_forward), reduces in fp32 as torchtitan
+    # says, and shards over all devices: nothing is replicated
+    said = load_plan(
+        "k2-pretrain", ("parallel.zero=3", "precision.grads=bf16", "fsdp.prefetch=1", "fsdp.reduce_dtype=fp32")
+    )
+    unsaid = load_plan("k2-pretrain", ("parallel.zero=3", "precision.grads=bf16", "fsdp.param_dtype=bf16"))
+    assert said.fsdp == unsaid.fsdp
+    assert unsaid.fsdp is not None
+    assert unsaid.fsdp.replicate == 1
+
+
 def test_a_report_says_what_it_counts_and_that_reserved_memory_is_more() -> None:
     report = train_report(spec("llama-3.1-8b"), plan())
     assert any("reserved memory" in line for line in report.conventions)
