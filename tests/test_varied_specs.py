@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from archcalc.calc.params import count
 from archcalc.documents.document import Report
-from archcalc.errors import InputError
 from archcalc.files.loader import load_spec
 from archcalc.files.model import Spec
 from archcalc.files.storage import Fp8Block
@@ -733,27 +732,3 @@ def test_tracing_k25_takes_less_than_three_milliseconds() -> None:
         spec.forward(Tape(Workload(phase="train", seq=4096, images=((1024, 768),) * images)))
         took.append(time.process_time() - before)
     assert min(took) < 0.003
-
-
-# --------------------------------------------------------------------------------------------- what can't be compared
-
-
-def with_section(layer: str, name: str, section: dict[str, Any]) -> dict[str, Any]:
-    attention, ffn = layer.split("/")
-    return assembled([{"count": 1, "attention": attention, "ffn": ffn}], SECTIONS | {name: section})
-
-
-@pytest.mark.twin
-@needs_torch
-@pytest.mark.parametrize(
-    ("plain", "says"),
-    [
-        (with_section("odd/dense", "odd", GQA | {"head_dim": 5}), "in pairs, and 5 of a head is odd"),
-        (with_section("odd/dense", "odd", MLA | {"qk_rope_head_dim": 3}), "in pairs, and 3 of a head is odd"),
-        (content("gqa/dense", vision={"vt_num_attention_heads": 4}), "in fours"),  # 24 / 4 = 6 features a head
-        (with_section("gqa/one", "one", GROUPS | {"n_group": 8}), "two best experts"),
-    ],
-)
-def test_what_no_model_can_run_is_refused_with_its_reason(plain: dict[str, Any], says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        crosscheck(spec_of(plain), only=["params"])

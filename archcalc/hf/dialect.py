@@ -94,6 +94,8 @@ class Dialect(NamedTuple):
         architectures: class names, where the type alone does not tell (a type that transformers has not).
         class_type: the model type whose public class has this architecture; empty where there is none.
         proof: what proves a dialect without a public class.
+        whole_heads: whether the class refuses a hidden size that `num_attention_heads` does not divide, whatever its
+            `head_dim` (transformers, `validate_architecture`).
         norm_names: modules of the norms around `attention` and `ffn`, where they have names of their own.
         scope_names: regular expressions from our module paths to the release's own, for quantization rules.
     """
@@ -108,6 +110,7 @@ class Dialect(NamedTuple):
     architectures: tuple[str, ...] = ()
     class_type: str = ""
     proof: str = ""
+    whole_heads: bool = False
     scope_names: tuple[tuple[str, str], ...] = ()
     norm_names: Mapping[str, Mapping[str, str]] = NOTHING
 

@@ -152,11 +152,17 @@ def head_dim(config: Config) -> Said:
     return Said(hidden // heads, (), "hidden_size / num_attention_heads")
 
 
-def even_head_dim(config: Config) -> Said:
-    """hidden_size / num_attention_heads, which must divide; a `head_dim` in the file has to say the same."""
+def check_heads(config: Config) -> tuple[int, int]:
+    """hidden_size and num_attention_heads. Raises SpecError where one does not divide into the other."""
     hidden, heads = config.integer("hidden_size", least=1), config.integer("num_attention_heads", least=1)
     if hidden % heads:
         raise config.error(f"hidden_size {hidden} does not divide into num_attention_heads {heads}", "hidden_size")
+    return hidden, heads
+
+
+def even_head_dim(config: Config) -> Said:
+    """hidden_size / num_attention_heads, which must divide; a `head_dim` in the file has to say the same."""
+    hidden, heads = check_heads(config)
     given = config.data.get("head_dim")
     config.take("head_dim", "the class computes it")
     if given is not None and given != hidden // heads:

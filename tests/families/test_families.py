@@ -21,6 +21,10 @@ LEAST = 0.6
 no answer. What is refused are sizes that no forward pass has, such as heads that don't divide."""
 
 
+NO_SIZE = ("NoneType", "Padding_idx", "value None", "got None")
+"""What a class says of a config whose sizes it does not mind: null where a dropout or a base stands, ids of tokens."""
+
+
 def foreign(config: dict[str, Any], base: dict[str, Any]) -> bool:
     """Whether a config has a key that its base has not."""
     return any(
@@ -38,10 +42,12 @@ class Tally:
         self.wrong: list[str] = []
 
     def judge(self, label: str, config: dict[str, Any]) -> None:
-        """Compare one edit; what the public class refuses has no judge, and a refusal of ours is no difference."""
+        """Compare one edit. Sizes that the class refuses are refused here; a refusal of ours is no difference."""
         try:
             parameters, buffers = public.tensors(config)
-        except public.Unbuildable:
+        except public.Unbuildable as refusal:
+            if not any(word in str(refusal) for word in NO_SIZE) and self._imports(config):
+                self.wrong.append(f"{label}: imported, and the class refuses it: {str(refusal)[:200]}")
             return
         own = not foreign(config, BASES[self.base])
         self.built += own
@@ -59,6 +65,14 @@ class Tally:
         for kind, theirs in (("params", parameters), ("buffers", buffers)):
             lines = names.differences(names.named(found[kind], model_type), names.public(theirs, model_type))
             self.wrong += [f"{label}: {kind}: {line}" for line in lines[:4]]
+
+    @staticmethod
+    def _imports(config: dict[str, Any]) -> bool:
+        try:
+            mine.spec_of(config)
+        except InputError:
+            return False
+        return True
 
 
 @pytest.mark.parametrize("base", BASES)

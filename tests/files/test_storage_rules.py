@@ -309,15 +309,16 @@ def test_a_mapping_may_name_roles_that_the_model_has_not() -> None:
     assert notes(content) == []
 
 
-def test_only_rules_by_path_need_the_forward_pass_to_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_release_by_roles_needs_no_forward_pass_to_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     def recorded(*_: object) -> None:
         raise InputError("recorded")
 
     monkeypatch.setattr("archcalc.files.model._trace", recorded)
-    listed(("attention", FP8))
+    listed(("attention", FP32))
     spec_of(tiny())
-    with pytest.raises(ValueError, match="recorded"):
-        listed(("*.o_proj", FP8))
+    for match, store in (("*.o_proj", FP32), ("attention", FP8)):  # which paths, and which matrices there are
+        with pytest.raises(ValueError, match="recorded"):
+            listed((match, store))
 
 
 # --------------------------------------------------------------------------------------- what is refused, and where

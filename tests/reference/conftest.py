@@ -11,7 +11,7 @@ import pytest
 collect_ignore: list[str] = []
 if find_spec("torch") is None:
     collect_ignore += ["test_build.py", "test_flops.py", "test_guards.py", "test_indexer.py", "test_k25.py"]
-    collect_ignore += ["test_layer_steps.py", "test_windows.py"]
+    collect_ignore += ["test_layer_steps.py", "test_sense.py", "test_windows.py"]
 if find_spec("torch") is None or find_spec("transformers") is None:
     collect_ignore += ["test_checkpoint_names.py", "test_gemma.py", "test_hf.py", "test_numbers.py"]
     collect_ignore += ["test_public_layers.py", "test_vit.py"]

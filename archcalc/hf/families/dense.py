@@ -30,6 +30,7 @@ LLAMA = Dialect(
     attention={"full": BIASED},
     ffn={"dense": {**DENSE, "mlp_bias": "mlp_bias"}},
     layers=PLAIN,
+    whole_heads=True,
 )
 
 QWEN2_ATTENTION: Table = {**GQA, "attention_bias": Fixed(True, "Qwen2's q, k and v always have one")}
@@ -82,9 +83,10 @@ DENSE_TEXT = (
         ffn={"dense": {**DENSE, "mlp_bias": "mlp_bias"}},
         layers=PLAIN,
     ),
-    LLAMA._replace(model_type="granite"),
+    LLAMA._replace(model_type="granite", whole_heads=False),
     Dialect(
         model_type="arcee",
+        whole_heads=True,
         backbone=BACKBONE,
         attention={"full": BIASED},
         ffn={"dense": {**DENSE, "gated": Fixed(False, "two matrices"), "mlp_bias": "mlp_bias"}},
@@ -139,6 +141,7 @@ DENSE_TEXT = (
     ),
     Dialect(
         model_type="gemma3_text",
+        whole_heads=True,
         backbone={
             **BACKBONE,
             "norm": Fixed("rms_zero_centered", "Gemma3RMSNorm multiplies by 1 + weight"),
