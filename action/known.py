@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from unicodedata import normalize
 
 from action.git import Entry, contents
 from archcalc.documents.compare.sides import kind_of
-from archcalc.errors import ArchcalcError
+from archcalc.errors import ArchcalcError, FileWarning
 from archcalc.files.text_file import MAX_BYTES
 from archcalc.files.yaml_loader import load
 from archcalc.hf.source import CONFIG
@@ -83,7 +84,9 @@ def _known(path: str, text: bytes) -> Known | None:
         return Known(path, report=True)
     shown = os.fsencode(path).decode(errors="replace")
     try:
-        data = (config_text(text, shown) if kind == "config" else load(text, shown)).data
+        with warnings.catch_warnings():  # the comparison says them
+            warnings.simplefilter("ignore", FileWarning)
+            data = (config_text(text, shown) if kind == "config" else load(text, shown)).data
     except (ArchcalcError, RecursionError):
         return None
     if "backbone" not in data:

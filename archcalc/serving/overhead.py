@@ -183,8 +183,8 @@ def _beside_weights(
     served: Served, engine: Engine, where: Deployment, load: Load, stage: range, depth: int
 ) -> Iterator[Term]:
     tape = served.tape
-    held = ((s.ops, len(s.indices[among(s.indices, stage)])) for s in tape.segments if s.part == "backbone")
-    ops = [(op, layers) for those, layers in held for op in those]
+    backbone = ((s.ops, len(s.indices[among(s.indices, stage)])) for s in tape.segments if s.part == "backbone")
+    ops = [(op, layers) for own, layers in backbone for op in own]
     yield Term("absorbed", _absorbed(ops, served.scheme, engine, where.shards))
     yield Term("rotary", _rotary(ops, served.positions))
     if load.mtp and stage.stop == depth:

@@ -180,8 +180,8 @@ class Batch(Section):
 
     @model_validator(mode="after")
     def _pictures_fit(self) -> Self:
-        sized = [(key, each) for key, each in self.pictures if each.size is not None]
-        count = sum((each.per_sequence or 0) * (each.size[0] if key == "videos" else 1) for key, each in sized)
+        counts = [(key, each.per_sequence or 0, each.size) for key, each in self.pictures if each.size is not None]
+        count = sum(n * size[0] if key == "videos" else n for key, n, size in counts)
         if count > PICTURES.most:
-            raise field_beyond(PICTURES, count, *dict.fromkeys(key for key, _ in sized))
+            raise field_beyond(PICTURES, count, *dict.fromkeys(key for key, _, _ in counts))
         return self

@@ -2,7 +2,7 @@
 
 from archcalc.errors import InputError, did_you_mean
 
-from .base import Op, OpKind, Pipeline, Schedule
+from .base import Op, Pipeline, Schedule
 from .dualpipe import DualPipe
 from .dualpipe_v import DualPipeV
 from .ended import ended_states
@@ -10,6 +10,7 @@ from .gpipe import GPipe
 from .interleaved import Interleaved1F1B
 from .live import State, all_states, live_states, most_live
 from .one_f_one_b import OneFOneB
+from .patterns import OpKind
 from .timing import Deadlock, Durations, Span, bubble, simulate
 from .zb_h1 import ZBH1
 from .zb_h2 import ZBH2

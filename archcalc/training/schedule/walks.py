@@ -11,7 +11,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from .base import Pipeline, Schedule
-from .patterns import Loop, Phase, Step, counters
+from .patterns import Loop, OpKind, Phase, Step, counters
 
 FIELD = 64
 """Bits of a count in a packed number: whole tuples of counts are added and compared as one integer."""
@@ -21,7 +21,7 @@ class Place(NamedTuple):
     """What makes states differ beside counts: the running operation, the chunk that goes backward next, and that of
     a forward that runs beside."""
 
-    kind: str
+    kind: OpKind
     chunk: int
     following: int | None
     beside: int | None
