@@ -52,7 +52,8 @@ class Related(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with an input. Lines and columns from 1; `snippet` is the whole source line."""
+    """One thing that is wrong with an input. Lines and columns from 1; `snippet` is the whole source line, or all of an
+    argument, which has no lines."""
 
     message: str
     source: str | None = None
@@ -298,8 +299,7 @@ def _is_slip(name: str, choice: str) -> bool:
 
 def _headline(source: str | None, line: int | None, column: int | None, severity: str, message: str) -> str:
     place = "" if source is None else harmless(source)
-    if line is not None:
-        place += f":{line}" if column is None else f":{line}:{column}"
+    place += "".join(f":{n}" for n in (line, column) if n is not None)
     if len(message) > MESSAGE_MOST:  # it quotes a key that is no name
         message = f"{message[: MESSAGE_MOST * 2 // 3]}...{message[-MESSAGE_MOST // 3 :]}"
     text = severity + harmless(message)
@@ -308,9 +308,9 @@ def _headline(source: str | None, line: int | None, column: int | None, severity
 
 def _excerpt(snippet: str | None, line: int | None, column: int | None, width: int) -> list[str]:
     """The source line and the line with the caret, or nothing."""
-    if snippet is None or line is None:
+    if snippet is None or (line is None and column is None):
         return []
-    gutter = f"  {line} | "
+    gutter = f"  {line} | " if line is not None else "  | "
     if column is None:
         text, _ = _cut(snippet, 0, width - len(gutter))
         return [(gutter + text).rstrip()]

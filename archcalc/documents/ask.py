@@ -30,6 +30,12 @@ MOST_VALUES = 1000
 SWITCHES = {"serve": dict.fromkeys(("eager", "language_only", "mtp"), (False, True))}
 """What inputs of a command can be that a command line lets nobody mistype."""
 
+FRACTIONS = ("utilization", "price")
+"""Inputs that are no whole numbers; their functions bound them."""
+
+LARGEST = 10**64
+"""No command line reads a number of more digits."""
+
 _RENAMED = {"as": "as_", "images": "image", "videos": "video"}
 """Inputs of saved reports that are no name of a parameter; `images` and `videos` were written by earlier versions."""
 
@@ -87,6 +93,8 @@ def again(command: str, spec: Spec, inputs: Mapping[str, Any], files: Mapping[st
     given |= choices
     if any(name in given and given[name] not in values for name, values in SWITCHES.get(command, {}).items()):
         raise unusable
+    if not all(_is_whole(value) for name, value in given.items() if name not in FRACTIONS):
+        raise unusable
     if any(not _is_named(value, several=command == "report") for name, value in given.items() if name in FILES):
         raise unusable
     try:
@@ -96,6 +104,13 @@ def again(command: str, spec: Spec, inputs: Mapping[str, Any], files: Mapping[st
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         raise unusable from None
+
+
+def _is_whole(value: object) -> bool:
+    """Whether all numbers in an input are ones that a command line may hold: whole, and not below zero."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_whole, value))
+    return not isinstance(value, float) and not (isinstance(value, int) and not 0 <= value < LARGEST)
 
 
 def _is_named(value: object, *, several: bool) -> bool:

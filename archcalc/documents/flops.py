@@ -94,6 +94,8 @@ def flops(
             value=seq,
             hint="leave out --seq and --batch, or --lengths",
         )
+    if tokens is not None and tokens < 1:
+        raise InputError(f"a run has at least 1 token, not {tokens}", value=tokens, hint="write --tokens 15.5T")
     if seq is None:
         seq = 1 if lengths or phase == "decode" else 4096
     workload = Workload(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -44,19 +45,26 @@ def build(config: Mapping[str, Any], *, device: str = "meta", dtype: str = "bflo
     del content["model_type"]
     if model_type not in public("transformers", "CONFIG_MAPPING"):
         raise InputError(f"transformers has no class for model_type {model_type}")
-    try:
+    with _refusals(model_type):
         made = public("transformers", "AutoConfig").for_model(model_type, **content)
         model_class = _class_of(made)
         if model_class is None:
             raise InputError(f"transformers has no class that generates text for model_type {model_type}")
         with torch.device(device):
             model = model_class._from_config(made, dtype=getattr(torch, dtype), attn_implementation="eager")
+    return Public(model, model_type, config)
+
+
+@contextmanager
+def _refusals(model_type: str) -> Iterator[None]:
+    """What a class raises at a config, which may be anything, as an InputError."""
+    try:
+        yield
     except InputError:
         raise
-    except Exception as error:  # a class may raise anything at a config
+    except Exception as error:
         said = " ".join(str(error).split())
         raise InputError(f"transformers' class for {model_type} refuses the config: {said[:300]}") from error
-    return Public(model, model_type, config)
 
 
 def _class_of(config: Any) -> Any:
@@ -125,7 +133,7 @@ def _predictions(built: Public) -> Iterator[tuple[str, torch.Tensor]]:
     modules = text.num_mtp_layers if predicts(built) and "num_nextn_predict_layers" in said else 0
     if not modules:
         return
-    with torch.device("meta"):
+    with _refusals(built.model_type), torch.device("meta"):
         predictor = public("transformers.modeling_layers", "MtpModel")(built.model, modules)
     shared = {id(tensor) for _, tensor in _stored(built.model)}
     for name, tensor in _stored(predictor):

@@ -43,8 +43,8 @@ def render(report: Report, units: str) -> str:
 
 def dumped(data: Any) -> str:
     """Plain data as the text of a document: sorted keys, ASCII; a fraction as the nearest float. Lists of numbers stand
-    on one line."""
-    text = dumps(data, indent=1, sort_keys=True, ensure_ascii=True, default=_plain)
+    on one line. Raises ValueError for a number that JSON has not: none gets here, as what is read is finite."""
+    text = dumps(data, indent=1, sort_keys=True, ensure_ascii=True, default=_plain, allow_nan=False)
     return sub(r"\[\n *(-?\d[^\]\[{\"]*?)\n *\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from yaml import safe_dump
-
-from archcalc.errors import InputError, SpecError
+from archcalc.errors import InputError
 from archcalc.files.loader import text_of, validate
 from archcalc.files.yaml_loader import load
 from archcalc.training.misfit import Misfit
+from archcalc.training.overridden import Overridden
 from archcalc.training.overrides import override
 from archcalc.training.plan import Plan
 from archcalc.training.precision import Fsdp
@@ -26,18 +25,11 @@ def load_plan(argument: str, overrides: tuple[str, ...] = ()) -> Plan:
     plain = validate(document.data, document, Plan)
     data, all_fields = plain.model_dump(exclude_unset=True), plain.model_dump()
     all_fields["fsdp"] = (plain.fsdp or Fsdp()).model_dump()
-    for text in overrides:
-        override(data, text, all_fields)
-    given = {text.partition("=")[0].strip() for text in overrides}
+    settings = [override(data, text, all_fields) for text in overrides]
+    given = {".".join(map(str, each.path)) for each in settings}
     if "assumed" in data and "assumed" not in given:
         data["assumed"] = [path for path in data["assumed"] if path not in given]
-    source = f"--set {', '.join(overrides)}"
-    try:
-        return validate(data, load(safe_dump(data), source), Plan)
-    except SpecError as error:
-        raise SpecError.from_problems(
-            [p._replace(line=None, column=None, snippet=None, related=()) for p in error.problems]
-        ) from None
+    return validate(data, Overridden(data, document, settings), Plan)
 
 
 def placed(error: Misfit, argument: str, overrides: tuple[str, ...]) -> InputError:
@@ -46,7 +38,8 @@ def placed(error: Misfit, argument: str, overrides: tuple[str, ...]) -> InputErr
     set_here = [(f"{text.partition('=')[0].strip()}.", text) for text in overrides]
     given = [text for key, text in set_here if key.startswith(name) or name.startswith(key)]
     if given:
-        return error.at(source=f"--set {given[-1]}")
+        text = given[-1]
+        return error.at(source=f"--set {text}", column=text.index("=") + 2, snippet=text)
     document = load(*text_of(argument, "plans"))
     line, column = document.position(error.keys, key=True)
     return error.at(source=document.source, line=line, column=column, snippet=document.line(line))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 from archcalc.errors import InputError, near_miss
-from archcalc.files.yaml_loader import load
 from archcalc.section import Section
+from archcalc.training.overridden import Setting, value_of
 from archcalc.training.plan import Plan
 from archcalc.units import parse_context, parse_count
 
@@ -41,39 +41,47 @@ PATHS = dict(_paths(Plan))
 """Fields of a plan by path, those of images and videos too: whether each is a whole number."""
 
 
-def override(data: dict[str, Any], text: str, fields: Any) -> None:
+def override(data: dict[str, Any], text: str, fields: Any) -> Setting:
     """Set one field of a plan's data; `fields` has every field that there is, defaults too. Raises InputError."""
     key, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--set {text} has no value", value=text, hint="write --set parallel.pp=8")
     pieces = key.strip().split(".")
-    parsed = load(f"value: {value}", f"--set {key}").data["value"]
+    document = value_of(text)
     node: Any = data
     for i, piece in enumerate(pieces):
         if not isinstance(fields, dict) or piece not in fields:
             known = list(fields) if isinstance(fields, dict) else []
             hint = _meant(pieces) or _what_there_is(pieces[:i], known)
             raise InputError(f"--set names no field of a plan: {key}", value=key, hint=hint)
+        if not isinstance(node, dict):  # set before, as something else
+            _refuse(f"{'.'.join(pieces[:i])} was set to what has no field {piece}", text, key)
         if i == len(pieces) - 1:
-            node[piece] = _value(parsed, value.strip(), pieces, text)
+            node[piece] = _value(document.data["value"], value.strip(), pieces, text)
         else:
             node[piece] = {} if node.get(piece) is None else node[piece]
             node, fields = node[piece], fields[piece]
+    return Setting(tuple(pieces), text, document)
 
 
 def _value(parsed: Any, value: str, pieces: list[str], text: str) -> Any:
-    """What is set: a whole number as flags take it. Raises InputError for one that is none, and for a plain value of a
-    section."""
+    """What is set: a whole number as flags take it. Raises InputError for one that is none, and for a plain value or a
+    list in place of a section."""
     inside = _inside(pieces[0]) if len(pieces) == 1 else ()
-    if inside and not (parsed is None or isinstance(parsed, dict | list)):
+    if inside and not (parsed is None or isinstance(parsed, dict)):
         hint = f"it has {', '.join(inside)}: set one of them, as {pieces[0]}.{inside[0]}=..."
-        raise InputError(f"{pieces[0]} is a section of a plan", source=f"--set {text}", value=text, hint=hint)
+        _refuse(f"{pieces[0]} is a section of a plan", text, text.partition("=")[0], hint)
     if isinstance(parsed, int) or not value[:1].isdigit() or not PATHS.get(".".join(pieces)):
         return parsed
     try:
         return parse_context(value) if pieces[-1] in LENGTHS else parse_count(value)
     except InputError as error:
-        raise error.at(source=f"--set {text}") from None
+        _refuse(error.message, text, text.partition("=")[0], error.hint)
+
+
+def _refuse(message: str, text: str, key: str, hint: str | None = None) -> NoReturn:
+    """Raises InputError at the value behind a key of an argument."""
+    raise InputError(message, source=f"--set {text}", column=len(key) + 2, value=text, hint=hint, snippet=text)
 
 
 def _inside(section: str) -> list[str]:
