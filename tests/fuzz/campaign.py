@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -159,7 +160,8 @@ def report(ran: Ran, found: list[str], folder: Path | None) -> None:
         (place / "faults.txt").write_bytes(text)
 
 
-def broken(law: str, seed: int, count: int) -> list[str]:
-    """What is wrong with the answers to the first questions of a seed, each with its index."""
-    found = ((index, LAWS[law](Random(f"{law}:{seed}:{index}"))) for index in range(count))
-    return [f"{law}, seed {seed}, question {index}: {fault}" for index, fault in found if fault]
+def broken(law: str, seed: int, count: int) -> Iterator[str]:
+    """What is wrong with the answers to the first questions of a seed, each with its index, as they are asked."""
+    for index in range(count):
+        if fault := LAWS[law](Random(f"{law}:{seed}:{index}")):
+            yield f"{law}, seed {seed}, question {index}: {fault}"
