@@ -38,9 +38,12 @@ def main() -> int:
     if given.only is not None:
         return only(given.seed, given.only, shrink=given.shrink, keep=given.keep)
     if given.law is not None:
-        found = broken(given.law, given.seed, given.cases)
-        _show("\n".join(found) or f"{given.cases} questions, and {given.law} holds")
-        return int(bool(found))
+        failed = 0
+        for fault in broken(given.law, given.seed, given.cases):
+            failed += 1
+            _show(fault)
+        print(f"{given.law}: {failed} of {given.cases} answers are wrong")
+        return int(failed > 0)
     if given.start is not None:
         return int(chunk(given.seed, given.start, given.end or given.start + 1, given.failures) > 0)
     return int(Campaign(given.seed, given.cases, given.folder, given.jobs).go_on() > 0)

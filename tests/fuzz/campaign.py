@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -29,6 +30,18 @@ LONGEST = 1800.0
 """A process that takes longer than this for its cases is stuck [s]."""
 
 
+Process = subprocess.Popen[bytes]
+
+
+@dataclass
+class Part:
+    """Cases of one process: of the chunk from `start`, those from `first` on."""
+
+    start: int
+    first: int
+    process: Process | None = None
+
+
 @dataclass
 class Campaign:
     """The cases from 0 to `count` of a seed.
@@ -46,17 +59,23 @@ class Campaign:
     def go_on(self) -> int:
         """Run what has not run yet, and return how many cases failed so far."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        done, running = self._done(), dict[int, subprocess.Popen[bytes]]()
-        waiting = [start for start in range(0, self.count, CHUNK) if start not in done]
+        done, running = self._done(), dict[int, Part]()
+        waiting = [Part(start, start) for start in range(0, self.count, CHUNK) if start not in done]
         since = time.monotonic()
         while waiting or running:
             while waiting and len(running) < self.jobs:
-                running[waiting[0]] = self._started(waiting.pop(0))
-            ended = self._ended(running)
-            for start in ended:
-                done.add(start)
+                part = waiting.pop(0)
+                running[part.start] = part
+                part.process = self._started(part.first, min(part.start + CHUNK, self.count))
+            for part in self._ended(list(running.values())):
+                del running[part.start]
+                rest = self._after_death(part)
+                if rest < min(part.start + CHUNK, self.count):
+                    waiting.insert(0, Part(part.start, rest))
+                    continue
+                done.add(part.start)
                 self._save(done)
-                ran, took = len(done) * CHUNK, time.monotonic() - since
+                ran, took = min(len(done) * CHUNK, self.count), time.monotonic() - since
                 print(f"{ran:,} of {self.count:,} cases, {self.failures} failed, {took:.0f} s", flush=True)
         return self.failures
 
@@ -78,26 +97,31 @@ class Campaign:
         new.write_text(json.dumps({**saved, str(self.seed): sorted(done)}))
         new.replace(state)
 
-    def _started(self, start: int) -> subprocess.Popen[bytes]:
-        end = min(start + CHUNK, self.count)
-        words = ["--seed", str(self.seed), "--from", str(start), "--to", str(end), "--failures", str(self.folder)]
+    def _started(self, first: int, end: int) -> Process:
+        words = ["--seed", str(self.seed), "--from", str(first), "--to", str(end), "--failures", str(self.folder)]
         return subprocess.Popen([sys.executable, "-m", "tests.fuzz", *words], cwd=ROOT, stdin=subprocess.DEVNULL)
 
-    def _ended(self, running: dict[int, subprocess.Popen[bytes]]) -> list[int]:
-        """Wait for a process, and tell which have ended; one that died is a failure of the case it was at."""
+    def _ended(self, running: list[Part]) -> list[Part]:
+        """Wait until a process has ended, and tell which have; one that is stuck is killed."""
         started = time.monotonic()
-        while not (ended := [start for start, process in running.items() if process.poll() is not None]):
-            time.sleep(0.2)
-            if time.monotonic() - started > LONGEST:
-                next(iter(running.values())).kill()
-        for start in ended:
-            if running.pop(start).returncode not in (0, 1):
-                at = self.folder / f"at-{self.seed}-{start}"
-                index = int(at.read_text()) if at.exists() else start
-                died = self.folder / f"{self.seed}-{index}"
-                died.mkdir(exist_ok=True)
-                (died / "faults.txt").write_text("died: the process of this case was killed\n")
+        while not (ended := [part for part in running if part.process and part.process.poll() is not None]):
+            time.sleep(0.1)
+            if time.monotonic() - started > LONGEST and running[0].process:
+                running[0].process.kill()
         return ended
+
+    def _after_death(self, part: Part) -> int:
+        """The case to go on with behind a part: where its process died, the one behind the case it was at, which
+        failed."""
+        at = self.folder / f"at-{self.seed}-{part.first}"
+        if part.process is not None and part.process.returncode in (0, 1) and not at.exists():
+            return part.start + CHUNK
+        index = int(at.read_text()) if at.exists() else part.first
+        at.unlink(missing_ok=True)
+        died = self.folder / f"{self.seed}-{index}"
+        died.mkdir(exist_ok=True)
+        (died / "faults.txt").write_text("died: the process of this case was killed\n")
+        return index + 1
 
 
 def chunk(seed: int, start: int, end: int, folder: Path | None) -> int:
@@ -136,7 +160,8 @@ def report(ran: Ran, found: list[str], folder: Path | None) -> None:
         (place / "faults.txt").write_bytes(text)
 
 
-def broken(law: str, seed: int, count: int) -> list[str]:
-    """What is wrong with the answers to the first questions of a seed, each with its index."""
-    found = ((index, LAWS[law](Random(f"{law}:{seed}:{index}"))) for index in range(count))
-    return [f"{law}, seed {seed}, question {index}: {fault}" for index, fault in found if fault]
+def broken(law: str, seed: int, count: int) -> Iterator[str]:
+    """What is wrong with the answers to the first questions of a seed, each with its index, as they are asked."""
+    for index in range(count):
+        if fault := LAWS[law](Random(f"{law}:{seed}:{index}")):
+            yield f"{law}, seed {seed}, question {index}: {fault}"

@@ -26,7 +26,7 @@ NEED_TORCH = {"the_twin_agrees": "torch", "the_public_class_agrees": "transforme
 def test_a_law_holds(name: str) -> None:
     if name in NEED_TORCH and find_spec(NEED_TORCH[name]) is None:
         pytest.skip(f"needs {NEED_TORCH[name]}")
-    assert broken(name, 1, QUESTIONS[name]) == []
+    assert list(broken(name, 1, QUESTIONS[name])) == []
 
 
 # -------------------------------------------------------------------------------------------------------- planted bugs
