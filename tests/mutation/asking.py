@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import partial
@@ -24,8 +24,10 @@ from tests.mutation.trees import ROOT, changed, copied
 
 FEW = 40
 """A first run takes so few tests: most mutants end there."""
-SLACK = 20.0
-"""What a run may take besides 5 times what its tests take [s]: importing archcalc, collecting the files."""
+SLACK = 10.0
+"""What a test may take besides 5 times what it takes [s of processor time]: what it shares with others may be made."""
+COLLECTING = 60.0
+"""What importing archcalc and collecting the tests may take [s of processor time]."""
 
 
 def source_of(mutant: Mutant) -> str:
@@ -88,14 +90,14 @@ class _Worker:
         """What the tests make of a mutant."""
         mutant, start = self._mutants[index], time.monotonic()
         tests = self._traced.of(mutant, self._most)
-        seconds = 5 * sum(self._traced.seconds[name] for name in tests) + SLACK
+        allowed = {name: 5 * self._traced.seconds[name] + SLACK for name in tests}
         bodies = replaced((self._tree / mutant.site.file).read_text(), mutant.source)
         outcome: Outcome = "survived"
         killer = ""
         if bodies:
-            outcome, killer = _meaning(self._session.ask(index, tests, seconds))
+            outcome, killer = _meaning(self._session.ask(index, allowed))
         if outcome == "survived" and (not bodies or self._traced.is_early(mutant)):
-            outcome, killer = self._imported(mutant, tests, seconds)
+            outcome, killer = self._imported(mutant, allowed)
         return Result(
             key=mutant.key,
             source=source_of(mutant),
@@ -107,14 +109,17 @@ class _Worker:
             seconds=round(time.monotonic() - start, 2),
         )
 
-    def _imported(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> tuple[Outcome, str]:
+    def _imported(self, mutant: Mutant, allowed: Mapping[str, float]) -> tuple[Outcome, str]:
         """Asked with an import of the changed file: the first few tests, then all the others."""
         outcome: Outcome = "survived"
         killer = ""
+        tests = list(allowed)
         with changed(self._tree, mutant.site.file, mutant.source):
             for chosen in (tests[:FEW], tests[FEW:]):
                 if chosen and outcome == "survived":
-                    outcome, killer = _meaning(forked(self._tree, Chosen(chosen).run, seconds=seconds))
+                    run = Chosen({name: allowed[name] for name in chosen}).run
+                    seconds = COLLECTING + sum(allowed[name] for name in chosen)
+                    outcome, killer = _meaning(forked(self._tree, run, seconds=seconds))
         return outcome, killer
 
 

@@ -25,10 +25,10 @@ from tests.mutation.process import forked
 
 
 class Waiting(Chosen):
-    """Collects every unit test, then answers one question a line, `[mutant, tests, seconds]`, until no more come."""
+    """Collects every unit test, then answers one question a line, `[mutant, allowed]`, until no more come."""
 
     def __init__(self, tree: Path, mutants: Sequence[Mutant], questions: int, answers: int) -> None:
-        super().__init__([])
+        super().__init__({})
         self._tree, self._mutants = tree, mutants
         self._questions, self._answers = questions, answers
 
@@ -42,8 +42,9 @@ class Waiting(Chosen):
         with os.fdopen(self._questions) as lines, os.fdopen(self._answers, "w", buffering=1) as answers:
             answers.write("collected\n")
             for line in lines:
-                index, tests, seconds = json.loads(line)
-                chosen = [items[name] for name in tests]
+                index, self._allowed = json.loads(line)
+                chosen = [items[name] for name in self._allowed]
+                seconds = sum(self._allowed.values())
                 mutant = self._mutants[index]
                 held = functions.get(str(self._tree / mutant.site.file), [])
                 ask = functools.partial(self._run, mutant, chosen, held, caches)
@@ -81,9 +82,9 @@ class Session:
         self._ask, self._hear = os.fdopen(ask, "w", buffering=1), os.fdopen(hear)
         self._hear.readline()  # from here on nothing imports a file that may be changed
 
-    def ask(self, index: int, tests: Sequence[str], seconds: float) -> tuple[int, str] | None:
+    def ask(self, index: int, allowed: Mapping[str, float]) -> tuple[int, str] | None:
         """The exit status and the first failure of these tests on a mutant; None if they were cut off."""
-        self._ask.write(json.dumps([index, list(tests), seconds]) + "\n")
+        self._ask.write(json.dumps([index, allowed]) + "\n")
         line = self._hear.readline()
         if not line:
             raise RuntimeError("the collected tests are gone; MUTANTS_TRACE=FILE says why")

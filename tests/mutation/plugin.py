@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,11 +52,23 @@ def quick_examples() -> None:
 
 
 class Chosen:
-    """Runs the tests of this list alone, in its order, and remembers the first that failed."""
+    """Runs these tests alone, in their order, and remembers the first that failed.
 
-    def __init__(self, tests: Sequence[str]) -> None:
-        self._order = {name: index for index, name in enumerate(tests)}
+    `allowed` has their names and the processor time that each may take [s]; past it the process ends.
+    """
+
+    def __init__(self, allowed: Mapping[str, float]) -> None:
+        self._order = {name: index for index, name in enumerate(allowed)}
+        self._allowed = allowed
         self.killer = ""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        signal.setitimer(signal.ITIMER_PROF, self._allowed[item.nodeid])
+        try:
+            return (yield)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     def run(self) -> tuple[int, str]:
         """The exit status of pytest, which is 0 where none failed, and the first that did."""

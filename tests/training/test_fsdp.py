@@ -226,6 +226,14 @@ def test_a_pipeline_holds_weights_and_gradients_whole_for_a_step() -> None:
     assert first.peak - resharded[0].peak == 2 * stages[0] - 2 * 2 * LAYER
 
 
+def test_a_stage_that_keeps_its_weights_gathered_has_only_gradients_come_and_go() -> None:
+    """`gathered_for_good` counts the weights: no layer gathers its own, before, in or after a pass. Backward the gradient
+    of the layer's input stands there from the start, and its weights' in bf16 at the end."""
+    layer, entry = gathers(pipelined=True, reshard=False)[5], 2 * 2 * 8192 * H
+    assert (layer.forward, layer.entering, layer.backward) == (0, 0, 0)
+    assert (layer.starting, layer.leaving) == (entry, entry + 2 * LAYER)
+
+
 def test_torch_keeps_three_stages_of_a_rank_gathered() -> None:
     """pp 2, vpp 4: of a rank's four stages of four layers; the first rank's with the embedding among them."""
     interleaved = ("parallel.vpp=4", "schedule.kind=interleaved-1f1b")
