@@ -44,6 +44,10 @@ MESSAGE_MOST = 600
 """Characters of a message that are printed; of a longer one its beginning and its end."""
 
 
+LONGEST_NAME = 200
+"""Characters of what can be a slip of a name: two longer ones are compared for seconds."""
+
+
 class Related(NamedTuple):
     """A second place of a problem, such as where a doubled key stood first. Lines and columns from 1."""
 
@@ -272,7 +276,9 @@ def show_value(value: object, limit: int = 40) -> str:
 def near_miss(name: str, choices: Iterable[str]) -> str | None:
     """The choice that `name` is most likely a slip of, or None; never the name itself. Case and -/_ don't count as
     differences. Digits do, and another letter in a short word does: fp4 is no slip of fp8, nor mha of mla."""
-    by_folded = {_folded(choice): choice for choice in choices}
+    if len(name) > LONGEST_NAME:
+        return None
+    by_folded = {_folded(choice): choice for choice in choices if len(choice) <= LONGEST_NAME}
     folded = _folded(name)
     if folded in by_folded:
         return None if by_folded[folded] == name else by_folded[folded]

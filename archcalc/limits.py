@@ -121,6 +121,34 @@ LOG_BYTES = Limit(
     "the file of `serve --log`",
     "cut out the engine's start: head -c 16M server.log > start.log",
 )
+LAYER_STEPS = Limit(
+    "layer-steps",
+    96,
+    "residual steps in layers of different kinds",
+    "`backbone.layers` of a spec: a usual layer has two",
+    "models have layers of a few kinds",
+)
+TEXT = Limit(
+    "text",
+    2_000,
+    "characters",
+    "a name, title, source or other text of a file",
+    "say it in fewer words",
+)
+ENTRIES = Limit(
+    "entries",
+    1_000,
+    "entries",
+    "`sources`, `assumed`, `claims` and a list under `storage` of a spec",
+    "one pattern under storage can stand for many modules: *.self_attn.*",
+)
+MATCHING = Limit(
+    "storage-matching",
+    400_000_000,
+    "steps of matching",
+    "the patterns under `storage` of a spec, each at every weight of every layer, as often as its .* may match",
+    "use roles, fewer patterns, or fewer .* in one",
+)
 
 LIMITS: tuple[Limit, ...] = (
     LENGTHS,
@@ -133,5 +161,9 @@ LIMITS: tuple[Limit, ...] = (
     PANELS,
     BARS,
     LOG_BYTES,
+    LAYER_STEPS,
+    TEXT,
+    ENTRIES,
+    MATCHING,
 )
 """All of them, in the order of the page."""

@@ -4,7 +4,7 @@ The modules of a spec's sections don't postpone their annotations: pydantic woul
 field at every start.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -65,6 +65,24 @@ Tokens = Annotated[int, Field(gt=0, le=1 << 60), BeforeValidator(_tokens), WithJ
 _SIDES = {"type": "string", "pattern": "^[0-9]{1,7}[xX][0-9]{1,7}$"}
 Sides = Annotated[tuple[int, int], BeforeValidator(_sides), WithJsonSchema(_SIDES)]
 """Height and width of an image, as text such as 1024x768 [pixels]."""
+
+
+T = TypeVar("T")
+
+
+class Same(Generic[T]):
+    """Hashes a section by identity: a frozen one holds lists, which don't hash."""
+
+    __slots__ = ("one",)
+
+    def __init__(self, one: T) -> None:
+        self.one = one
+
+    def __hash__(self) -> int:
+        return id(self.one)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other.one is self.one
 
 
 class About:

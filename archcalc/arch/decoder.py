@@ -23,6 +23,7 @@ from archcalc.arch.rope import Base, RopeScaling
 from archcalc.arch.rotation import check_rotation
 from archcalc.arch.rows import new_rows, sequences
 from archcalc.errors import FieldError, did_you_mean
+from archcalc.limits import LAYER_STEPS, field_beyond
 from archcalc.section import About, Size
 from archcalc.tape import Dim, Tape, Tensor, Weight
 from archcalc.tape.values import NormKind
@@ -135,6 +136,9 @@ class Decoder(Block):
                 "layers",
                 "num_hidden_layers",
             )
+        steps = sum(map(len, {self._kind(layer) for _, layer in self._written()}))
+        if steps > LAYER_STEPS.most:
+            raise field_beyond(LAYER_STEPS, steps, "layers")
         self._check_mtp()
         used: dict[str, set[str]] = {"attention": set(), "ffn": set()}
         for place, layer in self._written():

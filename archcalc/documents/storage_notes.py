@@ -49,4 +49,4 @@ def _tensors(storage: Storage, tape: Tape) -> dict[tuple[str, str, int], object]
     """The stored tensors of every weight in every layer, second copies among them."""
     how = release(storage)
     parts = how.split([*tape.weights(), *second_copies(storage, tape)])
-    return {(w.path, w.suffix, layer): how(w) for w in parts for layer in w.indices or (0,)}
+    return {(w.path, w.suffix, layer): tensors for w in parts for tensors in (how(w),) for layer in w.indices or (0,)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from fnmatch import translate
 from functools import cache
@@ -18,6 +18,7 @@ StorageKey = Literal["default", Role, "mtp_embedding", "mtp_head"]
 """Roles, and two keys of their own: `mtp_embedding` and `mtp_head` say that the release stores embedding and
 head again with each multi-token-prediction module, and how."""
 KEYS: tuple[str, ...] = get_args(StorageKey)
+_KEYS = frozenset(KEYS)
 
 MANY = 65_536
 """Experts of a layer that a pattern is tried at; with more of them only roles can be used."""
@@ -30,6 +31,9 @@ LONGEST_PATH = 60
 
 MOST_TRIES = 1_000_000
 """Ways in which an expression may try to match a path, some hundredths of a second."""
+
+A_TRY = 100
+"""Steps that any try takes, however little it has to look at."""
 
 _TOKEN = r"(?s)\\.|\[(?:\\.|[^\]\\])*\]|."
 _WIDE = r"\.|\\[wWsSD]|\[(?!0-9\])"
@@ -55,9 +59,9 @@ def check_bounded(expression: str) -> None:
         )
 
 
-def tries(expression: str) -> int:
-    """In how many ways a path can be tried, about and at most: the places where repeats of anything may end, and the
-    alternatives of each group that may match the same."""
+def tries(expression: str, length: int = LONGEST_PATH) -> int:
+    """In how many ways a path of so many characters can be tried, about and at most: the places where repeats of
+    anything may end, and the alternatives of each group that may match the same."""
     ways, wide, last = 1, 0, ""
     groups: list[tuple[int, bool]] = [(1, True)]  # alternatives so far, and whether all are words
     for token in re.findall(_TOKEN, re.sub(r"(?<!\\)\.[*+]\$?$", "", once(expression))):
@@ -78,7 +82,7 @@ def tries(expression: str) -> int:
         if token not in "(|)":
             groups[-1] = (groups[-1][0], groups[-1][1] and re.fullmatch(r"[\w-]", token) is not None)
         last = token
-    return ways * comb(LONGEST_PATH, min(wide, LONGEST_PATH // 2))
+    return ways * comb(length, min(wide, length // 2))
 
 
 def once(expression: str) -> str:
@@ -86,28 +90,47 @@ def once(expression: str) -> str:
     return re.sub(r"(?<!\\)(?:\.\*){2,}", ".*", expression)
 
 
-def matches(match: str, w: Weight, layer: int | None) -> bool:
+class Place:
+    """A weight in one of its layers, the first if none is given: its paths are written once for all rules."""
+
+    __slots__ = ("_experts", "_names", "first", "last", "layer", "weight")
+
+    def __init__(self, weight: Weight, layer: int | None) -> None:
+        self.weight = weight
+        self.first = weight.indices[0] if weight.indices else 0
+        self.layer = self.first if layer is None else layer
+        self.last = product(weight.stack) - 1
+        self._names = names(weight, self.layer, 0)
+        self._experts: list[tuple[str, str]] | None = None
+
+    def hit(self, found: Callable[[str], object]) -> set[bool]:
+        """Whether an expression is for it: of experts the answers for all in the first layer, for two in another."""
+        if not self.last:
+            return {found(self._names[0]) is not None or found(self._names[1]) is not None}
+        if self._experts is None:
+            numbers = range(self.last + 1) if self.layer == self.first else (0, self.last)
+            self._experts = [names(self.weight, self.layer, e) for e in numbers]
+        return {found(path) is not None or found(whole) is not None for path, whole in self._experts}
+
+
+def matches(match: str, place: Place) -> bool:
     """Whether a role or a pattern is for a weight in a layer. Raises InputError where it tells experts apart."""
-    if match in KEYS:
+    w = place.weight
+    if match in _KEYS:
         return match == "default" or match in roles(w)
     if is_alike(match):
         return _matches_all(match, w.path, w.suffix)
-    first = w.indices[0] if w.indices else 0
-    layer = first if layer is None else layer
-    last = product(w.stack) - 1
-    if last >= MANY:
+    if place.last >= MANY:
         raise InputError(
-            f"{match} is a pattern, and {w.path} has {last + 1:,} experts; at most {MANY:,} are looked at",
+            f"{match} is a pattern, and {w.path} has {place.last + 1:,} experts; at most {MANY:,} are looked at",
             value=match,
             hint="use a role, such as routed_expert",
         )
-    experts = range(last + 1) if layer == first else (0, last)  # all of them in one layer
-    found = pattern(match).match
-    hits = {any(found(name) is not None for name in names(w, layer, e)) for e in experts}
+    hits = place.hit(pattern(match).match)
     if len(hits) > 1:
-        path = names(w, layer, 0)[0]
+        path = names(w, place.layer, 0)[0]
         raise InputError(
-            f"{match} matches some of the {last + 1} experts of {path}: they are stored alike",
+            f"{match} matches some of the {place.last + 1} experts of {path}: they are stored alike",
             value=match,
             hint="write a star for the expert's index",
         )
@@ -140,6 +163,16 @@ def names(w: Weight, layer: int, expert: int) -> tuple[str, str]:
     """The path of one matrix, without and with its last piece."""
     path = w.path.replace("{i}", str(layer)).replace("{e}", str(expert))
     return path, f"{path}.{w.suffix}" if w.suffix else path
+
+
+def effort(match: str, weights: Iterable[Weight]) -> int:
+    """What it may take to try a pattern at all the weights of a model, about and at most: steps of matching."""
+    total = 0
+    for w in weights:
+        numbers = 1 if is_alike(match) else max(1, len(w.indices)) + product(w.stack)
+        length = max(LONGEST_PATH, len(w.path) + len(w.suffix))
+        total += numbers * max(A_TRY, tries(match[3:], length) if match.startswith("re:") else length)
+    return total
 
 
 @cache

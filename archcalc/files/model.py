@@ -12,12 +12,13 @@ from archcalc.errors import FieldError
 from archcalc.files.schemes import Quantized
 from archcalc.files.storage import StorageSection, check_default, check_paths, check_schemes, release
 from archcalc.files.under import Under
-from archcalc.section import About, Section
+from archcalc.limits import ENTRIES, TEXT
+from archcalc.section import About, Same, Section
 from archcalc.tape import Tape
 from archcalc.units import Printed, parse_printed, printed_kind
 from archcalc.workload import Workload
 
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1, max_length=TEXT.most)]
 
 
 class Claim(Under):
@@ -79,13 +80,13 @@ class Spec(Section):
     kind: Literal["spec"]
     name: Text
     title: Text
-    sources: dict[str, Text]
-    assumed: list[Text] = Field(default=[])
+    sources: Annotated[dict[str, Text], Field(max_length=ENTRIES.most)]
+    assumed: Annotated[list[Text], Field(max_length=ENTRIES.most)] = Field(default=[])
     backbone: Decoder
     vision: Vision | None = None
     projector: Projection | None = None
     storage: StorageSection
-    claims: list[Claim] = Field(default=[])
+    claims: Annotated[list[Claim], Field(max_length=ENTRIES.most)] = Field(default=[])
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -151,26 +152,11 @@ class Spec(Section):
 
     def trace(self, workload: Workload) -> Tape:
         """The tape of one forward pass; cached by workload."""
-        return _trace(_Identity(self), workload)
-
-
-class _Identity:
-    """Hashes a spec by identity: a frozen spec holds lists, which don't hash."""
-
-    __slots__ = ("spec",)
-
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
-
-    def __hash__(self) -> int:
-        return id(self.spec)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and other.spec is self.spec
+        return _trace(Same(self), workload)
 
 
 @lru_cache(maxsize=256)
-def _trace(identity: _Identity, workload: Workload) -> Tape:
+def _trace(same: Same[Spec], workload: Workload) -> Tape:
     tape = Tape(workload)
-    identity.spec.forward(tape)
+    same.one.forward(tape)
     return tape

@@ -10,6 +10,7 @@ from archcalc.files.document import MAX_PROBLEMS, Document, Loc, cut, place_of
 from archcalc.files.identity import FOLDERS
 from archcalc.files.synonyms import synonym
 from archcalc.files.yaml_scalars import MAX_NUMBER
+from archcalc.limits import ENTRIES, TEXT, beyond
 
 KnownKeys: TypeAlias = Callable[[Loc], Iterable[str]]
 """The keys that a section may have, by the schema's own path to it (union tags included)."""
@@ -47,6 +48,9 @@ _BOUNDS = {
     "string_too_long": ("must have at most {} characters", "max_length"),
     "string_pattern_mismatch": ("must match the pattern {}", "pattern"),
 }
+
+_LIMITED = {limit.most: limit for limit in (ENTRIES, TEXT)}
+"""Limits that a schema has as the longest of something."""
 
 
 def problems_from_pydantic(
@@ -165,7 +169,11 @@ def _wrong_value(error: Mapping[str, Any], document: Document) -> Problem:
     is_key = bool(loc) and loc[-1] == "[key]"
     subject = f"the key `{cut(str(loc[-2]))}`" if is_key else _subject(document.resolve(loc))
     hint: str | None = None
-    if kind in _BOUNDS:
+    limit = _LIMITED.get(context.get("max_length"))
+    if limit is not None and isinstance(value, str | list | dict):
+        refused = beyond(limit, len(value))
+        message, hint = f"{subject}: {refused.message}", refused.hint
+    elif kind in _BOUNDS:
         form, name = _BOUNDS[kind]
         message = f"{subject} {form.format(context.get(name))}".replace(" 1 items", " 1 item")
     elif kind in ("literal_error", "enum", "union_tag_invalid"):

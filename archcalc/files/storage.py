@@ -2,16 +2,28 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, field_validator
 
 from archcalc.errors import FieldError, InputError, did_you_mean
-from archcalc.files.matching import KEYS, StorageKey, check_bounded, is_alike, matches, pattern, suggestion
+from archcalc.files.matching import (
+    KEYS,
+    Place,
+    StorageKey,
+    check_bounded,
+    effort,
+    is_alike,
+    matches,
+    pattern,
+    suggestion,
+)
 from archcalc.files.schemes import AnyScheme, Fp8Block, PackQuantized, Plain, Scheme
-from archcalc.section import About, Section
-from archcalc.tape import Stored, Tape, Weight
+from archcalc.limits import ENTRIES, MATCHING, field_beyond
+from archcalc.section import About, Same, Section
+from archcalc.tape import Stored, Tape, Weight, product
 
 __all__ = [
     "AnyScheme",
@@ -81,11 +93,16 @@ def _either(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
             raise
     from pydantic import TypeAdapter
 
-    form: Any = dict[StorageKey, Scheme] if isinstance(value, dict) else list[Rule]
+    form: Any = dict[StorageKey, Scheme] if isinstance(value, dict) else Rules
     return TypeAdapter(form, config=Section.model_config).validate_python(value)
 
 
-StorageSection = Annotated[dict[StorageKey, Scheme] | list[Rule], WrapValidator(_either)]
+Rules = Annotated[list[Rule], Field(max_length=ENTRIES.most)]
+StorageSection = Annotated[dict[StorageKey, Scheme] | Rules, WrapValidator(_either)]
+
+
+MOST_KNOWN = 100_000
+"""Places whose rule is remembered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +114,13 @@ class Release:
     """
 
     rules: tuple[tuple[str, AnyScheme], ...]
+    _known: dict[Any, tuple[str, AnyScheme]] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, w: Weight) -> tuple[Stored, ...]:
         """The tensors of one matrix of a weight whose layers are stored alike, as `split` leaves them."""
-        parts = self._parts(w)
-        if len(parts) > 1:
-            raise AssertionError(f"{w.path} is stored in {len(parts)} ways and was not split")
-        return parts[0][0].stored(w)
+        if len(w.indices) > 1 and self.by_layer and self._scheme(w, w.indices[-1]) != self._scheme(w, None):
+            raise AssertionError(f"{w.path} is stored in several ways and was not split")
+        return self._scheme(w, None).stored(w)
 
     @property
     def by_path(self) -> bool:
@@ -129,7 +146,16 @@ class Release:
         Raises:
             InputError: a pattern that matches some experts of the layer.
         """
-        return next(rule for rule in self.rules if matches(rule[0], w, layer))
+        first = w.indices[0] if w.indices else 0
+        layer = first if layer is None else layer
+        key = (w.path, w.suffix, w.part, w.role, product(w.stack), layer, layer == first)
+        known = self._known.get(key)
+        if known is None:
+            place = Place(w, layer)
+            known = next(rule for rule in self.rules if matches(rule[0], place))
+            if len(self._known) < MOST_KNOWN:
+                self._known[key] = known
+        return known
 
     def scheme(self, w: Weight) -> AnyScheme:
         """What stores a weight whose layers are stored alike."""
@@ -142,11 +168,12 @@ class Release:
         `rule` does.
         """
         by_layer = self.by_layer
-        places = [(w, layer) for w in self.split(weights) for layer in (by_layer and w.indices) or (None,)]
+        places = [(w, layer) for w in weights for layer in (by_layer and w.indices) or (None,)]
         busy = {self.rule(*place)[0] for place in places}
         idle = [match for match, _ in self.rules[:-1] if match not in busy]
         return {
-            match: next((self.rule(*place)[0] for place in places if matches(match, *place)), None) for match in idle
+            match: next((self.rule(*place)[0] for place in places if matches(match, Place(*place))), None)
+            for match in idle
         }
 
     def _parts(self, w: Weight) -> list[tuple[AnyScheme, list[int]]]:
@@ -170,7 +197,14 @@ class Release:
 
 
 def release(storage: Storage) -> Release:
-    """The scheme of a whole release. Of a mapping, `mtp` goes before the roles and `default` behind them."""
+    """The scheme of a whole release. Of a mapping, `mtp` goes before the roles and `default` behind them. What a
+    section is asked once it knows: it is asked several times by each command."""
+    return _release(Same(storage))
+
+
+@lru_cache(maxsize=64)
+def _release(same: Same[Storage]) -> Release:
+    storage = same.one
     if not isinstance(storage, Mapping):
         return Release(rules=tuple((rule.match, rule.store) for rule in storage))
     order = {"mtp": -1, "default": 1}
@@ -254,8 +288,9 @@ def _names(rules: Sequence[Rule]) -> list[str]:
 
 
 def _check_order(named: list[str]) -> None:
+    known: dict[str, int] = {}
     for n, match in enumerate(named):
-        first = named.index(match)
+        first = known.setdefault(match, n)
         if first < n:
             places = ("storage", n, "match"), ("storage", first, "match")
             raise FieldError(f"two rules match {match}", *places, hint="keep one of the two")
@@ -267,6 +302,9 @@ def check_paths(storage: Storage, tape: Tape) -> None:
     """Raises FieldError for a pattern that stores no weight of a model, or that tells experts apart."""
     weights, rules = [*tape.weights(), *second_copies(storage, tape)], release(storage).rules
     places = {match: ("storage", n, "match") for n, (match, _) in enumerate(rules)}
+    taken = sum(effort(match, weights) for match, _ in rules if match not in KEYS)
+    if taken > MATCHING.most:
+        raise field_beyond(MATCHING, taken, ("storage",))
     try:
         idle = release(storage).idle(weights)
     except InputError as error:
