@@ -123,7 +123,7 @@ LOG_BYTES = Limit(
 )
 LAYER_STEPS = Limit(
     "layer-steps",
-    96,
+    64,
     "residual steps in layers of different kinds",
     "`backbone.layers` of a spec: a usual layer has two",
     "models have layers of a few kinds",
@@ -139,12 +139,26 @@ ENTRIES = Limit(
     "entries",
     1_000,
     "entries",
-    "`sources`, `assumed`, `claims` and a list under `storage` of a spec",
+    "`sources`, `assumed` and a list under `storage` of a spec",
     "one pattern under storage can stand for many modules: *.self_attn.*",
+)
+CLAIMS = Limit(
+    "claims",
+    100,
+    "claims",
+    "`claims` of a spec",
+    "keep those that are looked at",
+)
+QUESTIONS = Limit(
+    "questions",
+    60_000,
+    "operations in the passes of what is asked of a spec",
+    "claims and budgets of one spec: a pass for each size, and 40 for each GPU or plan",
+    "ask for fewer sizes, GPUs and plans of their own",
 )
 MATCHING = Limit(
     "storage-matching",
-    400_000_000,
+    200_000_000,
     "steps of matching",
     "the patterns under `storage` of a spec, each at every weight of every layer, as often as its .* may match",
     "use roles, fewer patterns, or fewer .* in one",
@@ -164,6 +178,8 @@ LIMITS: tuple[Limit, ...] = (
     LAYER_STEPS,
     TEXT,
     ENTRIES,
+    CLAIMS,
+    QUESTIONS,
     MATCHING,
 )
 """All of them, in the order of the page."""

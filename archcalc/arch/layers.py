@@ -128,7 +128,7 @@ class Step(Section):
 @lru_cache(maxsize=1024)
 def _plain(section: Literal["attention", "ffn"], mixer: str | None) -> Step:
     """A step of the usual two: asked for with each layer that a file writes, and nearly always the same."""
-    return Step.model_construct(**{section: mixer})
+    return Step.model_construct(attention=mixer) if section == "attention" else Step.model_construct(ffn=mixer)
 
 
 class Layers(Section):

@@ -56,6 +56,35 @@ class Changed(NamedTuple):
     words: str
 
 
+class Variants:
+    """Specs with one field changed, made when a first claim needs them, and only as many as take seconds."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._made: list[Changed] | None = None
+        self._left = MOST_OPERATIONS
+
+    def asked(self) -> list[Changed]:
+        """All of them, or none where too many operations have been looked at already."""
+        if self._made is None:
+            self._made = [Changed(cause, tape, count(tape).mtp, words) for cause, tape, words in self._some()]
+        self._left -= sum(each.tape.length for each in self._made)
+        return self._made if self._left >= 0 else []
+
+    def _some(self) -> Iterator[tuple[str, Tape, str]]:
+        """As many as a quarter of the operations allows."""
+        length = 0
+        for cause, tape, words in field_readings(self._spec):
+            length += tape.length
+            if length > MOST_OPERATIONS // 4:
+                return
+            yield cause, tape, words
+
+
+MOST_OPERATIONS = 160_000
+"""Operations of the passes that are looked at for fields off by one, of all claims together."""
+
+
 COLUMNS = (
     Column("verdict", "verdict"),
     Column("cause", "cause"),
@@ -114,17 +143,13 @@ def judge(spec: Spec) -> list[Judged]:
     """Verdict and cause of each claim, in the spec's order. Raises SpecError as `claimed_quantities`."""
     tape = spec.trace(Workload())
     found = params_quantities(tape)
-    changed: list[Changed] | None = None
+    variants = Variants(spec)
     judged = []
     for claim, computed in zip(spec.claims, claimed_quantities(spec), strict=True):
         printed = claim.printed
         if printed is None or printed.value == computed or printed.matches(computed):
             judged.append(_plain(claim, printed, computed))
             continue
-        if changed is None:
-            changed = [
-                Changed(cause, variant, count(variant).mtp, words) for cause, variant, words in field_readings(spec)
-            ]
         others = [
             (other.claim, other.printed)
             for other in spec.claims
@@ -135,7 +160,7 @@ def judge(spec: Spec) -> list[Judged]:
             *(unit_readings(printed, computed) if printed_kind(claim.quantity) == "bytes" else ()),
             *cut_readings(printed, computed),
             *slip_readings(printed, computed, [(words, number) for words, number in others if number]),
-            *_changed_readings(claim, printed, computed, found, changed),
+            *_changed_readings(claim, printed, computed, found, variants.asked()),
         ]
         judged.append(_disputed(claim, printed, computed, sorted(readings, key=lambda r: r.kind == "guess")))
     return judged

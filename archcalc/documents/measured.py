@@ -14,6 +14,7 @@ from archcalc.documents.standing import CONTEXT, standing
 from archcalc.errors import InputError, did_you_mean
 from archcalc.files.model import Spec
 from archcalc.files.under import Under
+from archcalc.limits import QUESTIONS, hold
 from archcalc.tape import Tape
 from archcalc.workload import Workload
 
@@ -31,6 +32,10 @@ NEEDS = {"serve": ("gpu", "h200"), "train": ("plan", "k2-pretrain")}
 
 PLAIN = ("params", "moe", "projector")
 """First words of quantities that the weights alone settle."""
+
+
+PLACED = 40
+"""Passes that serving or training a model takes, beside one, about."""
 
 
 class Unmeasured(InputError):
@@ -52,6 +57,7 @@ class Measures:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self._found: dict[str, Mapping[str, Value]] = {}
+        self._asked = 0
 
     def value(self, quantity: str, under: Under) -> Value:
         """The value of a quantity. Raises Unmeasured."""
@@ -79,6 +85,10 @@ class Measures:
         key = repr(sorted(under.flags.items()))
         if key not in self._found:
             try:
+                self._asked += self.spec.trace(Workload()).length * (
+                    1 if under.gpu is None and under.plan is None else PLACED
+                )
+                hold(QUESTIONS, self._asked)
                 self._found[key] = standing(self.spec, **under.flags)
             except InputError as error:
                 raise Unmeasured.of(error, next(iter(under.flags), "quantity")) from None

@@ -12,7 +12,7 @@ from archcalc.errors import FieldError
 from archcalc.files.schemes import Quantized
 from archcalc.files.storage import StorageSection, check_default, check_paths, check_schemes, release
 from archcalc.files.under import Under
-from archcalc.limits import ENTRIES, TEXT
+from archcalc.limits import CLAIMS, ENTRIES, TEXT
 from archcalc.section import About, Same, Section
 from archcalc.tape import Tape
 from archcalc.units import Printed, parse_printed, printed_kind
@@ -86,7 +86,7 @@ class Spec(Section):
     vision: Vision | None = None
     projector: Projection | None = None
     storage: StorageSection
-    claims: Annotated[list[Claim], Field(max_length=ENTRIES.most)] = Field(default=[])
+    claims: Annotated[list[Claim], Field(max_length=CLAIMS.most)] = Field(default=[])
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -10,7 +10,7 @@ from archcalc.files.document import MAX_PROBLEMS, Document, Loc, cut, place_of
 from archcalc.files.identity import FOLDERS
 from archcalc.files.synonyms import synonym
 from archcalc.files.yaml_scalars import MAX_NUMBER
-from archcalc.limits import ENTRIES, TEXT, beyond
+from archcalc.limits import CLAIMS, ENTRIES, TEXT, beyond
 
 KnownKeys: TypeAlias = Callable[[Loc], Iterable[str]]
 """The keys that a section may have, by the schema's own path to it (union tags included)."""
@@ -49,7 +49,7 @@ _BOUNDS = {
     "string_pattern_mismatch": ("must match the pattern {}", "pattern"),
 }
 
-_LIMITED = {limit.most: limit for limit in (ENTRIES, TEXT)}
+_LIMITED = {limit.most: limit for limit in (CLAIMS, ENTRIES, TEXT)}
 """Limits that a schema has as the longest of something."""
 
 

@@ -243,6 +243,11 @@ class Recorder:
             )
         )
 
+    @property
+    def length(self) -> int:
+        """How many operations it has."""
+        return sum(len(segment.ops) for segment in self.segments)
+
     def ops(self, part: Part) -> Iterator[Op]:
         """Every operation of a part, in forward order."""
         return (op for segment in self.segments if segment.part == part for op in segment.ops)

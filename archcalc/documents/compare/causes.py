@@ -42,9 +42,9 @@ def spec_fields(
         return {name: n for name, n in found.items() if name in before}
 
     acting = [each for each in changes if matters(each, DESCRIPTIVE)]
-    for row, effect in zip(rows, effects(base.spec, acting, before, answer), strict=False):
+    tried = most_fields(base.spec, placed=question.gpu is not None or question.plan is not None)
+    for row, effect in zip(rows, effects(base.spec, acting, before, answer, tried), strict=False):
         row |= {"alone": None if effect is None else effect.rows, "with": [] if effect is None else effect.others}
-    tried = most_fields(base.spec)
     left = len(acting) - tried
     notes = [f"By itself: the first {tried} changed fields were applied to BASE, {left} others were not."]
     return rows, notes if left > 0 else []

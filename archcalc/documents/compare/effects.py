@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from archcalc.documents.compare.change import quantity_rows
 from archcalc.documents.compare.fields import MISSING, FieldChange, field_name
 from archcalc.documents.document import Value
+from archcalc.documents.measured import PLACED
 from archcalc.errors import InputError
 from archcalc.files.model import Spec
 from archcalc.workload import Workload
@@ -29,7 +30,7 @@ MOST_SPECS = 400
 MOST_VALUES = 100_000
 """Values that all these specs may hold: those of thousands of layers are few."""
 
-MOST_OPERATIONS = 40_000
+MOST_OPERATIONS = 100_000
 """Operations of all the forward passes that are asked for fields one by one."""
 
 Found = Mapping[str, Value]
@@ -106,22 +107,26 @@ class _Bench:
         return needed.union(others)
 
 
-def most_fields(base: Spec) -> int:
+def most_fields(base: Spec, *, placed: bool) -> int:
     """How many fields of a spec are applied one by one: fewer where it has layers of hundreds of kinds."""
-    operations = sum(len(segment.ops) for segment in base.trace(Workload()).segments)
-    return min(MOST_FIELDS, MOST_OPERATIONS // operations + 1)
+    passes = PLACED if placed else 1
+    return min(MOST_FIELDS, MOST_OPERATIONS // (base.trace(Workload()).length * passes) + 1)
 
 
 def effects(
-    base: Spec, changes: Sequence[FieldChange], before: Found, answer: Callable[[Spec], Found]
+    base: Spec,
+    changes: Sequence[FieldChange],
+    before: Found,
+    answer: Callable[[Spec], Found],
+    most: int = MOST_FIELDS,
 ) -> list[Effect | None]:
-    """The effect of each change of `base`, whose quantities are `before`; None behind the first `most_fields`, and
-    where the spec that it makes has no answer."""
+    """The effect of each change of `base`, whose quantities are `before`; None behind the first `most`, and where the
+    spec that it makes has no answer."""
     data = base.model_dump()
     bench = _Bench(data=data, changes=changes, most=min(MOST_SPECS, MOST_VALUES // _values(data) + 1))
     known: dict[frozenset[int], list[dict[str, Any]] | None] = {}
     found: list[Effect | None] = []
-    for n in range(min(len(changes), most_fields(base))):
+    for n in range(min(len(changes), most)):
         group = bench.group(n)
         if group is not None and group not in known:
             known[group] = _rows(bench.spec(group), before, answer)
