@@ -67,8 +67,11 @@ def test_the_lines_of_a_place_are_those_of_its_statement() -> None:
 def test_a_mutant_said_to_be_equivalent_is_one_of_code_that_is_there() -> None:
     for (file, function, old, new), why in equivalents().items():
         source = Source((ROOT / file).read_text())
-        numbered = [(n, line) for n, line in enumerate(source.lines, 1) if line.strip() and line.strip() in old]
-        known = {source.function((n, len(line) - len(line.lstrip()))) for n, line in numbered}
-        assert function in known, f"{file}: {function} has no line {old!r}; is the entry out of date?"
+        stripped = [line.strip() for line in source.lines]
+        spans = [range(n, n + length) for n in range(len(stripped)) for length in range(1, 5)]
+        found = [span[0] for span in spans if " ".join(stripped[span[0] : span[-1] + 1]) == old]
+        columns = [len(source.lines[n]) - len(source.lines[n].lstrip()) for n in found]
+        functions = [source.function((n + 1, column)) for n, column in zip(found, columns, strict=True)]
+        assert function in functions, f"{file}: {function} has no {old!r}; is the entry out of date?"
         assert old != new
         assert why
