@@ -227,8 +227,8 @@ def test_a_pipeline_holds_weights_and_gradients_whole_for_a_step() -> None:
 
 
 def test_a_stage_that_keeps_its_weights_gathered_has_only_gradients_come_and_go() -> None:
-    """`gathered_for_good` counts the weights: no layer gathers its own, before, in or after a pass. Backward the gradient
-    of the layer's input stands there from the start, and its weights' in bf16 at the end."""
+    """`gathered_for_good` counts the weights: no layer gathers its own, before, in or after a pass. Backward the
+    gradient of the layer's input stands there from the start, and its weights' in bf16 at the end."""
     layer, entry = gathers(pipelined=True, reshard=False)[5], 2 * 2 * 8192 * H
     assert (layer.forward, layer.entering, layer.backward) == (0, 0, 0)
     assert (layer.starting, layer.leaving) == (entry, entry + 2 * LAYER)
