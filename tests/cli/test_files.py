@@ -21,7 +21,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_signal_ends_it_with_its_own_code_and_leaves_no_file(here: Path) -> None:
-    """Each run has written one file and waits for somebody to read the other, a pipe."""
+    """Each run has written one file and waits for somebody to read the other, a pipe. Under nohup, or behind a `&`, it
+    would take over that signals are ignored."""
     ended = {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM, signal.SIGHUP: -signal.SIGHUP}
     started = {}
     for number in ended:
@@ -30,8 +31,9 @@ def test_a_signal_ends_it_with_its_own_code_and_leaves_no_file(here: Path) -> No
         (folder / "r.md").write_text("old")
         os.mkfifo(folder / "pipe.json")
         code = (
-            "import sys; from pathlib import Path; from archcalc.cli import app; from archcalc.cli.output import"
-            " write_files; app._invoke = lambda _: write_files({Path('r.md'): b'new', Path('pipe.json'): b'new'}) or 0;"
+            "import signal as s, sys; from pathlib import Path; s.signal(s.SIGINT, s.default_int_handler);"
+            " s.signal(s.SIGHUP, s.SIG_DFL); from archcalc.cli import app; from archcalc.cli.output import write_files;"
+            " app._invoke = lambda _: write_files({Path('r.md'): b'new', Path('pipe.json'): b'new'}) or 0;"
             " sys.exit(app.run([]))"
         )
         command = [sys.executable, "-c", code]

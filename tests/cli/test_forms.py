@@ -31,6 +31,8 @@ CONFIG: dict[str, Any] = {
     "head_dim": 16,
     "vocab_size": 128,
     "mlp_only_layers": [0],
+    "decoder_sparse_step": 1,
+    "max_position_embeddings": 32768,
     "torch_dtype": "bfloat16",
 }
 QUANT = {"quantization": {"quant_algo": "FP8", "exclude_modules": ["lm_head"]}}
