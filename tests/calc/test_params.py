@@ -163,18 +163,16 @@ def contents(draw: st.DrawFn) -> dict[str, Any]:
     backbone["attention"]["gqa"] |= {
         "num_key_value_heads": kv_heads,
         "num_attention_heads": kv_heads * draw(SMALL),
-        "head_dim": draw(SMALL),
+        "head_dim": draw(SMALL) + 1,  # two of which turn
         "attention_bias": draw(st.booleans()),
         "qk_norm": draw(st.sampled_from([None, "per_head", "full"])),
     }
     backbone["attention"]["mla"] = {
         "kind": "mla",
         "q_lora_rank": draw(st.none() | SMALL),
+        "qk_rope_head_dim": 2 * draw(SMALL),
         "attention_bias": draw(st.booleans()),
-    } | {
-        key: draw(SMALL)
-        for key in ("num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
-    }
+    } | {key: draw(SMALL) for key in ("num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim")}
     experts = draw(st.integers(2, 9))
     backbone["ffn"]["moe"] |= {
         "n_routed_experts": experts,

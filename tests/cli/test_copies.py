@@ -20,6 +20,7 @@ CONFIG = {
     "num_attention_heads": 4,
     "num_hidden_layers": 2,
     "vocab_size": 128,
+    "max_position_embeddings": 2048,
 }
 
 

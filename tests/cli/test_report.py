@@ -363,7 +363,7 @@ def test_what_is_no_file_is_not_taken_for_none(made: Callable[[Path], None], tmp
 
 
 def test_a_name_that_no_file_can_have_is_told_at_its_place(tmp_path: Path) -> None:
-    ran = report(books(tmp_path / "out", f"  x: {{gpus: [{'x' * 5000}]}}"), "llama-3.1-70b")
+    ran = report(books(tmp_path / "out", f"  x: {{gpus: [{'x' * 500}]}}"), "llama-3.1-70b")
     assert ran.code == 2
     assert "books.yaml:3:14: error: no bundled GPU is named" in ran.err
 
