@@ -123,7 +123,7 @@ LOG_BYTES = Limit(
 )
 LAYER_STEPS = Limit(
     "layer-steps",
-    64,
+    80,
     "residual steps in layers of different kinds",
     "`backbone.layers` of a spec: a usual layer has two",
     "models have layers of a few kinds",

@@ -40,7 +40,7 @@ def say_warnings(report: Report) -> None:
     """A report's warnings once more, on stderr: there they are seen where the report goes to a file or a program."""
     for note in report.notes:
         if note.startswith("warning: "):
-            print(harmless(note), file=sys.stderr)
+            tell(harmless(note))
 
 
 def emit_figure(

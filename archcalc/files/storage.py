@@ -168,7 +168,8 @@ class Release:
         `rule` does.
         """
         by_layer = self.by_layer
-        places = [(w, layer) for w in weights for layer in (by_layer and w.indices) or (None,)]
+        # Split: a layer that is stored in a way of its own is the first of its weight, of which all experts are asked.
+        places = [(w, layer) for w in self.split(weights) for layer in (by_layer and w.indices) or (None,)]
         busy = {self.rule(*place)[0] for place in places}
         idle = [match for match, _ in self.rules[:-1] if match not in busy]
         return {

@@ -155,5 +155,5 @@ def test_a_saved_report_on_many_packed_sequences_is_asked_again() -> None:
     spec = spec_of(tiny())
     first = answer("flops", spec, {"lengths": [*range(1, 2001)], "phase": "train"})
     assert again("flops", spec, first.inputs).quantities == first.quantities
-    with pytest.raises(InputError, match="10,000 sequences at most"):
+    with pytest.raises(InputError, match="the limit `lengths` is 10,000"):
         again("flops", spec, {"lengths": [1] * 10_001})

@@ -59,7 +59,13 @@ class Question:
                 context=self.context,
             )
         except InputError as error:
-            raise error if error.source else error.at(source=label) from None
+            if error.source is None:
+                raise error.at(source=label) from None
+            if self.plan is None or error.source == label:
+                raise
+            # It stands at a field of the plan, which says nothing of whom it does not fit.
+            told = [each._replace(message=f"{label}: {each.message}") for each in error.problems]
+            raise InputError.from_problems(told) from None
         return {name: n for name, n in found.items() if vision or name not in SEEN}
 
     @property
