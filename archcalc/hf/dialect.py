@@ -45,6 +45,9 @@ Table: TypeAlias = Mapping[str, "Source | Table"]
 """Fields of a section, in the order in which they are printed."""
 
 
+Check: TypeAlias = Callable[[Config], object]
+"""Raises SpecError for values that the class refuses together."""
+
 Must: TypeAlias = Mapping[str, "tuple[Any, ...] | Callable[[Config], Any]"]
 """The values that a key may have which the class ignores, or a function that computes the one."""
 
@@ -94,8 +97,7 @@ class Dialect(NamedTuple):
         architectures: class names, where the type alone does not tell (a type that transformers has not).
         class_type: the model type whose public class has this architecture; empty where there is none.
         proof: what proves a dialect without a public class.
-        whole_heads: whether the class refuses a hidden size that `num_attention_heads` does not divide, whatever its
-            `head_dim` (transformers, `validate_architecture`).
+        checks: what the class refuses of keys that belong together (transformers, `validate_architecture`).
         norm_names: modules of the norms around `attention` and `ffn`, where they have names of their own.
         scope_names: regular expressions from our module paths to the release's own, for quantization rules.
     """
@@ -110,7 +112,7 @@ class Dialect(NamedTuple):
     architectures: tuple[str, ...] = ()
     class_type: str = ""
     proof: str = ""
-    whole_heads: bool = False
+    checks: tuple[Check, ...] = ()
     scope_names: tuple[tuple[str, str], ...] = ()
     norm_names: Mapping[str, Mapping[str, str]] = NOTHING
 

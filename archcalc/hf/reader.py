@@ -11,7 +11,7 @@ from archcalc.files.document import Document, Loc
 from archcalc.files.identity import identity
 from archcalc.files.loader import validate
 from archcalc.files.model import Spec
-from archcalc.hf import prediction, rules
+from archcalc.hf import prediction
 from archcalc.hf.config import Config, Said, facts_of, show
 from archcalc.hf.dialect import Dialect, Multimodal, Rule, fill
 from archcalc.hf.families.registry import ENCODERS, MISSING, MULTIMODAL, TEXT
@@ -91,8 +91,8 @@ def backbone(row: Dialect, config: Config, ties: Said | None = None) -> dict[str
         if name not in used_attention and name not in used_ffn:
             _touch(row.attention.get(name) or row.ffn[name], config)
     _check_mtp(fields)
-    if row.whole_heads:
-        rules.check_heads(config)
+    for check in row.checks:
+        check(config)
     return fields
 
 

@@ -78,6 +78,8 @@ def rope_scaling(config: Config) -> Said:
     values, key = rotary(config)
     kind = values.get("rope_type", values.get("type", "default"))
     loc = (*config.loc, key) if key else ()
+    if kind is None:
+        raise config.error(f"{key}: its kind is null", key, hint='write "default" where nothing is stretched')
     if kind == "default":
         return Said(None, loc)
     if kind not in READ or "factor" not in values:
@@ -158,6 +160,16 @@ def check_heads(config: Config) -> tuple[int, int]:
     if hidden % heads:
         raise config.error(f"hidden_size {hidden} does not divide into num_attention_heads {heads}", "hidden_size")
     return hidden, heads
+
+
+def check_biases(config: Config) -> None:
+    """Raises SpecError where the linears of one side have biases and those of the other none (InternLM3 in
+    transformers)."""
+    qkv, others = config.flag("attention_bias"), config.flag("mlp_bias")
+    if qkv != others:
+        raise config.error(
+            f"qkv_bias {show(qkv)} beside bias {show(others)}: the class has both or none", "attention_bias"
+        )
 
 
 def even_head_dim(config: Config) -> Said:

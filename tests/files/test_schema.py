@@ -22,8 +22,8 @@ COMMITTED = ROOT / "schema" / "spec.schema.json"
 
 STRUCTURE = {"$schema", "$ref", "title", "description", "definitions", "properties", "required", "default"}
 SHAPES = {"type", "const", "enum", "items", "additionalProperties", "propertyNames", "allOf", "anyOf", "oneOf"}
-BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "minItems", "maxItems", "minProperties"}
-BOUNDS |= {"pattern"}
+BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "minItems", "maxItems"}
+BOUNDS |= {"minProperties", "maxProperties", "pattern"}
 NAMES = {"properties", "patternProperties", "definitions"}
 """Keywords below which keys are names."""
 

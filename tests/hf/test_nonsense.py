@@ -188,6 +188,7 @@ def outcome(config: dict[str, Any], quant: Any = None, index: Any = None) -> Inp
     return error
 
 
+@pytest.mark.filterwarnings("ignore::archcalc.errors.FileWarning")  # 2^62 is told, and taken
 @pytest.mark.parametrize("model_type", CLASSES)
 def test_any_value_of_any_key_is_read_or_refused_at_its_place(model_type: str) -> None:
     config = small(model_type)

@@ -200,7 +200,7 @@ def test_an_architecture_without_a_public_class_is_refused(spec: dict[str, Any],
 def test_a_config_that_its_class_refuses_is_an_input_error() -> None:
     # Gemma3TextConfig wants a hidden size that its heads divide, whatever head_dim says
     with pytest.raises(InputError, match="transformers' class for gemma3_text refuses the config"):
-        built(tiny.gemma(hidden_size=42))
+        hf.build({"model_type": "gemma3_text", "hidden_size": 42, "num_attention_heads": 4})
 
 
 @pytest.mark.parametrize("model_type", ["mimo", "kimi_k3", "klingon"])

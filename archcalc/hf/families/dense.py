@@ -30,7 +30,7 @@ LLAMA = Dialect(
     attention={"full": BIASED},
     ffn={"dense": {**DENSE, "mlp_bias": "mlp_bias"}},
     layers=PLAIN,
-    whole_heads=True,
+    checks=(rules.check_heads,),
 )
 
 QWEN2_ATTENTION: Table = {**GQA, "attention_bias": Fixed(True, "Qwen2's q, k and v always have one")}
@@ -39,7 +39,7 @@ GEMMA_ATTENTION: Table = {**QWEN3_ATTENTION, "head_dim": Rule(rules.head_dim, in
 
 DENSE_TEXT = (
     LLAMA,
-    LLAMA._replace(model_type="internlm3"),
+    LLAMA._replace(model_type="internlm3", checks=(rules.check_heads, rules.check_biases)),
     Dialect(
         model_type="mistral",
         backbone=BACKBONE,
@@ -83,10 +83,10 @@ DENSE_TEXT = (
         ffn={"dense": {**DENSE, "mlp_bias": "mlp_bias"}},
         layers=PLAIN,
     ),
-    LLAMA._replace(model_type="granite", whole_heads=False),
+    LLAMA._replace(model_type="granite", checks=()),
     Dialect(
         model_type="arcee",
-        whole_heads=True,
+        checks=(rules.check_heads,),
         backbone=BACKBONE,
         attention={"full": BIASED},
         ffn={"dense": {**DENSE, "gated": Fixed(False, "two matrices"), "mlp_bias": "mlp_bias"}},
@@ -141,7 +141,7 @@ DENSE_TEXT = (
     ),
     Dialect(
         model_type="gemma3_text",
-        whole_heads=True,
+        checks=(rules.check_heads,),
         backbone={
             **BACKBONE,
             "norm": Fixed("rms_zero_centered", "Gemma3RMSNorm multiplies by 1 + weight"),

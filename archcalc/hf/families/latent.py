@@ -77,7 +77,7 @@ LATENT_TEXT = (
     DEEPSEEK_V3._replace(model_type="kimi_k2", class_type="deepseek_v3", architectures=("DeepseekV3ForCausalLM",)),
     Dialect(
         model_type="deepseek_v2",
-        whole_heads=True,
+        checks=(rules.check_heads,),
         backbone=WITH_MTP,
         attention={"mla": MLA},
         ffn={
