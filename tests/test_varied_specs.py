@@ -470,13 +470,14 @@ def ffns(draw: st.DrawFn) -> dict[str, Any]:
         }
     groups = draw(st.integers(1, 3))
     experts = groups * draw(st.integers(2, 4))
+    chosen = draw(st.integers(1, groups))
     shared = draw(st.integers(0, 2))
     method = draw(st.sampled_from(["noaux_tc", "greedy", "group_limited_greedy"]))
     latent = draw(st.none() | st.integers(1, 20))
     section = {
         "kind": "moe",
         "n_routed_experts": experts,
-        "num_experts_per_tok": draw(st.integers(1, experts)),
+        "num_experts_per_tok": draw(st.integers(1, chosen * experts // groups)),
         "n_shared_experts": shared,
         "moe_intermediate_size": draw(st.integers(1, 20)),
         "hidden_act": act,
@@ -484,7 +485,7 @@ def ffns(draw: st.DrawFn) -> dict[str, Any]:
         "scoring_func": draw(st.sampled_from(["sigmoid", "softmax"])),
         "topk_method": method,
         "n_group": groups,
-        "topk_group": draw(st.integers(1, groups)),
+        "topk_group": chosen,
         "norm_topk_prob": draw(st.booleans()),
         "routed_scaling_factor": 1.0,
         "expert_bias": draw(st.booleans()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -88,6 +89,12 @@ def _turns(start: int, count: int, devices: int) -> Iterator[tuple[int, int, int
 def handed_out(matrices: Sequence[tuple[int, int]], devices: int) -> int:
     """The most bytes on one of `devices` when (bytes, count) items go, largest first, to whichever holds
     least."""
+    return _most(tuple(matrices), devices)
+
+
+@lru_cache(maxsize=4096)
+def _most(matrices: tuple[tuple[int, int], ...], devices: int) -> int:
+    """The same, remembered: ranks, and plans that differ in other things, ask for the same matrices."""
     loads = [(0, devices)]  # bytes, and how many devices hold so many, from the least on
     for size, count in matrices:
         while count and size:
