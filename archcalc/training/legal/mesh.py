@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from archcalc.calc.sharding import uneven
 from archcalc.training.legal.rule import ARGUMENTS, CONFIG, Case, Found, Rule, found
 from archcalc.training.mesh import mesh_of
@@ -9,22 +11,22 @@ from archcalc.training.mesh import mesh_of
 _WORLD = "the rest of world is data parallel: give it as many GPUs as the run has, or change how they are divided"
 
 
-def _dense_groups(case: Case) -> Found | None:
+def _groups(case: Case, *names: str) -> Found | None:
+    """Whether world holds whole groups of these dimensions of the mesh."""
     p = case.plan.parallel
-    size = p.pp * p.tp * p.cp
+    size = prod(getattr(p, name) for name in names)
     if p.world % size == 0:
         return None
-    message = f"world {p.world} is no multiple of pp x tp x cp = {size}"
-    return found(message, "parallel.world", "parallel.pp", "parallel.tp", "parallel.cp", hint=_WORLD)
+    message = f"world {p.world} is no multiple of {' x '.join(names)} = {size}"
+    return found(message, "parallel.world", *(f"parallel.{name}" for name in names), hint=_WORLD)
+
+
+def _dense_groups(case: Case) -> Found | None:
+    return _groups(case, "pp", "tp", "cp")
 
 
 def _expert_groups(case: Case) -> Found | None:
-    p = case.plan.parallel
-    size = p.pp * p.ep * p.etp
-    if p.world % size == 0:
-        return None
-    message = f"world {p.world} is no multiple of pp x ep x etp = {size}"
-    return found(message, "parallel.world", "parallel.pp", "parallel.ep", "parallel.etp", hint=_WORLD)
+    return _groups(case, "pp", "ep", "etp")
 
 
 def _whole_micro_batches(case: Case) -> Found | None:
