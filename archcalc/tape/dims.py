@@ -63,7 +63,7 @@ Number = tuple[Term, ...]
 
 def product(dims: Dims) -> int:
     """Product of sizes; 1 for no dims [elements]."""
-    return prod(d.size for d in dims)
+    return prod([d.size for d in dims])  # asked for millions of times: a list takes half of what a generator does
 
 
 def value(number: Number) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from math import prod
 from typing import Any, Literal, NamedTuple
 
@@ -182,9 +181,11 @@ class Weight:
 
     def replace(self, **changes: Any) -> Weight:
         """The same weight with some attributes changed: one device's part, one layer's, another path's."""
-        changed = copy(self)
-        for name, value in changes.items():
-            setattr(changed, name, value)
+        changed = Weight.__new__(Weight)
+        for name in Weight.__slots__:
+            setattr(changed, name, changes.pop(name) if name in changes else getattr(self, name))
+        if changes:
+            raise TypeError(f"a weight has no {', '.join(changes)}")
         return changed
 
     @property

@@ -78,17 +78,17 @@ def ranks_of(rests: Resting, schedule: Schedule, placed: Sequence[tuple[Chunk, .
     message = local_bytes(next(s.entry for s in tape.segments if s.part == "backbone" and s.entry is not None), shards)
     weights = {held: held_weights(tape, held, decoupled=plan.vision.decoupled) for held in dict.fromkeys(placed)}
     known = {held: _resting(rests, held, weights[held]) for held in weights}
-    how = sharding(plan)
+    how, pipeline = sharding(plan), plan.pipeline
     return tuple(
         Rank(
             chunks=held,
             weights=weights[held],
-            entry=_entry(schedule, plan.pipeline, rank),
+            entry=_entry(schedule, pipeline, rank),
             static=known[held][0],
             cached=known[held][1],
             workspaces=known[held][2],
-            messages=messages(schedule, plan.pipeline, rank, message),
-            left=left(schedule, plan.pipeline, rank, message),
+            messages=messages(schedule, pipeline, rank, message),
+            left=left(schedule, pipeline, rank, message),
             workings=() if how is None else workings(tape, held, shards, how),
         )
         for rank, held in enumerate(placed)

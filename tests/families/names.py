@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import cache
 from math import prod
 
 RENAMED = (
@@ -86,7 +87,8 @@ def _matrices(name: str) -> tuple[str, ...]:
     return tuple(f"{stack[1]}.*.{matrix}.weight" for matrix in matrices)
 
 
-def _renamed(path: str, rules: Iterable[tuple[str, str]]) -> str:
+@cache
+def _renamed(path: str, rules: tuple[tuple[str, str], ...]) -> str:
     for pattern, name in rules:
         path = re.sub(pattern, name, path)
     return path

@@ -4,7 +4,8 @@ Bytes of a MoE layer and token as in tests/calc/test_activations.py; T = 4096, P
 1F1B needs, M = 128.
 """
 
-import time
+import cProfile
+import pstats
 from dataclasses import replace
 from fractions import Fraction
 
@@ -226,15 +227,14 @@ def test_the_moment_is_named() -> None:
     assert text == "forward of chunk 0, micro-batch 29 at model.layers.1-60; alive: 30 of chunk 0, 16 of chunk 1"
 
 
-def test_one_evaluation_takes_under_two_milliseconds_of_processor_time() -> None:
+def test_one_evaluation_makes_few_calls() -> None:
+    """Two milliseconds at five and a half calls in a microsecond; a search asks for thousands of plans."""
     plan = k2_plan()
     tape = tape_of("k25", plan)
-    best = 1.0
-    for _ in range(60):
-        start = time.process_time()
-        training_memory(compiled(tape, plan))
-        best = min(best, time.process_time() - start)
-    assert best < 0.002
+    training_memory(compiled(tape, plan))
+    profile = cProfile.Profile()
+    profile.runcall(lambda: training_memory(compiled(tape, plan)))
+    assert pstats.Stats(profile).total_calls < 11_000  # type: ignore[attr-defined]
 
 
 def test_live_states_of_the_test_itself_are_the_schedules() -> None:
