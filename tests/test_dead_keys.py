@@ -8,7 +8,7 @@ that it is valid (`validate`), and `crosscheck`, which compares numbers that oth
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -536,8 +536,6 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
         "vllm": (
             bundled("engines", "vllm"),
             (
-                "serve k25 --gpu h200 --gpus 8 --batch 1025 --engine {}",
-                "serve k25 --gpu a100 --gpus 16 --batch 257 --engine {}",
                 "serve llama-3.1-70b --gpu b200 --gpus 1 --engine {}",
                 "serve llama-3.1-70b --gpu l40s --gpus 8 --engine {}",  # PCIe, small devices
                 "serve k25 --gpu mi300x --tp 8 --dp 5 --ep all --engine {}",  # experts that don't divide, dp
@@ -545,6 +543,8 @@ FILES: dict[str, dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {
                 "serve k25 --as bf16 --gpu b300 --tp 8 --context 1k --engine {}",  # experts in bf16
                 "serve gemma-3-27b --gpu h100 --gpus 1 --sampler torch --engine {}",  # windows
                 "serve gemma-3-27b --gpu h100 --gpus 1 --max-num-seqs 64 --sampler torch --engine {}",
+                "serve k25 --gpu h200 --gpus 8 --batch 1025 --engine {}",  # what it does not fit in is looked for
+                "serve k25 --gpu a100 --gpus 16 --batch 257 --engine {}",
             ),
         ),
         "vllm-0.8": (
@@ -782,9 +782,10 @@ def _edited(data: dict[str, Any], edits: dict[tuple[Any, ...], Any]) -> dict[str
     return changed
 
 
-def differs(file: str, edits: dict[tuple[Any, ...], Any], folder: Path) -> bool:
-    """Whether any answer is another with other values at some places of a file."""
-    data, commands = FILES_BY_NAME[file]
+def differs(file: str, edits: dict[tuple[Any, ...], Any], folder: Path, asked: Callable[[str], bool] = bool) -> bool:
+    """Whether any answer is another with other values at some places of a file, of the commands that are `asked`."""
+    data, lines = FILES_BY_NAME[file]
+    commands = list(filter(asked, lines))
     before = {command: unchanged(command, file) for command in commands}
     path = folder / f"{file}.yaml"
     path.write_text(dumped(_edited(data, edits)))
@@ -803,11 +804,19 @@ def is_valid(kind: str, data: dict[str, Any]) -> bool:
     return True
 
 
+def turn(command: str, key: Key) -> int:
+    """When a command is asked about a key: its namesake at once, and last the few that take longest."""
+    word = command.split()[0]
+    return 0 if word == key.steps[0] else 1 + (word in ("serve", "claims", "plot"))
+
+
 @pytest.mark.parametrize("key", [key for key in KEYS if not reader(key)], ids=lambda key: key.path)
 def test_an_answer_depends_on_every_key(key: Key, folder: Path) -> None:
-    assert any(differs(file, {place: value}, folder) for file, place, value in changes(key)), (
-        f"{key.path} changes no answer: whoever should read it reads it, or it is retired"
-    )
+    assert any(
+        differs(file, {place: value}, folder, lambda command, now=now: turn(command, key) == now)
+        for now in range(3)
+        for file, place, value in changes(key)
+    ), f"{key.path} changes no answer: whoever should read it reads it, or it is retired"
 
 
 def test_no_answer_depends_on_an_exempt_key(folder: Path) -> None:
