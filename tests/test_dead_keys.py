@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import UnionType
@@ -804,17 +804,17 @@ def is_valid(kind: str, data: dict[str, Any]) -> bool:
     return True
 
 
-def turn(command: str, key: Key) -> int:
-    """When a command is asked about a key: its namesake at once, and last the few that take longest."""
+def is_next(key: Key, turn: int, command: str) -> bool:
+    """Whether a command is asked about a key in this turn: its namesake first, and last the few that take longest."""
     word = command.split()[0]
-    return 0 if word == key.steps[0] else 1 + (word in ("serve", "claims", "plot"))
+    return turn == (0 if word == key.steps[0] else 1 + (word in ("serve", "claims", "plot")))
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if not reader(key)], ids=lambda key: key.path)
 def test_an_answer_depends_on_every_key(key: Key, folder: Path) -> None:
     assert any(
-        differs(file, {place: value}, folder, lambda command, now=now: turn(command, key) == now)
-        for now in range(3)
+        differs(file, {place: value}, folder, partial(is_next, key, turn))
+        for turn in range(3)
         for file, place, value in changes(key)
     ), f"{key.path} changes no answer: whoever should read it reads it, or it is retired"
 

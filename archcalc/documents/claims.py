@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from archcalc.calc.params import count
 from archcalc.documents.counted import convention_readings
 from archcalc.documents.document import Column, Report, Table, Value
 from archcalc.documents.measured import Measures, Unmeasured, on_tape
@@ -47,12 +46,11 @@ class Judged(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """A spec with one field changed: the cause it would be, its tape, its own mtp parameters, and the change in
-    words."""
+    """A spec with one field changed: the cause it would be, its tape, what its weights say, and the change in words."""
 
     cause: str
     tape: Tape
-    mtp: int
+    counted: Mapping[str, Value]
     words: str
 
 
@@ -67,7 +65,7 @@ class Variants:
     def asked(self) -> list[Changed]:
         """All of them, or none where too many operations have been looked at already."""
         if self._made is None:
-            self._made = [Changed(cause, tape, count(tape).mtp, words) for cause, tape, words in self._some()]
+            self._made = [Changed(cause, tape, params_quantities(tape), words) for cause, tape, words in self._some()]
         self._left -= sum(each.tape.length for each in self._made)
         return self._made if self._left >= 0 else []
 
@@ -212,12 +210,12 @@ def _changed_readings(
     claim: Claim, printed: Printed, computed: Value, found: Mapping[str, Value], changed: list[Changed]
 ) -> Iterator[Reading]:
     """Specs with one field changed that give the claimed number, where weights and caches settle it."""
-    for cause, variant, mtp, what in changed:
+    for cause, variant, counted, what in changed:
         try:
-            value = on_tape(variant, claim.quantity, claim)
+            value = on_tape(variant, claim.quantity, claim, counted)
         except InputError:  # the change took the part away, or it takes more than one pass
             continue
-        extra = int(mtp - found["params.mtp"])
+        extra = int(counted["params.mtp"] - found["params.mtp"])
         if extra and claim.quantity in ("params.total", "params.backbone"):
             value, what = value + extra, f"{what}, counted in,"
         if value != computed and printed.matches(value):

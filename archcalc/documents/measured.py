@@ -110,13 +110,14 @@ def check_keys(quantity: str, under: Under) -> None:
         raise _at("quantity", f"{quantity} needs a {needed}", quantity, f"add {needed}: {example}")
 
 
-def on_tape(tape: Tape, quantity: str, under: Under) -> Value:
-    """What the weights and caches of one pass settle, `params[PATH]` too. Raises InputError for any other quantity."""
+def on_tape(tape: Tape, quantity: str, under: Under, counted: Mapping[str, Value] | None = None) -> Value:
+    """What the weights and caches of one pass settle, `params[PATH]` too. `counted`: its `params.*`, where they are
+    known. Raises InputError for any other quantity."""
     if quantity.startswith("params[") and quantity.endswith("]"):
         return parameters_at(tape, quantity[7:-1])
     found: Mapping[str, Value] = {}
     if _group(quantity) in PLAIN:
-        found = params_quantities(tape)
+        found = params_quantities(tape) if counted is None else counted
     elif _group(quantity) == "kv":
         found = kv_quantities(tape, "bf16", under.context or CONTEXT)
     with suppress(KeyError):
