@@ -9,18 +9,19 @@ layers over pipeline stages (distributed/utils.py, get_pp_indices).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from archcalc.calc.kv_cache import Mesh, among, stage_layers
 from archcalc.calc.sharding import Indivisible, Shards, local_weight, padded_weight
 from archcalc.calc.weights import Scheme
 from archcalc.errors import InputError
-from archcalc.tape import Stored, Tape, Weight
+from archcalc.tape import Stored, Tape, Weight, product
 
+T = TypeVar("T")
 Vision = Literal["sharded", "replicated"]
 
 HINTS = {
@@ -101,6 +102,18 @@ VOCAB_PADDING = 64
 vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE; SGLang has the same); here only where tp does not divide it."""
 
 
+class Once(Protocol):
+    """Remembers what was made for a key."""
+
+    def __call__(self, key: Hashable, make: Callable[[], T], /) -> T:
+        """What `make` made when the key was met first."""
+
+
+def anew(key: Hashable, make: Callable[[], T], /) -> T:
+    """Remembers nothing."""
+    return make()
+
+
 class HeldWeight(NamedTuple):
     """One weight: all its bytes, and those on each device [bytes]."""
 
@@ -135,7 +148,7 @@ def stage_weights(weights: Iterable[Weight], tape: Tape, stage: range, depth: in
     for w in weights:
         layers = w.indices[among(w.indices, stage)]
         if w.part == "backbone" and w.indices:
-            held += [w.replace(indices=layers)] if layers else []
+            held += [w.replace(indices=layers, whole=w)] if layers else []
         else:
             ends = used.get(id(w), [w.part == "mtp"])
             if (stage.start == 0 and not all(ends)) or (stage.stop == depth and any(ends)):
@@ -143,13 +156,19 @@ def stage_weights(weights: Iterable[Weight], tape: Tape, stage: range, depth: in
     return held
 
 
-def held_weights(weights: Iterable[Weight], scheme: Scheme, where: Deployment) -> list[HeldWeight]:
-    """The weights with what each device holds of them, in their order.
+def held_weights(weights: Iterable[Weight], scheme: Scheme, where: Deployment, once: Once = anew) -> list[HeldWeight]:
+    """The weights with what each device holds of them, in their order. `once` remembers what follows from how a weight
+    is divided alone, whatever layers of it a stage holds: of weights that live as long as what it remembers.
 
     Raises:
         InputError: an axis or a quantized storage that can't be divided.
     """
-    return list(map(partial(_held, scheme=scheme, shards=where.shards), weights))
+    shards, found = where.shards, []
+    for w in weights:
+        ways = tuple(shards.way(d.axis)[1] for d in (*w.out, *w.into, *w.stack))
+        one = once(("matrix", id(w.whole or w), ways), partial(_matrix, w, scheme, shards))
+        found.append(HeldWeight(w, w.copies * one.whole, max(1, len(w.indices)) * one.stack * one.held))
+    return found
 
 
 def stages(depth: int, where: Deployment) -> list[range]:
@@ -157,7 +176,15 @@ def stages(depth: int, where: Deployment) -> list[range]:
     return [range(first, end) for first, end in stage_layers(depth, where.pp)]
 
 
-def _held(w: Weight, scheme: Scheme, shards: Shards) -> HeldWeight:
+class _Matrix(NamedTuple):
+    """One matrix of a weight: all its bytes, those on each device [bytes], and how many of a layer are there."""
+
+    whole: int
+    held: int
+    stack: int
+
+
+def _matrix(w: Weight, scheme: Scheme, shards: Shards) -> _Matrix:
     try:
         part, filled = local_weight(w, shards), padded_weight(w, shards)
     except Indivisible as error:
@@ -166,7 +193,7 @@ def _held(w: Weight, scheme: Scheme, shards: Shards) -> HeldWeight:
     held = whole
     if parts > 1:
         held = _divided(part, scheme, whole if filled.matrix == w.matrix else scheme(filled), parts)
-    return HeldWeight(w, w.copies * sum(t.nbytes for t in whole), part.copies * sum(t.nbytes for t in held))
+    return _Matrix(sum(t.nbytes for t in whole), sum(t.nbytes for t in held), product(part.stack))
 
 
 def _divided(part: Weight, scheme: Scheme, whole: tuple[Stored, ...], parts: int) -> tuple[Stored, ...]:

@@ -241,7 +241,7 @@ def serve(
     Raises:
         InputError: what can't be divided over the devices, or a cache dtype that does not fit.
     """
-    tape, scheme = served.tape, served.scheme
+    tape = served.tape
     where = replace(where, uneven_experts=engine.uneven_experts)
     if where.dcp > 1 and not engine.context_parallel:
         raise InputError(f"{engine.name} does not divide context", value=where.dcp, hint="leave out --dcp")
@@ -250,10 +250,8 @@ def serve(
     if load.mtp and draft is not None:
         raise InputError("--mtp and --draft are two ways to draft", hint="leave one out")
     check_heads(tape, where.tp)
-    loaded = loaded_weights(tape, scheme, language_only=load.language_only)
-    host = None if load.offloaded == 0 else offloaded(loaded, scheme, load)
-    if host is not None:
-        loaded = [w for w in map(host.left, loaded) if w is not None]
+    some = ("loaded", load.language_only, load.offloaded, load.batch if load.offloaded != 0 else 0)
+    loaded, host = served.once(some, partial(_loaded, served, load))
     depth = sum(segment.count for segment in tape.segments if segment.part == "backbone" and segment.indices)
     mesh = where.mesh(load.block_size or page_size(tape, engine))
     cache = sequence_cache(tape, load.kv_dtype, mesh, mtp=load.mtp)
@@ -261,8 +259,7 @@ def serve(
     share = share_of(tape, engine, hardware, where, load, largest, shared=where.dp > 1 and served.has_experts)
     devices, pool = [], Pool()
     for stage, kept in zip(stages(depth, where), cache.stages, strict=True):
-        key = ("held", where, stage, load.language_only, load.offloaded)
-        weights = served.once(key, partial(_held, loaded, served, where, stage, depth))
+        weights = served.once(("held", where.shards, stage, some), partial(_held, loaded, served, where, stage, depth))
         found = [*terms(served, engine, hardware, where, load, stage, depth)]
         mine = replace(cache, stages=(kept,))
         bare = mine.at(load.context)
@@ -288,9 +285,18 @@ def serve(
     return Serving(where=where, devices=tuple(devices), load=load, pool=pool, padded=tuple(padded), host=host)
 
 
+def _loaded(served: Served, load: Load) -> tuple[list[Weight], Host | None]:
+    """The weights that devices load, and what stays in the host's memory instead."""
+    loaded = loaded_weights(served.tape, served.scheme, language_only=load.language_only)
+    if load.offloaded == 0:
+        return loaded, None
+    host = offloaded(loaded, served.scheme, load)
+    return [w for w in map(host.left, loaded) if w is not None], host
+
+
 def _held(loaded: list[Weight], served: Served, where: Deployment, stage: range, depth: int) -> tuple[HeldWeight, ...]:
     """What a device of a stage holds of the loaded weights."""
-    return tuple(held_weights(stage_weights(loaded, served.tape, stage, depth), served.scheme, where))
+    return tuple(held_weights(stage_weights(loaded, served.tape, stage, depth), served.scheme, where, served.once))
 
 
 def _drafted(cache: SequenceCache, draft: Served, where: Deployment, load: Load) -> tuple[SequenceCache, int]:

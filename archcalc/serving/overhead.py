@@ -159,9 +159,12 @@ def terms(
 
 def _peak(served: Served, engine: Engine, where: Deployment, step: Step, stage: range, depth: int) -> Bounds:
     """The peak of a step, worked out once for devices alike."""
-    key = ("step", engine.name, where, step, stage)
-    make = partial(step_peak, served.model, served.scheme, where, step, engine.activation, stage, depth)
-    return served.once(key, make).bounds
+
+    def once(key: Hashable, make: Callable[[], T]) -> T:
+        return served.once(("layer", engine.name, step, key), make)
+
+    make = partial(step_peak, served.model, served.scheme, where, step, engine.activation, stage, depth, once)
+    return served.once(("step", engine.name, where, step, stage), make).bounds
 
 
 def _non_torch(engine: Engine, hardware: Hardware, where: Deployment, load: Load) -> Bounds:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from archcalc.calc.kv_cache import among
@@ -17,7 +18,7 @@ from archcalc.calc.liveness import forward_alive
 from archcalc.calc.sharding import local_bytes, local_features, local_size, padded_weight
 from archcalc.calc.weights import Scheme
 from archcalc.limits import PICTURES, hold
-from archcalc.serving.deployment import Deployment
+from archcalc.serving.deployment import Deployment, Once, anew
 from archcalc.serving.engine import Activation, Bounds, Sampler
 from archcalc.tape import Dims, Op, Segment, Storage, Tape, product
 from archcalc.tape.values import ITEM_BYTES
@@ -69,14 +70,27 @@ class Peak(NamedTuple):
 
 
 def step_peak(
-    model: Traced, scheme: Scheme, where: Deployment, step: Step, how: Activation, stage: range, depth: int
+    model: Traced,
+    scheme: Scheme,
+    where: Deployment,
+    step: Step,
+    how: Activation,
+    stage: range,
+    depth: int,
+    once: Once = anew,
 ) -> Peak:
     """The peak of a step on a device of one pipeline stage, which receives or sends two tensors of hidden states where
-    there are several [bytes]. Raises InputError for what can't be divided."""
+    there are several [bytes]. `once` remembers each layer, whatever stage it is in. Raises InputError for what can't be
+    divided."""
     tape = _step_tape(model, step.tokens)
-    segments = [s for s in tape.segments if s.part == "backbone" and s.indices[among(s.indices, stage)]]
     encoded, vision = _encoder(model, where, step) if step.encoder and stage.start == 0 else (0, 0)
-    found = _layers(segments, scheme, where, step, how)
+    found = [(0, 0), (0, 0)]
+    for n, segment in enumerate(tape.segments):
+        if segment.part == "backbone" and segment.indices[among(segment.indices, stage)]:
+            experts = any(w.stack for op in segment.ops for w in op.weights)
+            key = (n, where.tp, *((where.dp, where.ep, where.uneven_experts) if experts else ()))
+            layer = once(key, partial(_layer, segment, scheme, where, step, how))
+            found = [(max(a, c), max(b, d)) for (a, b), (c, d) in zip(found, layer, strict=True)]
     received = 2 * _states(tape, step.tokens) if where.pp > 1 else 0
     layers = Bounds(*(peak + encoded + received for peak, _ in found))
     kept = Bounds(*(workspace for _, workspace in found))
@@ -99,24 +113,21 @@ def _states(tape: Tape, tokens: int) -> int:
 # -- layers --------------------------------------------------------------------------------------------------------
 
 
-def _layers(
-    segments: Iterable[Segment], scheme: Scheme, where: Deployment, step: Step, how: Activation
-) -> list[tuple[int, int]]:
-    """The peak of the layers, and the workspace that stays when they are done [bytes]: with the first of an engine's
+def _layer(segment: Segment, scheme: Scheme, where: Deployment, step: Step, how: Activation) -> list[tuple[int, int]]:
+    """The peak of one layer, and the workspace that stays when it is done [bytes]: with the first of an engine's
     kernels, and with the last."""
-    found = [(0, 0), (0, 0)]
-    for segment in segments:
-        routed = {s for op in segment.ops for s in (*op.inputs, *op.outputs) if any(d.axis == "routed" for d in s.rows)}
-        entry = 0 if segment.entry is None else local_bytes(segment.entry, where.shards)
-        entered = entry + _latents(segment, where, step, how)
-        ran: dict[int, int] = {}  # most layers have no experts, whose kernels alone differ
-        for n, pick in enumerate((0, -1)):
-            spaces = [_workspace(*each, where, step, how, pick) for each in _grouped(segment, scheme)]
-            taken, kept = max((s.taken for s in spaces), default=0), max((s.kept for s in spaces), default=0)
-            if taken not in ran:
-                ran[taken] = _ran(segment, where, routed, taken)
-            peak, stays = found[n]
-            found[n] = max(peak, ran[taken], entered), max(stays, kept)
+    routed = {s for op in segment.ops for s in (*op.inputs, *op.outputs) if any(d.axis == "routed" for d in s.rows)}
+    entry = 0 if segment.entry is None else local_bytes(segment.entry, where.shards)
+    entered = entry + _latents(segment, where, step, how)
+    grouped = list(_grouped(segment, scheme))
+    ran: dict[int, int] = {}  # most layers have no experts, whose kernels alone differ
+    found = []
+    for pick in (0, -1):
+        spaces = [_workspace(*each, where, step, how, pick) for each in grouped]
+        taken, kept = max((s.taken for s in spaces), default=0), max((s.kept for s in spaces), default=0)
+        if taken not in ran:
+            ran[taken] = _ran(segment, where, routed, taken)
+        found.append((max(ran[taken], entered), kept))
     return found
 
 
