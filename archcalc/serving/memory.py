@@ -249,21 +249,25 @@ def serve(
         raise InputError("ep needs routed experts, and this model has none", value=where.ep, hint="leave out --ep")
     if load.mtp and draft is not None:
         raise InputError("--mtp and --draft are two ways to draft", hint="leave one out")
-    check_heads(tape, where.tp)
+    served.once(("heads", where.tp), partial(check_heads, tape, where.tp))
     some = ("loaded", load.language_only, load.offloaded, load.batch if load.offloaded != 0 else 0)
     loaded, host = served.once(some, partial(_loaded, served, load))
     depth = sum(segment.count for segment in tape.segments if segment.part == "backbone" and segment.indices)
-    mesh = where.mesh(load.block_size or page_size(tape, engine))
+    mesh = where.mesh(load.block_size or served.once(("page", engine.name), partial(page_size, tape, engine)))
     cache = sequence_cache(tape, load.kv_dtype, mesh, mtp=load.mtp)
     largest = step_of(engine, hardware, load)
     share = share_of(tape, engine, hardware, where, load, largest, shared=where.dp > 1 and served.has_experts)
     devices, pool = [], Pool()
     for stage, kept in zip(stages(depth, where), cache.stages, strict=True):
-        weights = served.once(("held", where.shards, stage, some), partial(_held, loaded, served, where, stage, depth))
+        here = served.once(("stage", stage, some), partial(stage_weights, loaded, tape, stage, depth))
+        weights = served.once(
+            ("held", where.shards, stage, some), partial(held_weights, here, served.scheme, where, served.once)
+        )
         found = [*terms(served, engine, hardware, where, load, stage, depth)]
         mine = replace(cache, stages=(kept,))
         bare = mine.at(load.context)
-        mine, pool = pooled(mine, layers_by_span(tape, stage), engine, largest.tokens)
+        spans = served.once(("spans", stage), partial(layers_by_span, tape, stage))
+        mine, pool = pooled(mine, spans, engine, largest.tokens)
         pool = replace(pool, more=mine.at(load.context) - bare)
         if draft is not None and stage.stop == depth:
             mine, nbytes = _drafted(mine, draft, where, load)
@@ -271,7 +275,7 @@ def serve(
         devices.append(
             Device(
                 stage=stage,
-                weights=weights,
+                weights=tuple(weights),
                 terms=tuple(found),
                 visible=hardware.memory_visible_bytes,
                 share=share,
@@ -292,11 +296,6 @@ def _loaded(served: Served, load: Load) -> tuple[list[Weight], Host | None]:
         return loaded, None
     host = offloaded(loaded, served.scheme, load)
     return [w for w in map(host.left, loaded) if w is not None], host
-
-
-def _held(loaded: list[Weight], served: Served, where: Deployment, stage: range, depth: int) -> tuple[HeldWeight, ...]:
-    """What a device of a stage holds of the loaded weights."""
-    return tuple(held_weights(stage_weights(loaded, served.tape, stage, depth), served.scheme, where, served.once))
 
 
 def _drafted(cache: SequenceCache, draft: Served, where: Deployment, load: Load) -> tuple[SequenceCache, int]:

@@ -63,7 +63,7 @@ class Served:
     @property
     def has_experts(self) -> bool:
         """Whether any layer routes tokens to experts."""
-        return any(d.axis == "experts" for w in self.tape.weights() for d in w.stack)
+        return self.once("experts", lambda: any(d.axis == "experts" for w in self.tape.weights() for d in w.stack))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,9 @@ def terms(
     served: Served, engine: Engine, hardware: Hardware, where: Deployment, load: Load, stage: range, depth: int
 ) -> tuple[Term, ...]:
     """Every term of one device of a stage, or the load's own sum of what is assumed of them. Raises InputError."""
-    kept = [t for t in _beside_weights(served, engine, where, load, stage, depth) if t.bounds.high]
+    key = ("beside", engine.name, where.shards, stage, load.mtp, load.lora_rank)
+    beside = served.once(key, lambda: list(_beside_weights(served, engine, where, load, stage, depth)))
+    kept = [t for t in beside if t.bounds.high]
     if load.overhead is not None:
         return (Term("given", Bounds(load.overhead, load.overhead)), *(t for t in kept if t.kind in ("mtp", "lora")))
     step = step_of(engine, hardware, load)

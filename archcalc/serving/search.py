@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from math import prod
+from math import isqrt, prod
 from typing import NamedTuple
 
 from archcalc.calc.sharding import Indivisible, check_heads
@@ -177,7 +177,7 @@ class Question:
             across.reverse()
         plain = [sizes for sizes in (*across, (count, 1, 1)) if prod(sizes) == count]
         if spread.fixed is None or not any(_divides(tape, tp) for tp, _, _ in plain):
-            fewer = [tp for tp in range(inside - 1, 0, -1) if count % tp == 0]
+            fewer = [tp for tp in _divisors(count) if tp < inside]
             plain += [(tp, 1, count // tp) for tp in fewer]
             plain += [(tp, count // tp, 1) for tp in fewer]
         seen = set()
@@ -240,6 +240,12 @@ def _given(spread: Spread, count: int) -> Iterator[tuple[int, int, int]]:
         yield (tp, pp, left // pp) if spread.dp is None and left % pp == 0 else (tp, left // dp, dp)
     elif spread.pp is not None or spread.dp is not None:
         yield (count // (pp * dp), pp, dp)
+
+
+def _divisors(n: int) -> list[int]:
+    """From the largest down."""
+    small = [d for d in range(1, isqrt(n) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)}, reverse=True)
 
 
 def _divides(tape: Tape, tp: int) -> bool:
