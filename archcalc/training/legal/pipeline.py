@@ -60,6 +60,14 @@ def _torch_rounds(case: Case) -> Found | None:
     return found(message, "batch.global_tokens", "parallel.pp", value=plan.micro_batches)
 
 
+def _torch_filled(case: Case) -> Found | None:
+    plan, pp = case.plan, case.plan.parallel.pp
+    if plan.schedule.kind != "1f1b" or pp == 1 or plan.micro_batches >= pp:
+        return None
+    message = f"1f1b needs as many micro-batches as stages, {pp}; there are {plan.micro_batches}"
+    return found(message, "batch.global_tokens", "parallel.pp", "schedule.kind", value=plan.batch.global_tokens)
+
+
 def _overlap_alone(case: Case) -> Found | None:
     if not case.plan.schedule.ep_overlap or case.plan.parallel.ep > 1:
         return None
@@ -174,7 +182,7 @@ PIPELINE = (
     Rule(
         "interleaving one stage",
         "`interleaved-1f1b` where vpp is 1",
-        "torchtitan distributed/pipeline_parallel.py, pipeline_llm",
+        "torchtitan distributed/pipeline_parallel.py, pipeline_llm; from 0.3 on _get_pipeline_metadata",
         _torch_chunks,
         ("torchtitan",),
     ),
@@ -183,6 +191,13 @@ PIPELINE = (
         "`interleaved-1f1b` with micro-batches that are no multiple of their number over pp, rounded down",
         "torch distributed/pipelining/schedules.py, ScheduleInterleaved1F1B",
         _torch_rounds,
+        ("torchtitan",),
+    ),
+    Rule(
+        "fewer micro-batches than stages",
+        "`1f1b` with fewer micro-batches than pp",
+        "torch distributed/pipelining/schedules.py, Schedule1F1B",
+        _torch_filled,
         ("torchtitan",),
     ),
     Rule(
