@@ -1,7 +1,7 @@
 """Plans that break one rule each, beside legal ones.
 
-The base is `k2-pretrain` with nothing offloaded: 256 GPUs, pp 16 x vpp 2, ep 16, tp 1, and 16 data-parallel devices of
-1,024 micro-batches of 4,096 tokens.
+The base is `k2-pretrain` with nothing offloaded and no down projection made again: 256 GPUs, pp 16 x vpp 2, ep 16, tp 1,
+and 16 data-parallel devices of 1,024 micro-batches of 4,096 tokens.
 """
 
 from __future__ import annotations
@@ -159,6 +159,7 @@ CASES = (
     ),
     Case("full recompute and more", {"activations.recompute": ["full", "layernorm"]}, {"schedule.extra_warmup": 0}),
     Case("two ways to recompute", {"activations.selective": ["mm"]}),
+    Case("recompute modules", {"activations.recompute": ["layernorm", "moe_down_proj"]}, NOTHING, MEGATRON),
     Case(
         "recompute of MLA",
         {"activations.recompute": ["mla_up_proj"]},
@@ -230,7 +231,8 @@ CASES = (
 
 @cache
 def base() -> Plan:
-    return load_plan("k2-pretrain", ("activations.offload=none",))
+    kept = ("activations.offload=none", "activations.recompute=[layernorm,swiglu,mla_up_proj]")
+    return load_plan("k2-pretrain", kept)
 
 
 def changed(plan: Plan, changes: Changes) -> Plan:
