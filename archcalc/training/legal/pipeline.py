@@ -105,14 +105,15 @@ def _overlap_mtp(case: Case) -> Found | None:
 
 
 def _layout(case: Case) -> Found | None:
-    plan, layers = case.plan, case.facts.layers
+    """The plan alone tells how many stages there are, a model how many layers."""
+    plan, layers = case.plan, None if case.model is None else case.model.layers
     slots = get_schedule(plan.schedule.kind).stages(plan.parallel.pp, plan.parallel.vpp)
     layout = plan.parallel.layout
-    if isinstance(layout, str) or (len(layout) == slots and sum(layout) == layers):
+    if isinstance(layout, str) or (len(layout) == slots and layers in (None, sum(layout))):
         return None
     return found(
-        f"layout lists {len(layout)} stages with {sum(layout)} layers; the plan has {slots} stages, the model"
-        f" {layers} layers",
+        f"layout lists {len(layout)} stages with {sum(layout)} layers; the plan has {slots} stages"
+        + ("" if layers is None else f", the model {layers} layers"),
         "parallel.layout",
         "parallel.pp",
         "parallel.vpp",
@@ -230,7 +231,6 @@ PIPELINE = (
         "A list under `layout` with other than pp x vpp stages, or another sum than the model's layers",
         "Megatron-LM core/transformer/pipeline_parallel_layer_layout.py, validate_layer_layout",
         _layout,
-        model=True,
     ),
     Rule(
         "stages without a weight",

@@ -1,7 +1,7 @@
 """Plans that break one rule each, beside legal ones.
 
-The base is `k2-pretrain` with nothing offloaded and no down projection made again: 256 GPUs, pp 16 x vpp 2, ep 16, tp 1,
-and 16 data-parallel devices of 1,024 micro-batches of 4,096 tokens.
+The base is `k2-pretrain` with nothing offloaded and no down projection made again: 256 GPUs, pp 16 x vpp 2, ep 16,
+tp 1, and 16 data-parallel devices of 1,024 micro-batches of 4,096 tokens.
 """
 
 from __future__ import annotations
