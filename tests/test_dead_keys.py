@@ -383,8 +383,8 @@ INTERLEAVED = PIPELINED | {
     "schedule": {"kind": "interleaved-1f1b", "extra_warmup": 1, "group": 2},
     "memory": PIPELINED["memory"] | {"optimizer_offload": 0.5},
 }
-KEPT = PIPELINED | {"activations": PIPELINED["activations"] | {"offload": "none"}}
-"""The same, which Megatron-LM can run: it offloads no more than it has names for."""
+KEPT = PIPELINED | {"activations": PIPELINED["activations"] | {"offload": "none", "recompute": ["layernorm"]}}
+"""The same, which Megatron-LM can run: it offloads and makes again no more than it has names for."""
 
 REFUSED = "train latent.yaml --plan kept.yaml --set parallel.zero=2 --set stack={}"
 """What Megatron-LM has not, and others may."""

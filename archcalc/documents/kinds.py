@@ -48,17 +48,22 @@ def _spec(spec: Any, document: Document) -> None:
 
 def _plan(plan: Any, document: Document) -> None:
     from archcalc.hardware import load_hardware
+    from archcalc.training.fp8 import check_device
     from archcalc.training.legal import illegal
     from archcalc.training.misfit import Misfit
     from archcalc.training.stack import settled
 
-    for key, loaded in (("stack", lambda: settled(plan)), ("hardware", lambda: load_hardware(plan.hardware))):
+    for keys, loaded in (
+        (("stack",), lambda: settled(plan)),
+        (("hardware",), lambda: load_hardware(plan.hardware)),
+        (("precision", "fp8"), lambda: check_device(load_hardware(plan.hardware), plan.precision.fp8)),
+    ):
         try:
             loaded()
         except InputError as error:
             if error.problems[0].source is not None and not isinstance(error, Misfit):
                 raise
-            raise _at(error, (key,), document) from None
+            raise _at(error, keys, document) from None
     filled, stack = settled(plan)
     if refused := illegal(filled, stack=stack):
         problems = [document.problem(each.reason, each.keys[0], value=each.value, hint=each.hint) for each in refused]

@@ -26,7 +26,8 @@ RECOMPUTE: dict[str, Region] = {
     "moe": Region(ROUTED | SHARED, discards_output=False),
     "shared_experts": Region(SHARED, discards_output=False),
 }
-"""Megatron-LM's selective recompute modules; K2 (arXiv:2507.20534, section 2.4) names the first four.
+"""Megatron-LM's selective recompute modules; K2 (arXiv:2507.20534, section 2.4) names the first four, of
+which Megatron-LM has no `moe_down_proj`.
 `mla_up_proj` takes the low-rank norms with it, as TransformerEngine fuses them into the projections."""
 
 FULL = "full"

@@ -65,6 +65,8 @@ def test_every_bundled_file_is_valid_and_can_be_shown_by_its_name_alone(kind: st
         ("plan", "micro_batch: 1", "micro_batch: 0"),
         ("plan", "hardware: h800", "hardware: h801"),
         ("plan", "hardware: h800", "hardware: h800\nstack: megatron"),
+        ("plan", "layout: auto", "layout: [61]"),
+        ("plan", "grads: fp32", "grads: fp32\n  fp8: mxfp8"),
         ("hardware", "memory_bytes: ", "memory_bytes: -"),
         ("engine", "block_size: 16", "block_size: sixteen"),
         ("stack", "copies: 2", "copies: 0"),

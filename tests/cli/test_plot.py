@@ -352,7 +352,7 @@ REFUSED = {
     "an unknown field": (("train", "kimi-k2", "--plan", "k2-pretrain", "--set", "a.b=1"), "--set names no field"),
     "a plan that does not fit one of two": (
         ("train", "k25", "llama-3.1-70b", "--plan", "k2-pretrain"),
-        "Llama 3.1 70B: error: ep and etp need routed experts",
+        "Llama 3.1 70B: error: ep needs routed experts",
     ),
     "a plan that does not fit": (("train", "llama-3.1-70b", "--plan", "k2-pretrain"), "routed experts"),
     "a GPU for FLOPs": (("flops", "k25", "--gpu", "h200"), "No such option: --gpu"),

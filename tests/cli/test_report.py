@@ -399,7 +399,7 @@ def test_a_file_of_another_kind_is_one_error(tmp_path: Path) -> None:
 def test_a_plan_that_does_not_fit_names_the_spec(tmp_path: Path) -> None:
     ran = report(tmp_path / "out", "llama-3.1-70b", "--plan", "k2-pretrain")
     assert (ran.code, ran.out) == (2, "")
-    assert "llama-3.1-70b: error: k2-pretrain: ep and etp need routed experts" in ran.err
+    assert "llama-3.1-70b: error: k2-pretrain: ep needs routed experts" in ran.err
     assert "hint: leave k2-pretrain out of this report" in ran.err
     ran = report(tmp_path / "out", "k25", "--plan", "k3")
     assert 'no file and no bundled plan is named "k3"' in ran.err

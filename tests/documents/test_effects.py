@@ -224,5 +224,5 @@ def test_a_side_that_does_not_fit_the_plan_is_named() -> None:
     with pytest.raises(InputError) as caught:
         diff_report("k25", "llama-3.1-8b", plan="k2-pretrain")
     (problem,) = caught.value.problems
-    assert problem.message.startswith("llama-3.1-8b: ep and etp need routed experts")
+    assert problem.message.startswith("llama-3.1-8b: ep needs routed experts")
     assert (problem.source or "").endswith("k2-pretrain.yaml")

@@ -94,9 +94,14 @@ def test_a_listed_layout_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("layout", ["[61]", "[60, 1, 1]", "[61, 0]"])
-def test_a_layout_of_another_length_or_sum_says_both(layout: str) -> None:
-    plan = k2_plan(f"parallel.layout={layout}")
-    with pytest.raises(InputError, match="the plan has 32 stages, the model 61 layers"):
+def test_a_layout_of_another_length_is_refused_before_there_is_a_model(layout: str) -> None:
+    with pytest.raises(InputError, match=r"the plan has 32 stages$"):
+        k2_plan(f"parallel.layout={layout}")
+
+
+def test_a_layout_of_another_sum_says_both() -> None:
+    plan = k2_plan(f"parallel.layout={[1] * 31 + [29]}")
+    with pytest.raises(InputError, match="32 stages with 60 layers; the plan has 32 stages, the model 61 layers"):
         run_of("kimi-k2", plan)
 
 

@@ -211,7 +211,7 @@ MODEL = [
         ("parallel.ep=5", "parallel.world=1280", "batch.global_tokens=83886080"),
         "384 can't be divided over ep 5",
     ),
-    ("llama-3.1-70b", ("activations.fp8=[]",), "ep and etp need routed experts"),
+    ("llama-3.1-70b", ("activations.fp8=[]",), "ep needs routed experts"),
     (
         "kimi-k2",
         ("parallel.cp=128", "parallel.cp_comm=a2a", "parallel.world=2048"),

@@ -21,7 +21,7 @@ from tests.training.plans import k2_plan, ranks
 
 MIB = 1 << 20
 BARE = ("activations.recompute=[]", "activations.fp8=[]", "activations.offload=none")
-KEPT = BARE[2]  # Megatron-LM offloads no more than it has names for
+KEPT = (BARE[2], "activations.recompute=[layernorm]")  # Megatron-LM offloads and makes again what it has names for
 NEW, OLD, FSDP2 = "megatron-core-0.14+te-2.11", "megatron-2025", "torch-fsdp2"
 
 
@@ -103,7 +103,7 @@ def test_a_rank_has_the_workspaces_of_what_it_runs() -> None:
     assert [r.workspaces for r in (dense[0], dense[1], dense[-1])] == [32 * MIB, 32 * MIB, 96 * MIB]
     unfused = ranks("llama-3.1-70b", *BARE, f"stack={OLD}", "parallel.ep=1", "activations.core=unfused")
     assert {r.workspaces for r in unfused} == {96 * MIB}  # scores are torch's products
-    assert {r.workspaces for r in ranks("kimi-k2", KEPT, f"stack={OLD}")} == {224 * MIB}  # routers, 1 + 4
+    assert {r.workspaces for r in ranks("kimi-k2", *KEPT, f"stack={OLD}")} == {224 * MIB}  # routers, 1 + 4
     eager = ranks("kimi-k2", *BARE, f"stack={FSDP2}", "activations.kernels=eager", "activations.router_probs=out")
     assert {r.workspaces for r in eager} == {64 * MIB}
 
@@ -114,7 +114,7 @@ def test_a_head_that_shares_the_embeddings_weight_is_a_product_of_torchs_too() -
 
 
 def test_workspaces_are_added_to_what_the_plan_says_is_fixed() -> None:
-    same = (KEPT, "memory.placeholder_grads=true", "activations.attention_mask=none", "memory.allocator_efficiency=1")
+    same = (*KEPT, "memory.placeholder_grads=true", "activations.attention_mask=none", "memory.allocator_efficiency=1")
     without, with_it = ranks("kimi-k2", *same), ranks("kimi-k2", *same, f"stack={OLD}")
     assert [b.total - a.total for a, b in zip(without, with_it, strict=True)] == [224 * MIB] * 16
 

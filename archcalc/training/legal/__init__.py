@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from archcalc.training.legal.context import CONTEXT
 from archcalc.training.legal.experts import EXPERTS
 from archcalc.training.legal.fp8 import FP8
 from archcalc.training.legal.fsdp import FSDP
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from archcalc.training.plan import Plan
     from archcalc.training.stack import Stack
 
-STAGES: tuple[tuple[Rule, ...], ...] = (MESH, (*DIVIDING, *EXPERTS), (*FSDP, *STATES, *KEPT, *FP8, *PIPELINE))
+STAGES: tuple[tuple[Rule, ...], ...] = (MESH, (*DIVIDING, *CONTEXT, *EXPERTS), (*FSDP, *STATES, *KEPT, *FP8, *PIPELINE))
 """Rules in the order that they are asked: those of a stage rely on the stages before."""
 
 RULES: tuple[Rule, ...] = tuple(rule for stage in STAGES for rule in stage)

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from archcalc.training.legal.rule import ARGUMENTS, CONFIG, Case, Found, Rule, found
+from archcalc.training.legal.rule import CONFIG, Case, Found, Rule, found
 
 
-def _torchtitan_experts(case: Case) -> Found | None:
-    """Expert parallelism borrows whole cp and tp groups, and some of the devices that shard."""
-    p, replicas = case.plan.parallel, 1 if case.plan.fsdp is None else case.plan.fsdp.replicate
-    if p.ep == 1:
+def _torchtitan_widths(case: Case) -> Found | None:
+    p = case.plan.parallel
+    if p.ep == 1 or p.etp in (1, p.tp):
         return None
-    if p.etp not in (1, p.tp):
-        return found(f"etp {p.etp} is neither 1 nor tp {p.tp}", "parallel.etp", "parallel.tp", value=p.etp)
-    borrowed = p.cp * (1 if p.etp == p.tp else p.tp)
-    if p.ep % borrowed or (p.dense_dp // replicas * borrowed) % p.ep:
-        return found(
-            f"ep {p.ep} is no multiple of {borrowed} devices that share a sequence, or no divisor of"
-            f" {p.dense_dp // replicas * borrowed} that shard",
-            "parallel.ep",
-            "parallel.cp",
-            "parallel.tp",
-            value=p.ep,
-        )
-    return None
+    return found(f"etp {p.etp} is neither 1 nor tp {p.tp}", "parallel.etp", "parallel.tp", value=p.etp)
 
 
 def _experts_missing(case: Case) -> Found | None:
     p = case.plan.parallel
-    if case.facts.experts is not None or p.ep * p.etp == 1:
+    if case.facts.experts is not None or p.ep == 1:
         return None
-    return found(
-        "ep and etp need routed experts, which this model does not have",
-        "parallel.ep" if p.ep > 1 else "parallel.etp",
-        hint="set parallel.ep=1 and parallel.etp=1",
-        value=p.ep if p.ep > 1 else p.etp,
-    )
+    message = "ep needs routed experts, which this model does not have"
+    return found(message, "parallel.ep", hint="set parallel.ep=1", value=p.ep)
 
 
 def _experts_without_sp(case: Case) -> Found | None:
@@ -59,24 +42,17 @@ def _expert_biases(case: Case) -> Found | None:
     )
 
 
-def _experts_in_fp16(case: Case) -> Found | None:
-    if case.plan.parallel.ep == 1 or case.plan.precision.params != "fp16":
-        return None
-    message = "ep is not supported with weights in fp16"
-    return found(message, "precision.params", "parallel.ep", hint="set precision.params=bf16", value="fp16")
-
-
 EXPERTS = (
     Rule(
-        "experts, borrowed groups",
-        "`etp` other than 1 and tp; `ep` that holds no whole cp (and tp) groups, or does not divide what shards",
-        "torchtitan distributed/parallel_dims.py, _validate",
-        _torchtitan_experts,
+        "widths of experts",
+        "`etp` other than 1 and tp where ep is above 1",
+        "torchtitan distributed/parallel_dims.py, _validate; from 0.3 on it has no etp at all",
+        _torchtitan_widths,
         ("torchtitan",),
     ),
     Rule(
         "experts there are none of",
-        "`ep` or `etp` above 1 for a model without routed experts",
+        "`ep` above 1 for a model without routed experts",
         CONFIG,
         _experts_missing,
         model=True,
@@ -96,5 +72,4 @@ EXPERTS = (
         ("megatron",),
         model=True,
     ),
-    Rule("experts in fp16", "`ep` above 1 with `precision.params: fp16`", ARGUMENTS, _experts_in_fp16, ("megatron",)),
 )

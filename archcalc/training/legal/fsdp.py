@@ -52,7 +52,7 @@ def _replicas(case: Case) -> Found | None:
     plan, p = case.plan, case.plan.parallel
     if plan.fsdp is None:
         return None
-    for name, devices in (("data-parallel", p.dense_dp * p.cp), ("expert data-parallel", p.expert_dp)):
+    for name, devices in (("data-parallel", p.dense_dp), ("expert data-parallel", p.expert_dp)):
         if devices % plan.fsdp.replicate:
             message = f"{devices} {name} devices do not divide into {plan.fsdp.replicate} replicas"
             return found(message, "fsdp.replicate")
@@ -69,9 +69,15 @@ def _megatron_fsdp(case: Case) -> Found | None:
         ("parallel.ep", plan.parallel.ep > 1, "expert parallelism"),
         ("precision.params", plan.precision.params == "fp16", "fp16"),
         ("precision.optimizer", plan.precision.optimizer.startswith("muon"), "Muon"),
+        (
+            "memory.gradient_accumulation_fusion",
+            plan.memory.gradient_accumulation_fusion,
+            "gradient accumulation fusion",
+        ),
     ):
         if wrong:
-            return found(f"fsdp is --use-torch-fsdp2 here, which is not supported with {why}", path, "fsdp")
+            hint = f"set {path}=false" if path.startswith("memory.") else None
+            return found(f"fsdp is --use-torch-fsdp2 here, which is not supported with {why}", path, "fsdp", hint=hint)
     return None
 
 
@@ -88,7 +94,7 @@ FSDP = (
     Rule(
         "fsdp, gradients",
         "`fsdp` with `grads` of another dtype than `params`",
-        "torch distributed/fsdp/_fully_shard/_fsdp_param_group.py, post_backward",
+        "torch distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_reduce",
         _fsdp_gradients,
     ),
     Rule(
@@ -100,12 +106,12 @@ FSDP = (
     Rule(
         "replicas",
         "`fsdp.replicate` that does not divide the data-parallel devices, of experts too",
-        "torchtitan distributed/parallel_dims.py, _validate",
+        "torchtitan distributed/parallel_dims.py, _validate and build_mesh",
         _replicas,
     ),
     Rule(
         "fsdp under Megatron-LM",
-        "`fsdp` with pp or ep above 1, `params: fp16` or Muon",
+        "`fsdp` with pp or ep above 1, `params: fp16`, Muon or `gradient_accumulation_fusion`",
         f"{ARGUMENTS}: --use-torch-fsdp2",
         _megatron_fsdp,
         ("megatron",),

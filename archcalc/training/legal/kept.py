@@ -5,7 +5,7 @@ from __future__ import annotations
 from archcalc.training.activations import Spread
 from archcalc.training.legal.rule import ARGUMENTS, CONFIG, Case, Found, Rule, found
 from archcalc.training.routing import worst_imbalance
-from archcalc.training.savers import FULL
+from archcalc.training.savers import FULL, RECOMPUTE
 
 LEAST_EFFICIENCY = 0.1
 """Allocated over reserved memory. Logs have 0.7 to 1; torch hands cached blocks back before it gives up
@@ -16,6 +16,9 @@ LEAST_UTILIZATION = 0.001
 
 OFFLOADED = ("attn_norm", "qkv_linear", "core_attn", "attn_proj", "mlp_norm", "expert_fc1", "moe_act")
 """Modules of --offload-modules."""
+
+RECOMPUTED = (FULL, *(name for name in RECOMPUTE if name != "moe_down_proj"))
+"""What Megatron-LM's --recompute-modules and --recompute-granularity can say, as plans name it."""
 
 
 def _full_and_more(case: Case) -> Found | None:
@@ -37,6 +40,14 @@ def _two_selections(case: Case) -> Found | None:
         return None
     message = "selective recomputes all of a layer but what it names: recompute has nothing left to choose"
     return found(message, "activations.selective", "activations.recompute")
+
+
+def _recompute_modules(case: Case) -> Found | None:
+    unknown = [name for name in case.plan.activations.recompute if name not in RECOMPUTED]
+    if not unknown:
+        return None
+    message, hint = f"--recompute-modules has no {', '.join(unknown)}", f"it has {', '.join(RECOMPUTED[1:])}"
+    return found(message, "activations.recompute", hint=hint)
 
 
 def _mla_alone(case: Case) -> Found | None:
@@ -181,6 +192,13 @@ KEPT = (
         "`selective` beside `recompute`",
         "torchtitan distributed/activation_checkpoint.py: one mode",
         _two_selections,
+    ),
+    Rule(
+        "recompute modules",
+        "`recompute: [moe_down_proj]`",
+        CONFIG,
+        _recompute_modules,
+        ("megatron",),
     ),
     Rule(
         "recompute of MLA",

@@ -108,9 +108,10 @@ def _megatron_sequence(case: Case) -> Found | None:
 
 def _torchtitan_sequence(case: Case) -> Found | None:
     p, seq = case.plan.parallel, case.plan.batch.seq
-    if seq % (2 * p.cp * p.tp) == 0:
+    pieces = (p.tp if p.sp else 1) * (2 * p.cp if p.cp > 1 else 1)
+    if seq % pieces == 0:
         return None
-    message = f"seq {seq} is no multiple of tp x 2 x cp = {2 * p.cp * p.tp}"
+    message = f"seq {seq} is no multiple of tp x 2 x cp = {pieces}"
     return found(message, "batch.seq", "parallel.tp", "parallel.cp", value=seq)
 
 
@@ -135,41 +136,6 @@ def _sizes(case: Case) -> Found | None:
     return None
 
 
-def _exchanged_heads(case: Case) -> Found | None:
-    p = case.plan.parallel
-    if p.cp == 1 or p.cp_comm != "a2a":
-        return None
-    for d in case.facts.exchanged:
-        if d.size % (p.tp * p.cp):
-            return found(
-                f"{d.name} {d.size} can't be divided over tp x cp = {p.tp * p.cp} devices, as cp_comm a2a does",
-                "parallel.cp",
-                "parallel.cp_comm",
-                "parallel.tp",
-                hint="set parallel.cp_comm=p2p",
-                value=p.cp,
-            )
-    return None
-
-
-def _exchanged_kv_heads(case: Case) -> Found | None:
-    p = case.plan.parallel
-    if p.cp == 1 or p.cp_comm != "a2a":
-        return None
-    for d in case.facts.dims:
-        if d.axis == "kv_heads" and max(1, d.size // p.tp) % p.cp:
-            return found(
-                f"{d.name} {d.size}: {max(1, d.size // p.tp)} on a tensor-parallel device can't be divided over cp"
-                f" {p.cp}, as cp_comm a2a does",
-                "parallel.cp",
-                "parallel.cp_comm",
-                "parallel.tp",
-                hint="set parallel.cp_comm=p2p",
-                value=p.cp,
-            )
-    return None
-
-
 DIVIDING = (
     Rule(
         "sp without tp",
@@ -180,7 +146,8 @@ DIVIDING = (
     Rule(
         "sequence pieces",
         "`seq` that is no multiple of 2 x cp (of cp with `cp_comm: a2a`), or of cp x tp under sp",
-        f"{ARGUMENTS}; torch distributed/tensor/experimental/_attention.py",
+        f"{ARGUMENTS}; torch distributed/tensor/experimental/_context_parallel/_load_balancer.py,"
+        " _HeadTailLoadBalancer; Megatron-LM core/tensor_parallel/mappings.py, _split_along_first_dim",
         _sequence,
     ),
     Rule(
@@ -192,8 +159,8 @@ DIVIDING = (
     ),
     Rule(
         "sequence pieces, tp",
-        "`seq` that is no multiple of tp x 2 x cp",
-        "torchtitan distributed/parallel_dims.py, seq_len_divisor",
+        "`seq` that is no multiple of 2 x cp, times tp under sp, where cp is above 1",
+        "torchtitan trainer.py, Trainer.__init__; up to 0.2 distributed/parallel_dims.py, seq_len_divisor",
         _torchtitan_sequence,
         ("torchtitan",),
     ),
@@ -208,21 +175,6 @@ DIVIDING = (
         "Heads, widths or experts that tp, ep or etp do not divide; key-value heads may also divide tp",
         f"{CONFIG}; {ARGUMENTS}",
         _sizes,
-        model=True,
-    ),
-    Rule(
-        "heads over a2a",
-        "`cp_comm: a2a` where tp x cp does not divide the heads",
-        "TransformerEngine pytorch/attention/dot_product_attention/context_parallel.py, AttnFuncWithCPAndQKVOA2A",
-        _exchanged_heads,
-        model=True,
-    ),
-    Rule(
-        "key-value heads over a2a",
-        "`cp_comm: a2a` where cp does not divide the key-value heads of a device",
-        "TransformerEngine pytorch/attention/dot_product_attention/context_parallel.py, AttnFuncWithCPAndQKVOA2A",
-        _exchanged_kv_heads,
-        ("megatron",),
         model=True,
     ),
 )

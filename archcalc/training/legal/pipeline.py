@@ -60,6 +60,14 @@ def _torch_rounds(case: Case) -> Found | None:
     return found(message, "batch.global_tokens", "parallel.pp", value=plan.micro_batches)
 
 
+def _torch_filled(case: Case) -> Found | None:
+    plan, pp = case.plan, case.plan.parallel.pp
+    if plan.schedule.kind != "1f1b" or pp == 1 or plan.micro_batches >= pp:
+        return None
+    message = f"1f1b needs as many micro-batches as stages, {pp}; there are {plan.micro_batches}"
+    return found(message, "batch.global_tokens", "parallel.pp", "schedule.kind", value=plan.batch.global_tokens)
+
+
 def _overlap_alone(case: Case) -> Found | None:
     if not case.plan.schedule.ep_overlap or case.plan.parallel.ep > 1:
         return None
@@ -97,14 +105,15 @@ def _overlap_mtp(case: Case) -> Found | None:
 
 
 def _layout(case: Case) -> Found | None:
-    plan, layers = case.plan, case.facts.layers
+    """The plan alone tells how many stages there are, a model how many layers."""
+    plan, layers = case.plan, None if case.model is None else case.model.layers
     slots = get_schedule(plan.schedule.kind).stages(plan.parallel.pp, plan.parallel.vpp)
     layout = plan.parallel.layout
-    if isinstance(layout, str) or (len(layout) == slots and sum(layout) == layers):
+    if isinstance(layout, str) or (len(layout) == slots and layers in (None, sum(layout))):
         return None
     return found(
-        f"layout lists {len(layout)} stages with {sum(layout)} layers; the plan has {slots} stages, the model"
-        f" {layers} layers",
+        f"layout lists {len(layout)} stages with {sum(layout)} layers; the plan has {slots} stages"
+        + ("" if layers is None else f", the model {layers} layers"),
         "parallel.layout",
         "parallel.pp",
         "parallel.vpp",
@@ -174,7 +183,7 @@ PIPELINE = (
     Rule(
         "interleaving one stage",
         "`interleaved-1f1b` where vpp is 1",
-        "torchtitan distributed/pipeline_parallel.py, pipeline_llm",
+        "torchtitan distributed/pipeline_parallel.py, pipeline_llm; from 0.3 on _get_pipeline_metadata",
         _torch_chunks,
         ("torchtitan",),
     ),
@@ -183,6 +192,13 @@ PIPELINE = (
         "`interleaved-1f1b` with micro-batches that are no multiple of their number over pp, rounded down",
         "torch distributed/pipelining/schedules.py, ScheduleInterleaved1F1B",
         _torch_rounds,
+        ("torchtitan",),
+    ),
+    Rule(
+        "fewer micro-batches than stages",
+        "`1f1b` with fewer micro-batches than pp",
+        "torch distributed/pipelining/schedules.py, Schedule1F1B",
+        _torch_filled,
         ("torchtitan",),
     ),
     Rule(
@@ -215,7 +231,6 @@ PIPELINE = (
         "A list under `layout` with other than pp x vpp stages, or another sum than the model's layers",
         "Megatron-LM core/transformer/pipeline_parallel_layer_layout.py, validate_layer_layout",
         _layout,
-        model=True,
     ),
     Rule(
         "stages without a weight",

@@ -33,6 +33,7 @@ class Facts(NamedTuple):
         expert_bias: whether matrices of routed experts have biases.
         linears: output and input dims of the matrices that may multiply in FP8, each pair of sizes once.
         sites: of the backbone's operations.
+        windowed: whether attention of a layer sees a window of tokens only.
         tied: whether the head is the embedding's matrix.
     """
 
@@ -44,6 +45,7 @@ class Facts(NamedTuple):
     expert_bias: bool
     linears: tuple[tuple[Dims, Dims], ...]
     sites: frozenset[str]
+    windowed: bool
     tied: bool
 
 
@@ -66,6 +68,7 @@ def facts_of(tape: Tape) -> Facts:
         expert_bias=any(w.stack and not w.into for w in weights),
         linears=tuple({(_sizes(w.out), _sizes(w.into)): (w.out, w.into) for w in linears}.values()),
         sites=frozenset(op.site for op in ops),
+        windowed=any(op.span is not None and op.span.kind == "window" for op in ops),
         tied=not any(w.role == "head" for w in weights),
     )
 

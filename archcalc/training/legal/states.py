@@ -101,7 +101,7 @@ def _fp8_gathered(case: Case) -> Found | None:
     return found(message, "precision.fp8_params", "parallel.zero", hint="set parallel.zero=1")
 
 
-PRECISION_AWARE = ("adamw-bf16-moments", "adamw-param-remainders", "adamw-precision-aware")
+PRECISION_AWARE = ("adamw-bf16-moments", "adamw-param-remainders", "adamw-precision-aware", "adam-8bit")
 
 
 def _precision_aware(case: Case) -> Found | None:

@@ -1,7 +1,7 @@
 """Plans that break one rule each, beside legal ones.
 
-The base is `k2-pretrain` with nothing offloaded: 256 GPUs, pp 16 x vpp 2, ep 16, tp 1, and 16 data-parallel devices of
-1,024 micro-batches of 4,096 tokens.
+The base is `k2-pretrain` with nothing offloaded and no down projection made again: 256 GPUs, pp 16 x vpp 2, ep 16,
+tp 1, and 16 data-parallel devices of 1,024 micro-batches of 4,096 tokens.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ K2 = Facts(
     expert_bias=False,
     linears=(((WIDTH,), (HIDDEN,)),),
     sites=frozenset({"kv_up", "core_attn"}),
+    windowed=False,
     tied=False,
 )
 """Sizes of Kimi K2 (arXiv:2507.20534, table 2)."""
 
 GROUPED = K2._replace(dims=(*K2.dims, Dim("num_key_value_heads", 8, "kv_heads")))
+WINDOWED = K2._replace(windowed=True)
 DENSE = K2._replace(experts=None, dims=(HEADS, WIDTH))
 
 Changes = dict[str, Any]
@@ -48,6 +50,8 @@ SHARDED: Changes = {
     "precision.optimizer": "adamw",
     "fsdp": Fsdp(),
 }
+UNFUSED: Changes = {**SHARDED, "parallel.ep": 1, "memory.gradient_accumulation_fusion": False}
+"""As Megatron-LM's --use-torch-fsdp2 takes it."""
 TENSOR: Changes = {"parallel.tp": 2, "parallel.sp": True}
 """8 data-parallel devices."""
 
@@ -80,18 +84,36 @@ CASES = (
         MEGATRON,
     ),
     Case("sequence pieces", {"batch.seq": 4097, "batch.global_tokens": 4097 * 8 * 64}, TENSOR),
-    Case("sequence pieces, tp", {"batch.seq": 4098, "batch.global_tokens": 4098 * 8 * 64}, TENSOR, TITAN),
+    # multiples of 2 x cp = 4 and of cp x tp = 4, not of 8; 4 data-parallel devices
+    Case(
+        "sequence pieces, tp",
+        {"batch.seq": 4100, "batch.global_tokens": 4100 * 4 * 64},
+        {**TENSOR, "parallel.cp": 2},
+        TITAN,
+    ),
     Case("vision tokens", {"batch.images": ImageBatch(tokens_per_sequence=4097)}),
     Case("sizes", {"parallel.ep": 5, "parallel.world": 1280, "batch.global_tokens": 80 * 4096 * 64}),  # 384 / 5
     Case("heads over a2a", {"parallel.cp_comm": "a2a"}, {"parallel.world": 2048, "parallel.cp": 128}),  # 64 / 128
     Case("key-value heads over a2a", {"parallel.cp_comm": "a2a"}, {"parallel.cp": 16}, MEGATRON, GROUPED),  # 8 / 16
+    Case("no a2a", {"parallel.cp_comm": "a2a"}, {"parallel.cp": 2}, TITAN),
+    Case(
+        "windows over a ring",
+        {"parallel.cp_comm": "p2p"},
+        {"parallel.cp": 2, "parallel.cp_comm": "a2a"},
+        MEGATRON,
+        WINDOWED,
+    ),
+    Case(
+        "sparse attention over cp",
+        {"parallel.cp": 2},
+        NOTHING,
+        MEGATRON,
+        K2._replace(sites=frozenset({"kv_up", "core_attn", "index"})),
+    ),
     Case("experts there are none of", {"parallel.ep": 2}, {"parallel.ep": 1}, None, DENSE),
     Case("experts over tp", {"parallel.sp": False}, TENSOR),
     Case("biases of experts", {"parallel.etp": 2}, {"parallel.ep": 8}, MEGATRON, K2._replace(expert_bias=True)),
-    Case("experts in fp16", {"precision.params": "fp16"}, NOTHING, MEGATRON),
-    # 8 devices x cp 2 share what ep 16 divides; ep 8 holds no whole groups of 16 that share a sequence
-    Case("experts, borrowed groups", {"parallel.ep": 8}, {"parallel.cp": 16}, TITAN),
-    Case("experts, borrowed groups", {"parallel.etp": 2}, {"parallel.ep": 8}, TITAN),
+    Case("widths of experts", {"parallel.etp": 2}, {"parallel.ep": 8}, TITAN),
     Case("ZeRO and pipeline", {"parallel.zero": 2}, NOTHING, MEGATRON),
     Case("ZeRO and pipeline", {"parallel.zero": 3}, SINGLE, DEEPSPEED),
     Case("dtype of gradients", {"precision.grads": "fp16"}),
@@ -105,6 +127,7 @@ CASES = (
         MEGATRON,
     ),
     Case("precision-aware optimizer", {"parallel.zero": 0}, {"precision.optimizer": "adamw-bf16-moments"}, MEGATRON),
+    Case("precision-aware optimizer", {"parallel.zero": 0}, {"precision.optimizer": "adam-8bit"}, MEGATRON),
     Case("offloaded states", {"memory.optimizer_offload": 0.5}, NOTHING, MEGATRON),  # of Muon
     Case(
         "offloaded states",
@@ -123,16 +146,20 @@ CASES = (
     Case("fsdp, quantized", {"train.mtp": "qlora(8)"}, SHARDED),
     Case("fsdp, what is Megatron-LM's", {"memory.optimizer_offload": 0.5}, SHARDED),
     Case("replicas", {"fsdp": Fsdp(replicate=3)}, SHARDED),  # 256 / 3
-    Case("fsdp under Megatron-LM", {"parallel.ep": 16}, {**SHARDED, "parallel.ep": 1}, MEGATRON),
+    # 256 / 128 = 2 data-parallel devices: replicas hold whole sequences; of experts there are 256
+    Case("replicas", {"fsdp": Fsdp(replicate=4)}, {**SHARDED, "parallel.ep": 1, "parallel.cp": 128}),
+    Case("fsdp under Megatron-LM", {"parallel.ep": 16}, UNFUSED, MEGATRON),
+    Case("fsdp under Megatron-LM", {"memory.gradient_accumulation_fusion": True}, UNFUSED, MEGATRON),
     Case(
         "fsdp under Megatron-LM, tied",
         {"parallel.ep": 1},
-        {**SHARDED, "parallel.ep": 1},
+        UNFUSED,
         MEGATRON,
         K2._replace(tied=True),
     ),
     Case("full recompute and more", {"activations.recompute": ["full", "layernorm"]}, {"schedule.extra_warmup": 0}),
     Case("two ways to recompute", {"activations.selective": ["mm"]}),
+    Case("recompute modules", {"activations.recompute": ["layernorm", "moe_down_proj"]}, NOTHING, MEGATRON),
     Case(
         "recompute of MLA",
         {"activations.recompute": ["mla_up_proj"]},
@@ -185,6 +212,13 @@ CASES = (
         {"batch.global_tokens": 36 * 16 * 4096, "schedule.group": 18},
         TITAN,
     ),
+    # 15 over 16 stages
+    Case(
+        "fewer micro-batches than stages",
+        {"batch.global_tokens": 15 * 16 * 4096},
+        {**SINGLE, "schedule.extra_warmup": 0},
+        TITAN,
+    ),
     Case("overlap of nothing", {"parallel.ep": 1}, {"schedule.ep_overlap": True}),
     Case("overlap in fp32", {"precision.params": "fp32"}, {"schedule.ep_overlap": True}),
     Case("overlap and recompute", {"activations.recompute": ["moe"]}),
@@ -197,7 +231,8 @@ CASES = (
 
 @cache
 def base() -> Plan:
-    return load_plan("k2-pretrain", ("activations.offload=none",))
+    kept = ("activations.offload=none", "activations.recompute=[layernorm,swiglu,mla_up_proj]")
+    return load_plan("k2-pretrain", kept)
 
 
 def changed(plan: Plan, changes: Changes) -> Plan:
