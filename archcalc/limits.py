@@ -114,6 +114,27 @@ BARS = Limit(
     "pipeline ranks of `plot train -o PICTURE`",
     "write the numbers instead, as csv or json, or plot fewer plans",
 )
+YAML_BYTES = Limit(
+    "yaml-bytes",
+    1 << 20,
+    "bytes of a YAML file",
+    "a spec, a plan, a hardware file, an engine's profile, budgets",
+    "is this the right file?",
+)
+JSON_BYTES = Limit(
+    "json-bytes",
+    16 << 20,
+    "bytes of a JSON file",
+    "`config.json`, `hf_quant_config.json`, a saved report, a file of a git revision",
+    "is this the right file?",
+)
+INDEX_BYTES = Limit(
+    "index-bytes",
+    64 << 20,
+    "bytes of an index, or of a file of a committed report",
+    "`model.safetensors.index.json`, and what `report --check` reads",
+    "is this the right file?",
+)
 LOG_BYTES = Limit(
     "log-bytes",
     16 << 20,
@@ -174,6 +195,9 @@ LIMITS: tuple[Limit, ...] = (
     LINES,
     PANELS,
     BARS,
+    YAML_BYTES,
+    JSON_BYTES,
+    INDEX_BYTES,
     LOG_BYTES,
     LAYER_STEPS,
     TEXT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,19 @@ import pytest
 from pydantic import TypeAdapter
 
 from archcalc.arch.vision import Vision as VisionTower
+from archcalc.documents.claims import claimed_quantities
 from archcalc.documents.sizes import parse_lengths
 from archcalc.errors import InputError
+from archcalc.files.loader import parse
+from archcalc.files.model import Spec
+from archcalc.files.yaml_loader import load
+from archcalc.hf import json_file
 from archcalc.limits import (
+    CLAIMS,
+    ENTRIES,
+    INDEX_BYTES,
+    JSON_BYTES,
+    LAYER_STEPS,
     LENGTHS,
     LIMITS,
     LOG_BYTES,
@@ -23,10 +34,13 @@ from archcalc.limits import (
     PAGE,
     PICTURES,
     PREFETCH,
+    QUESTIONS,
     SECONDS,
     STAGES,
+    TEXT,
     VIRTUAL_STAGES,
     WARMUP,
+    YAML_BYTES,
     Limit,
     beyond,
 )
@@ -38,6 +52,7 @@ from archcalc.training.schedule import Pipeline, get_schedule, live_states
 from archcalc.training.schedule.walks import walks
 from archcalc.workload import Workload
 from tests.limits_page import FILE, page
+from tests.support import data, dumped, run, spec_of, tiny, written
 from tests.towers import TOWERS
 
 
@@ -79,6 +94,27 @@ def filmed(frames: int) -> Callable[[], Any]:
     return plan("batch.seq=65536", f"batch.videos={{size: [{frames}, 28, 28], per_sequence: 1}}")
 
 
+def spec(**sections: Any) -> Callable[[], Any]:
+    """A small spec with other sections, as a file."""
+    return lambda: parse(dumped(tiny() | sections), "s.yaml", Spec)
+
+
+def stepped(steps: int) -> Callable[[], Any]:
+    """Layers of two steps, each of a kind of its own; an odd step stands alone."""
+    names = [f"d{n}" for n in range((steps + 1) // 2)]
+    dense = tiny()["backbone"]["ffn"]["dense"]
+    layers: list[dict[str, Any]] = [{"count": 1, "attention": "gqa", "ffn": name} for name in names]
+    if steps % 2:
+        layers[-1] = {"count": 1, "steps": [{"ffn": names[-1]}]}
+    backbone = {"layers": layers, "num_hidden_layers": len(layers), "ffn": {name: dict(dense) for name in names}}
+    return lambda: parse(dumped(tiny(**backbone)), "s.yaml", Spec)
+
+
+def claimed(claims: int, **more: Any) -> list[dict[str, Any]]:
+    said = {"quantity": "params.total", "value": None, "source": "a paper"}
+    return [{"claim": f"claim {n}"} | said | {key: make(n) for key, make in more.items()} for n in range(claims)]
+
+
 AT_AND_BEYOND: dict[str, tuple[Limit, Callable[[int], Callable[[], Any]]]] = {
     "lengths": (LENGTHS, lambda n: lambda: parse_lengths(f"8x{n}")),
     "lengths of a workload": (LENGTHS, lambda n: lambda: Workload(lengths=(1,) * n)),
@@ -89,6 +125,10 @@ AT_AND_BEYOND: dict[str, tuple[Limit, Callable[[int], Callable[[], Any]]]] = {
     "virtual stages": (VIRTUAL_STAGES, lambda n: pipelined(8, n)),
     "warm-up": (WARMUP, warmed_up),
     "groups ahead": (PREFETCH, lambda n: lambda: load_plan("llama-3-8b-fsdp2", (f"fsdp.prefetch={n}",))),
+    "steps of layers": (LAYER_STEPS, stepped),
+    "a title": (TEXT, lambda n: spec(title="x" * n)),
+    "sources": (ENTRIES, lambda n: spec(sources={f"s{i}": "a paper" for i in range(n)})),
+    "claims": (CLAIMS, lambda n: spec(claims=claimed(n))),
 }
 
 
@@ -123,6 +163,48 @@ def test_a_mean_number_of_vision_tokens_stands_for_no_more_pictures_than_may_be_
     plan = load_plan("k2-pretrain", (*asked, "schedule.extra_warmup=0", "parallel.vpp=1"))
     with pytest.raises(InputError, match="65,537 images and frames of videos in a sequence: the limit `pictures`"):
         sight(tower, plan)
+
+
+def test_what_is_asked_of_a_spec_adds_up_to_a_limit():
+    """40 passes for each GPU and length of its own: as many as fit into the limit, and one more."""
+    length = spec_of(tiny()).trace(Workload()).length
+    each = 40 * length
+    fit = QUESTIONS.most // each
+
+    def asked(number: int) -> list[Any]:
+        about = {"quantity": lambda n: "serve.margin_bytes", "gpu": lambda n: "h200", "context": lambda n: n + 1}
+        return claimed_quantities(spec_of(tiny() | {"claims": claimed(number, **about)}))
+
+    assert len(asked(fit)) == fit
+    with pytest.raises(InputError, match=f"{(fit + 1) * each:,} {QUESTIONS.unit}: the limit `questions` is 60,000"):
+        asked(fit + 1)
+
+
+def test_patterns_that_take_long_to_match_are_refused_before_they_are_tried():
+    """Each of them may end its three repeats anywhere in a path of a hundred characters: a million ways."""
+    plain = {"scheme": "plain", "dtype": "bfloat16"}
+    rules = [{"match": f"re:.*a.*b.*c{n}", "store": dict(plain)} for n in range(900)]
+    start = time.process_time()
+    with pytest.raises(InputError, match=r"steps of matching: the limit `storage-matching` is 200,000,000"):
+        spec(storage=[*rules, {"match": "default", "store": plain}])()
+    assert time.process_time() - start < SECONDS
+
+
+@pytest.mark.parametrize(
+    ("limit", "refused"),
+    [
+        (YAML_BYTES, lambda raw: load(raw, "s.yaml")),
+        (JSON_BYTES, lambda raw: json_file.load(raw, "config.json")),
+        (INDEX_BYTES, lambda raw: json_file.load(raw, "index.json", most=INDEX_BYTES.most)),
+    ],
+)
+def test_a_file_beyond_its_limit_is_refused_by_its_name(limit: Limit, refused: Callable[[bytes], Any]):
+    with pytest.raises(InputError, match=f"larger than {limit.most >> 20} MiB") as larger:
+        refused(b" " * (limit.most + 1))
+    assert f"the limit `{limit.name}`" in str(larger.value.hint)
+    with pytest.raises(InputError) as empty:
+        refused(b" " * limit.most)
+    assert "larger" not in empty.value.message
 
 
 def test_a_log_beyond_its_limit_is_refused_and_one_at_it_is_read():
@@ -174,3 +256,27 @@ def test_a_huge_run_stays_within_the_promise(tmp_path: Path):
     argv = [sys.executable, "-c", code, "archcalc", "train", "kimi-k2", "--plan", "k2-pretrain", *flags]
     ran = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, preexec_fn=bounded, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_spec_of_as_many_kinds_of_layers_as_may_be_is_looked_for_on_every_gpu(tmp_path: Path):
+    """40 kinds of two MoE layers each, whose experts differ in width: every layout of every GPU divides them."""
+    content = data("k25")
+    backbone = content["backbone"]
+    moe = backbone["ffn"]["moe"]
+    names = [f"m{n}" for n in range(LAYER_STEPS.most // 2)]
+    (mixer,) = backbone["attention"]
+    backbone |= {
+        "layers": [{"count": 2, "attention": mixer, "ffn": name} for name in names],
+        "num_hidden_layers": 2 * len(names),
+        "ffn": {name: moe | {"moe_intermediate_size": 2048 + 128 * n} for n, name in enumerate(names)},
+    }
+    path = written(tmp_path, {key: content[key] for key in content if key != "claims"})
+    start = time.process_time()
+    assert run("serve", path, "--gpu", "all").code == 0
+    assert time.process_time() - start < SECONDS
+
+
+def test_layouts_of_many_devices_are_found_by_their_divisors():
+    start = time.process_time()
+    assert run("plot", "memory", "k25", "--gpus", "735134400").code == 0  # 1,344 of them
+    assert time.process_time() - start < SECONDS

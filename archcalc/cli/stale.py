@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from archcalc.errors import CheckFailed, InputError, harmless
+from archcalc.limits import INDEX_BYTES
 
 if TYPE_CHECKING:
     from archcalc.documents.book import Book, Source
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 PICTURES = r"(flops|kv|memory(-.+)?|train-.+)\.svg"
 """What follows the name of a report in the names of its pictures."""
 
-MOST_BYTES = 64 << 20
+MOST_BYTES = INDEX_BYTES.most
 """No file of a report comes near."""
 
 PLOT = "pip install 'archcalc[plot]'"

@@ -9,8 +9,11 @@ import time
 
 from archcalc.errors import InputError
 from archcalc.files.document import split_lines
+from archcalc.limits import INDEX_BYTES, JSON_BYTES, PAGE, YAML_BYTES
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = YAML_BYTES.most
+
+_NAMED = {limit.most: limit.name for limit in (YAML_BYTES, JSON_BYTES, INDEX_BYTES)}
 
 NOBODY = 3.0
 """How long somebody may take to open a pipe that is to be read [s]."""
@@ -97,9 +100,10 @@ def decode(text: str | bytes, source: str) -> str:
 
 
 def refuse_larger(size: int, most: int, source: str, hint: str) -> None:
-    """Raises InputError where a file of `size` bytes has more than `most`, a whole number of MiB."""
+    """Raises InputError where a file of `size` bytes has more than `most`, which is one of the named limits."""
     if size > most:
-        raise InputError(f"the file is larger than {most >> 20} MiB", source=source, hint=hint)
+        named = f"{hint} (the limit `{_NAMED[most]}`: {PAGE})"
+        raise InputError(f"the file is larger than {most >> 20} MiB", source=source, hint=named)
 
 
 def utf8(raw: bytes, source: str, language: str) -> str:

@@ -20,10 +20,11 @@ from archcalc.files.document import Document
 from archcalc.files.text_file import contents, refuse_larger, utf8
 from archcalc.hf.json_places import MAX_DEPTH, Lines, bad_number, first_problem, spots
 from archcalc.hf.json_syntax import syntax_problem
+from archcalc.limits import JSON_BYTES
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "load", "read"]
 
-MAX_BYTES = 16 << 20
+MAX_BYTES = JSON_BYTES.most
 """A config takes some KiB, with its tables of labels a few hundred."""
 
 MAX_VALUES = 1_000_000

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from archcalc.errors import InputError, show_value
 from archcalc.files.loader import bundled_names
+from archcalc.limits import INDEX_BYTES, JSON_BYTES
 
 if TYPE_CHECKING:
     from archcalc.files.document import Document
@@ -21,7 +22,7 @@ PREFIX = "hf:"
 
 CONFIG, QUANT, INDEX = "config.json", "hf_quant_config.json", "model.safetensors.index.json"
 
-FILES = {CONFIG: 16 << 20, QUANT: 16 << 20, INDEX: 64 << 20}
+FILES = {CONFIG: JSON_BYTES.most, QUANT: JSON_BYTES.most, INDEX: INDEX_BYTES.most}
 """All files of a release that are ever read, and the most bytes of each."""
 
 _ARGUMENT = r"hf:((?:[\w.-]{1,96}/)?[\w.-]{1,96})(?:@(\w[\w.+/-]{0,199}))?"

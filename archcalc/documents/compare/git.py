@@ -8,9 +8,10 @@ import subprocess
 
 from archcalc.errors import InputError
 from archcalc.files.text_file import refuse_larger
+from archcalc.limits import JSON_BYTES
 
 PREFIX = "git:"
-MOST_BYTES = 16 << 20
+MOST_BYTES = JSON_BYTES.most
 """A spec takes a few KiB, a saved report some hundred: more than this is another kind of file."""
 
 _QUIET = {
