@@ -126,7 +126,7 @@ def backward_moment(
     all micro-batches that it sends."""
     run = tower_chunk(load.tape, shards, savers, grads, load.workings)
     text = f"vision recomputation and backward, behind the backbone's: {_dealt(load)}"
-    transient = max(run.forward, run.backward, 0) + gathered
+    transient = max(run.forward, run.backward) + gathered
     return Moment(run.saved + load.share + held, 0, transient, text, "vision backward")
 
 

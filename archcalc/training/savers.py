@@ -105,12 +105,12 @@ def levers(
     recompute: Sequence[str],
     fp8: Sequence[str],
     offload: str | Sequence[str],
-    selective: Sequence[str] | None = None,
-    hidden_dropout: float = 0.0,
-    attention_dropout: float = 0.0,
-    deterministic: bool = False,
-    rope: str = "fused",
-    linears: str = "none",
+    selective: Sequence[str] | None,
+    hidden_dropout: float,
+    attention_dropout: float,
+    deterministic: bool,
+    rope: str,
+    linears: str,
 ) -> tuple[Lever, ...]:
     """From no savers to all that a plan names, one at a time. `linears` is the recipe of those that multiply in FP8.
 
@@ -187,6 +187,7 @@ def savers(
         attention_dropout=attention_dropout,
         deterministic=deterministic,
         rope=rope,
+        linears="none",
     )[-1].savers
 
 

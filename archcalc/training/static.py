@@ -86,7 +86,8 @@ def static(
         late += here_too.late
         step = max(step, how.step * here_too.elements, _orthogonalizing(group, how) if offload < 1 else 0)
         copied += 4 * here_too.elements
-        leaving = max(leaving, 4 * min(_largest(group, shards.ep), load.elements) if offload else 0)
+        if offload:
+            leaving = max(leaving, 4 * min(_largest(group, shards.ep), load.elements))
         layer += 2 * _layers(held_here) + grad_item * _layers(group)
     buffers = sum(n * size * ITEM_BYTES[w.dtype] for w, n, size in held if not w.learnable)
     gathered = layer if zero >= 3 else 0

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archcalc.calc.kv_cache import Mesh, SequenceCache, cache_rows, sequence_cache, stage_layers
+from archcalc.calc.kv_cache import CacheRow, Mesh, SequenceCache, cache_rows, sequence_cache, stage_layers
 from archcalc.calc.sharding import check_heads
 from archcalc.documents.kv import kv_report
 from archcalc.errors import InputError
@@ -405,3 +405,8 @@ def test_a_cache_that_is_full_fits_as_often_as_memory_has_room_for_it() -> None:
     """A window of 4 entries of 10 bytes: 40 when full. Two sequences have 30 each of 60 bytes, so 3 tokens."""
     window = SequenceCache(stages=(((Span("window", 4), 10),),), mesh=Mesh())
     assert [window.longest(60), window.longest(80, 2), window.longest(60, 2)] == [None, None, 3]
+
+
+def test_a_row_is_every_layers_entries_of_a_sequence() -> None:
+    row = CacheRow("attn", (0, 1, 2), 3, "key", 4, 8, Span("window", 4, "sliding_window"))
+    assert (row.at(3), row.at(100)) == (3 * 8 * 3, 3 * 8 * 4)  # layers x bytes x tokens; a window keeps its own

@@ -17,16 +17,18 @@ from archcalc.documents.train import run_of, train_report
 from archcalc.documents.weights import checkpoint_rows
 from archcalc.errors import SpecError
 from archcalc.files.model import Spec
-from archcalc.tape import Dim, Weight
+from archcalc.tape import Dim, Tape, Weight
 from archcalc.training.checkpoint import checkpoints
 from archcalc.training.chunk import Working, chunk_memory, segment_memory
 from archcalc.training.fsdp import Sharding, shard_elements, workings
 from archcalc.training.load import load_plan
 from archcalc.training.memory import RankMemory, training_memory
 from archcalc.training.optimizer import OPTIMIZERS
+from archcalc.training.parts import Train, trained_tape
 from archcalc.training.plan import Plan
 from archcalc.training.run import Run
 from archcalc.training.static import static_sharded
+from archcalc.training.unfold import transient_parts
 from archcalc.training.weight_grads import WeightGrads
 from tests.support import spec_of, tiny
 from tests.training.plans import spec, traced
@@ -117,7 +119,7 @@ def test_moments_have_the_dtype_of_the_parameter_that_is_stepped() -> None:
 # ---------------------------------------------------------------------------------------------------- the working set
 
 
-def gathers(**changes: Any) -> tuple[Working, ...]:
+def gathers(tape: Tape | None = None, **changes: Any) -> tuple[Working, ...]:
     options: dict[str, Any] = {
         "dense": 8,
         "expert": 8,
@@ -128,10 +130,8 @@ def gathers(**changes: Any) -> tuple[Working, ...]:
         "pipelined": False,
         "at_once": False,
     }
-    tape = traced("llama-3.1-8b", 2, 8192)
-    ends = [n for n, s in enumerate(tape.segments) if not s.indices]
-    (layer,) = [n for n, s in enumerate(tape.segments) if s.indices]
-    chunk = ((ends[0], 1), (layer, LAYERS), (ends[1], 1))
+    tape = tape or traced("llama-3.1-8b", 2, 8192)
+    chunk = tuple((n, s.count) for n, s in enumerate(tape.segments))
     (found,) = workings(tape, (chunk,), Shards(), Sharding(**options | changes))
     return found
 
@@ -166,6 +166,34 @@ def test_longer_lists_hold_more_buffers() -> None:
     assert gathers(prefetch=3)[5].backward == (1 + 3) * 2 * LAYER + 4 * LAYER
 
 
+def test_one_device_gathers_nothing_and_casts_one_weight_at_a_time() -> None:
+    """It has all rows: no buffer to copy from. Casting ends with a layer in bf16 and its largest weight once more."""
+    layer = gathers(dense=1, expert=1)[5]
+    assert layer.forward == 2 * LAYER
+    assert layer.entering == 2 * LAYER + 2 * 14_336 * H
+
+
+def test_layers_that_rest_take_nothing_backward() -> None:
+    """Nothing before the head trains: no backward comes to them, of a pipeline either. The head's own sums up its
+    matrix alone, in bf16 beside the fp32 of which a part is kept; the norm beside it rests."""
+    resting = trained_tape(traced("llama-3.1-8b", 2, 8192), Train(backbone="frozen", head="full"))
+    for pipelined in (False, True):
+        found = gathers(resting, pipelined=pipelined)
+        assert {(w.backward, w.starting, w.leaving) for w in found[:-1]} == {(0, 0, 0)}
+    entry, before = 2 * 2 * 8192 * H, 2 * LAYER
+    made = 2 * VOCABULARY + 4 * VOCABULARY // 8
+    assert gathers(resting)[-1].leaving == before + made + 4 * VOCABULARY + entry
+
+
+def test_the_gradient_of_a_tied_matrix_stays_from_the_heads_backward_on() -> None:
+    """600 words of 128 and the last norm are gathered all the while, a layer of 246,016 only for its own turn."""
+    tape, layer, shared = small_run(600, 8, 1, tied=True).tape, 246_016, 600 * 128 + 128
+    found = gathers(tape)
+    assert found[-1].backward == 2 * shared + 2 * layer  # and the buffer of the layer before
+    assert found[4].backward == (2 + 2) * shared + 2 * layer + 2 * layer
+    assert found[3].backward == found[4].backward + 4 * layer  # what the layer behind has to sum up
+
+
 def test_a_steps_only_backward_makes_the_gradients() -> None:
     """With one micro-batch nothing of them is there in forward, and in backward those of the layers behind."""
     found = gathers(at_once=True)
@@ -186,6 +214,8 @@ def test_the_peak_of_torchtitans_recipe() -> None:
     assert rank.peak == (4 + 8) * ALL // 8 + saved + rank.transient
     assert rank.unmade == 4 * ALL // 8
     assert rank.moment == "backward of chunk 0, micro-batch 0 at lm_head; alive: 1 of chunk 0"
+    parts = {"logits and loss": 10 * tokens * 128_256, "gathered weights": 2 * HEAD + 2 * LAYER}
+    assert transient_parts(run_of(spec("llama-3.1-8b"), plan()), rank) == parts
 
 
 @pytest.mark.parametrize("loss", ["eager", "fused", "te", "chunked"])
@@ -232,6 +262,14 @@ def test_a_stage_that_keeps_its_weights_gathered_has_only_gradients_come_and_go(
     layer, entry = gathers(pipelined=True, reshard=False)[5], 2 * 2 * 8192 * H
     assert (layer.forward, layer.entering, layer.backward) == (0, 0, 0)
     assert (layer.starting, layer.leaving) == (entry, entry + 2 * LAYER)
+
+
+def test_a_stage_that_reshards_frees_a_layer_with_each_forward() -> None:
+    """Of all that the backward before has left whole, the layer that runs and those to come are there, and what it was
+    gathered into; its own eighth in bf16 goes before it runs."""
+    layer, to_come = gathers(pipelined=True)[5], ALL - VOCABULARY - 4 * LAYER
+    assert layer.forward == 2 * to_come + 2 * LAYER
+    assert layer.entering == 2 * to_come + 2 * LAYER + 2 * LAYER // 8
 
 
 def test_torch_keeps_three_stages_of_a_rank_gathered() -> None:

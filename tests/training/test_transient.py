@@ -8,7 +8,8 @@ from archcalc.calc.activations import Savers, saved_rows
 from archcalc.calc.liveness import backward_alive, forward_alive
 from archcalc.calc.sharding import Shards
 from archcalc.tape import Dim, Segment, Storage, Tape, Tensor
-from archcalc.training.chunk import SegmentMemory, segment_memory
+from archcalc.training.chunk import SegmentMemory, chunk_memory, segment_memory
+from archcalc.training.parts import Train, trained_tape
 from archcalc.training.savers import savers
 from archcalc.training.transient import gathered_head_input, head_transient, routed_copies
 from archcalc.workload import Workload
@@ -77,6 +78,24 @@ def test_a_dense_layer_routes_nothing(tape: Tape) -> None:
 )
 def test_logits_and_loss(tape: Tape, loss: str, forward: int, backward: int) -> None:
     assert head_transient(head(tape), Shards(), how(loss)) == (forward, backward)
+
+
+@pytest.mark.parametrize(
+    ("loss", "forward"),
+    [
+        ("eager", 14 * T * V),  # bf16 logits, fp32 ones, log-probabilities, their gradient: 2 + 4 + 4 + 4
+        ("fused", 6 * T * V),  # bf16 logits, and fp32 ones that the loss is made in
+        ("te", 2 * T * V),  # the gradient is written over the bf16 logits
+    ],
+)
+def test_what_a_head_that_rests_would_save_lives_in_its_forward_alone(tape: Tape, loss: str, forward: int) -> None:
+    resting = trained_tape(tape, Train(backbone="frozen"))
+    assert head_transient(head(resting), Shards(), how(loss)) == (forward, 0)
+
+
+def test_layers_that_make_nothing_take_nothing_beside_what_they_keep() -> None:
+    memory = chunk_memory([(SegmentMemory("layer", 10, 0, 0, 0, 0), 2)])
+    assert (memory.saved, memory.forward, memory.backward, memory.input_gradient) == (20, 0, 0, 0)
 
 
 def test_a_sequence_parallel_head_has_its_input_and_its_gradient_whole(tape: Tape) -> None:

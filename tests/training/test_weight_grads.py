@@ -128,6 +128,11 @@ def test_an_embeddings_gradient_waits_from_a_prediction_module_to_the_first_stag
     assert both == dict.fromkeys(range(4), 2 * 129_280 * 7168)
 
 
+def test_of_two_prediction_modules_the_last_one_makes_the_gradient_that_waits_while_the_first_runs() -> None:
+    chunk = [(EMBEDS, 1), (MIXED, 58), (AHEAD, 2), (LAST, 1)]
+    assert waiting(V3, chunk, Shards(), FUSED) == dict.fromkeys(range(3), 2 * 129_280 * 7168)
+
+
 def test_a_prediction_module_makes_the_embeddings_gradient() -> None:
     """It embeds tokens itself: at the end of its backward the table's gradient, V x h, stands beside those of what it
     joins, T x h each, when all it kept is gone. With 128 tokens nothing before is as large."""

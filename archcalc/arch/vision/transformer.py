@@ -76,8 +76,8 @@ def _attention(tape: Tape, x: Tensor, shape: BlockShape, pairs: Number) -> Tenso
     ]
     q, k, v = several if len(several) == 3 else 3 * several
     if shape.rotary:
-        q = tape.rope(q, f"{names.attn}q_rope", each, site="vision_qkv")
-        k = tape.rope(k, f"{names.attn}k_rope", each, site="vision_qkv")
+        q = tape.rope(q, f"{names.attn}q_rope", each, turned=shape.head_dim, site="vision_qkv")
+        k = tape.rope(k, f"{names.attn}k_rope", each, turned=shape.head_dim, site="vision_qkv")
     heads, dim = each
     return tape.attention(
         q.view(each),

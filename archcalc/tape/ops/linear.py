@@ -100,7 +100,7 @@ class LinearOperations(Recorder):
         active: Dim,
         role: Role,
         site: str,
-        bias: bool = False,
+        bias: bool,
     ) -> Tensor:
         """[R, k] -> [R, n] with each row's own expert: stack E of n x k, optional biases E of n. FLOPs 2·R·k·n a
         projection.

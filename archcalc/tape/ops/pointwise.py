@@ -146,7 +146,7 @@ class PointwiseOperations(Recorder):
         name: str,
         features: Dims,
         *,
-        turned: Dim | None = None,
+        turned: Dim,
         tensors: int = 1,
         site: str = "rope",
     ) -> Tensor:
@@ -155,14 +155,13 @@ class PointwiseOperations(Recorder):
         for each position [4·s·turned bytes] (core/models/common/embeddings/rope_utils.py,
         `_apply_rotary_pos_emb_bshd`): the products with them keep them and nothing else.
 
-        `turned`: features of a head that turn, all by default; the rest is copied beside them. `tensors`: how many turn
-        here, where more do than this one."""
+        `turned`: features of a head that turn; the rest is copied beside them. `tensors`: how many turn here, where
+        more do than this one."""
         y = Tensor(x.rows, features, Storage(x.rows, features, self.dtype))
-        turns = turned or features[-1]
-        everywhere = (Dim("1", 1, "kv_heads"), turns)  # on every device that has a head
+        everywhere = (Dim("1", 1, "kv_heads"), turned)  # on every device that has a head
         tables = tuple(Storage(x.rows[-1:], everywhere, self.dtype) for _ in range(2 * tensors))
         saves = tuple(Save(table, ("fused", "rope_unfused")) for table in tables)
-        self._emit("rope", name, site, (x,), y, temps=tables, saves=saves, turned=turns.size)
+        self._emit("rope", name, site, (x,), y, temps=tables, saves=saves, turned=turned.size)
         return y
 
     def sigmoid_gate(self, x: Tensor, gate: Tensor, name: str, *, site: str) -> Tensor:

@@ -54,7 +54,7 @@ def _torch_chunks(case: Case) -> Found | None:
 def _torch_rounds(case: Case) -> Found | None:
     plan = case.plan
     rounds = max(1, plan.micro_batches // plan.parallel.pp)
-    if plan.schedule.kind != "interleaved-1f1b" or plan.parallel.pp == 1 or plan.micro_batches % rounds == 0:
+    if plan.schedule.kind != "interleaved-1f1b" or plan.micro_batches % rounds == 0:
         return None
     message = f"{plan.micro_batches} micro-batches are no multiple of {rounds} rounds, one for each pp of them"
     return found(message, "batch.global_tokens", "parallel.pp", value=plan.micro_batches)

@@ -1,4 +1,4 @@
-"""Pipeline schedules, one a file, and what follows from their order: chunks alive, and the bubble."""
+"""Pipeline schedules, one a file, and what follows from their order: the chunks alive."""
 
 from archcalc.errors import InputError, did_you_mean
 
@@ -11,7 +11,6 @@ from .interleaved import Interleaved1F1B
 from .live import State, all_states, live_states, most_live
 from .one_f_one_b import OneFOneB
 from .patterns import OpKind
-from .timing import Deadlock, Durations, Span, bubble, simulate
 from .zb_h1 import ZBH1
 from .zb_h2 import ZBH2
 from .zb_v import ZBV
@@ -38,19 +37,14 @@ def get_schedule(kind: str) -> Schedule:
 
 __all__ = [
     "SCHEDULES",
-    "Deadlock",
-    "Durations",
     "Op",
     "OpKind",
     "Pipeline",
     "Schedule",
-    "Span",
     "State",
     "all_states",
-    "bubble",
     "ended_states",
     "get_schedule",
     "live_states",
     "most_live",
-    "simulate",
 ]

@@ -6,8 +6,8 @@ on each rank, stages, ranks and micro-batches from 0 overall.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Self
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 from archcalc.errors import InputError
 
@@ -46,10 +46,6 @@ class Pipeline:
     def group_size(self) -> int:
         """Micro-batches in a group, the default resolved."""
         return self.pp if self.group is None else self.group
-
-    def with_micro_batches(self, micro_batches: int) -> Self:
-        """The same pipeline for another number of micro-batches."""
-        return replace(self, micro_batches=micro_batches)
 
 
 class Schedule(ABC):
@@ -96,23 +92,6 @@ class Schedule(ABC):
     def held(self, pp: int, vpp: int, rank: int) -> tuple[int, ...]:
         """The stages that a rank holds, by chunk."""
         return tuple(self.stage(pp, rank, chunk) for chunk in range(self.chunks_per_rank(vpp)))
-
-    def period(self, pipeline: Pipeline) -> int | None:
-        """Micro-batches after which the steady state repeats. None: there is no steady state."""
-        return 1
-
-    def cut(self, pipeline: Pipeline) -> Pipeline:
-        """A run short enough to be quick, that passes through the same states as the given one.
-
-        Four times the group (or pp, if more) always reaches the steady state and repeats it; what does not
-        fill a period, and the warm-up that was asked for on top, are kept.
-        """
-        period = self.period(pipeline)
-        if period is None:
-            return pipeline
-        least = 4 * max(pipeline.pp, period) + pipeline.extra_warmup
-        kept = -(-least // period) * period + pipeline.micro_batches % period
-        return pipeline.with_micro_batches(min(kept, pipeline.micro_batches))
 
     def validate(self, pipeline: Pipeline) -> None:
         """Raise InputError if this schedule cannot run such a pipeline, saying why."""

@@ -32,9 +32,6 @@ class DualPipe(Schedule):
     def micro_batch(self, chunk: int, nth: int) -> int:
         return 2 * nth + chunk
 
-    def period(self, pipeline: Pipeline) -> int | None:
-        return 2  # one micro-batch each way
-
     def validate(self, pipeline: Pipeline) -> None:
         super().validate(pipeline)
         if pipeline.pp % 2:

@@ -12,6 +12,3 @@ class GPipe(Schedule):
     def phases(self, pipeline: Pipeline, rank: int) -> Phases:
         count = pipeline.micro_batches
         return alternate(single_chunk("F", count), single_chunk("B", count), warmup=count)
-
-    def period(self, pipeline: Pipeline) -> int | None:
-        return None

@@ -46,9 +46,6 @@ class Interleaved1F1B(Schedule):
             warmup += hops + (pipeline.vpp - 1) * pipeline.group_size
         return warmup
 
-    def period(self, pipeline: Pipeline) -> int | None:
-        return pipeline.group_size
-
     def validate(self, pipeline: Pipeline) -> None:
         super().validate(pipeline)
         pp, vpp, micro_batches, group = pipeline.pp, pipeline.vpp, pipeline.micro_batches, pipeline.group_size

@@ -4,7 +4,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,14 +13,13 @@ from archcalc.training.schedule import (
     Pipeline,
     Schedule,
     State,
-    bubble,
     get_schedule,
     live_states,
     most_live,
-    simulate,
 )
 from archcalc.training.schedule.patterns import Phases, written
 from tests.training.schedule.simulated import place_of, simulated
+from tests.training.schedule.timing import simulate
 
 Run = tuple[Schedule, Pipeline]
 
@@ -183,12 +181,6 @@ def test_a_step_of_a_million_micro_batches_is_a_handful_of_phases():
             lengths.append([len(schedule.phases(pipeline, rank)) for rank in (0, 7)])
         assert lengths[0] == lengths[1], kind
         assert max(lengths[0]) < 60, kind
-
-
-@given(runs())
-def test_the_bubble_of_a_long_run_is_found_from_the_short_one(run: Run):
-    whole = max(span.idle / (span.idle + span.busy) for span in simulate(*run))
-    assert bubble(*run) == pytest.approx(whole, abs=1e-12)
 
 
 @given(runs(), st.data())

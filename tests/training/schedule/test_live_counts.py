@@ -4,7 +4,9 @@ from itertools import product
 
 import pytest
 
-from archcalc.training.schedule import Pipeline, bubble, get_schedule, live_states, most_live
+from archcalc.training.schedule import Pipeline, Schedule, State, all_states, get_schedule, live_states, most_live
+from archcalc.training.schedule.patterns import OpKind, Phase, Phases, Step
+from tests.training.schedule.timing import bubble
 
 # Interleaved 1F1B. Alive at most: the warm-up 2(PP-r-1) + (VPP-1)G + [1 if expert communication is
 # overlapped], with G = PP (Megatron-LM, `get_pp_rank_microbatches`), and the forward that comes before the
@@ -168,3 +170,33 @@ def test_a_moment_at_the_end_of_a_long_run_keeps_its_micro_batch():
     pipeline = Pipeline(pp=2, vpp=2, micro_batches=103, group=5)
     states = live_states(schedule, pipeline, 1)
     assert [s.live for s in states if s.op == ("F", 1, 102)] == [(3, 3)]
+
+
+def written(*phases: tuple[int, OpKind, int]) -> Schedule:
+    """A schedule of phases that run one operation (times, kind, chunk)."""
+
+    class Written(Schedule):
+        kind = "written"
+
+        def phases(self, pipeline: Pipeline, rank: int) -> Phases:
+            return [Phase(times, (Step(kind, chunk),)) for times, kind, chunk in phases]
+
+    return Written()
+
+
+def forwards_of_chunk_0(states: tuple[State, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    return [(state.live, state.waiting) for state in states if state.op[:2] == ("F", 0)]
+
+
+def test_a_state_with_less_of_any_chunk_does_not_cover_another():
+    # One of chunk 1 and 1, 2, 3 of chunk 0; two of these go, one of them but for what its W needs; one more of each.
+    # 3 and 1 are no part of 2 and 2, whatever waits beside them; 1 and 1 are.
+    schedule = written((1, "F", 1), (3, "F", 0), (2, "I", 0), (1, "W", 0), (1, "F", 1), (1, "F", 0))
+    states = live_states(schedule, Pipeline(pp=1, vpp=2, micro_batches=4), 0)
+    assert forwards_of_chunk_0(states) == [((3, 1), (0, 0)), ((2, 2), (1, 0))]
+
+
+def test_a_walk_that_goes_straight_on_where_another_ends_has_no_corner_there():
+    # 1 and 2, then 3 and 4 alive: all of them lie between the first and the last
+    states = all_states(written((2, "F", 0), (2, "F", 0)), Pipeline(pp=1, micro_batches=4), 0)
+    assert forwards_of_chunk_0(states) == [((1,), (0,)), ((4,), (0,))]

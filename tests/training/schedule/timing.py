@@ -1,9 +1,10 @@
 """When each rank works and waits, if operations take fixed times and messages none."""
 
-from dataclasses import dataclass
-from functools import lru_cache
+from __future__ import annotations
 
-from .base import Op, Pipeline, Schedule
+from dataclasses import dataclass
+
+from archcalc.training.schedule import Op, Pipeline, Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,19 +103,7 @@ def simulate(schedule: Schedule, pipeline: Pipeline, durations: Durations = EQUA
     return tuple(Span(start=start[rank], end=clock[rank], busy=busy[rank]) for rank in ranks)
 
 
-@lru_cache(maxsize=1024)
-def bubble(schedule: Schedule, pipeline: Pipeline, durations: Durations = EQUAL) -> float:
-    """The largest share of its step that any rank waits, from its first operation to its last.
-
-    Chunks are taken to be equal, messages to take no time, and overlapped pairs to run one after the other.
-    A long run is cut to its periodic part: ranks with equal work do not wait in the steady state, so the wait
-    stays the same and the work grows with the micro-batches.
-    """
-    cut = schedule.cut(pipeline)
-    spans = simulate(schedule, cut, durations)
-    return max(_idle_share(span, pipeline.micro_batches, cut.micro_batches) for span in spans)
-
-
-def _idle_share(span: Span, micro_batches: int, simulated: int) -> float:
-    idle, busy = span.idle * simulated, span.busy * micro_batches
-    return idle / (idle + busy)
+def bubble(schedule: Schedule, pipeline: Pipeline) -> float:
+    """The largest share of its step that any rank waits, from its first operation to its last. Chunks are taken to be
+    equal, messages to take no time, and overlapped pairs to run one after the other."""
+    return max(span.idle / (span.idle + span.busy) for span in simulate(schedule, pipeline))
