@@ -26,6 +26,7 @@ from archcalc.units import (
     parse_printed,
     parse_range,
     parse_sides,
+    printed_kind,
     whole_number,
 )
 
@@ -375,3 +376,18 @@ def test_zeros_before_a_number_of_sequences_say_nothing_and_hide_nothing() -> No
             parse_lengths(f"8x{count}")
     with pytest.raises(InputError, match="1,000,000,000 sequences with a length of their own: the limit"):
         parse_lengths("8x1000000000")
+
+
+@pytest.mark.parametrize(
+    ("quantity", "kind"),
+    [
+        ("flops.forward", "flops"),
+        ("flops.run_ratio", "count"),  # of two counts
+        ("params.total", "count"),
+        ("serve.devices", "count"),
+        ("kv.bytes_per_token", "bytes"),
+        ("serve.fits", "bool"),
+    ],
+)
+def test_a_quantity_is_printed_as_its_name_says(quantity: str, kind: str) -> None:
+    assert printed_kind(quantity) == kind

@@ -198,6 +198,13 @@ def test_a_profile_has_a_class_for_every_device(tmp_path: Path) -> None:
     assert f"engine.yaml:{place(last, '{')}: the last class" in str(refused(tmp_path, last, named))
 
 
+@pytest.mark.parametrize("kind", ["unquantized", "float8", "packed"])
+def test_experts_of_every_kind_have_a_kernel(tmp_path: Path, kind: str) -> None:
+    line = f"{kind}: [fused_experts]"
+    error = str(refused(tmp_path, line, f"{kind}: []", "sglang"))
+    assert f"engine.yaml:{place(line, kind, 'sglang')}: {kind} must have at least 1 item" in error
+
+
 def test_a_share_is_either_given_or_what_a_reserve_leaves(tmp_path: Path) -> None:
     line = "utilization: 0.92"
     error = str(refused(tmp_path, line, "# utilization: 0.92"))

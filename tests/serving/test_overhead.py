@@ -122,6 +122,13 @@ def test_an_adapter_has_buffers_for_every_linear_but_experts(tp: int, attention:
     assert term(served(adapted(), load=Load(context=8), tp=tp), "lora") is None
 
 
+def test_biases_have_no_adapters() -> None:
+    content = adapted().model_dump(exclude_unset=True)
+    content["backbone"]["attention"]["gqa"]["attention_bias"] = True
+    load = Load(context=8, lora_rank=16)
+    assert term(served(spec_of(content), load=load), "lora") == term(served(adapted(), load=load), "lora")
+
+
 def test_a_stage_has_the_adapters_of_its_own_layers() -> None:
     found = served(adapted(), load=Load(context=8, lora_rank=1), pp=3)
     sizes = [t.bounds.low for device in found.devices for t in device.terms if t.kind == "lora"]

@@ -87,6 +87,21 @@ def test_a_search_stops_at_the_first_number_that_fits(monkeypatch: pytest.Monkey
     assert found.searched.endswith("of 1 to 24 GPUs, the first number that fits")
 
 
+def test_layouts_of_a_number_are_asked_up_to_the_first_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two devices tp 2 does not fit and its context over both does: groups and stages are not asked."""
+    asked: list[tuple[Sizes, int]] = []
+
+    def serve(_s: Any, _h: Any, _e: Any, where: Deployment, _l: Load, _d: Any) -> Any:
+        asked.append(((where.tp, where.pp, where.dp), where.dcp))
+        return SimpleNamespace(where=where, fits=where.dcp == 2, margin=where.devices, whole_bytes=0)
+
+    monkeypatch.setattr(search, "serve", serve)
+    found = question().on(NODE)
+    assert asked == [((1, 1, 1), 1), ((2, 1, 1), 1), ((2, 1, 1), 2)]
+    assert found.best.where.dcp == 2
+    assert "3 layouts" in found.searched
+
+
 def test_k25_takes_eight_h200() -> None:
     found = question().on(NODE)
     # 595,148,192,736 B of weights: 1 and 2 devices have less and are asked in one layout alone; 4 have 600,486,182,912,

@@ -344,6 +344,13 @@ def test_torch_sorts_whole_vocabularies_on_every_device(
     assert found == Bounds(*(states + rows * 128_256 * n for n in each))
 
 
+def test_a_heads_bias_changes_nothing_of_what_it_reads() -> None:
+    # 100 tokens and 4 sampled ones of 8 features, and 4 rows of 32 words
+    found = peak(spec_of(tiny(lm_head_bias=True)), 100, sequences=4).sampling
+    states = 2 * 8 * (100 + 4)
+    assert found == Bounds(states + 4 * 32 * 50, states + 4 * 32 * 51)
+
+
 def test_kernels_that_do_not_sort_take_6_to_14_bytes_a_logit() -> None:
     found = peak("llama-3.1-70b", sampler="flashinfer", tp=8).sampling
     states = 2 * 8192 * (T + 1024)

@@ -99,3 +99,15 @@ def test_a_sum_hands_one_gradient_on_and_a_copy_does_not() -> None:
         lambda tape, x: (tape.add(x, x, "add", site="residual"), tape.copy((x, x), "c", (H,), site="rope"))
     )
     assert (added.sums, copied.sums) == (True, False)
+
+
+@pytest.mark.parametrize("zero_centered", [False, True])
+def test_of_an_eager_norm_the_weight_s_gradient_takes_what_the_weight_multiplies(zero_centered: bool) -> None:
+    """y = n·g, n = x·rstd: the gradient of g takes n; that of x all else: x in fp32, rstd, and 1 + weight as g."""
+    (op,) = recorded(
+        lambda tape, x: tape.rms_norm(x, "norm", role="norm", site="attn_norm", zero_centered=zero_centered)
+    )
+    _, rstd, wide, unit, *gain = op.outputs
+    assert (len(rstd.features), wide.dtype, len(gain)) == (0, "float32", zero_centered)
+    eager = {save.storage: save.needs for save in op.saves if save.when == ("eager",)}
+    assert eager == {unit: "weight"} | dict.fromkeys((rstd, wide, *gain), "input")

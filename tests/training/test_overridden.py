@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from archcalc.errors import InputError
+from archcalc.files.yaml_loader import load
 from archcalc.training.load import load_plan
+from archcalc.training.overridden import Overridden, Setting, value_of
 
 REFUSED = {
     "parallel.pp=x:12": ("x:12", 'pp must be an integer, not "x:12"'),
@@ -48,6 +50,24 @@ def test_the_caret_stands_below_the_place_in_the_argument() -> None:
     assert error.value.render() == (
         '--set parallel.pp=x:12:13: error: pp must be an integer, not "x:12"\n  | parallel.pp=x:12\n  |             ^'
     )
+
+
+def test_what_a_key_is_given_twice_with_is_shown_in_the_argument() -> None:
+    text = "parallel={pp: 1, pp: 2}"
+    with pytest.raises(InputError) as error:
+        load_plan("k2-pretrain", (text,))
+    (first,) = error.value.problems[0].related
+    assert first.column is not None
+    assert text[first.column - 1 :] == "pp: 1, pp: 2}"
+
+
+def test_a_problem_stands_in_the_last_argument_that_sets_its_field_or_something_inside() -> None:
+    texts = ("parallel.pp=8", "parallel.pp=9", "parallel.vpp=2")
+    settings = [Setting(tuple(text.partition("=")[0].split(".")), text, value_of(text)) for text in texts]
+    plan = Overridden({}, load("parallel:\n  pp: 1\nname: a\n", "plan.yaml"), settings)
+    assert plan.problem("no", ("parallel", "pp")).source == "--set parallel.pp=9"
+    assert plan.problem("no", ("parallel",)).source == "--set parallel.vpp=2"
+    assert plan.problem("no", ("name",)).snippet is None
 
 
 def test_fields_that_disagree_are_told_where_they_stand_the_file_too() -> None:

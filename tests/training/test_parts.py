@@ -365,3 +365,10 @@ def test_the_report_names_what_trains() -> None:
     report = train_report(QWEN, plan("train.backbone=lora(16)"))
     assert any(note.startswith("Trains 33,030,144 of 4,055,498,240 parameters (0.81 %)") for note in report.notes)
     assert any("NF4" in line for line in train_report(QWEN, plan("train.backbone=qlora(16)")).assumptions)
+
+
+@pytest.mark.parametrize("part", ["backbone", "embedding", "head", "vision", "projector", "mtp"])
+def test_a_way_that_there_is_not_is_refused_where_it_stands(part: str) -> None:
+    with pytest.raises(InputError, match=f"{part}: half is no way to train a part") as error:
+        load_plan("k2-pretrain", (f"train.{part}=half",))
+    assert error.value.source == f"--set train.{part}=half"

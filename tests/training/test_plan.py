@@ -59,6 +59,9 @@ INVALID = [
     ("parallel.world=100", "world 100 is no multiple of pp x tp x cp = 16"),
     ("parallel.zero=4", "zero must be `0`, `1`, `2` or `3`, not 4"),
     ("parallel.sp=true", "sp needs tp above 1"),
+    ("parallel={world: 2048, pp: 32, vpp: 64, layout: auto, ep: 1, etp: 1, tp: 1, sp: false, cp: 1, zero: 1}", "2,048"),
+    ("batch.images=7", "images must be a mapping or a list, not 7"),
+    ("batch.images={size: 1x1}", "per_sequence is missing"),
     ("batch.seq=0", "seq must be greater than 0"),
     ("batch.seq=4095", "global_tokens 67108864 is no multiple"),
     ("batch.micro_batch=3", "global_tokens 67108864 is no multiple"),
@@ -109,6 +112,7 @@ def test_an_impossible_plan_says_why(override: str, message: str) -> None:
         ("parallel.zer=1", "did you mean parallel.zero?"),
         ("paralel.ep=8", "did you mean parallel.ep?"),
         ("parallel.ppp=8", "did you mean parallel.pp?"),
+        ("bach.micro_batch=2", "did you mean batch.micro_batch?"),  # the section is nearer than the other that has one
         ("pp=8", "did you mean parallel.pp?"),
         ("PARALLEL.PP=8", "did you mean parallel.pp?"),
         ("parallel.seq=8k", "did you mean batch.seq?"),  # a field of another section
@@ -160,6 +164,11 @@ def test_a_number_that_is_none_is_refused_where_it_is_set(value: str) -> None:
         k2_plan(f"batch.seq={value}")
     assert error.value.source == f"--set batch.seq={value}"
     assert error.value.hint
+
+
+def test_as_many_stages_as_there_may_be() -> None:
+    """The limit `stages` is 1024."""
+    assert k2_plan("parallel.pp=16", "parallel.vpp=64").parallel.vpp == 64
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from archcalc.errors import InputError, SpecError
 from archcalc.training.ledger import UNIFORM, imbalances
 from archcalc.training.memory import training_memory, worst
 from archcalc.training.routing import VIOLATIONS, Routing, Violation, device_violation, expected_maximum, real_routing
+from archcalc.training.run import routing_of
 from tests.training.plans import k2_plan, run_of, tape_of, traced
 
 TWO, FOUR, SIXTY_FOUR = 1 / sqrt(3.141592653589793), 1.0293754, 2.3437
@@ -53,6 +54,12 @@ def test_one_device_has_no_imbalance() -> None:
     none = Routing(Fraction(1), Fraction(1))
     assert real_routing(traced("mixtral-8x22b", 1, 4096), 1, 4096, 8) == none
     assert real_routing(traced("llama-3.1-8b", 1, 128), 8, 4096, 8) == none
+
+
+def test_where_nothing_is_exchanged_neither_the_typical_nor_the_worst_is_uneven() -> None:
+    dense, alone = (tape_of(name, k2_plan()) for name in ("llama-3.1-8b", "kimi-k2"))
+    for tape, plan in ((dense, k2_plan()), (alone, k2_plan("parallel.ep=1"))):
+        assert routing_of(plan, tape, (), 4096) == Routing(Fraction(1), Fraction(1))
 
 
 def test_a_plan_counts_the_typical_and_names_the_worst() -> None:

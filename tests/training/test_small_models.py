@@ -25,6 +25,7 @@ from archcalc.training.run import Run
 from archcalc.training.savers import savers
 from archcalc.workload import Workload
 from tests.support import TINY, spec_of
+from tests.towers import small
 from tests.training.plans import chunk, k2_plan
 
 H, EXPERTS, TOP_K = 8, 6, 2
@@ -37,6 +38,11 @@ ONE_DEVICE = (
 
 def model(ffn: str = "dense", **changes: Any) -> Spec:
     """One layer with TINY's feed-forward block of this kind; keys of the block change it, all others the backbone."""
+    return spec_of(content(ffn, **changes))
+
+
+def content(ffn: str = "dense", **changes: Any) -> dict[str, Any]:
+    """The same as plain data."""
     plain = copy.deepcopy(TINY)
     block = plain["backbone"]["ffn"][ffn]
     block |= {key: value for key, value in changes.items() if key in block}
@@ -46,7 +52,7 @@ def model(ffn: str = "dense", **changes: Any) -> Spec:
         "max_position_embeddings": 8192,
         "ffn": {ffn: block},
     } | {key: value for key, value in changes.items() if key not in block}
-    return spec_of(plain)
+    return plain
 
 
 def planned(spec: Spec, *overrides: str) -> Run:
@@ -230,3 +236,16 @@ def test_muon_takes_no_table_of_convolutions_or_positions_for_a_matrix() -> None
     assert matrices == {"layer.out_proj.weight"}
     assert {n for path, n in bytes_of.items() if path not in matrices} == {12}
     assert len(bytes_of) == 6  # two convolutions with their biases, the table, the matrix
+
+
+def test_outputs_of_a_tower_and_their_gradients_stand_beside_the_pipeline() -> None:
+    """An image of 32x32 is 8 x 8 patches of 4, 16 tokens of 2h bytes. Of four micro-batches all outputs are there from
+    the first phase on, and when the last one runs, alone, the gradients of three."""
+    tower, projector = small("qwen2-vl-2b")
+    seeing = spec_of(content() | {"vision": tower, "projector": projector | {"text_hidden_size": H}})
+    four = ("batch.global_tokens=256", "vision.process=decoupled")
+    ((image,), (text,)) = (
+        ranks(seeing, *four, *images) for images in (("batch.images={size: 32x32, per_sequence: 1}",), ())
+    )
+    kept = [next(m.activation for m in rank.moments if m.phase == "pipeline") for rank in (image, text)]
+    assert kept[0] - kept[1] == (4 + 3) * 16 * 2 * H

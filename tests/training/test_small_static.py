@@ -84,6 +84,13 @@ def test_an_optimizer_on_the_host_leaves_its_share_of_states_and_takes_gradients
     assert thin.static.step == 4 * 41 + 4 * 163  # a device's slice is less than the largest parameter
 
 
+def test_gradients_of_experts_leave_for_the_host_one_expert_at_a_time() -> None:
+    """Each has its own parameters: 8 x 100, larger than an end of the model; three are on a device."""
+    sizes = ("parallel.ep=2", "parallel.world=2", "precision.grads=bf16", "memory.optimizer_offload=1.0")
+    (rank,) = ranks(model("moe", moe_intermediate_size=100, n_shared_experts=0), ADAMW, *sizes)
+    assert rank.static.step == 4 * 8 * 100
+
+
 def test_an_optimizer_wholly_on_the_host_makes_no_moments_and_steps_nothing_on_the_device() -> None:
     (rank,) = ranks(model("moe"), "memory.optimizer_offload=1.0")
     assert (rank.static.optimizer, rank.static.late, rank.static.step) == (0, 0, 0)

@@ -80,6 +80,13 @@ def test_what_both_say_is_stated() -> None:
     assert len(lines) == 1 + len(PLANNED) + 2 - (plan.parallel.layout != "auto") + 3
 
 
+def test_a_workspace_is_said_to_be_that_of_the_device() -> None:
+    h800 = load_hardware("h800")
+    unnamed = h800.model_copy(update={"architecture": None})
+    where = [stack_lines(k2_plan(), load_stack(OLD), each)[-1].partition(" MiB on ")[2] for each in (h800, unnamed)]
+    assert [text.partition(", on ranks")[0] for text in where] == ["hopper", "h800, whose file names no architecture"]
+
+
 @pytest.mark.parametrize(
     ("gpu", "torch", "engine"),
     [

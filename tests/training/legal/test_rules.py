@@ -15,6 +15,8 @@ from archcalc.training.legal import RULES, facts_of, illegal
 from archcalc.training.load import load_plan
 from archcalc.training.memory import training_memory
 from archcalc.training.run import compiled
+from archcalc.workload import Workload
+from tests.support import spec_of, tiny
 from tests.training.legal.cases import CASES, DENSE, K2, TENSOR, WINDOWED, Case, base, changed, stack_of
 from tests.training.legal.page import PAGE, page
 from tests.training.plans import tape_of
@@ -170,3 +172,13 @@ def test_a_share_of_the_allocator_that_no_run_has_is_refused(share: str) -> None
     with pytest.raises(InputError, match="allocated over reserved memory is not less than"):
         load_plan("k2-pretrain", (f"memory.allocator_efficiency={share}",))
     assert load_plan("k2-pretrain", ("memory.allocator_efficiency=0.1",)).memory.allocator_efficiency == 0.1
+
+
+def test_the_matrices_that_may_multiply_in_fp8_are_no_biases() -> None:
+    """q, k and v with biases, o, gate and up, down: the matrices' own sizes, each pair once."""
+    content = tiny(num_hidden_layers=1, layers=[{"count": 1, "attention": "gqa", "ffn": "dense"}])
+    content["backbone"]["attention"]["gqa"]["attention_bias"] = True
+    content["backbone"]["ffn"].pop("moe")
+    facts = facts_of(spec_of(content).trace(Workload()))
+    sizes = [tuple(tuple(d.size for d in dims) for dims in pair) for pair in facts.linears]
+    assert sizes == [((4, 3), (8,)), ((2, 3), (8,)), ((8,), (4, 3)), ((20,), (8,)), ((8,), (20,))]
