@@ -90,8 +90,10 @@ def _mirror(file: str) -> str:
 
 
 def _distance(path: str, file: str) -> int:
+    """How far tests are from a module: its own, those of its folder, those of its part of archcalc, all others."""
     same = path.endswith(f"/test_{Path(file).name}")
-    return 0 if same and path.startswith(_mirror(file)) else 1 if path.startswith(_mirror(file)) else 2
+    beside = Path(path).parts[1:-1] == Path(file).parts[1:-1]
+    return 3 if not path.startswith(_mirror(file)) else 0 if same else 1 if beside else 2
 
 
 def known_trace(tree: Path) -> Trace:
