@@ -50,6 +50,14 @@ def test_so_many_bytes_stay_there(layers: int) -> None:
     assert found.token_bytes == layers * 8 * EXPERT
 
 
+def test_a_model_that_was_asked_about_another_batch_answers_as_a_new_one() -> None:
+    found, where = model("k25"), Deployment(tp=8)
+    loads = {n: Load(context=1, offloaded=2, batch=n) for n in (1, 64)}
+    seen = {n: serve(found, gpu("h200"), engine(), where, load).host for n, load in loads.items()}
+    assert seen == {n: host(layers=2, batch=n) for n in loads}
+    assert seen[1] != seen[64]
+
+
 @pytest.mark.parametrize("where", [{"tp": 8, "ep": 8}, {"dp": 8, "ep": 8}])
 def test_devices_hold_what_is_left(where: dict[str, Any]) -> None:
     full = served("k25", load=Load(context=1), **where)

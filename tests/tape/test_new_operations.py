@@ -111,3 +111,24 @@ def test_of_an_eager_norm_the_weight_s_gradient_takes_what_the_weight_multiplies
     assert (len(rstd.features), wide.dtype, len(gain)) == (0, "float32", zero_centered)
     eager = {save.storage: save.needs for save in op.saves if save.when == ("eager",)}
     assert eager == {unit: "weight"} | dict.fromkeys((rstd, wide, *gain), "input")
+
+
+@pytest.mark.parametrize(
+    ("bias", "site", "kept"),
+    [
+        (True, "expert_fc2", 1),
+        (True, "expert_fc1", 0),
+        (False, "expert_fc2", 0),
+        (False, "expert_fc1", 0),
+    ],
+)
+def test_the_last_projections_biases_are_kept_where_there_are_any(bias: bool, site: str, kept: int) -> None:
+    """The probabilities that multiply them need them for their gradient: of each row as wide as the result, in bf16."""
+    experts, out = Dim("experts", 6, "experts"), Dim("width", 7, "expert_ffn")
+    (op,) = recorded(
+        lambda tape, x: tape.grouped_linear(
+            x, ("down_proj",), out, experts=experts, active=Dim("k", 2), role="routed_expert", site=site, bias=bias
+        )
+    )
+    found = [save.storage for save in op.saves if "probs_act" in save.when]
+    assert [(s.rows, s.features, s.dtype) for s in found] == [((B, T), (out,), "bfloat16")] * kept

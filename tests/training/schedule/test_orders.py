@@ -1,6 +1,6 @@
 """Orders written out by hand."""
 
-from archcalc.training.schedule import Op, Pipeline, get_schedule
+from archcalc.training.schedule import Op, Pipeline, get_schedule, patterns
 
 
 def written(kind: str, rank: int, pipeline: Pipeline) -> str:
@@ -63,3 +63,9 @@ def test_dualpipe_on_two_ranks():
 
 def test_an_operation_is_a_plain_tuple():
     assert Op("F", 0, 1) == ("F", 0, 1)
+
+
+def test_phases_without_the_last_micro_batches_keep_gaps_where_those_ran():
+    # Of 3 micro-batches chunk 1 has run one before, so that its turn is empty the third time.
+    phases = patterns.written((1, "F1"), (3, "F0 F1"), (2, "F1"))
+    assert patterns.up_to(phases, 3) == patterns.written((1, "F1"), (2, "F0 F1"), (1, "F0"))

@@ -80,6 +80,11 @@ def test_a_last_group_of_pp_or_more_is_allowed():
     get_schedule("interleaved-1f1b").validate(Pipeline(pp=4, vpp=2, micro_batches=14, group=5))
 
 
+def test_dualpipe_runs_two_micro_batches_a_rank():
+    # DualPipe.step asserts num_chunks >= num_ranks * 2
+    get_schedule("dualpipe").validate(Pipeline(pp=4, micro_batches=8))
+
+
 def test_one_rank_and_one_virtual_stage_need_no_other_kind():
     get_schedule("interleaved-1f1b").validate(Pipeline(pp=1, vpp=1, micro_batches=3))
 
