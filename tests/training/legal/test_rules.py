@@ -63,6 +63,13 @@ def test_every_rule_is_broken_by_a_case() -> None:
         assert {(rule.name, stack) for stack in rule.stacks or (None,)} & ours, rule
 
 
+def test_without_a_model_the_rules_that_need_one_are_not_asked() -> None:
+    needing = {rule.name for rule in RULES if rule.model}
+    for case in CASES:
+        found = illegal(changed(changed(base(), case.base), case.breaks), None, stack_of(case.stack))
+        assert [refusal.rule for refusal in found] == ([] if case.rule in needing else [case.rule])
+
+
 def test_what_makes_the_model_illegal_is_legal_for_another() -> None:
     for case in CASES:
         if case.rule in ("fsdp under Megatron-LM, tied", "overlap and prediction", "recompute of MLA"):
