@@ -35,6 +35,7 @@ WHAT = {
     "gradients": "of the running layer's tensors",
     "results nobody keeps": "of the running layer, until they are used",
     "routed copies": "of tokens, sorted, sent and received, at the end of the mixture of experts",
+    "kept to the layer's end": "selected results that no backward asks for: they stay until the layer is done",
     "exchanged": "sent, received or gathered among devices within the layer",
     "logits and loss": "logits, their copies and gradients",
     "gathered weights": "whole weights and gradients of a layer under ZeRO-3",

@@ -80,6 +80,9 @@ def rope_scaling(config: Config) -> Said:
     loc = (*config.loc, key) if key else ()
     if kind is None:
         raise config.error(f"{key}: its kind is null", key, hint='write "default" where nothing is stretched')
+    if not isinstance(kind, str):
+        hint = 'one word, such as "yarn"'
+        raise config.error(f"{key}: its kind is {show(kind)}, which is no word", key, hint=hint)
     if kind == "default":
         return Said(None, loc)
     if kind not in READ or "factor" not in values:

@@ -134,7 +134,8 @@ def log_ticks(low: int, high: int, unit: YUnit, units: str, most: int) -> list[T
     powers = list(_powers(2 if unit == "bytes" and units == "gib" else 10, low, high))
     if len(powers) < 3:
         scale = linear_scale(high, unit, units)
-        return [Tick(n, f"{text} {scale.name}") for n, text in linear_ticks(high, scale, most) if n >= low]
+        ticks = [Tick(n, f"{text} {scale.name}") for n, text in linear_ticks(high, scale, most) if n >= low]
+        return ticks or [Tick(high, _short(high, unit, units))]
     stride = max(1, -(-len(powers) // most))
     return [Tick(n, _short(n, unit, units)) for n in powers[::stride]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from string import ascii_letters
 
 from archcalc.errors import harmless
 from archcalc.render.fit import wrapped
@@ -16,7 +17,7 @@ HEIGHT = 15
 BLOCKS = "█▒▓░▚▞▖"
 """One for each layer's number, as `hue` counts them."""
 
-LETTERS = "abcdefghijkl"
+LETTERS = ascii_letters
 """One for each line."""
 
 COLORS = ("34", "36", "32", "31", "33", "35", "37")

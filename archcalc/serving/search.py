@@ -177,7 +177,7 @@ class Question:
             across.reverse()
         plain = [sizes for sizes in (*across, (count, 1, 1)) if prod(sizes) == count]
         if spread.fixed is None or not any(_divides(tape, tp) for tp, _, _ in plain):
-            fewer = [tp for tp in _divisors(count) if tp < inside]
+            fewer = _divisors(count, inside)
             plain += [(tp, 1, count // tp) for tp in fewer]
             plain += [(tp, count // tp, 1) for tp in fewer]
         seen = set()
@@ -242,10 +242,10 @@ def _given(spread: Spread, count: int) -> Iterator[tuple[int, int, int]]:
         yield (count // (pp * dp), pp, dp)
 
 
-def _divisors(n: int) -> list[int]:
-    """From the largest down."""
-    small = [d for d in range(1, isqrt(n) + 1) if n % d == 0]
-    return sorted({*small, *(n // d for d in small)}, reverse=True)
+def _divisors(n: int, below: int) -> list[int]:
+    """Those below a bound, from the largest down."""
+    small = [d for d in range(1, min(isqrt(n) + 1, below)) if n % d == 0]
+    return sorted((d for d in {*small, *(n // d for d in small)} if d < below), reverse=True)
 
 
 def _divides(tape: Tape, tp: int) -> bool:

@@ -349,3 +349,13 @@ def test_dropout_that_a_plan_leaves_out_is_named_with_megatrons_own_default() ->
     said = run(*BASE, "--assumptions", "--set", "activations.hidden_dropout=0.1").out
     assert "activations.hidden_dropout = " not in said
     assert "activations.attention_dropout = 0.0 (default; Megatron-LM's own is 0.1)" in said
+
+
+def test_what_selective_recompute_keeps_to_the_layers_end_is_unfolded() -> None:
+    words = ("train", "llama-3.1-8b", "--plan", "llama-3-8b-fsdp2", "--explain", "transient")
+    changed = ("activations.selective=[every_other_mm]", "activations.cross_entropy=chunked")
+    ran = run(*words, *(word for each in changed for word in ("--set", each)), "--format", "json")
+    assert ran.code in (0, 1), ran.err
+    rows = json.loads(ran.out)["rows"]
+    assert "kept to the layer's end" in {row["part"] for row in rows}
+    assert all(row["what"] for row in rows)

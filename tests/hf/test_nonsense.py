@@ -312,6 +312,13 @@ def test_patterns_do_not_look_at_more_experts_than_anybody_has() -> None:
     assert "at most 65,536 are looked at" in error.message
 
 
+@pytest.mark.parametrize("kind", [[], ["default"], {}, 7, True])
+def test_a_kind_of_scaling_that_is_no_word_is_refused_at_its_place(kind: Any) -> None:
+    error = outcome(LLAMA | {"rope_scaling": {"type": kind, "factor": 2.0}})
+    assert error is not None
+    assert "its kind is" in error.message
+
+
 # ------------------------------------------------------------------------------------------------- printed specs
 
 NAMES = [

@@ -111,7 +111,7 @@ def _torchtitan_sequence(case: Case) -> Found | None:
     pieces = (p.tp if p.sp else 1) * (2 * p.cp if p.cp > 1 else 1)
     if seq % pieces == 0:
         return None
-    message = f"seq {seq} is no multiple of tp x 2 x cp = {pieces}"
+    message = f"seq {seq} is no multiple of the {pieces} pieces that tp under sp and twice cp divide it into"
     return found(message, "batch.seq", "parallel.tp", "parallel.cp", value=seq)
 
 
