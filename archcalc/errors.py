@@ -319,12 +319,13 @@ def _is_slip(name: str, choice: str) -> bool:
 
 
 def _headline(source: str | None, line: int | None, column: int | None, severity: str, message: str) -> str:
-    place = "" if source is None else harmless(source)
-    place += "".join(f":{n}" for n in (line, column) if n is not None)
+    place = ":".join(
+        [*([] if source is None else [harmless(source)]), *(str(n) for n in (line, column) if n is not None)]
+    )
     if len(message) > MESSAGE_MOST:  # it quotes a key that is no name
         message = f"{message[: MESSAGE_MOST * 2 // 3]}...{message[-MESSAGE_MOST // 3 :]}"
     text = severity + harmless(message)
-    return f"{place.lstrip(':')}: {text}" if place else text
+    return f"{place}: {text}" if place else text
 
 
 def _excerpt(snippet: str | None, line: int | None, column: int | None, width: int) -> list[str]:

@@ -40,6 +40,13 @@ def source_line(rendered: str) -> str:
     return rendered.splitlines()[1].partition(" | ")[2]
 
 
+def test_a_place_is_told_as_it_is_whatever_it_begins_with() -> None:
+    assert str(InputError("x", source="::a.yaml", line=1, column=4)) == "::a.yaml:1:4: x"
+    assert str(InputError("x", source=":a.yaml")) == ":a.yaml: x"
+    assert str(InputError("x", line=1, column=4)) == "1:4: x"
+    assert str(InputError("x", column=4)) == "4: x"
+
+
 def test_an_error_prints_place_then_source_line_then_caret_then_hint() -> None:
     error = InputError(
         "kv_lora_rank must be greater than 0",

@@ -64,7 +64,7 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 def _guarded(step: Callable[[], int], arguments: list[str]) -> int:
     """The exit code of a step of a command line, every error told."""
     try:
-        return step()
+        return _interruptible(step)
     except ArchcalcError as error:
         tell(error.render())
         return error.exit_code
@@ -90,6 +90,20 @@ def _guarded(step: Callable[[], int], arguments: list[str]) -> int:
             "hint: this is a bug of archcalc; ARCHCALC_TRACEBACK=1 shows where"
         )
         return 3
+
+
+def _interruptible(step: Callable[[], int]) -> int:
+    """A step of a command line. A compiled module (torch's, numpy's) that meets Ctrl-C while it loads raises an
+    ImportError in its place, with it as the cause: that is Ctrl-C all the same, and no bug of ours."""
+    try:
+        return step()
+    except Exception as error:
+        behind: BaseException | None = error
+        while behind is not None:
+            behind = behind.__cause__ or behind.__context__
+            if isinstance(behind, KeyboardInterrupt):
+                raise behind from None
+        raise
 
 
 def _flush() -> int:

@@ -243,3 +243,15 @@ def test_an_internal_error_is_called_our_bug(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("ARCHCALC_TRACEBACK", "1")
     with pytest.raises(RuntimeError):
         run("params", "k25")
+
+
+def test_ctrl_c_while_a_compiled_module_loads_is_no_bug_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loading(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:  # as pybind11's PYBIND11_CATCH_INIT_EXCEPTIONS does
+            raise ImportError("initialization failed") from stop
+
+    monkeypatch.setattr("archcalc.documents.params.params_report", loading)
+    assert (ran := run("params", "k25")).code == 130
+    assert (ran.out, ran.err) == ("", "")
