@@ -61,7 +61,7 @@ def heights(figure: Figure) -> Heights:
     if figure.shape != "lines":
         cut = bool(limit) and high > DWARFING * limit
         return Heights(low, KEPT * limit if cut else high, cut)
-    return Heights(max(1, low // 2), 2 * high) if low == high else Heights(low, high)
+    return Heights(max(1, low // 2), 2 * high) if high / low == 1 else Heights(low, high)
 
 
 class Upright(NamedTuple):
@@ -141,8 +141,8 @@ def log_ticks(low: int, high: int, unit: YUnit, units: str, most: int) -> list[T
 
 
 def place(value: float, low: int, high: int, size: int) -> int:
-    """Column of a value on a logarithmic axis of `size` columns, from 0."""
-    return round((size - 1) * log2(value / low) / log2(high / low))
+    """Column of a value on a logarithmic axis of `size` columns, from 0: none that rounding puts past an end."""
+    return min(max(0, round((size - 1) * log2(value / low) / log2(high / low))), size - 1)
 
 
 def _powers(base: int, low: int, high: int) -> Iterator[int]:
@@ -155,7 +155,7 @@ def _powers(base: int, low: int, high: int) -> Iterator[int]:
 
 def _round_numbers() -> Iterator[int]:
     size = 1
-    while size < 10**40:
+    while True:
         yield from (size, 2 * size, 5 * size)
         size *= 10
 

@@ -107,7 +107,7 @@ def _cells(layers: Sequence[tuple[str, str, int]], top: int, size: int) -> list[
     total = 0
     for block, code, value in layers:
         total += value
-        cells += [(block, code)] * (_column(total, top, size) - len(cells))
+        cells += [(block, code)] * (min(_column(total, top, size), size) - len(cells))
     if total > top:
         return [*cells[:size], ("»", "1")]
     return cells + [(" ", "")] * (size + 1 - len(cells))
