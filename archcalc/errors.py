@@ -319,9 +319,7 @@ def _is_slip(name: str, choice: str) -> bool:
 
 
 def _headline(source: str | None, line: int | None, column: int | None, severity: str, message: str) -> str:
-    place = ":".join(
-        [*([] if source is None else [harmless(source)]), *(str(n) for n in (line, column) if n is not None)]
-    )
+    place = ":".join(harmless(str(part)) for part in (source, line, column) if part is not None)
     if len(message) > MESSAGE_MOST:  # it quotes a key that is no name
         message = f"{message[: MESSAGE_MOST * 2 // 3]}...{message[-MESSAGE_MOST // 3 :]}"
     text = severity + harmless(message)

@@ -119,7 +119,7 @@ YAML_BYTES = Limit(
     1 << 20,
     "bytes of a YAML file",
     "a spec, a plan, a hardware file, an engine's profile, budgets",
-    "is this the right file?",
+    "a spec takes a few KiB; is this the right file?",
 )
 JSON_BYTES = Limit(
     "json-bytes",

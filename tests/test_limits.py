@@ -195,7 +195,7 @@ def test_patterns_that_take_long_to_match_are_refused_before_they_are_tried():
     [
         (YAML_BYTES, lambda raw: load(raw, "s.yaml")),
         (JSON_BYTES, lambda raw: json_file.load(raw, "config.json")),
-        (INDEX_BYTES, lambda raw: json_file.load(raw, "index.json", most=INDEX_BYTES.most)),
+        (INDEX_BYTES, lambda raw: json_file.load(raw, "index.json", limit=INDEX_BYTES)),
     ],
 )
 def test_a_file_beyond_its_limit_is_refused_by_its_name(limit: Limit, refused: Callable[[bytes], Any]):

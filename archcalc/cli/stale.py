@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 PICTURES = r"(flops|kv|memory(-.+)?|train-.+)\.svg"
 """What follows the name of a report in the names of its pictures."""
 
-MOST_BYTES = INDEX_BYTES.most
-"""No file of a report comes near."""
-
 PLOT = "pip install 'archcalc[plot]'"
 
 
@@ -139,6 +136,6 @@ def read_report(path: Path) -> bytes | None:
         return None
     if os.path.isdir(path):
         raise InputError("a folder stands where a file of the report belongs", source=str(path), hint="move it away")
-    found = contents(path, MOST_BYTES + 1)
-    refuse_larger(len(found), MOST_BYTES, str(path), "archcalc writes no report so large: delete it")
+    found = contents(path, INDEX_BYTES.most + 1)
+    refuse_larger(len(found), INDEX_BYTES, str(path), "archcalc writes no report so large: delete it")
     return found

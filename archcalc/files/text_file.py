@@ -9,11 +9,9 @@ import time
 
 from archcalc.errors import InputError
 from archcalc.files.document import split_lines
-from archcalc.limits import INDEX_BYTES, JSON_BYTES, PAGE, YAML_BYTES
+from archcalc.limits import PAGE, YAML_BYTES, Limit
 
 MAX_BYTES = YAML_BYTES.most
-
-_NAMED = {limit.most: limit.name for limit in (YAML_BYTES, JSON_BYTES, INDEX_BYTES)}
 
 NOBODY = 3.0
 """How long somebody may take to open a pipe that is to be read [s]."""
@@ -90,7 +88,7 @@ def _piped(pipe: int, most: int, source: str) -> bytes:
 
 def decode(text: str | bytes, source: str) -> str:
     """The text of a YAML file, without a byte order mark, or InputError."""
-    refuse_larger(len(text), MAX_BYTES, source, "a spec takes a few KiB; is this the right file?")
+    refuse_larger(len(text), YAML_BYTES, source)
     if isinstance(text, bytes):
         text = utf8(text, source, "YAML")
     text = text.removeprefix("\ufeff")
@@ -99,11 +97,12 @@ def decode(text: str | bytes, source: str) -> str:
     return text
 
 
-def refuse_larger(size: int, most: int, source: str, hint: str) -> None:
-    """Raises InputError where a file of `size` bytes has more than `most`, which is one of the named limits."""
-    if size > most:
-        named = f"{hint} (the limit `{_NAMED[most]}`: {PAGE})"
-        raise InputError(f"the file is larger than {most >> 20} MiB", source=source, hint=named)
+def refuse_larger(size: int, limit: Limit, source: str, hint: str = "") -> None:
+    """Raises InputError where a file of `size` bytes is beyond a limit, a whole number of MiB; `hint`: in place of the
+    limit's own."""
+    if size > limit.most:
+        named = f"{hint or limit.instead} (the limit `{limit.name}`: {PAGE})"
+        raise InputError(f"the file is larger than {limit.most >> 20} MiB", source=source, hint=named)
 
 
 def utf8(raw: bytes, source: str, language: str) -> str:

@@ -19,6 +19,7 @@ from archcalc.errors import InputError
 from archcalc.files.text_file import refuse_larger
 from archcalc.hf.hub_errors import Asked, kinds, told, unreachable
 from archcalc.hf.json_file import TOO_MUCH
+from archcalc.limits import Limit
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ class Fetched(NamedTuple):
     commit: str
 
 
-def fetch(argument: str, model: str, revision: str | None, files: Mapping[str, int]) -> Fetched:
+def fetch(argument: str, model: str, revision: str | None, files: Mapping[str, Limit]) -> Fetched:
     """Files of a repository at a revision, all of the same commit, from the cache where it holds them.
 
     Warns where the hub can't be reached and what the cache holds is used in its place.
@@ -48,7 +49,7 @@ def fetch(argument: str, model: str, revision: str | None, files: Mapping[str, i
         argument: what the user wrote, for messages.
         model: ORG/NAME.
         revision: a branch, tag or commit; None for the default branch.
-        files: name to most bytes; the first must be there, the others may be.
+        files: name to how large it may be; the first must be there, the others may be.
 
     Raises:
         InputError: the one sentence that says why there is no answer.
@@ -138,7 +139,7 @@ def _setting(module: Any, **values: object) -> Iterator[None]:
 class _Release:
     """A repository at a revision."""
 
-    def __init__(self, hub: Any, asked: Asked, files: Mapping[str, int]) -> None:
+    def __init__(self, hub: Any, asked: Asked, files: Mapping[str, Limit]) -> None:
         self.hub = hub
         self.asked = asked
         self.files = files
@@ -169,14 +170,14 @@ class _Release:
 
         The cheap question comes first: huggingface_hub asks it once, and a download for minutes.
         """
-        model, most, source = self.asked.model, self.files[name], f"{self.asked.argument}/{name}"
+        model, limit, source = self.asked.model, self.files[name], f"{self.asked.argument}/{name}"
         with suppress(self.hub.errors.RemoteEntryNotFoundError):
             url = self.hub.hf_hub_url(model, name, revision=revision)
             wait = self.hub.constants.HF_HUB_ETAG_TIMEOUT
             size = self.hub.get_hf_file_metadata(url, timeout=wait, library_name="archcalc").size
-            refuse_larger(size or 0, most, source, TOO_MUCH)
+            refuse_larger(size or 0, limit, source, TOO_MUCH)
         try:
-            meter = _meter(most, source)
+            meter = _meter(limit, source)
             found = self.hub.hf_hub_download(model, name, revision=revision, tqdm_class=meter, library_name="archcalc")
         except self.hub.errors.RemoteEntryNotFoundError:
             if name == self.asked.file:
@@ -206,8 +207,8 @@ def _fetched(known: Mapping[str, str | None], commit: str) -> Fetched:
     return Fetched({name: path or None for name, path in known.items()}, commit)
 
 
-def _meter(most: int, source: str) -> type:
-    """A progress bar that shows nothing and stops a download of more than `most` bytes."""
+def _meter(limit: Limit, source: str) -> type:
+    """A progress bar that shows nothing and stops a download beyond its limit."""
 
     class Meter:
         def __init__(self, *_: Any, **__: Any) -> None:
@@ -221,7 +222,7 @@ def _meter(most: int, source: str) -> type:
 
         def update(self, n: float | None = 1) -> None:
             self.n += int(n or 0)
-            refuse_larger(self.n, most, source, TOO_MUCH)
+            refuse_larger(self.n, limit, source, TOO_MUCH)
 
         def close(self) -> None:
             pass

@@ -20,12 +20,9 @@ from archcalc.files.document import Document
 from archcalc.files.text_file import contents, refuse_larger, utf8
 from archcalc.hf.json_places import MAX_DEPTH, Lines, bad_number, first_problem, spots
 from archcalc.hf.json_syntax import syntax_problem
-from archcalc.limits import JSON_BYTES
+from archcalc.limits import JSON_BYTES, Limit
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "load", "read"]
-
-MAX_BYTES = JSON_BYTES.most
-"""A config takes some KiB, with its tables of labels a few hundred."""
+__all__ = ["MAX_DEPTH", "MAX_VALUES", "load", "read"]
 
 MAX_VALUES = 1_000_000
 """The indices of the largest releases name some hundred thousand tensors."""
@@ -40,23 +37,23 @@ class _Refused(Exception):
     """Raised inside the parser, which does not know where it is."""
 
 
-def read(path: str | os.PathLike[str], *, source: str | None = None, most: int = MAX_BYTES) -> Document:
-    """The document that a file holds, never more than `most` bytes of it in memory; errors name it `source`.
+def read(path: str | os.PathLike[str], *, source: str | None = None, limit: Limit = JSON_BYTES) -> Document:
+    """The document that a file holds, never more of it in memory than `limit`; errors name it `source`.
 
     Raises:
         InputError: a file that can't be read, or is no JSON that we read.
     """
     name = os.fsdecode(path) if source is None else source
     try:
-        raw = contents(path, most + 1, "the config.json")
+        raw = contents(path, limit.most + 1, "the config.json")
     except InputError as error:
         raise error.at(source=name) from None
-    return load(raw, name, most=most)
+    return load(raw, name, limit=limit)
 
 
-def load(text: str | bytes, source: str, *, most: int = MAX_BYTES) -> Document:
+def load(text: str | bytes, source: str, *, limit: Limit = JSON_BYTES) -> Document:
     """Parses one JSON object. Raises InputError for anything else, with its place."""
-    refuse_larger(len(text), most, source, TOO_MUCH)
+    refuse_larger(len(text), limit, source, TOO_MUCH)
     if isinstance(text, bytes):
         text = utf8(text, source, "JSON")
     _check_ends(text, source)

@@ -22,8 +22,8 @@ PREFIX = "hf:"
 
 CONFIG, QUANT, INDEX = "config.json", "hf_quant_config.json", "model.safetensors.index.json"
 
-FILES = {CONFIG: JSON_BYTES.most, QUANT: JSON_BYTES.most, INDEX: INDEX_BYTES.most}
-"""All files of a release that are ever read, and the most bytes of each."""
+FILES = {CONFIG: JSON_BYTES, QUANT: JSON_BYTES, INDEX: INDEX_BYTES}
+"""All files of a release that are ever read, and how large each may be."""
 
 _ARGUMENT = r"hf:((?:[\w.-]{1,96}/)?[\w.-]{1,96})(?:@(\w[\w.+/-]{0,199}))?"
 _NO_REVISION = r"\.\.|//|/\.|/$|\.$|\.lock(/|$)"
@@ -104,7 +104,7 @@ def _read(path: str, name: str, source: str | None = None) -> Document:
     """The file of that name of a release. Raises InputError."""
     from archcalc.hf.json_file import read
 
-    return read(path, source=source, most=FILES[name])
+    return read(path, source=source, limit=FILES[name])
 
 
 def _of_folder(folder: str) -> Source:

@@ -15,6 +15,7 @@ from archcalc.files.yaml_loader import load
 
 if TYPE_CHECKING:
     from archcalc.hf.imported import Imported
+    from archcalc.limits import Limit
 
 
 def load_spec(argument: str) -> Spec:
@@ -92,7 +93,7 @@ def is_spec(document: Document) -> bool:
 
 
 def config_text(
-    text: bytes, source: str, path: str | None = None, beside: Callable[[str, int], bytes | None] | None = None
+    text: bytes, source: str, path: str | None = None, beside: Callable[[str, Limit], bytes | None] | None = None
 ) -> Imported:
     """The text of a config file, wherever it comes from, read as a spec that is not yet validated.
 
@@ -100,7 +101,7 @@ def config_text(
         text: the file.
         source: what errors call it.
         path: what names the model, if not `source`.
-        beside: the text of a file around it, by its name and the most bytes of it; None for one that is not there.
+        beside: the text of a file around it, by its name and how large it may be; None for one that is not there.
     """
     from archcalc.hf import json_file
     from archcalc.hf.reader import read
@@ -111,7 +112,7 @@ def config_text(
         content = beside(name, FILES[name]) if beside else None
         if content is not None:
             at = source.removesuffix(os.path.basename(source)) + name
-            around[name] = json_file.load(content, at, most=FILES[name])
+            around[name] = json_file.load(content, at, limit=FILES[name])
     config = json_file.load(text, source)
     return _told(read(alone(config, path or source, quant=around.get(QUANT), index=around.get(INDEX))))
 

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archcalc.errors import InputError
-from archcalc.hf.json_file import MAX_BYTES, MAX_DEPTH, load, read
+from archcalc.hf.json_file import MAX_DEPTH, load, read
+from archcalc.limits import JSON_BYTES
 from tests.files.test_yaml_loader import place_of
 
 CONFIG = """{
@@ -330,7 +331,7 @@ def test_a_file_of_100_mb_is_never_in_memory(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, large], capture_output=True, text=True, check=True, timeout=60)
     says, grown = done.stdout.splitlines()
     assert says == f"{large}: the file is larger than 16 MiB"
-    assert int(grown) < 3 * MAX_BYTES // 1024  # KiB
+    assert int(grown) < 3 * JSON_BYTES.most // 1024  # KiB
 
 
 def test_an_index_of_megabytes_reads_as_fast_as_the_parser() -> None:

@@ -119,14 +119,14 @@ def test_files_that_are_there_have_to_be_readable(folder: Path) -> None:
 
 
 def test_the_index_may_be_larger_than_a_config(folder: Path) -> None:
-    content = b'{"weight_map": {}, "pad": "' + b"x" * FILES[CONFIG] + b'"}'
+    content = b'{"weight_map": {}, "pad": "' + b"x" * FILES[CONFIG].most + b'"}'
     (folder / INDEX).write_bytes(content)
     assert read("Tiny-1.5").index is not None
     (folder / CONFIG).write_bytes(content)
     assert refusal("Tiny-1.5").message == "the file is larger than 16 MiB"
     (folder / CONFIG).write_bytes(CONFIG_TEXT)
     with (folder / INDEX).open("wb") as file:
-        file.truncate(FILES[INDEX] + 1)
+        file.truncate(FILES[INDEX].most + 1)
     assert refusal("Tiny-1.5").message == "the file is larger than 64 MiB"
 
 
@@ -442,7 +442,7 @@ def test_trouble_with_a_file_that_may_be_missing_is_an_error_and_not_its_absence
 
 
 def test_a_file_is_not_fetched_that_says_to_be_too_large(hub: Hub) -> None:
-    size = str(FILES[CONFIG] + 1)
+    size = str(FILES[CONFIG].most + 1)
     hub.trouble = on(CONFIG, status(200, ("ETag", '"e"'), ("X-Repo-Commit", COMMIT), ("Content-Length", size)), "HEAD")
     error = refusal(f"hf:{MODEL}")
     assert error.message == "the file is larger than 16 MiB"

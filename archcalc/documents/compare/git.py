@@ -8,11 +8,9 @@ import subprocess
 
 from archcalc.errors import InputError
 from archcalc.files.text_file import refuse_larger
-from archcalc.limits import JSON_BYTES
+from archcalc.limits import JSON_BYTES, Limit
 
 PREFIX = "git:"
-MOST_BYTES = JSON_BYTES.most
-"""A spec takes a few KiB, a saved report some hundred: more than this is another kind of file."""
 
 _QUIET = {
     "GIT_NO_LAZY_FETCH": "1",  # a partial clone may lack the object: an error, not a download
@@ -55,12 +53,12 @@ def committed(file: str, revision: str) -> str | None:
     return None if path.startswith("..") else f"{PREFIX}{revision}:{path}"
 
 
-def blob(argument: str, *, most: int = MOST_BYTES) -> bytes:
+def blob(argument: str, *, limit: Limit = JSON_BYTES) -> bytes:
     """The bytes of `git:REV:path`, as committed; REV is anything that names a commit or tree.
 
     Raises:
-        InputError: git is missing, no repository, no such revision, no such file in it, or a file of more than `most`
-            bytes.
+        InputError: git is missing, no repository, no such revision, no such file in it, or a file beyond
+            `limit`.
     """
     revision, path = split(argument)
     name = _name(argument)
@@ -70,7 +68,7 @@ def blob(argument: str, *, most: int = MOST_BYTES) -> bytes:
         argument=argument,
         hint="paths count from the top of the repository; ./ before one makes it count from here",
     )  # fmt: skip
-    refuse_larger(int(size), most, argument, "is this the right file?")
+    refuse_larger(int(size), limit, argument)
     hint = "name a file inside it, such as a config.json"
     failed = f"{path} is no file in revision {revision}"
     return _git("cat-file", "blob", name, failed=failed, argument=argument, hint=hint)
@@ -86,11 +84,11 @@ def exists(argument: str) -> bool:
     return True
 
 
-def beside(argument: str, name: str, most: int) -> bytes | None:
+def beside(argument: str, name: str, limit: Limit) -> bytes | None:
     """The bytes of the file of another name beside `git:REV:path`, None where there is none. Raises as `blob`."""
     revision, path = split(argument)
     other = f"{PREFIX}{revision}:{posixpath.join(posixpath.dirname(path), name)}"
-    return blob(other, most=most) if exists(other) else None
+    return blob(other, limit=limit) if exists(other) else None
 
 
 def _name(argument: str) -> str:

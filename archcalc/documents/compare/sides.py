@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from archcalc.documents.compare.git import MOST_BYTES, PREFIX, beside, blob, from_top, split
+from archcalc.documents.compare.git import PREFIX, beside, blob, from_top, split
 from archcalc.documents.compare.saved import Saved, parse
 from archcalc.files.loader import bundled_dir, find, validate
 from archcalc.files.model import Spec
 from archcalc.files.text_file import contents, refuse_larger
 from archcalc.files.yaml_loader import Document, load, read
 from archcalc.hf.spec import called, config_text, is_config, load_located
+from archcalc.limits import JSON_BYTES
 
 NOTHING = "/dev/null"
 """Stands for a side that does not exist, as in git: a spec that was added or removed."""
@@ -125,6 +126,6 @@ def _specified(read: tuple[Spec, Document], label: str, file: str | None) -> Sid
 
 def _bytes(path: Path) -> bytes:
     """The bytes of a file that may be larger than a spec. Raises InputError."""
-    text = contents(path, MOST_BYTES + 1)
-    refuse_larger(len(text), MOST_BYTES, str(path), "is this the right file?")
+    text = contents(path, JSON_BYTES.most + 1)
+    refuse_larger(len(text), JSON_BYTES, str(path))
     return text

@@ -4,50 +4,43 @@ from __future__ import annotations
 
 from archcalc.training.legal.rule import CONFIG, Case, Found, Rule, found
 
+_RING = "set parallel.cp_comm=p2p"
 _TE = "TransformerEngine pytorch/attention/dot_product_attention/context_parallel.py"
+
+
+def _exchanges(case: Case) -> bool:
+    p = case.plan.parallel
+    return p.cp > 1 and p.cp_comm == "a2a"
 
 
 def _exchanged_heads(case: Case) -> Found | None:
     p = case.plan.parallel
-    if p.cp == 1 or p.cp_comm != "a2a":
-        return None
-    for d in case.facts.exchanged:
+    for d in case.facts.exchanged if _exchanges(case) else ():
         if d.size % (p.tp * p.cp):
-            return found(
-                f"{d.name} {d.size} can't be divided over tp x cp = {p.tp * p.cp} devices, as cp_comm a2a does",
-                "parallel.cp",
-                "parallel.cp_comm",
-                "parallel.tp",
-                hint="set parallel.cp_comm=p2p",
-                value=p.cp,
-            )
+            return _undivided(f"{d.name} {d.size} can't be divided over tp x cp = {p.tp * p.cp} devices", case)
     return None
 
 
 def _exchanged_kv_heads(case: Case) -> Found | None:
     p = case.plan.parallel
-    if p.cp == 1 or p.cp_comm != "a2a":
-        return None
-    for d in case.facts.dims:
-        if d.axis == "kv_heads" and max(1, d.size // p.tp) % p.cp:
-            return found(
-                f"{d.name} {d.size}: {max(1, d.size // p.tp)} on a tensor-parallel device can't be divided over cp"
-                f" {p.cp}, as cp_comm a2a does",
-                "parallel.cp",
-                "parallel.cp_comm",
-                "parallel.tp",
-                hint="set parallel.cp_comm=p2p",
-                value=p.cp,
-            )
+    for d in case.facts.dims if _exchanges(case) else ():
+        here = max(1, d.size // p.tp)
+        if d.axis == "kv_heads" and here % p.cp:
+            what = f"{d.name} {d.size}: {here} on a tensor-parallel device can't be divided over cp {p.cp}"
+            return _undivided(what, case)
     return None
 
 
+def _undivided(what: str, case: Case) -> Found:
+    keys = ("parallel.cp", "parallel.cp_comm", "parallel.tp")
+    return found(f"{what}, as cp_comm a2a does", *keys, hint=_RING, value=case.plan.parallel.cp)
+
+
 def _no_exchange(case: Case) -> Found | None:
-    p = case.plan.parallel
-    if p.cp == 1 or p.cp_comm != "a2a":
+    if not _exchanges(case):
         return None
     message = "torchtitan hands keys and values on, and exchanges no heads: there is no cp_comm a2a"
-    return found(message, "parallel.cp_comm", "parallel.cp", hint="set parallel.cp_comm=p2p", value="a2a")
+    return found(message, "parallel.cp_comm", "parallel.cp", hint=_RING, value="a2a")
 
 
 def _windows_over_a_ring(case: Case) -> Found | None:
